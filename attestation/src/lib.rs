@@ -1,0 +1,11 @@
+//! Is this machine what it claims, and is it ours?
+//!
+//! The story, in the order it happens: a verifier sends a [`protocol::Challenge`]; the attester collects
+//! evidence whose report data is the one [`binding`] of everything the conversation is about; the verifier
+//! parses it ([`tpm`]), verifies it into a [`verified::Verified`], and appraises that against an owner-signed
+//! [`policy::TrustPolicy`]. Only then it releases a secret, sealed ([`seal`]) to a key inside the evidence.
+//!
+//! No Kubernetes, no cloud, no clock, no network: time and collateral are arguments.
+
+pub mod binding;
+pub mod protocol;

@@ -1,0 +1,3 @@
+//! Makes the world match the resources: observe, plan, apply, report.
+
+pub mod cloud;
