@@ -8,4 +8,16 @@
 //! No Kubernetes, no cloud, no clock, no network: time and collateral are arguments.
 
 pub mod binding;
+#[cfg(feature = "channel")]
+pub mod boot;
+#[cfg(feature = "channel")]
+pub mod channel;
+#[cfg(feature = "collect")]
+pub mod collect;
+pub mod credential;
+pub mod keys;
+pub mod owner;
 pub mod protocol;
+pub mod seal;
+#[cfg(feature = "channel")]
+pub mod session;

@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The in-cluster verifier: decides who may join, hands out tickets, and asks members to prove themselves again.
+//!
+//! The story of a join, in the order it happens: [`server`] takes a connection; [`join`] opens attested TLS, hears the
+//! node's Hello and reads its `NodeAdmission` and the owner-signed trust bundle live from the API ([`store`],
+//! [`trust`]); it challenges the node and appraises the evidence; [`admit`] decides from plain values; the ticket is
+//! prepared ([`ticket`]); the admission is recorded by compare-and-swap ([`record`], [`verifier`]); only then the
+//! ticket leaves, sealed to the key inside the evidence. [`reattest`] asks members again, and enrols the node that the
+//! verifier itself runs on, which its owner had appraised.
+
+pub mod admit;
+pub mod home;
+pub mod join;
+pub mod metrics;
+pub mod reattest;
+pub mod record;
+pub mod server;
+pub mod store;
+pub mod ticket;
+pub mod trust;
+pub mod verifier;

@@ -1,0 +1,205 @@
+//! What is written about an appraisal, and when writing it is worth it. Pure, but for the memory of recent writes.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use constellation_attestation::appraise::Appraisal;
+use constellation_crds::{
+    NodeAdmissionStatus,
+    node::{AttestationResult, Mismatch},
+    trust::Admission,
+};
+use jiff::Timestamp;
+
+/// Verdict of a good appraisal.
+pub const ACCEPTED: &str = "Accepted";
+/// Verdict of a refusal.
+pub const REFUSED: &str = "Refused";
+
+/// Reasons that one refusal may list. A TPM policy has at most 24 registers; this leaves room for the other clauses.
+const REASONS_MAX: usize = 32;
+/// Characters of one text. Event-log entries come from the peer and go into a status that people read.
+const TEXT_MAX: usize = 400;
+/// Time between two recorded refusals of one node: whoever knocks can't make the API server write more often.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// The appraisal's reasons, cut to what a status can hold; a refusal always has one.
+#[must_use]
+pub fn mismatches(appraisal: &Appraisal) -> Vec<Mismatch> {
+    if appraisal.accepted {
+        return Vec::new();
+    }
+    let mut reasons: Vec<Mismatch> = appraisal
+        .mismatches
+        .iter()
+        .take(REASONS_MAX)
+        .map(|mismatch| Mismatch {
+            clause: text(&mismatch.clause),
+            expected: mismatch.expected.as_deref().map(text),
+            actual: mismatch.actual.as_deref().map(text),
+            message: text(&mismatch.message),
+        })
+        .collect();
+    if reasons.is_empty() {
+        reasons.push(Mismatch {
+            clause: "evidence".to_owned(),
+            message: "the evidence wasn't accepted".to_owned(),
+            ..Mismatch::default()
+        });
+    }
+    reasons
+}
+
+/// What the status says about a good appraisal.
+#[must_use]
+pub fn accepted(appraisal: &Appraisal, platform: &str, revision: u64, now: Timestamp) -> AttestationResult {
+    AttestationResult {
+        verdict: ACCEPTED.to_owned(),
+        platform: platform.to_owned(),
+        measurement_set: appraisal.set.clone(),
+        trust_revision: Some(revision),
+        time: Some(now.to_string()),
+        evidence_digest: Some(appraisal.evidence_digest.clone()),
+        refusal_id: None,
+        mismatches: Vec::new(),
+    }
+}
+
+/// What the status says about a refusal.
+#[must_use]
+pub fn refused(
+    reasons: Vec<Mismatch>,
+    evidence_digest: Option<String>,
+    platform: &str,
+    revision: Option<u64>,
+    id: &str,
+    now: Timestamp,
+) -> AttestationResult {
+    AttestationResult {
+        verdict: REFUSED.to_owned(),
+        platform: platform.to_owned(),
+        measurement_set: None,
+        trust_revision: revision,
+        time: Some(now.to_string()),
+        evidence_digest,
+        refusal_id: Some(id.to_owned()),
+        mismatches: reasons,
+    }
+}
+
+/// Whether both say the same but for time, evidence digest and id, which differ each time and mean nothing.
+#[must_use]
+pub fn same(one: &AttestationResult, other: &AttestationResult) -> bool {
+    let essence = |result: &AttestationResult| AttestationResult {
+        time: None,
+        evidence_digest: None,
+        refusal_id: None,
+        ..result.clone()
+    };
+    essence(one) == essence(other)
+}
+
+/// The status after an appraisal, or nothing when the recorded one already says it.
+#[must_use]
+pub fn next(
+    status: Option<&NodeAdmissionStatus>,
+    admission: Option<Admission>,
+    result: AttestationResult,
+) -> Option<NodeAdmissionStatus> {
+    let before = status.cloned().unwrap_or_default();
+    let admission = admission.or_else(|| before.admission.clone());
+    let unchanged = before.last_appraisal.as_ref().is_some_and(|last| same(last, &result));
+    if unchanged && admission == before.admission {
+        return None;
+    }
+    let last_appraisal = if unchanged { before.last_appraisal } else { Some(result) };
+    Some(NodeAdmissionStatus { admission, last_appraisal })
+}
+
+/// Remembers which nodes' refusals were just recorded.
+#[derive(Debug, Default)]
+pub struct Quiet {
+    recent: Mutex<HashMap<String, Instant>>,
+}
+
+impl Quiet {
+    /// Whether a refusal of this node may be recorded now; if so, the next ones have to wait.
+    ///
+    /// Only uids that exist as objects get here, and old entries go, so the memory stays small.
+    pub fn allows(&self, uid: &str, now: Instant) -> bool {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|_, last| now.saturating_duration_since(*last) < QUIET);
+        if recent.contains_key(uid) {
+            return false;
+        }
+        recent.insert(uid.to_owned(), now);
+        true
+    }
+}
+
+fn text(value: &str) -> String {
+    value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(verdict: &str, time: &str) -> AttestationResult {
+        AttestationResult {
+            verdict: verdict.to_owned(),
+            platform: "qemu-vtpm".to_owned(),
+            trust_revision: Some(3),
+            time: Some(time.to_owned()),
+            evidence_digest: Some(time.to_owned()),
+            ..AttestationResult::default()
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_while_nothing_changes() {
+        let admission = Admission { ak_name: "000b".to_owned(), ..Admission::default() };
+        let first = next(None, Some(admission.clone()), result(ACCEPTED, "1")).unwrap();
+        assert_eq!(next(Some(&first), Some(admission.clone()), result(ACCEPTED, "2")), None);
+        assert_eq!(next(Some(&first), None, result(ACCEPTED, "2")), None);
+    }
+
+    #[test]
+    fn a_changed_verdict_set_revision_or_key_is_written() {
+        let first = next(None, Some(Admission::default()), result(ACCEPTED, "1")).unwrap();
+        assert!(next(Some(&first), None, result(REFUSED, "2")).is_some());
+        let set = AttestationResult { measurement_set: Some("new".to_owned()), ..result(ACCEPTED, "2") };
+        assert!(next(Some(&first), None, set).is_some());
+        let revision = AttestationResult { trust_revision: Some(4), ..result(ACCEPTED, "2") };
+        assert!(next(Some(&first), None, revision).is_some());
+        let key = Admission { wireguard_key: "new".to_owned(), ..Admission::default() };
+        let after = next(Some(&first), Some(key.clone()), result(ACCEPTED, "2")).unwrap();
+        assert_eq!((after.admission, after.last_appraisal), (Some(key), first.last_appraisal));
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_admission() {
+        let first = next(None, Some(Admission::default()), result(ACCEPTED, "1")).unwrap();
+        let after = next(Some(&first), None, result(REFUSED, "2")).unwrap();
+        assert_eq!(after.admission, first.admission);
+        assert_eq!(after.last_appraisal.unwrap().verdict, REFUSED);
+    }
+
+    #[test]
+    fn refusals_of_one_node_are_recorded_seconds_apart() {
+        let (quiet, start) = (Quiet::default(), Instant::now());
+        assert!(quiet.allows("a", start));
+        assert!(!quiet.allows("a", start + QUIET - Duration::from_millis(1)));
+        assert!(quiet.allows("b", start));
+        assert!(quiet.allows("a", start + QUIET));
+    }
+
+    #[test]
+    fn texts_of_the_peer_are_cut_and_cleaned() {
+        assert_eq!(text("a\u{1b}[31m\nb"), "a [31m b");
+        assert_eq!(text(&"x".repeat(TEXT_MAX + 1)).len(), TEXT_MAX);
+    }
+}
