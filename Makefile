@@ -1,0 +1,34 @@
+# The menu. `make` alone prints it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+TARGET := $(CURDIR)/target
+
+.PHONY: help
+help: ## print this menu
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+.PHONY: packages
+packages: ## install the Debian packages that are missing
+	@tests/packages.sh
+
+.PHONY: tools
+tools: packages ## build Kubernetes, etcd, containerd and CoreDNS from their pinned Go modules (once)
+	@tests/kubernetes/build.sh all >/dev/null
+
+.PHONY: build
+build: packages ## build all programs
+	$(CARGO) build --workspace --bins
+
+.PHONY: test
+test: ## everything CI checks; ends with where the time went
+	@tests/run.sh
+
+.PHONY: lint
+lint: packages ## formatting and clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: generate
+generate: ## regenerate CRDs and reference pages
+	$(CARGO) run -q -p constellation-crds --bin crdgen
