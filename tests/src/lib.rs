@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What tests share: real control planes, real TPMs, real VMs.
+
+pub mod swtpm;

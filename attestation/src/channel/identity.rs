@@ -92,6 +92,20 @@ impl Identity {
         Arc::new(SingleCertAndKey::from(self.certified.clone()))
     }
 
+    /// Any chain with any key, to see it refused.
+    #[cfg(test)]
+    pub(super) fn from_parts(chain: Vec<CertificateDer<'static>>, key_pem: &str) -> Result<Self, Error> {
+        Self::assemble(chain, &Key(KeyPair::from_pem(key_pem).map_err(Error::Certificate)?))
+    }
+
+    /// The same with one more certificate on top of the chain.
+    #[cfg(test)]
+    pub(super) fn with_extra(&self, certificate: CertificateDer<'static>) -> Self {
+        let mut certified = CertifiedKey::clone(&self.certified);
+        certified.cert.push(certificate);
+        Self { certified: Arc::new(certified), spki: self.spki.clone() }
+    }
+
     fn assemble(chain: Vec<CertificateDer<'static>>, key: &Key) -> Result<Self, Error> {
         let pkcs8 = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.0.serialized_der()));
         let signer = config::load_key(&pkcs8)?;

@@ -1,0 +1,143 @@
+//! A node with a real (software) TPM joins: keys, credential, quote and sealing, live.
+
+#[path = "../../tests/src/swtpm.rs"]
+mod swtpm;
+
+use constellation_attestation::{
+    binding::VerifierRole,
+    boot::BootSecrets,
+    channel::{Channel, Identity, node_connect, verifier_accept},
+    collect::Tpm,
+    credential::make_credential,
+    owner::SigningKey,
+    protocol::{Hello, Purpose, RecoverKey},
+    session::{self, Attester as _, Proof},
+};
+use sha2::{Digest as _, Sha256};
+use swtpm::Swtpm;
+use tokio::io::{DuplexStream, duplex};
+
+fn extended(value: [u8; 32], digest: [u8; 32]) -> [u8; 32] {
+    Sha256::digest([value, digest].concat()).into()
+}
+
+fn hello(tpm: &mut Tpm, boot: &BootSecrets) -> Hello {
+    Hello {
+        purpose: Purpose::Join,
+        node_uid: "node-uid".into(),
+        cluster_uid: "cluster-uid".into(),
+        address: "10.77.0.11:9000".into(),
+        keys: boot.keys(),
+        ek_certificate: tpm.ek_certificate().unwrap(),
+        ek_public: tpm.ek_public(),
+        ak_public: tpm.ak_public(),
+    }
+}
+
+async fn channels(owner: &SigningKey, boot: &BootSecrets) -> (Channel<DuplexStream>, Channel<DuplexStream>) {
+    let (left, right) = duplex(64 * 1024);
+    let (certificate, key) = Identity::issue_verifier_ca(owner).unwrap();
+    let (server, owner) = (Identity::verifier(&certificate, &key).unwrap(), owner.public_spki());
+    let (nodes, verifiers) = tokio::join!(node_connect(left, &boot.identity, &owner), verifier_accept(right, &server));
+    (verifiers.unwrap(), nodes.unwrap())
+}
+
+/// The whole conversation; the node opens its secret at the end.
+async fn join(tpm: &mut Tpm, boot: &BootSecrets, hello: &Hello) -> Proof {
+    let secret = RecoverKey { disk_key: vec![3; 32], cluster_id: vec![4; 32] };
+    let (mut ours, mut nodes) = channels(&SigningKey::generate().unwrap(), boot).await;
+    let verifier = async {
+        let hello: Hello = ours.receive().await.unwrap();
+        let proof = session::challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.unwrap();
+        session::grant(&mut ours, &proof, &secret).await.unwrap();
+        proof
+    };
+    let node = async {
+        nodes.send(hello).await.unwrap();
+        session::prove(&mut nodes, hello, VerifierRole::Cluster, tpm).await.unwrap()
+    };
+    let (proof, (verdict, binding)) = tokio::join!(verifier, node);
+    assert!(session::unseal::<RecoverKey>(&verdict, &binding, &boot.opener).unwrap() == secret);
+    proof
+}
+
+#[tokio::test]
+async fn a_node_with_a_tpm_joins_and_its_evidence_is_about_this_conversation() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    let measured = Sha256::digest(b"launch config").into();
+    tpm.extend_pcr15(&measured).unwrap();
+    assert_eq!(tpm.read_pcr15().unwrap(), extended([0; 32], measured));
+
+    let boot = BootSecrets::generate().unwrap();
+    let hello = hello(&mut tpm, &boot);
+    let proof = join(&mut tpm, &boot, &hello).await;
+
+    assert_eq!(proof.evidence.activated, *proof.credential_secret);
+    assert_eq!(proof.evidence.pcrs.len(), 16 * 32);
+    assert_eq!(proof.evidence.pcrs[15 * 32..], extended([0; 32], measured));
+    // TPMS_ATTEST (Part 2, 10.12.8): magic, type, and further behind the nonce and the digest of the values.
+    assert_eq!(proof.evidence.quote[..6], [0xff, b'T', b'C', b'G', 0x80, 0x18]);
+    let holds = |part: &[u8]| proof.evidence.quote.windows(part.len()).any(|window| window == part);
+    assert!(holds(&proof.binding) && holds(&Sha256::digest(&proof.evidence.pcrs)));
+}
+
+#[test]
+fn the_keys_survive_a_reboot_and_pcr_15_does_not() {
+    let mut swtpm = Swtpm::start().unwrap();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    tpm.extend_pcr15(&[1; 32]).unwrap();
+    let before = (tpm.ek_public(), tpm.ak_public(), tpm.ek_certificate().unwrap());
+    drop(tpm);
+    swtpm.reboot().unwrap();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    assert_eq!((tpm.ek_public(), tpm.ak_public(), tpm.ek_certificate().unwrap()), before);
+    assert_eq!(tpm.read_pcr15().unwrap(), [0; 32]);
+}
+
+#[test]
+fn the_tpm_is_left_as_it_was_found() {
+    let swtpm = Swtpm::start().unwrap();
+    // A TPM has three slots for keys and three for sessions: what isn't given back is soon missed.
+    for _ in 0..5 {
+        let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+        for _ in 0..5 {
+            let (credential, secret) = make_credential(&tpm.ek_public(), &tpm.ak_public(), &[5; 32]).unwrap();
+            assert_eq!(tpm.activate(&credential, &secret).unwrap(), [5; 32]);
+            tpm.evidence(&[7; 32], vec![]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_credential_for_another_key_or_altered_is_not_opened() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    let (ek, ak) = (tpm.ek_public(), tpm.ak_public());
+    let mut other_ak = ak.clone();
+    *other_ak.last_mut().unwrap() ^= 1;
+    let (credential, secret) = make_credential(&ek, &other_ak, &[5; 32]).unwrap();
+    assert!(tpm.activate(&credential, &secret).is_err());
+    let (mut credential, secret) = make_credential(&ek, &ak, &[5; 32]).unwrap();
+    *credential.last_mut().unwrap() ^= 1;
+    assert!(tpm.activate(&credential, &secret).is_err());
+    assert!(tpm.activate(&[], &secret).is_err());
+    // And goes on working: sessions of failed attempts were given back.
+    let (credential, secret) = make_credential(&ek, &ak, &[5; 32]).unwrap();
+    assert_eq!(tpm.activate(&credential, &secret).unwrap(), [5; 32]);
+}
+
+#[test]
+fn the_endorsement_certificate_is_for_the_endorsement_key_and_signed_by_the_maker() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    let certificate = tpm.ek_certificate().unwrap();
+    let (rest, certificate) = x509_parser::parse_x509_certificate(&certificate).unwrap();
+    assert!(rest.is_empty());
+    let ek = tpm.ek_public();
+    let modulus = &ek[ek.len() - 256..];
+    assert!(certificate.public_key().raw.windows(256).any(|window| window == modulus));
+    let roots = swtpm.endorsement_roots().unwrap();
+    let (_, issuer) = x509_parser::pem::parse_x509_pem(roots[0].as_bytes()).unwrap();
+    assert_eq!(issuer.parse_x509().unwrap().subject(), certificate.issuer());
+}

@@ -1,0 +1,184 @@
+//! A software TPM with a certified endorsement key, on a local port; killed when dropped.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+
+/// swtpm answers within milliseconds of its start; only a box that is down takes this long.
+const START: Duration = Duration::from_secs(20);
+/// Two ports that were free a moment ago may be taken when swtpm asks for them.
+const ATTEMPTS: usize = 5;
+
+/// A running software TPM 2.0, manufactured by a CA of its own.
+pub struct Swtpm {
+    child: Child,
+    folder: TempDir,
+    port: u16,
+}
+
+impl Swtpm {
+    /// Manufactures a TPM (RSA-2048 EK with certificate, SHA-256 bank) and starts it.
+    ///
+    /// # Errors
+    /// When swtpm isn't installed or doesn't start.
+    pub fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        manufacture(folder.path())?;
+        let (child, port) = launch(folder.path())?;
+        Ok(Self { child, folder, port })
+    }
+
+    /// How a TPM library reaches it.
+    #[must_use]
+    pub fn tcti(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
+    /// Certificates (PEM) that endorse its EK: the CA that issued the EK's certificate, and that CA's root.
+    ///
+    /// # Errors
+    /// When the files are gone.
+    pub fn endorsement_roots(&self) -> Result<Vec<String>> {
+        let ca = ca(self.folder.path());
+        let names = ["issuercert.pem", "swtpm-localca-rootca-cert.pem"];
+        names.iter().map(|name| only_pem(&fs::read_to_string(ca.join(name))?)).collect()
+    }
+
+    /// Switches it off and on again: PCRs start over, keys stay.
+    ///
+    /// # Errors
+    /// When it doesn't start again.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.kill();
+        (self.child, self.port) = launch(self.folder.path())?;
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// GnuTLS writes a description before the PEM.
+fn only_pem(text: &str) -> Result<String> {
+    let start = text.find("-----BEGIN CERTIFICATE-----").context("no certificate in swtpm's CA")?;
+    Ok(text[start..].to_owned())
+}
+
+fn ca(folder: &Path) -> PathBuf {
+    folder.join("ca")
+}
+
+fn state(folder: &Path) -> PathBuf {
+    folder.join("state")
+}
+
+fn manufacture(folder: &Path) -> Result<()> {
+    let (ca, state) = (ca(folder), state(folder));
+    fs::create_dir(&ca)?;
+    fs::create_dir(&state)?;
+    let (ca_path, tool) = (ca.display(), find("swtpm_localca")?);
+    let (ca_config, ca_options, setup) =
+        (folder.join("localca.conf"), folder.join("localca.options"), folder.join("setup.conf"));
+    fs::write(
+        &ca_config,
+        format!(
+            "statedir = {ca_path}\nsigningkey = {ca_path}/signkey.pem\nissuercert = {ca_path}/issuercert.pem\n\
+             certserial = {ca_path}/certserial\n"
+        ),
+    )?;
+    fs::write(&ca_options, "--platform-manufacturer Constellation\n--platform-version 1\n--platform-model test\n")?;
+    fs::write(
+        &setup,
+        format!(
+            "create_certs_tool = {}\ncreate_certs_tool_config = {}\ncreate_certs_tool_options = {}\n",
+            tool.display(),
+            ca_config.display(),
+            ca_options.display()
+        ),
+    )?;
+    let output = Command::new("swtpm_setup")
+        .args(["--tpm2", "--create-ek-cert", "--pcr-banks", "sha256", "--overwrite"])
+        .arg("--tpmstate")
+        .arg(&state)
+        .arg("--config")
+        .arg(&setup)
+        .output()
+        .context("swtpm_setup isn't installed")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "swtpm_setup failed: {said}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn launch(folder: &Path) -> Result<(Child, u16)> {
+    for _ in 0..ATTEMPTS {
+        let port = free_pair()?;
+        let mut child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .arg("--tpmstate")
+            .arg(format!("dir={}", state(folder).display()))
+            .arg("--server")
+            .arg(format!("type=tcp,bindaddr=127.0.0.1,port={port}"))
+            .arg("--ctrl")
+            .arg(format!("type=tcp,bindaddr=127.0.0.1,port={}", port + 1))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("swtpm isn't installed")?;
+        if answers(&mut child, port + 1)? {
+            return Ok((child, port));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    bail!("swtpm found no free ports in {ATTEMPTS} attempts");
+}
+
+/// Whether it listens on its control port, which takes any number of clients, before it ends.
+fn answers(child: &mut Child, port: u16) -> Result<bool> {
+    let begun = Instant::now();
+    while begun.elapsed() < START {
+        if child.try_wait()?.is_some() {
+            return Ok(false);
+        }
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(true);
+        }
+        std::thread::yield_now();
+    }
+    bail!("swtpm doesn't listen");
+}
+
+/// Two ports in a row: swtpm's clients expect the control port right after the other.
+fn free_pair() -> Result<u16> {
+    for _ in 0..100 {
+        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = first.local_addr()?.port();
+        let Some(next) = port.checked_add(1) else { continue };
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, next)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no two ports in a row are free");
+}
+
+fn find(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").context("PATH isn't set")?;
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
+    found.with_context(|| format!("{program} isn't installed"))
+}
