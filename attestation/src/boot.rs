@@ -81,8 +81,8 @@ fn wireguard() -> Result<(Zeroizing<[u8; 32]>, Vec<u8>), Error> {
     let mut private = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(private.as_mut()).map_err(|_| Error::WireGuard)?;
     // RFC 7748, 5: WireGuard's tools clamp when they make a key, so `wg show` prints the same one.
-    private[0] &= 248;
-    private[31] = (private[31] & 127) | 64;
+    private[0] &= 0xf8;
+    private[31] = (private[31] & 0x7f) | 0x40;
     let key = PrivateKey::from_private_key(&X25519, private.as_slice()).map_err(|_| Error::WireGuard)?;
     let public = key.compute_public_key().map_err(|_| Error::WireGuard)?;
     Ok((private, public.as_ref().to_vec()))

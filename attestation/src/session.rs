@@ -29,10 +29,10 @@ use crate::{
 
 /// How long a node may take for its evidence: a discrete or virtual TPM needs seconds for a quote, more when it also
 /// has to create its keys.
-pub const EVIDENCE_TIMEOUT: Duration = Duration::from_secs(60);
+pub const EVIDENCE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a verifier may take for its verdict: it writes the admission to the API server and waits for a
 /// certificate before it answers.
-pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
+pub const VERDICT_TIMEOUT: Duration = Duration::from_mins(1);
 
 const NONCE_BYTES: usize = 32;
 const CREDENTIAL_SECRET_BYTES: usize = 32;

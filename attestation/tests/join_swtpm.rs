@@ -1,5 +1,7 @@
 //! A node with a real (software) TPM joins: keys, credential, quote and sealing, live.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests")]
+
 #[path = "../../tests/src/swtpm.rs"]
 mod swtpm;
 
@@ -16,6 +18,21 @@ use constellation_attestation::{
 use sha2::{Digest as _, Sha256};
 use swtpm::Swtpm;
 use tokio::io::{DuplexStream, duplex};
+use tss_esapi::{
+    Context, TctiNameConf,
+    abstraction::{AsymmetricAlgorithmSelection, DefaultKey, ek::create_ek_object_2},
+    constants::SessionType,
+    handles::{AuthHandle, KeyHandle},
+    interface_types::{
+        algorithm::HashingAlgorithm, ecc::EccCurve, resource_handles::Hierarchy, session_handles::AuthSession,
+    },
+    structures::{
+        Digest as TpmDigest, EccScheme, EncryptedSecret, HashScheme, IdObject, Nonce, PublicBuffer,
+        SymmetricDefinition,
+    },
+    traits::Marshall as _,
+    utils::create_unrestricted_signing_ecc_public,
+};
 
 fn extended(value: [u8; 32], digest: [u8; 32]) -> [u8; 32] {
     Sha256::digest([value, digest].concat()).into()
@@ -140,4 +157,54 @@ fn the_endorsement_certificate_is_for_the_endorsement_key_and_signed_by_the_make
     let roots = swtpm.endorsement_roots().unwrap();
     let (_, issuer) = x509_parser::pem::parse_x509_pem(roots[0].as_bytes()).unwrap();
     assert_eq!(issuer.parse_x509().unwrap().subject(), certificate.issuer());
+}
+
+/// `TPM2B_PUBLIC` of a key in the TPM.
+fn public(context: &mut Context, key: KeyHandle) -> Vec<u8> {
+    let (public, ..) = context.read_public(key).unwrap();
+    PublicBuffer::try_from(public).unwrap().marshall().unwrap()
+}
+
+#[test]
+fn a_tpm_opens_a_credential_for_its_p256_endorsement_key() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut context = Context::new(swtpm.tcti().parse::<TctiNameConf>().unwrap()).unwrap();
+    let p256 = AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP256);
+    let ek = create_ek_object_2(&mut context, p256, DefaultKey).unwrap();
+    let scheme = EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256));
+    let template = create_unrestricted_signing_ecc_public(scheme, EccCurve::NistP256).unwrap();
+    let key = context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            context.create_primary(Hierarchy::Owner, template, None, None, None, None)
+        })
+        .unwrap()
+        .key_handle;
+    let (ek_public, key_public) = (public(&mut context, ek), public(&mut context, key));
+    let (credential, secret) = make_credential(&ek_public, &key_public, &[5; 32]).unwrap();
+
+    let session = context
+        .start_auth_session(
+            None,
+            None,
+            None,
+            SessionType::Policy,
+            SymmetricDefinition::AES_128_CFB,
+            HashingAlgorithm::Sha256,
+        )
+        .unwrap()
+        .unwrap();
+    context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            let (none, empty) = (Nonce::default(), TpmDigest::default());
+            let session = session.try_into().unwrap();
+            context.policy_secret(session, AuthHandle::Endorsement, none.clone(), empty, none, None)
+        })
+        .unwrap();
+    let sessions = (Some(AuthSession::Password), Some(session), None);
+    let credential = IdObject::try_from(credential[2..].to_vec()).unwrap();
+    let secret = EncryptedSecret::try_from(secret[2..].to_vec()).unwrap();
+    let opened = context
+        .execute_with_sessions(sessions, |context| context.activate_credential(key, ek, credential, secret))
+        .unwrap();
+    assert_eq!(opened.as_slice(), [5; 32]);
 }

@@ -73,7 +73,7 @@ impl Drop for Swtpm {
     }
 }
 
-/// GnuTLS writes a description before the PEM.
+/// `GnuTLS` writes a description before the PEM.
 fn only_pem(text: &str) -> Result<String> {
     let start = text.find("-----BEGIN CERTIFICATE-----").context("no certificate in swtpm's CA")?;
     Ok(text[start..].to_owned())

@@ -19,13 +19,13 @@ use super::{Error, config, verify};
 use crate::owner;
 
 /// Guests take their clock from the host, which may lag: certificates are valid from a day ago.
-const BACKDATED: Duration = Duration::from_secs(24 * 3600);
+const BACKDATED: Duration = Duration::from_hours(24);
 /// The owner's leaf is made for each conversation; an Init streams for up to an hour, but only the handshake checks dates.
-const OWNER_LEAF: Duration = Duration::from_secs(3600);
+const OWNER_LEAF: Duration = Duration::from_hours(1);
 /// A verifier's leaf lives in the same memory as the CA key that signs it, so a shorter life would protect nothing.
-const VERIFIER_LEAF: Duration = Duration::from_secs(365 * 24 * 3600);
+const VERIFIER_LEAF: Duration = Duration::from_hours(365 * 24);
 /// The verifier CA lives as long as its cluster.
-const VERIFIER_CA: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const VERIFIER_CA: Duration = Duration::from_hours(10 * 365 * 24);
 /// A node's leaf is trusted for nothing but its key, and dies with the boot.
 const NODE_LEAF: Duration = VERIFIER_CA;
 

@@ -69,7 +69,7 @@ pub(super) fn p256_point(spki: &[u8]) -> Result<&[u8], Error> {
 /// SPKI (DER) of a certificate.
 pub(super) fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, Error> {
     match x509_parser::parse_x509_certificate(certificate) {
-        Ok((rest, parsed)) if rest.is_empty() => Ok(parsed.tbs_certificate.subject_pki.raw.to_vec()),
+        Ok(([], parsed)) => Ok(parsed.tbs_certificate.subject_pki.raw.to_vec()),
         _ => Err(Error::PeerCertificate),
     }
 }

@@ -203,8 +203,8 @@ impl Tpm {
         if values.len() == slots.len() * DIGEST_BYTES { Ok(values) } else { Err(Error::NoSha256Bank) }
     }
 
-    /// A quote of PCR 0 to 15 with `binding` as extra data: `TPMS_ATTEST`, `TPMT_SIGNATURE`, and the values it is about.
-    fn quote(&mut self, binding: &[u8; 32]) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>), Error> {
+    /// A quote of PCR 0 to 15 with `binding` as extra data, beside the very values it is about.
+    fn quote(&mut self, binding: &[u8; 32]) -> Result<Quote, Error> {
         for _ in 0..QUOTE_ATTEMPTS {
             let values = self.read(&PCRS)?;
             let data = Data::try_from(binding.as_slice()).doing("quoting")?;
@@ -217,8 +217,11 @@ impl Tpm {
                 .doing("quoting")?;
             let AttestInfo::Quote { info } = attest.attested() else { return Err(Error::Unexpected("a quote")) };
             if info.pcr_digest().as_slice() == Sha256::digest(&values).as_slice() {
-                let attest = attest.marshall().doing("writing the quote")?;
-                return Ok((attest, signature.marshall().doing("writing the quote")?, values));
+                return Ok(Quote {
+                    attest: attest.marshall().doing("writing the quote")?,
+                    signature: signature.marshall().doing("writing the quote")?,
+                    pcrs: values,
+                });
             }
         }
         Err(Error::PcrsChange)
@@ -278,9 +281,16 @@ impl Attester for Tpm {
 
     fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
         let event_log = read_event_log(&self.event_log)?;
-        let (quote, signature, pcrs) = self.quote(binding)?;
-        Ok(Evidence { quote, signature, pcrs, event_log, activated })
+        let Quote { attest, signature, pcrs } = self.quote(binding)?;
+        Ok(Evidence { quote: attest, signature, pcrs, event_log, activated })
     }
+}
+
+/// `TPMS_ATTEST`, `TPMT_SIGNATURE` and the PCRs' values.
+struct Quote {
+    attest: Vec<u8>,
+    signature: Vec<u8>,
+    pcrs: Vec<u8>,
 }
 
 fn selection(slots: &[PcrSlot]) -> Result<PcrSelectionList, Error> {
