@@ -42,8 +42,9 @@ impl SigningKey {
     /// # Errors
     /// When the random source fails.
     pub fn generate() -> Result<Self, Error> {
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
-            .map_err(|_| Error::Generate)?;
+        let document =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+                .map_err(|_| Error::Generate)?;
         Self::from_pkcs8(Zeroizing::new(document.as_ref().to_vec())).map_err(|_| Error::Generate)
     }
 
@@ -74,12 +75,16 @@ impl SigningKey {
     /// Never: signing with a checked P-256 key can't fail but for the random source, which aborts instead.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.pair.sign(&SystemRandom::new(), message).expect("a checked P-256 key signs").as_ref().to_vec()
+        self.pair
+            .sign(&SystemRandom::new(), message)
+            .expect("a checked P-256 key signs")
+            .as_ref()
+            .to_vec()
     }
 
     fn from_pkcs8(pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, Error> {
-        let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8).map_err(|_| Error::Private)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8)
+            .map_err(|_| Error::Private)?;
         Ok(Self { pair, pkcs8 })
     }
 }
@@ -124,4 +129,38 @@ fn to_pem(der: &[u8], label: &str) -> String {
         pem.push(letter);
     }
     pem + &format!("\n-----END {label}-----\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+
+    #[test]
+    fn a_key_survives_its_pem_and_signs_for_its_public_half() {
+        let key = SigningKey::generate().unwrap();
+        let again = SigningKey::from_pkcs8_pem(&key.to_pkcs8_pem()).unwrap();
+        assert_eq!(again.public_spki(), key.public_spki());
+        let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.public_spki()).unwrap();
+        public.verify_sig(b"message", &again.sign(b"message")).unwrap();
+        assert!(public.verify_sig(b"massage", &again.sign(b"message")).is_err());
+    }
+
+    #[test]
+    fn a_public_key_survives_its_pem_and_a_private_one_is_not_taken_for_it() {
+        let key = SigningKey::generate().unwrap();
+        let pem = spki_to_pem(&key.public_spki());
+        assert_eq!(spki_from_pem(&pem).unwrap(), key.public_spki());
+        assert!(spki_from_pem(&key.to_pkcs8_pem()).is_err());
+        assert!(SigningKey::from_pkcs8_pem(&pem).is_err());
+        assert!(spki_from_pem(&format!("{pem}{pem}")).is_err());
+        assert!(spki_from_pem("").is_err());
+    }
+
+    #[test]
+    fn fingerprints_are_hex_and_differ() {
+        let (one, two) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+        assert_eq!(fingerprint(&one.public_spki()).len(), 64);
+        assert_ne!(fingerprint(&one.public_spki()), fingerprint(&two.public_spki()));
+    }
 }

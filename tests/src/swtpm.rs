@@ -32,7 +32,11 @@ impl Swtpm {
         let folder = tempfile::tempdir()?;
         manufacture(folder.path())?;
         let (child, port) = launch(folder.path())?;
-        Ok(Self { child, folder, port })
+        Ok(Self {
+            child,
+            folder,
+            port,
+        })
     }
 
     /// How a TPM library reaches it.
@@ -48,7 +52,10 @@ impl Swtpm {
     pub fn endorsement_roots(&self) -> Result<Vec<String>> {
         let ca = ca(self.folder.path());
         let names = ["issuercert.pem", "swtpm-localca-rootca-cert.pem"];
-        names.iter().map(|name| only_pem(&fs::read_to_string(ca.join(name))?)).collect()
+        names
+            .iter()
+            .map(|name| only_pem(&fs::read_to_string(ca.join(name))?))
+            .collect()
     }
 
     /// Switches it off and on again: PCRs start over, keys stay.
@@ -75,7 +82,9 @@ impl Drop for Swtpm {
 
 /// `GnuTLS` writes a description before the PEM.
 fn only_pem(text: &str) -> Result<String> {
-    let start = text.find("-----BEGIN CERTIFICATE-----").context("no certificate in swtpm's CA")?;
+    let start = text
+        .find("-----BEGIN CERTIFICATE-----")
+        .context("no certificate in swtpm's CA")?;
     Ok(text[start..].to_owned())
 }
 
@@ -92,8 +101,11 @@ fn manufacture(folder: &Path) -> Result<()> {
     fs::create_dir(&ca)?;
     fs::create_dir(&state)?;
     let (ca_path, tool) = (ca.display(), find("swtpm_localca")?);
-    let (ca_config, ca_options, setup) =
-        (folder.join("localca.conf"), folder.join("localca.options"), folder.join("setup.conf"));
+    let (ca_config, ca_options, setup) = (
+        folder.join("localca.conf"),
+        folder.join("localca.options"),
+        folder.join("setup.conf"),
+    );
     fs::write(
         &ca_config,
         format!(
@@ -101,7 +113,10 @@ fn manufacture(folder: &Path) -> Result<()> {
              certserial = {ca_path}/certserial\n"
         ),
     )?;
-    fs::write(&ca_options, "--platform-manufacturer Constellation\n--platform-version 1\n--platform-model test\n")?;
+    fs::write(
+        &ca_options,
+        "--platform-manufacturer Constellation\n--platform-version 1\n--platform-model test\n",
+    )?;
     fs::write(
         &setup,
         format!(
@@ -112,7 +127,13 @@ fn manufacture(folder: &Path) -> Result<()> {
         ),
     )?;
     let output = Command::new("swtpm_setup")
-        .args(["--tpm2", "--create-ek-cert", "--pcr-banks", "sha256", "--overwrite"])
+        .args([
+            "--tpm2",
+            "--create-ek-cert",
+            "--pcr-banks",
+            "sha256",
+            "--overwrite",
+        ])
         .arg("--tpmstate")
         .arg(&state)
         .arg("--config")
@@ -120,7 +141,11 @@ fn manufacture(folder: &Path) -> Result<()> {
         .output()
         .context("swtpm_setup isn't installed")?;
     let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "swtpm_setup failed: {said}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "swtpm_setup failed: {said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
@@ -169,7 +194,9 @@ fn free_pair() -> Result<u16> {
     for _ in 0..100 {
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = first.local_addr()?.port();
-        let Some(next) = port.checked_add(1) else { continue };
+        let Some(next) = port.checked_add(1) else {
+            continue;
+        };
         if TcpListener::bind((Ipv4Addr::LOCALHOST, next)).is_ok() {
             return Ok(port);
         }
@@ -179,6 +206,8 @@ fn free_pair() -> Result<u16> {
 
 fn find(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").context("PATH isn't set")?;
-    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file());
     found.with_context(|| format!("{program} isn't installed"))
 }
