@@ -63,3 +63,346 @@ pub fn clear(list: &mut Vec<Condition>, kind: &str) {
 pub fn is_true(list: &[Condition], kind: &str) -> bool {
     list.iter().any(|c| c.type_ == kind && c.status == "True")
 }
+
+/// Types of conditions: a closed list. `RECONCILING` and `STALLED` are abnormal-true: present only while true.
+pub mod kind {
+    /// All kinds: the object is what its spec asks for, wholly and now.
+    pub const READY: &str = "Ready";
+    /// All kinds: work is going on; the message says which. Present only while true.
+    pub const RECONCILING: &str = "Reconciling";
+    /// All kinds: no progress without somebody's help; the message says whose. Present only while true.
+    pub const STALLED: &str = "Stalled";
+
+    /// Cluster: the API server answers and a control-plane node is Ready; it may still be converging.
+    pub const AVAILABLE: &str = "Available";
+    /// Cluster: network and endpoint exist.
+    pub const INFRASTRUCTURE_READY: &str = "InfrastructureReady";
+    /// Cluster: the first control-plane node initialised Kubernetes. Never goes back.
+    pub const CONTROL_PLANE_INITIALIZED: &str = "ControlPlaneInitialized";
+    /// Cluster: the last evidence of every node was accepted.
+    pub const ATTESTATION_VERIFIED: &str = "AttestationVerified";
+    /// Cluster: etcd has a quorum of healthy members.
+    pub const ETCD_HEALTHY: &str = "EtcdHealthy";
+    /// Cluster: every node runs the wanted node version.
+    pub const NODES_UP_TO_DATE: &str = "NodesUpToDate";
+    /// Cluster: reconciling is paused by the user.
+    pub const PAUSED: &str = "Paused";
+    /// Cluster: it works, but some node failed and is being replaced.
+    pub const DEGRADED: &str = "Degraded";
+    /// Cluster: it is being deleted and something outside stands in the way.
+    pub const DELETION_BLOCKED: &str = "DeletionBlocked";
+
+    /// Version: the publisher's signature of the manifest holds, or the sets are inline.
+    pub const SIGNATURE_VERIFIED: &str = "SignatureVerified";
+    /// Version and cluster: nodes are being replaced by nodes of this version.
+    pub const ROLLING_OUT: &str = "RollingOut";
+
+    /// Group: nodes are being added.
+    pub const SCALING_UP: &str = "ScalingUp";
+    /// Group: nodes are being removed.
+    pub const SCALING_DOWN: &str = "ScalingDown";
+    /// Group: the cloud gave every VM that was asked for.
+    pub const CAPACITY_AVAILABLE: &str = "CapacityAvailable";
+
+    /// Node: the cloud has its VM.
+    pub const LAUNCHED: &str = "Launched";
+    /// Node: the VM was heard from.
+    pub const BOOTED: &str = "Booted";
+    /// Node: its last evidence was accepted.
+    pub const ATTESTED: &str = "Attested";
+    /// Node: Kubernetes knows it.
+    pub const JOINED: &str = "Joined";
+    /// Node: its pods are leaving, or have left.
+    pub const DRAINING: &str = "Draining";
+
+    /// Every type.
+    pub const ALL: &[&str] = &[
+        ATTESTATION_VERIFIED,
+        ATTESTED,
+        AVAILABLE,
+        BOOTED,
+        CAPACITY_AVAILABLE,
+        CONTROL_PLANE_INITIALIZED,
+        DEGRADED,
+        DELETION_BLOCKED,
+        DRAINING,
+        ETCD_HEALTHY,
+        INFRASTRUCTURE_READY,
+        JOINED,
+        LAUNCHED,
+        NODES_UP_TO_DATE,
+        PAUSED,
+        READY,
+        RECONCILING,
+        ROLLING_OUT,
+        SCALING_DOWN,
+        SCALING_UP,
+        SIGNATURE_VERIFIED,
+        STALLED,
+    ];
+}
+
+/// Reasons of conditions and Events: a closed list. Each says, with its condition's message, why.
+pub mod reason {
+    /// The first look at the object has not ended.
+    pub const NOT_YET_RECONCILED: &str = "NotYetReconciled";
+    /// Everything is as the spec asks.
+    pub const RECONCILED: &str = "Reconciled";
+    /// Work is going on; the message says which step.
+    pub const IN_PROGRESS: &str = "InProgress";
+    /// It waits for something else, named in the message.
+    pub const WAITING: &str = "Waiting";
+    /// It can't be told at present.
+    pub const UNKNOWN: &str = "Unknown";
+    /// The user paused it: `spec.paused` or the annotation `constellation.dev/paused`.
+    pub const PAUSED: &str = "Paused";
+    /// It is not paused.
+    pub const NOT_PAUSED: &str = "NotPaused";
+    /// The spec can't be carried out; the message says what to change.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// There is no cluster of that name.
+    pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
+    /// There is no `NodeVersion` of that name.
+    pub const NODE_VERSION_NOT_FOUND: &str = "NodeVersionNotFound";
+    /// The `NodeVersion` is not verified yet, or refused.
+    pub const NODE_VERSION_NOT_READY: &str = "NodeVersionNotReady";
+    /// The `NodeVersion` names no image for the cluster's provider.
+    pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
+    /// The `NodeVersion` has no set for the platform of the cluster's provider.
+    pub const NO_MEASUREMENTS: &str = "NoMeasurements";
+    /// The operator runs without that provider, or without `--allow-simulated`.
+    pub const PROVIDER_NOT_ALLOWED: &str = "ProviderNotAllowed";
+    /// A Secret that the spec names is missing.
+    pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+    /// A Secret has not the keys or lengths that are asked for.
+    pub const SECRET_INVALID: &str = "SecretInvalid";
+    /// Network and endpoint are being made.
+    pub const CREATING_INFRASTRUCTURE: &str = "CreatingInfrastructure";
+    /// Network and endpoint exist.
+    pub const INFRASTRUCTURE_READY: &str = "InfrastructureReady";
+    /// The first control-plane node sets Kubernetes up.
+    pub const INITIALIZING_CONTROL_PLANE: &str = "InitializingControlPlane";
+    /// The first control-plane node set Kubernetes up.
+    pub const CONTROL_PLANE_INITIALIZED: &str = "ControlPlaneInitialized";
+    /// Nodes wait until the control plane can let them join.
+    pub const WAITING_FOR_CONTROL_PLANE: &str = "WaitingForControlPlane";
+    /// Nodes are being launched and are joining.
+    pub const CREATING_NODES: &str = "CreatingNodes";
+    /// Some nodes are not Ready.
+    pub const NODES_NOT_READY: &str = "NodesNotReady";
+    /// Every wanted node is Ready.
+    pub const NODES_READY: &str = "NodesReady";
+    /// The cluster's API server answers.
+    pub const API_SERVER_REACHABLE: &str = "APIServerReachable";
+    /// The cluster's API server does not answer.
+    pub const API_SERVER_UNREACHABLE: &str = "APIServerUnreachable";
+    /// Enough etcd members are healthy.
+    pub const QUORUM_HEALTHY: &str = "QuorumHealthy";
+    /// One more loss of a control-plane node would stop etcd.
+    pub const QUORUM_AT_RISK: &str = "QuorumAtRisk";
+    /// Nodes are being replaced by nodes of another version.
+    pub const ROLLING_OUT: &str = "RollingOut";
+    /// A replacement was refused or not Ready in time; nothing more is replaced.
+    pub const ROLLOUT_STOPPED: &str = "RolloutStopped";
+    /// Every node runs the wanted version.
+    pub const UP_TO_DATE: &str = "UpToDate";
+    /// Nodes are being added.
+    pub const SCALING_UP: &str = "ScalingUp";
+    /// Nodes are being removed.
+    pub const SCALING_DOWN: &str = "ScalingDown";
+    /// The number of nodes is the wanted one.
+    pub const STABLE: &str = "Stable";
+    /// A failed node is being replaced.
+    pub const REPLACING_NODE: &str = "ReplacingNode";
+    /// No node failed.
+    pub const ALL_HEALTHY: &str = "AllHealthy";
+    /// The last evidence of every node was accepted.
+    pub const ALL_ATTESTED: &str = "AllAttested";
+    /// Some node has not shown evidence yet.
+    pub const ATTESTATION_PENDING: &str = "AttestationPending";
+    /// The evidence matched a set.
+    pub const ATTESTATION_ACCEPTED: &str = "AttestationAccepted";
+    /// The evidence was refused; the message names register, expected and actual value.
+    pub const ATTESTATION_REFUSED: &str = "AttestationRefused";
+    /// The last accepted evidence is older than the interval allows.
+    pub const ATTESTATION_STALE: &str = "AttestationStale";
+    /// The publisher's signature holds.
+    pub const SIGNATURE_VALID: &str = "SignatureValid";
+    /// The publisher's signature does not hold.
+    pub const SIGNATURE_INVALID: &str = "SignatureInvalid";
+    /// The sets stand in the object; who may edit it vouches for them.
+    pub const INLINE: &str = "Inline";
+    /// The ConfigMap with the manifest, or its key, is missing.
+    pub const MANIFEST_NOT_FOUND: &str = "ManifestNotFound";
+    /// The manifest can't be read, or its sets are not complete.
+    pub const MANIFEST_INVALID: &str = "ManifestInvalid";
+    /// The manifest's revision is lower than one that was accepted before.
+    pub const MANIFEST_TOO_OLD: &str = "ManifestTooOld";
+    /// There is no VM yet.
+    pub const PENDING: &str = "Pending";
+    /// The cloud has the VM.
+    pub const LAUNCHED: &str = "Launched";
+    /// The cloud refused the launch; the message says what to do.
+    pub const LAUNCH_FAILED: &str = "LaunchFailed";
+    /// The cloud has no room for such a VM now.
+    pub const NO_CAPACITY: &str = "NoCapacity";
+    /// The cloud gave every VM that was asked for.
+    pub const CAPACITY_AVAILABLE: &str = "CapacityAvailable";
+    /// A quota of the cloud is used up.
+    pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+    /// The cloud's credentials may not do this.
+    pub const ACCESS_DENIED: &str = "AccessDenied";
+    /// The cloud did not answer, or answered with an error; it is tried again.
+    pub const CLOUD_ERROR: &str = "CloudError";
+    /// The VM runs and was not heard from yet.
+    pub const BOOTING: &str = "Booting";
+    /// The VM was heard from.
+    pub const BOOTED: &str = "Booted";
+    /// The evidence was accepted; Kubernetes does not know the node yet.
+    pub const JOINING: &str = "Joining";
+    /// Kubernetes knows the node.
+    pub const JOINED: &str = "Joined";
+    /// Kubernetes knows the node and says that it is not Ready.
+    pub const KUBELET_NOT_READY: &str = "KubeletNotReady";
+    /// Kubernetes says that the node is Ready.
+    pub const KUBELET_READY: &str = "KubeletReady";
+    /// The VM failed or ended by itself.
+    pub const INSTANCE_FAILED: &str = "InstanceFailed";
+    /// The cloud no longer has the VM.
+    pub const INSTANCE_VANISHED: &str = "InstanceVanished";
+    /// The node was not Ready in time.
+    pub const NODE_TIMED_OUT: &str = "NodeTimedOut";
+    /// The node's pods are leaving.
+    pub const DRAINING: &str = "Draining";
+    /// The node's pods have left, or their time was up.
+    pub const DRAINED: &str = "Drained";
+    /// Pods stay.
+    pub const NOT_DRAINING: &str = "NotDraining";
+    /// The VM is being removed.
+    pub const TERMINATING: &str = "Terminating";
+    /// The object is being deleted.
+    pub const DELETING: &str = "Deleting";
+    /// Something outside stands in the way of deletion; `deletionPolicy: Orphan` is the way out.
+    pub const DELETION_BLOCKED: &str = "DeletionBlocked";
+    /// Nobody deletes it.
+    pub const NOT_DELETING: &str = "NotDeleting";
+
+    /// Every reason.
+    pub const ALL: &[&str] = &[
+        ACCESS_DENIED,
+        ALL_ATTESTED,
+        ALL_HEALTHY,
+        API_SERVER_REACHABLE,
+        API_SERVER_UNREACHABLE,
+        ATTESTATION_ACCEPTED,
+        ATTESTATION_PENDING,
+        ATTESTATION_REFUSED,
+        ATTESTATION_STALE,
+        BOOTED,
+        BOOTING,
+        CAPACITY_AVAILABLE,
+        CLOUD_ERROR,
+        CLUSTER_NOT_FOUND,
+        CONTROL_PLANE_INITIALIZED,
+        CREATING_INFRASTRUCTURE,
+        CREATING_NODES,
+        DELETING,
+        DELETION_BLOCKED,
+        DRAINED,
+        DRAINING,
+        IMAGE_NOT_FOUND,
+        INFRASTRUCTURE_READY,
+        INITIALIZING_CONTROL_PLANE,
+        INLINE,
+        INSTANCE_FAILED,
+        INSTANCE_VANISHED,
+        INVALID_SPEC,
+        IN_PROGRESS,
+        JOINED,
+        JOINING,
+        KUBELET_NOT_READY,
+        KUBELET_READY,
+        LAUNCHED,
+        LAUNCH_FAILED,
+        MANIFEST_INVALID,
+        MANIFEST_NOT_FOUND,
+        MANIFEST_TOO_OLD,
+        NODES_NOT_READY,
+        NODES_READY,
+        NODE_TIMED_OUT,
+        NODE_VERSION_NOT_FOUND,
+        NODE_VERSION_NOT_READY,
+        NOT_DELETING,
+        NOT_DRAINING,
+        NOT_PAUSED,
+        NOT_YET_RECONCILED,
+        NO_CAPACITY,
+        NO_MEASUREMENTS,
+        PAUSED,
+        PENDING,
+        PROVIDER_NOT_ALLOWED,
+        QUORUM_AT_RISK,
+        QUORUM_HEALTHY,
+        QUOTA_EXCEEDED,
+        RECONCILED,
+        REPLACING_NODE,
+        ROLLING_OUT,
+        ROLLOUT_STOPPED,
+        SCALING_DOWN,
+        SCALING_UP,
+        SECRET_INVALID,
+        SECRET_NOT_FOUND,
+        SIGNATURE_INVALID,
+        SIGNATURE_VALID,
+        STABLE,
+        TERMINATING,
+        UNKNOWN,
+        UP_TO_DATE,
+        WAITING,
+        WAITING_FOR_CONTROL_PLANE,
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn transition_time_moves_only_with_the_status() {
+        let mut list = Vec::new();
+        set(&mut list, kind::READY, Status::False, reason::WAITING, "a", Some(1), at(1));
+        set(&mut list, kind::READY, Status::False, reason::IN_PROGRESS, "b", Some(2), at(2));
+        assert_eq!(list[0].last_transition_time.0, at(1));
+        assert_eq!((list[0].reason.as_str(), list[0].observed_generation), (reason::IN_PROGRESS, Some(2)));
+        set(&mut list, kind::READY, Status::True, reason::RECONCILED, "", Some(2), at(3));
+        assert_eq!(list[0].last_transition_time.0, at(3));
+        assert_eq!(list.len(), 1);
+    }
+
+    #[test]
+    fn list_is_sorted_by_type_whatever_the_order_of_setting() {
+        let mut list = Vec::new();
+        for kind in [kind::READY, kind::AVAILABLE, kind::PAUSED] {
+            set(&mut list, kind, Status::Unknown, reason::NOT_YET_RECONCILED, "", None, at(1));
+        }
+        let kinds: Vec<_> = list.iter().map(|c| c.type_.as_str()).collect();
+        assert_eq!(kinds, [kind::AVAILABLE, kind::PAUSED, kind::READY]);
+    }
+
+    #[test]
+    fn lists_are_sorted_unique_and_pascal_case() {
+        for list in [kind::ALL, reason::ALL] {
+            for word in list {
+                assert!(word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphanumeric), "{word}");
+            }
+            let mut unique = list.to_vec();
+            unique.sort_unstable();
+            unique.dedup();
+            assert_eq!(unique.len(), list.len());
+        }
+    }
+}
