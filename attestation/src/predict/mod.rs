@@ -1,0 +1,138 @@
+//! What a machine that boots a given unified kernel image will measure.
+//!
+//! The story, in the order it happens when the firmware starts a disk (TCG PC Client Platform Firmware Profile 1.05;
+//! systemd-stub 252, `src/boot/efi/{stub,measure}.c`):
+//! 1. the firmware measures that it starts a boot option, a separator, and the [Authenticode](pe::Image::authenticode)
+//!    hash of the image into register 4;
+//! 2. the stub measures each of its sections, by name and by content, into register 11; a command line that somebody
+//!    passes besides the embedded one into 12, system extensions beside it into 13: for us both stay zero;
+//! 3. the stub starts the kernel inside it, which the firmware measures into register 4 again;
+//! 4. the kernel's own stub measures command line and initial RAM disk into register 9.
+//!
+//! Pure functions over bytes. Registers 0 to 3, 5 to 8 and 10 depend on firmware and machine and are not predicted.
+
+pub mod pe;
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+pub use pe::Error;
+
+/// Value of a register: a SHA-256 digest.
+pub type Register = [u8; 32];
+
+/// Sections that the stub measures, in its own order (not the file's), and whether it measures them.
+const MEASURED_SECTIONS: &[&str] = &[".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"];
+
+/// The release of systemd-stub whose rules are known here.
+const STUB_RELEASE: &str = "252";
+
+/// The registers that a boot of an image determines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prediction {
+    /// Register number to value.
+    pub registers: BTreeMap<u8, Register>,
+    /// Authenticode hash of the image.
+    pub authenticode: Register,
+    /// The embedded kernel command line.
+    pub command_line: String,
+}
+
+impl Prediction {
+    /// Register numbers to hex values, as a measurement set wants them.
+    #[must_use]
+    pub fn to_hex(&self) -> BTreeMap<u8, Vec<String>> {
+        self.registers.iter().map(|(index, value)| (*index, vec![hex::encode(value)])).collect()
+    }
+}
+
+/// Predicts registers 4, 9, 11, 12 and 13 for a unified kernel image with systemd-stub 252, booted without Secure
+/// Boot from the default boot path, and with nothing in user space that extends register 11.
+///
+/// # Errors
+/// When the image is malformed, lacks a section, or holds another release of the stub: other releases measure other
+/// sections, and a guess would be a wrong reference value.
+pub fn predict(image: &[u8]) -> Result<Prediction, Error> {
+    let parsed = pe::Image::parse(image)?;
+    let marker = parsed.section(".sdmagic")?;
+    let release = stub_release(marker).ok_or(Error::Stub { found: "unknown".to_owned() })?;
+    if release != STUB_RELEASE {
+        return Err(Error::Stub { found: release });
+    }
+    let linux = parsed.section(".linux")?;
+    let command_line = parsed.section(".cmdline")?;
+    let initrd = parsed.section(".initrd")?;
+    let text = std::str::from_utf8(command_line).map_err(|_| Error::CommandLine)?;
+    let authenticode = parsed.authenticode();
+    let kernel = pe::Image::parse(linux)?.authenticode();
+
+    let mut sections = Vec::new();
+    for name in MEASURED_SECTIONS {
+        if let Some(content) = parsed.find(name)? {
+            sections.push((*name, sha256(content)));
+        }
+    }
+    let registers = BTreeMap::from([
+        (4, boot_applications(&authenticode, &kernel)),
+        (9, kernel_inputs(text, &sha256(initrd))),
+        (11, stub_sections(&sections)),
+        (12, [0; 32]),
+        (13, [0; 32]),
+    ]);
+    Ok(Prediction { registers, authenticode, command_line: text.trim_end_matches('\0').to_owned() })
+}
+
+/// Register 4: the firmware starts the image from a boot option, and the image starts the kernel inside it.
+#[must_use]
+pub fn boot_applications(image: &Register, kernel: &Register) -> Register {
+    let mut value = [0; 32];
+    extend(&mut value, &sha256(b"Calling EFI Application from Boot Option"));
+    extend(&mut value, &sha256(&[0; 4]));
+    extend(&mut value, image);
+    extend(&mut value, kernel);
+    value
+}
+
+/// Register 11: the stub's sections, name and content, in the order it measures them.
+#[must_use]
+pub fn stub_sections(sections: &[(&str, Register)]) -> Register {
+    let mut value = [0; 32];
+    for (name, content) in sections {
+        extend(&mut value, &sha256(&[name.as_bytes(), &[0]].concat()));
+        extend(&mut value, content);
+    }
+    value
+}
+
+/// Register 9: the kernel's EFI stub measures the command line, as the boot stub passed it (UTF-16, trailing blanks
+/// off, control characters as blanks), and the initial RAM disk.
+#[must_use]
+pub fn kernel_inputs(command_line: &str, initrd: &Register) -> Register {
+    let clean: String = command_line.chars().map(|each| if each < ' ' { ' ' } else { each }).collect();
+    let wide: Vec<u8> = clean.trim_end_matches(' ').encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    let mut value = [0; 32];
+    extend(&mut value, &sha256(&wide));
+    extend(&mut value, initrd);
+    value
+}
+
+/// Extends a register: the new value is the hash of the old value and the digest.
+pub fn extend(value: &mut Register, digest: &Register) {
+    *value = sha256(&[*value, *digest].concat());
+}
+
+/// The release in the stub's marker `#### LoaderInfo: systemd-stub 252.39-1 ####`.
+fn stub_release(marker: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(marker).ok()?;
+    let (_, rest) = text.split_once("systemd-stub ")?;
+    let release: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    (!release.is_empty()).then_some(release)
+}
+
+fn sha256(bytes: &[u8]) -> Register {
+    Sha256::digest(bytes).into()
+}
+
+#[cfg(test)]
+mod tests;

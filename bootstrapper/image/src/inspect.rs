@@ -1,0 +1,90 @@
+//! Reads a disk image: what it will measure, and a changed copy to show a refusal.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use constellation_attestation::predict::{self, pe};
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::error::{Result, invalid};
+use crate::fat;
+
+/// The word of the command line that names the version. Nothing in the node reads it: a change there changes the
+/// registers, not the boot.
+pub const VERSION_WORD: &str = "constellation.version=";
+
+/// What a machine that boots an image will measure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Register number to accepted values, hex.
+    pub pcrs: BTreeMap<u8, Vec<String>>,
+    /// Authenticode hash of the boot executable, hex.
+    pub authenticode: String,
+    /// Kernel command line.
+    pub command_line: String,
+}
+
+/// Predicts the registers from the disk image alone.
+///
+/// # Errors
+/// When the image is damaged or holds a boot stub whose measurements are not known.
+pub fn predict(image: &Path) -> Result<Report> {
+    let (_, partition) = disk::boot_partition(image)?;
+    let executable = fat::find(&partition, &fat::BOOT_PATH)?.read(&partition)?;
+    let found = predict::predict(&executable)?;
+    Ok(Report { pcrs: found.to_hex(), authenticode: hex::encode(found.authenticode), command_line: found.command_line })
+}
+
+/// Copies a disk image with one byte of its kernel command line changed: the last character of the version. The copy
+/// boots like the original.
+///
+/// # Errors
+/// When the image is damaged or its command line names no version.
+pub fn tamper(image: &Path, target: &Path) -> Result<()> {
+    let (start, partition) = disk::boot_partition(image)?;
+    let file = fat::find(&partition, &fat::BOOT_PATH)?;
+    let executable = file.read(&partition)?;
+    let parsed = pe::Image::parse(&executable).map_err(|error| invalid("boot executable", error.to_string()))?;
+    let row = parsed.sections().iter().find(|each| each.name == ".cmdline").ok_or_else(|| invalid("boot executable", "no command line"))?;
+    let line = parsed.section(".cmdline").map_err(|error| invalid("boot executable", error.to_string()))?;
+    let line = std::str::from_utf8(line).map_err(|_| invalid("command line", "not text"))?;
+    let word = line.find(VERSION_WORD).ok_or_else(|| invalid("command line", format!("no {VERSION_WORD}")))?;
+    let begin = word + VERSION_WORD.len();
+    let rest = line.get(begin..).unwrap_or_default();
+    let length = rest.find([' ', '\0', '\n']).unwrap_or(rest.len());
+    let old = rest.get(..length).and_then(|each| each.bytes().last()).ok_or_else(|| invalid("command line", "an empty version"))?;
+    let at = file.position(row.raw_offset + begin + length - 1).ok_or_else(|| invalid("boot partition", "it is cut off"))?;
+    disk::copy(image, target)?;
+    disk::poke(target, start + at as u64, changed(old))
+}
+
+/// The next digit or letter of the same kind, so that the word stays a plain word.
+fn changed(old: u8) -> u8 {
+    match old {
+        b'9' => b'0',
+        b'z' => b'a',
+        b'Z' => b'A',
+        other => other + 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_character_stays_of_its_kind() {
+        assert_eq!([b'1', b'9', b'a', b'z'].map(changed), [b'2', b'0', b'b', b'a']);
+    }
+
+    #[test]
+    fn something_else_than_a_disk_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image.raw");
+        std::fs::write(&path, vec![0; 64 * 1024]).unwrap();
+        assert!(predict(&path).is_err());
+        assert!(tamper(&path, &folder.path().join("copy.raw")).is_err());
+    }
+}
