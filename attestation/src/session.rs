@@ -90,6 +90,14 @@ pub enum Error {
     Serialize,
 }
 
+/// What a verifier answers to a Hello: it may say no before it has seen any evidence.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Opening {
+    Challenge(Challenge),
+    Verdict(Verdict),
+}
+
 /// What makes the evidence: a TPM. Calls block.
 pub trait Attester: Send {
     /// Opens a credential: `TPM2_ActivateCredential`.
@@ -182,7 +190,11 @@ pub async fn prove<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let challenge: Challenge = channel.receive().await?;
+    let challenge = match channel.receive().await? {
+        Opening::Challenge(challenge) => challenge,
+        Opening::Verdict(Verdict::Refused { id }) => return Err(Error::Refused { id }),
+        Opening::Verdict(_) => return Err(Error::Challenge),
+    };
     if challenge.nonce.len() != NONCE_BYTES {
         return Err(Error::Challenge);
     }

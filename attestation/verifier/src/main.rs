@@ -1,2 +1,206 @@
-//! Placeholder.
-fn main(){}
+//! `constellation-verifier`: serves joins on a control-plane node.
+
+use std::{
+    future::Future,
+    io::IsTerminal as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use constellation_attestation::protocol::BOOTSTRAPPER_PORT;
+use constellation_verifier::{
+    home::{Home, Paths},
+    join::{self, Outcome},
+    metrics,
+    reattest::{self, Schedule},
+    server::{self, Limits},
+    store::Cluster,
+    trust::Trust,
+    verifier::{Verifier, chain},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+use tracing::Instrument as _;
+
+/// The in-cluster verifier: decides who may join.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve joins until told to stop.
+    Serve(Serve),
+}
+
+#[derive(clap::Args)]
+struct Serve {
+    /// Where nodes find us.
+    #[arg(long, default_value = "0.0.0.0:9001")]
+    listen: SocketAddr,
+    /// Folder with the secrets and settings that the bootstrapper wrote.
+    #[arg(long, default_value = "/etc/kubernetes/constellation")]
+    dir: PathBuf,
+    /// Folder with kubeadm's certificates and keys.
+    #[arg(long, default_value = "/etc/kubernetes/pki")]
+    pki: PathBuf,
+    /// Kubeconfig of user `constellation:verifier`.
+    #[arg(long, default_value = "/etc/kubernetes/constellation/verifier.conf")]
+    kubeconfig: PathBuf,
+    /// An administrator's kubeconfig, for joining control-plane nodes.
+    #[arg(long, default_value = "/etc/kubernetes/admin.conf")]
+    admin_kubeconfig: PathBuf,
+    /// Namespace of trust bundle and admissions.
+    #[arg(long, default_value = "kube-system")]
+    namespace: String,
+    /// The platform that nodes must be on.
+    #[arg(long, default_value = "qemu-vtpm")]
+    platform: String,
+    /// Where Prometheus finds the counters.
+    #[arg(long, default_value = "127.0.0.1:9102")]
+    metrics: SocketAddr,
+    /// Seconds between two rounds of re-attestation; 0: none.
+    #[arg(long, default_value_t = 3600)]
+    reattest_seconds: u64,
+    /// Port of the nodes' bootstrappers.
+    #[arg(long, default_value_t = BOOTSTRAPPER_PORT)]
+    bootstrapper_port: u16,
+    /// Address of the bootstrapper on this node.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    own_address: IpAddr,
+    /// How the log looks; absent: for people on a terminal, JSON elsewhere.
+    #[arg(long)]
+    log: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Human,
+    Json,
+}
+
+/// Our files come right before us and the API right after, so waiting starts short.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_LONGEST: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Command::Serve(args) = Args::parse().command;
+    start_log(args.log);
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("another TLS provider is installed"))?;
+    serve(args).await
+}
+
+async fn serve(args: Serve) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("Stopping");
+    };
+    tokio::pin!(stop);
+    let verifier = tokio::select! {
+        verifier = prepare(&args) => Arc::new(verifier?),
+        () = &mut stop => return Ok(()),
+    };
+    let schedule = Schedule {
+        interval: (args.reattest_seconds > 0).then(|| Duration::from_secs(args.reattest_seconds)),
+        port: args.bootstrapper_port,
+        own_address: args.own_address,
+    };
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
+    tracing::info!(address = %listener.local_addr()?, cluster_uid = verifier.home.launch.cluster_uid, "Serving joins");
+    let metrics = serve_metrics(&verifier, args.metrics);
+    let members = async { tokio::join!(reattest::enrol(&verifier, &schedule), reattest::rounds(&verifier, &schedule)) };
+    let joins = server::listen(listener, Limits::default(), &verifier.metrics, stop, |stream, peer| {
+        let verifier = verifier.clone();
+        async move { serve_join(&verifier, stream).await }.instrument(tracing::info_span!("join", %peer))
+    });
+    tokio::select! {
+        () = joins => Ok(()),
+        _ = members => Ok(()),
+        () = metrics => Ok(()),
+    }
+}
+
+async fn serve_join(verifier: &Verifier<Cluster>, stream: tokio::net::TcpStream) {
+    match join::serve(verifier, stream).await {
+        Ok(Outcome::Admitted { uid }) => {
+            verifier.metrics.joins_admitted.add();
+            tracing::info!(node_uid = uid, "Admitted a node");
+        }
+        Ok(Outcome::Refused { .. }) => verifier.metrics.joins_refused.add(),
+        Err(error) => {
+            verifier.metrics.joins_failed.add();
+            tracing::info!(error = %chain(&error), "A join ended without a verdict");
+        }
+    }
+}
+
+/// Waits for our files; everything else that is wrong with them ends the process.
+async fn prepare(args: &Serve) -> anyhow::Result<Verifier<Cluster>> {
+    let paths = Paths {
+        dir: args.dir.clone(),
+        pki: args.pki.clone(),
+        admin_kubeconfig: args.admin_kubeconfig.clone(),
+    };
+    let home = patiently("our files", || async { Home::load(&paths) }).await;
+    let store = patiently("our kubeconfig", || Cluster::open(&args.kubeconfig, &args.namespace)).await;
+    let trust = Trust::open(&home.owner_spki, &home.launch.cluster_uid, &args.dir.join("trust-revision"))
+        .context("opening the memory of the trust bundle")?;
+    Ok(Verifier::new(home, trust, store, args.platform.clone()))
+}
+
+async fn patiently<T, E, F>(what: &str, attempt: impl Fn() -> F) -> T
+where
+    E: std::error::Error,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut pause = PAUSE_FIRST;
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) => tracing::warn!(what, error = %chain(&error), "Not ready, trying again"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_LONGEST);
+    }
+}
+
+/// Counters are a convenience: a port that is taken doesn't stop joins.
+async fn serve_metrics(verifier: &Verifier<Cluster>, address: SocketAddr) {
+    match TcpListener::bind(address).await {
+        Ok(listener) => metrics::serve(listener, || verifier.metrics.render(verifier.trust.revision())).await,
+        Err(error) => {
+            tracing::warn!(%error, %address, "Serving metrics failed");
+            std::future::pending().await
+        }
+    }
+}
+
+fn start_log(format: Option<LogFormat>) {
+    let human = std::io::stderr().is_terminal();
+    let format = format.unwrap_or(if human { LogFormat::Human } else { LogFormat::Json });
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CONSTELLATION_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => log.with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

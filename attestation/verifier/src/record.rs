@@ -119,6 +119,20 @@ pub fn next(
     Some(NodeAdmissionStatus { admission, last_appraisal })
 }
 
+/// Whether a refusal may be written into this node's status.
+///
+/// Anybody can knock with a member's uid and nonsense for evidence; that must not make a good member look bad. So of
+/// a node that was admitted only refusals of genuine evidence are written: from its own TPM, or good but for another
+/// reason, such as a second machine that claims to be it.
+#[must_use]
+pub fn attributable(status: Option<&NodeAdmissionStatus>, appraisal: Option<&Appraisal>) -> bool {
+    let Some(admission) = status.and_then(|status| status.admission.as_ref()) else { return true };
+    appraisal.is_some_and(|appraisal| {
+        let measured = |mismatch: &constellation_attestation::appraise::Mismatch| mismatch.clause.starts_with(MEASURED);
+        appraisal.accepted || (appraisal.ak_name == admission.ak_name && appraisal.mismatches.iter().all(measured))
+    })
+}
+
 /// Remembers which nodes' refusals were just recorded.
 #[derive(Debug, Default)]
 pub struct Quiet {
@@ -139,6 +153,9 @@ impl Quiet {
         true
     }
 }
+
+/// Clauses about registers; they are compared only after the quote was verified.
+const MEASURED: &str = "tpm.pcr.";
 
 fn text(value: &str) -> String {
     value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT_MAX).collect()

@@ -97,6 +97,9 @@ impl Trust {
             return Err(Error::Cluster);
         }
         policy.validate().map_err(|error| Error::Policy(error.to_string()))?;
+        if policy.endorsement_roots.is_empty() {
+            return Err(Error::Policy("it names no endorser of TPMs".to_owned()));
+        }
         let mut floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
         if policy.revision < *floor {
             return Err(Error::Revision { given: policy.revision, last: *floor });

@@ -1,0 +1,97 @@
+//! One Join, from the first byte to the ticket.
+
+use std::time::Duration;
+
+use constellation_attestation::{
+    channel::{self, Channel},
+    protocol::{Hello, Purpose},
+    session,
+};
+use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    admit::{Door, reason},
+    store::Store,
+    ticket,
+    verifier::{Error, Examined, Settled, Verifier, introduction},
+};
+
+/// How a join ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The node has its ticket.
+    Admitted {
+        /// The node's uid.
+        uid: String,
+    },
+    /// It was refused.
+    Refused {
+        /// Id under which the reasons are found.
+        id: String,
+    },
+}
+
+/// A node that took its ticket closes the connection; we don't wait longer than this for it.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Serves one connection.
+///
+/// # Errors
+/// When there is no verdict: the node finds its connection closed and tries again.
+pub async fn serve<S, A>(verifier: &Verifier<A>, stream: S) -> Result<Outcome, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    A: Store,
+{
+    let identity = verifier.home.identity()?;
+    let mut channel = channel::verifier_accept(stream, &identity).await?;
+    let hello: Hello = channel.receive().await?;
+    let uid = hello.node_uid.clone();
+    let outcome = match conversation(verifier, &mut channel, hello).await? {
+        Some(id) => {
+            session::refuse(&mut channel, &id).await?;
+            Outcome::Refused { id }
+        }
+        None => Outcome::Admitted { uid },
+    };
+    let _ = tokio::time::timeout(FAREWELL, channel.close()).await;
+    Ok(outcome)
+}
+
+/// Everything after the Hello; gives the refusal's id, or nothing when the ticket has left.
+async fn conversation<S, A>(
+    verifier: &Verifier<A>,
+    channel: &mut Channel<S>,
+    hello: Hello,
+) -> Result<Option<String>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    A: Store,
+{
+    if let Err(reason) = introduction(&hello, &verifier.home.launch, Purpose::Join) {
+        return verifier.refuse_stranger(&hello.node_uid, &reason).map(Some);
+    }
+    let Some(node) = verifier.store.node(&hello.node_uid).await? else {
+        let unknown = reason("admission.unknown", None, None, "no NodeAdmission has this uid");
+        return verifier.refuse_stranger(&hello.node_uid, &unknown).map(Some);
+    };
+    let case = match verifier.examine(channel, hello, &node, Door::Join).await? {
+        Examined::Appraised(case) => case,
+        Examined::Refused(id) => return Ok(Some(id)),
+    };
+    // Strangers with bad evidence shall not cost us another call.
+    let kubelet_config =
+        if case.appraisal.accepted { verifier.store.kubelet_config().await? } else { String::new() };
+    let csr = &case.proof.hello.keys.csr;
+    let settled = verifier
+        .settle(node, &case, |spec| ticket::prepare(&verifier.home, spec, csr, &kubelet_config, Timestamp::now()))
+        .await?;
+    match settled {
+        Settled::Granted(ticket) => {
+            session::grant(channel, &case.proof, &ticket).await?;
+            Ok(None)
+        }
+        Settled::Refused(id) => Ok(Some(id)),
+    }
+}

@@ -1,0 +1,133 @@
+//! The Kubernetes API as the verifier needs it: live reads, and one write that is a compare-and-swap.
+
+use std::{future::Future, path::Path, time::Duration};
+
+use constellation_crds::{NodeAdmission, TrustBundle};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, Config,
+    api::{ListParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+/// Name of the one trust bundle.
+pub const BUNDLE: &str = "constellation";
+/// `ConfigMap` in which kubeadm keeps the kubelets' configuration.
+const KUBELET_CONFIG: &str = "kubelet-config";
+/// Where kubeadm puts it.
+const KUBELET_CONFIG_NAMESPACE: &str = "kube-system";
+/// Its key.
+const KUBELET_CONFIG_KEY: &str = "kubelet";
+/// An API server under emulation may take many seconds, but a node waits no longer than a minute for its verdict.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why the API gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server failed or can't be reached.
+    #[error("{0} failed")]
+    Api(&'static str, #[source] Box<kube::Error>),
+    /// Somebody else wrote first.
+    #[error("the object was changed meanwhile")]
+    Conflict,
+    /// The kubeconfig can't be used.
+    #[error("reading our kubeconfig failed")]
+    Kubeconfig(#[source] kube::config::KubeconfigError),
+    /// An object that must be there isn't.
+    #[error("{0} isn't there")]
+    Missing(&'static str),
+    /// The API server took too long.
+    #[error("{0} took too long")]
+    Timeout(&'static str),
+}
+
+/// What the verifier reads and writes. Nothing is cached.
+pub trait Store: Send + Sync + 'static {
+    /// The admission of a node.
+    fn node(&self, uid: &str) -> impl Future<Output = Result<Option<NodeAdmission>, Error>> + Send;
+    /// All admissions.
+    fn nodes(&self) -> impl Future<Output = Result<Vec<NodeAdmission>, Error>> + Send;
+    /// Writes an admission's status, if nobody wrote the object since it was read.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when somebody did.
+    fn record(&self, node: &NodeAdmission) -> impl Future<Output = Result<(), Error>> + Send;
+    /// The envelope of the trust bundle. Not yet believed.
+    fn envelope(&self) -> impl Future<Output = Result<String, Error>> + Send;
+    /// The kubelets' configuration.
+    fn kubelet_config(&self) -> impl Future<Output = Result<String, Error>> + Send;
+}
+
+/// The cluster that we are part of.
+#[derive(Clone)]
+pub struct Cluster {
+    nodes: Api<NodeAdmission>,
+    bundles: Api<TrustBundle>,
+    config_maps: Api<ConfigMap>,
+}
+
+impl Cluster {
+    /// Prepares calls with a kubeconfig; the API server needn't be up.
+    pub async fn open(kubeconfig: &Path, namespace: &str) -> Result<Self, Error> {
+        let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(Error::Kubeconfig)?;
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .map_err(Error::Kubeconfig)?;
+        // The node knocks again by itself; retries in here would only make it wait.
+        config.default_retry = false;
+        config.read_timeout = Some(CALL_TIMEOUT);
+        config.reset_reader_on_write = true;
+        let client = Client::try_from(config).map_err(|error| Error::Api("preparing a client", Box::new(error)))?;
+        Ok(Self {
+            nodes: Api::namespaced(client.clone(), namespace),
+            bundles: Api::namespaced(client.clone(), namespace),
+            config_maps: Api::namespaced(client, KUBELET_CONFIG_NAMESPACE),
+        })
+    }
+}
+
+impl Store for Cluster {
+    async fn node(&self, uid: &str) -> Result<Option<NodeAdmission>, Error> {
+        call("reading a NodeAdmission", self.nodes.get_opt(uid)).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeAdmission>, Error> {
+        Ok(call("listing NodeAdmissions", self.nodes.list(&ListParams::default())).await?.items)
+    }
+
+    async fn record(&self, node: &NodeAdmission) -> Result<(), Error> {
+        let name = node.metadata.name.as_deref().ok_or(Error::Missing("the admission's name"))?;
+        // Without it the API server would overwrite whatever is there.
+        node.metadata.resource_version.as_deref().ok_or(Error::Missing("the admission's resource version"))?;
+        let params = PostParams::default();
+        match call("recording an admission", self.nodes.replace_status(name, &params, node)).await {
+            Ok(_) => Ok(()),
+            Err(Error::Api(_, error)) if is_conflict(&error) => Err(Error::Conflict),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn envelope(&self) -> Result<String, Error> {
+        let bundle = call("reading the TrustBundle", self.bundles.get_opt(BUNDLE)).await?;
+        Ok(bundle.ok_or(Error::Missing("TrustBundle constellation"))?.spec.envelope)
+    }
+
+    async fn kubelet_config(&self) -> Result<String, Error> {
+        let map = call("reading the kubelets' configuration", self.config_maps.get_opt(KUBELET_CONFIG)).await?;
+        map.and_then(|map| map.data)
+            .and_then(|mut data| data.remove(KUBELET_CONFIG_KEY))
+            .filter(|text| !text.is_empty())
+            .ok_or(Error::Missing("ConfigMap kubelet-config"))
+    }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict())
+}
+
+async fn call<T>(what: &'static str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(CALL_TIMEOUT, request).await {
+        Ok(answer) => answer.map_err(|error| Error::Api(what, Box::new(error))),
+        Err(_) => Err(Error::Timeout(what)),
+    }
+}

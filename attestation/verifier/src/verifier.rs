@@ -1,0 +1,281 @@
+//! Examining a node and settling its case: the steps that joins and re-attestations share.
+//!
+//! [`Verifier::examine`] reads the trust bundle, challenges and appraises. [`Verifier::settle`] decides and records,
+//! by compare-and-swap: whoever loses the race decides again from what is there now. What was promised to the node
+//! leaves only after the record is written, so a crash in between costs the node nothing but another try.
+
+use std::time::Instant;
+
+use constellation_attestation::{
+    appraise::{Appraisal, Presented, appraise, pcr15_after_join, pcr15_from_digest},
+    binding::VerifierRole,
+    channel::{self, Channel},
+    protocol::{Hello, LaunchConfig, Purpose},
+    session::{self, Proof},
+};
+use constellation_crds::{NodeAdmission, NodeAdmissionSpec, node::Mismatch};
+use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    admit::{self, Decision, Door, Seen, reason},
+    home::{self, Home},
+    metrics::Metrics,
+    record::{self, Quiet},
+    store::{self, Store},
+    ticket,
+    trust::{self, Trust},
+};
+
+/// Each loss of the race means that somebody else's write succeeded; more than this on one node isn't honest work.
+const ATTEMPTS: usize = 5;
+const ID_BYTES: usize = 8;
+
+/// Why a conversation ended without a verdict. The node may try again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The channel couldn't be opened or failed.
+    #[error("the channel to the node failed")]
+    Channel(#[from] channel::Error),
+    /// Others kept writing the node's admission.
+    #[error("the node's admission kept changing")]
+    Contended,
+    /// The node's admission was deleted meanwhile.
+    #[error("the node's admission was deleted meanwhile")]
+    Gone,
+    /// Our own files can't be used.
+    #[error("our own files can't be used")]
+    Home(#[from] home::Error),
+    /// The random source failed.
+    #[error("the random source failed")]
+    Random,
+    /// The conversation failed.
+    #[error("the conversation with the node failed")]
+    Session(#[from] session::Error),
+    /// The API gave nothing.
+    #[error("the Kubernetes API gave no answer")]
+    Store(#[from] store::Error),
+    /// No ticket can be made.
+    #[error("making the ticket failed")]
+    Ticket(#[source] ticket::Error),
+    /// Our own memory of the trust bundle failed.
+    #[error("remembering the trust bundle failed")]
+    Trust(#[source] trust::Error),
+}
+
+/// One verifier: what it knows, whom it believes, what it writes to.
+pub struct Verifier<A> {
+    /// Secrets and files.
+    pub home: Home,
+    /// The owner's bundles.
+    pub trust: Trust,
+    /// The Kubernetes API.
+    pub store: A,
+    /// The platform that nodes must be on: our choice, never the evidence's.
+    pub platform: String,
+    /// Counters.
+    pub metrics: Metrics,
+    quiet: Quiet,
+}
+
+/// How an examination went.
+pub enum Examined {
+    /// The evidence was appraised, well or badly; [`Verifier::settle`] decides.
+    Appraised(Box<Case>),
+    /// Refused before any evidence, under this id.
+    Refused(String),
+}
+
+/// Appraised evidence and what it was appraised against.
+pub struct Case {
+    /// What the node showed.
+    pub proof: Proof,
+    /// What it is worth.
+    pub appraisal: Appraisal,
+    /// The launch configuration's digest that PCR 15 had to follow from.
+    pub launch: [u8; 32],
+    /// Revision of the trust policy.
+    pub revision: u64,
+    /// How the machine came here.
+    pub door: Door,
+}
+
+/// The end of a case.
+pub enum Settled<T> {
+    /// Recorded; this may leave now.
+    Granted(T),
+    /// Refused under this id.
+    Refused(String),
+}
+
+impl<A: Store> Verifier<A> {
+    /// Puts the parts together.
+    pub fn new(home: Home, trust: Trust, store: A, platform: String) -> Self {
+        Self { home, trust, store, platform, metrics: Metrics::default(), quiet: Quiet::default() }
+    }
+
+    /// Challenges the node that sent `hello` and appraises its evidence against the bundle that is in force now.
+    pub async fn examine<S>(
+        &self,
+        channel: &mut Channel<S>,
+        hello: Hello,
+        node: &NodeAdmission,
+        door: Door,
+    ) -> Result<Examined, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let policy = match self.trust.accept(&self.store.envelope().await?) {
+            Ok(policy) => policy,
+            Err(error) => {
+                let Some(reason) = error.reason() else { return Err(Error::Trust(error)) };
+                return Ok(Examined::Refused(self.refuse(node, vec![reason], None, None).await?));
+            }
+        };
+        let launch = admit::launch_digest(&node.spec, &self.home.launch);
+        let before = pcr15_from_digest(&launch);
+        let expected = match door {
+            Door::Join => before,
+            Door::Member | Door::Own => pcr15_after_join(&before, &self.home.cluster_id),
+        };
+        let proof = session::challenge(channel, hello, VerifierRole::Cluster, policy.revision).await?;
+        let presented = Presented {
+            hello: &proof.hello,
+            evidence: &proof.evidence,
+            binding: &proof.binding,
+            credential_secret: &proof.credential_secret,
+            platform: &self.platform,
+            expected_pcr15: &expected,
+        };
+        let appraisal = appraise(&presented, &policy, Timestamp::now());
+        Ok(Examined::Appraised(Box::new(Case { proof, appraisal, launch, revision: policy.revision, door })))
+    }
+
+    /// Decides and records. What `prepare` makes may leave when this returns it, and not before.
+    pub async fn settle<T, P>(&self, mut node: NodeAdmission, case: &Case, prepare: P) -> Result<Settled<T>, Error>
+    where
+        T: Send,
+        P: Fn(&NodeAdmissionSpec) -> Result<T, ticket::Error> + Send + Sync,
+    {
+        for _ in 0..ATTEMPTS {
+            let now = Timestamp::now();
+            let seen = Seen {
+                spec: &node.spec,
+                status: node.status.as_ref(),
+                hello: &case.proof.hello,
+                appraisal: &case.appraisal,
+                appraised_launch: &case.launch,
+                ours: &self.home.launch,
+                revision: case.revision,
+                door: case.door,
+                now,
+            };
+            let admission = match admit::admit(&seen) {
+                Decision::Admit(admission) | Decision::Returning(admission) => admission,
+                Decision::Refuse(reasons) => return self.refuse_case(&node, reasons, case).await.map(Settled::Refused),
+            };
+            let prepared = match prepare(&node.spec) {
+                Ok(prepared) => prepared,
+                Err(error @ (ticket::Error::Name(_) | ticket::Error::Request(_))) => {
+                    let reasons = vec![reason("ticket", None, None, &error.to_string())];
+                    return self.refuse_case(&node, reasons, case).await.map(Settled::Refused);
+                }
+                Err(error) => return Err(Error::Ticket(error)),
+            };
+            let result = record::accepted(&case.appraisal, &self.platform, case.revision, now);
+            let Some(status) = record::next(node.status.as_ref(), Some(admission), result) else {
+                return Ok(Settled::Granted(prepared));
+            };
+            let uid = node.spec.node_uid.clone();
+            node.status = Some(status);
+            match self.store.record(&node).await {
+                Ok(()) => return Ok(Settled::Granted(prepared)),
+                Err(store::Error::Conflict) => node = self.store.node(&uid).await?.ok_or(Error::Gone)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    /// Refuses somebody who can't be matched to a node: in the log only.
+    pub fn refuse_stranger(&self, uid: &str, reason: &Mismatch) -> Result<String, Error> {
+        let id = fresh_id()?;
+        let uid: String = uid.chars().take(64).collect();
+        tracing::warn!(refusal = id, node_uid = ?uid, clause = reason.clause, reason = reason.message, "Refused a stranger");
+        Ok(id)
+    }
+
+    async fn refuse_case(&self, node: &NodeAdmission, reasons: Vec<Mismatch>, case: &Case) -> Result<String, Error> {
+        self.refuse(node, reasons, Some(&case.appraisal), Some(case.revision)).await
+    }
+
+    /// Refuses a known node; the reasons go into its status, unless they are there already or that would be too often.
+    async fn refuse(
+        &self,
+        node: &NodeAdmission,
+        reasons: Vec<Mismatch>,
+        appraisal: Option<&Appraisal>,
+        revision: Option<u64>,
+    ) -> Result<String, Error> {
+        let uid = &node.spec.node_uid;
+        let id = fresh_id()?;
+        let digest = appraisal.map(|appraisal| appraisal.evidence_digest.clone());
+        let result = record::refused(reasons, digest, &self.platform, revision, &id, Timestamp::now());
+        let last = node.status.as_ref().and_then(|status| status.last_appraisal.as_ref());
+        if let Some(known) = last.filter(|last| record::same(last, &result)).and_then(|last| last.refusal_id.clone()) {
+            tracing::info!(refusal = known, node_uid = uid, "Refused a node for the recorded reasons");
+            return Ok(known);
+        }
+        let clauses: Vec<&str> = result.mismatches.iter().map(|reason| reason.clause.as_str()).collect();
+        tracing::warn!(refusal = id, node_uid = uid, ?clauses, "Refused a node");
+        if !record::attributable(node.status.as_ref(), appraisal) || !self.quiet.allows(uid, Instant::now()) {
+            return Ok(id);
+        }
+        if let Some(status) = record::next(node.status.as_ref(), None, result) {
+            let written = self.store.record(&NodeAdmission { status: Some(status), ..node.clone() }).await;
+            if let Err(error) = written {
+                tracing::warn!(refusal = id, error = %chain(&error), "Recording a refusal failed");
+            }
+        }
+        Ok(id)
+    }
+}
+
+/// What of a Hello can be checked without asking anybody.
+pub fn introduction(hello: &Hello, ours: &LaunchConfig, purpose: Purpose) -> Result<(), Mismatch> {
+    let refused = |clause, actual: &str, message| Err(reason(clause, None, Some(actual), message));
+    if hello.purpose != purpose {
+        return refused("hello.purpose", hello.purpose.as_str(), "the conversation is for another purpose");
+    }
+    if !admit::is_uid(&hello.node_uid) {
+        return refused("hello.node", "", "the node's uid isn't a uid");
+    }
+    if hello.cluster_uid != ours.cluster_uid {
+        return refused("hello.cluster", "", "the node is of another cluster");
+    }
+    if hello.address.parse::<std::net::IpAddr>().is_err() {
+        return refused("hello.address", "", "the node's address isn't an IP address");
+    }
+    Ok(())
+}
+
+/// An error with its causes, each once.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn fresh_id() -> Result<String, Error> {
+    let mut bytes = [0; ID_BYTES];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::Random)?;
+    Ok(hex::encode(bytes))
+}

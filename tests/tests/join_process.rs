@@ -1,0 +1,422 @@
+//! Joins with everything real but the VM: an API server, the verifier's process, TPMs, attested TLS.
+//!
+//! Tests come in pairs: the good one gets its ticket, and with exactly one thing wrong it gets none.
+
+#[path = "join_process/cluster.rs"]
+mod cluster;
+#[path = "join_process/machine.rs"]
+mod machine;
+#[path = "join_process/scene.rs"]
+mod scene;
+
+use std::time::Duration;
+
+use constellation_attestation::{
+    binding::VerifierRole,
+    channel,
+    dsse, keys,
+    owner::SigningKey,
+    policy::TRUST_POLICY_TYPE,
+    protocol::{Evidence, Hello, Purpose, Request, Role, Ticket, Verdict},
+    session,
+};
+use constellation_crds::node::AttestationResult;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    cluster::{ControlPlane, KUBELET_CONFIG},
+    machine::{IMAGE, Machine},
+    scene::{CLUSTER_ID, DISK_SECRET, Scene, policy},
+};
+
+const WORKER: &str = "uid-worker-1";
+
+fn refusal(result: Result<Ticket, session::Error>) -> String {
+    match result {
+        Err(session::Error::Refused { id }) => id,
+        Err(error) => panic!("no refusal but {error:?}"),
+        Ok(_) => panic!("no refusal but a ticket"),
+    }
+}
+
+/// Asserts that the node was refused for exactly these clauses, under the id that it was told, and not recorded.
+async fn assert_refused(scene: &Scene, result: Result<Ticket, session::Error>, clauses: &[&str]) {
+    let id = refusal(result);
+    let status = scene.status(WORKER).await.unwrap();
+    let last = status.last_appraisal.unwrap();
+    let listed: Vec<&str> = last.mismatches.iter().map(|mismatch| mismatch.clause.as_str()).collect();
+    assert_eq!(listed, clauses, "{:?}", last.mismatches);
+    assert_eq!((last.verdict.as_str(), last.refusal_id.as_deref()), ("Refused", Some(id.as_str())));
+    assert_eq!(status.admission, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_worker_is_recorded_and_gets_a_ticket_for_its_own_name() {
+    let (scene, mut machine) = Scene::with_worker("honest").await.unwrap();
+    let ticket = machine.join(scene.verifier).await.unwrap();
+    assert_eq!(ticket.disk_key, keys::disk_key(&DISK_SECRET, WORKER).to_vec());
+    assert_eq!((ticket.cluster_id.as_slice(), ticket.kubelet_config.as_str()), (CLUSTER_ID.as_slice(), KUBELET_CONFIG));
+    assert_eq!((ticket.node.node_name.as_str(), ticket.node.provider_id.as_str()), ("worker-1", "local://uid-worker-1"));
+    assert!(ticket.control_plane.is_none());
+
+    let status = scene.status(WORKER).await.unwrap();
+    let admission = status.admission.unwrap();
+    assert!(!admission.ak_name.is_empty() && !admission.ek_certificate_digest.is_empty());
+    assert_eq!(admission.address, "127.0.0.1");
+    let last = status.last_appraisal.unwrap();
+    let expected = AttestationResult {
+        verdict: "Accepted".to_owned(),
+        platform: "qemu-vtpm".to_owned(),
+        measurement_set: Some("good".to_owned()),
+        trust_revision: Some(1),
+        ..AttestationResult::default()
+    };
+    assert_eq!(AttestationResult { time: None, evidence_digest: None, ..last }, expected);
+
+    // The API server itself says who the ticket makes of its holder.
+    let control_plane = ControlPlane::shared();
+    let (certificate, key) = (scene.folder.path().join("kubelet.crt"), scene.folder.path().join("kubelet.key"));
+    std::fs::write(&certificate, &ticket.kubelet_certificate).unwrap();
+    std::fs::write(&key, machine.secrets.kubelet_key_pem().as_bytes()).unwrap();
+    let user = json!({ "client-certificate": certificate, "client-key": key });
+    let kubelet = control_plane.client(&control_plane.kubeconfig_for(&user)).await.unwrap();
+    let review: SelfSubjectReview = serde_json::from_value(json!({})).unwrap();
+    let who = Api::all(kubelet).create(&PostParams::default(), &review).await.unwrap();
+    let who = who.status.unwrap().user_info.unwrap();
+    assert_eq!(who.username.as_deref(), Some("system:node:worker-1"));
+    assert!(who.groups.unwrap().contains(&"system:nodes".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_node_gets_what_makes_one() {
+    let scene = Scene::start("control-plane", &[]).await.unwrap();
+    let mut machine = Machine::boot(&scene.launch("cp-1", Role::ControlPlane)).unwrap();
+    scene.trust(1, &[&machine]).await.unwrap();
+    scene.announce(&machine.launch).await.unwrap();
+    let ticket = machine.join(scene.verifier).await.unwrap();
+    let material = ticket.control_plane.as_ref().unwrap();
+    assert_eq!(material.disk_secret, DISK_SECRET);
+    assert!(material.pki["ca.key"].contains("PRIVATE KEY") && material.pki.len() == 8);
+    assert!(material.verifier_ca_key.contains("PRIVATE KEY") && material.admin_kubeconfig.contains("admin-token"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_with_one_part_removed_or_replaced_gets_no_ticket() {
+    let (scene, mut machine) = Scene::with_worker("evidence").await.unwrap();
+    let mut other = Machine::boot(&machine.launch).unwrap();
+    let recorded = std::sync::Mutex::new(None);
+    // A genuine evidence of the same machine, made for another conversation, and one of another TPM.
+    let earlier = {
+        let record = |evidence: &mut Evidence| {
+            *recorded.lock().unwrap() = Some(evidence.clone());
+            evidence.signature.clear();
+        };
+        refusal(machine.join_altered(scene.verifier, |_| {}, record).await);
+        recorded.lock().unwrap().take().unwrap()
+    };
+    let foreign = {
+        let record = |evidence: &mut Evidence| *recorded.lock().unwrap() = Some(evidence.clone());
+        let _ = other.join_altered(scene.verifier, |_| {}, record).await;
+        recorded.lock().unwrap().take().unwrap()
+    };
+    type Change<'a> = Box<dyn Fn(&mut Evidence) + Send + Sync + 'a>;
+    let table: Vec<(&str, Change<'_>)> = vec![
+        ("quote removed", Box::new(|evidence| evidence.quote.clear())),
+        ("quote altered", Box::new(|evidence| evidence.quote[20] ^= 1)),
+        ("quote longer", Box::new(|evidence| evidence.quote.push(0))),
+        ("quote replayed", Box::new(|evidence| {
+            evidence.quote.clone_from(&earlier.quote);
+            evidence.signature.clone_from(&earlier.signature);
+        })),
+        ("all replayed", Box::new(|evidence| evidence.clone_from(&earlier))),
+        ("signature removed", Box::new(|evidence| evidence.signature.clear())),
+        ("signature altered", Box::new(|evidence| *evidence.signature.last_mut().unwrap() ^= 1)),
+        ("registers removed", Box::new(|evidence| evidence.pcrs.clear())),
+        ("register altered", Box::new(|evidence| evidence.pcrs[11 * 32] ^= 1)),
+        ("credential unopened", Box::new(|evidence| evidence.activated.clear())),
+        ("credential guessed", Box::new(|evidence| evidence.activated = vec![0; 32])),
+        ("another TPM's", Box::new(|evidence| evidence.clone_from(&foreign))),
+    ];
+    for (what, change) in &table {
+        let result = machine.join_altered(scene.verifier, |_| {}, |evidence| change(evidence)).await;
+        assert!(matches!(result, Err(session::Error::Refused { .. })), "{what}");
+        assert_eq!(scene.status(WORKER).await.unwrap().admission, None, "{what}");
+    }
+    machine.join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_log_proves_nothing_either_way() {
+    let (scene, mut machine) = Scene::with_worker("event-log").await.unwrap();
+    machine.join_altered(scene.verifier, |_| {}, |evidence| evidence.event_log = vec![0xff; 512]).await.unwrap();
+    let bad = [(4, IMAGE[0].1), (11, [0xbb; 32])];
+    let mut bad = Machine::boot_measuring(&scene.launch("worker-2", Role::Worker), &bad, &[]).unwrap();
+    scene.trust(2, &[&machine, &bad]).await.unwrap();
+    scene.announce(&bad.launch).await.unwrap();
+    refusal(bad.join_altered(scene.verifier, |_| {}, |evidence| evidence.event_log = Vec::new()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_image_is_refused_and_the_register_is_named() {
+    let scene = Scene::start("image", &[]).await.unwrap();
+    let launch = scene.launch("worker-1", Role::Worker);
+    let image = [(4, IMAGE[0].1), (11, [0xbb; 32])];
+    let mut machine = Machine::boot_measuring(&launch, &image, &launch.to_bytes()).unwrap();
+    scene.trust(1, &[&machine]).await.unwrap();
+    scene.announce(&launch).await.unwrap();
+    let result = machine.join(scene.verifier).await;
+    assert_refused(&scene, result, &["tpm.pcr.11"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_launch_configuration_is_refused() {
+    let scene = Scene::start("launch-config", &[]).await.unwrap();
+    let launch = scene.launch("worker-1", Role::Worker);
+    let measured = scene.launch("worker-1", Role::ControlPlane).to_bytes();
+    let mut machine = Machine::boot_measuring(&launch, &IMAGE, &measured).unwrap();
+    scene.trust(1, &[&machine]).await.unwrap();
+    scene.announce(&launch).await.unwrap();
+    let result = machine.join(scene.verifier).await;
+    assert_refused(&scene, result, &["tpm.pcr.15"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admission_with_another_role_than_was_measured_is_refused() {
+    let (scene, mut machine) = Scene::with_worker("role").await.unwrap();
+    let role = Patch::Merge(json!({ "spec": { "role": "control-plane" } }));
+    scene.nodes().patch(WORKER, &PatchParams::default(), &role).await.unwrap();
+    let result = machine.join(scene.verifier).await;
+    assert_refused(&scene, result, &["tpm.pcr.15", "admission.launch-config"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tpm_that_nobody_trusted_endorses_is_refused() {
+    let scene = Scene::start("endorsement", &[]).await.unwrap();
+    let trusted = Machine::boot(&scene.launch("worker-2", Role::Worker)).unwrap();
+    let mut machine = Machine::boot(&scene.launch("worker-1", Role::Worker)).unwrap();
+    scene.trust(1, &[&trusted]).await.unwrap();
+    scene.announce(&machine.launch).await.unwrap();
+    refusal(machine.join(scene.verifier).await);
+    assert_eq!(scene.status(WORKER).await.unwrap().admission, None);
+    scene.trust(2, &[&trusted, &machine]).await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_owner_does_not_talk_to_this_verifier() {
+    let (scene, mut machine) = Scene::with_worker("owner").await.unwrap();
+    let ours = machine.launch.clone();
+    machine.launch = scene::launch_config(&SigningKey::generate().unwrap(), "worker-1", Role::Worker);
+    let error = machine.connect(scene.verifier).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, channel::Error::Handshake(_)), "{error:?}");
+    machine.launch = ours;
+    machine.join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_box_does_not_open() {
+    let (scene, mut machine) = Scene::with_worker("box").await.unwrap();
+    let (verdict, binding) = machine.converse(scene.verifier, |_| {}, |_| {}).await.unwrap();
+    let Verdict::Sealed { encapsulated, ciphertext } = verdict.clone() else { panic!("no box") };
+    let opener = &machine.secrets.opener;
+    let mut altered = ciphertext.clone();
+    altered[0] ^= 1;
+    let altered = Verdict::Sealed { encapsulated: encapsulated.clone(), ciphertext: altered };
+    assert!(session::unseal::<Ticket>(&altered, &binding, opener).is_err());
+    assert!(session::unseal::<Ticket>(&verdict, &[0; 32], opener).is_err());
+    // A box of an earlier conversation of the same boot.
+    let (_, other) = machine.converse(scene.verifier, |_| {}, |_| {}).await.unwrap();
+    let opener = &machine.secrets.opener;
+    assert!(session::unseal::<Ticket>(&verdict, &other, opener).is_err());
+    assert!(session::unseal::<Ticket>(&Verdict::Accepted {}, &binding, opener).is_err());
+    session::unseal::<Ticket>(&verdict, &binding, opener).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_for_another_purpose_or_keys_gets_no_ticket() {
+    let (scene, mut machine) = Scene::with_worker("purpose").await.unwrap();
+    type Change = fn(&mut Hello);
+    let hellos: &[(&str, Change)] = &[
+        ("another purpose", |hello| hello.purpose = Purpose::Reattest),
+        ("no uid", |hello| hello.node_uid = "../trustbundles/constellation".to_owned()),
+        ("an unknown uid", |hello| hello.node_uid = "uid-worker-9".to_owned()),
+        ("another cluster", |hello| hello.cluster_uid = "other".to_owned()),
+        ("no address", |hello| hello.address = "example.com".to_owned()),
+    ];
+    for (what, change) in hellos {
+        let result = machine.join_altered(scene.verifier, change, |_| {}).await;
+        assert!(matches!(result, Err(session::Error::Refused { .. })), "{what}");
+    }
+    // The Hello that was sent says one thing, the evidence is about another.
+    let bound: &[(&str, Change)] = &[
+        ("bound to another purpose", |hello| hello.purpose = Purpose::Init),
+        ("bound to another encryption key", |hello| hello.keys.encryption = vec![9; 32]),
+        ("bound to another WireGuard key", |hello| hello.keys.wireguard = vec![9; 32]),
+        ("bound to another node", |hello| hello.node_uid = "uid-worker-2".to_owned()),
+    ];
+    for (what, change) in bound {
+        let hello = machine.hello(Purpose::Join).unwrap();
+        let mut other = hello.clone();
+        change(&mut other);
+        let mut channel = machine.connect(scene.verifier).await.unwrap();
+        channel.send(&hello).await.unwrap();
+        let result = session::prove(&mut channel, &other, VerifierRole::Cluster, &mut machine.tpm).await;
+        assert!(matches!(result, Err(session::Error::Refused { .. })), "{what}");
+    }
+    let hello = machine.hello(Purpose::Join).unwrap();
+    let mut channel = machine.connect(scene.verifier).await.unwrap();
+    channel.send(&hello).await.unwrap();
+    let reflected = session::prove(&mut channel, &hello, VerifierRole::Owner, &mut machine.tpm).await;
+    assert!(matches!(reflected, Err(session::Error::Refused { .. })));
+    assert_eq!(scene.status(WORKER).await.unwrap().admission, None);
+    machine.join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_machine_for_the_same_node_is_refused_and_raises_an_alarm() {
+    let (scene, mut machine) = Scene::with_worker("second-key").await.unwrap();
+    let mut double = Machine::boot(&machine.launch).unwrap();
+    scene.trust(2, &[&machine, &double]).await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+    let admission = scene.status(WORKER).await.unwrap().admission;
+    refusal(double.join(scene.verifier).await);
+    assert_eq!(scene.clauses(WORKER).await.unwrap(), ["admission.second-key", "admission.second-tpm"]);
+    assert_eq!(scene.status(WORKER).await.unwrap().admission, admission);
+    machine.join(scene.verifier).await.unwrap();
+    assert_eq!(scene.clauses(WORKER).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_with_nonsense_does_not_make_a_member_look_bad() {
+    let (scene, mut machine) = Scene::with_worker("nonsense").await.unwrap();
+    let mut stranger = Machine::boot(&machine.launch).unwrap();
+    machine.join(scene.verifier).await.unwrap();
+    let before = scene.node(WORKER).await.unwrap();
+    refusal(stranger.join(scene.verifier).await);
+    refusal(machine.join_altered(scene.verifier, |_| {}, |evidence| evidence.signature.clear()).await);
+    assert_eq!(scene.node(WORKER).await.unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_returns_after_a_reboot_with_new_keys_and_the_same_disk_key() {
+    let (scene, mut machine) = Scene::with_worker("reboot").await.unwrap();
+    let first = machine.join(scene.verifier).await.unwrap();
+    let before = scene.status(WORKER).await.unwrap().admission.unwrap();
+    let mut machine = machine.reboot().unwrap();
+    let second = machine.join(scene.verifier).await.unwrap();
+    let after = scene.status(WORKER).await.unwrap().admission.unwrap();
+    assert_eq!(first.disk_key, second.disk_key);
+    assert_eq!((&before.ak_name, &before.admitted_at), (&after.ak_name, &after.admitted_at));
+    assert!(after.reset_count > before.reset_count);
+    assert!(after.wireguard_key != before.wireguard_key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_lost_between_record_and_delivery_is_given_again_without_another_write() {
+    let (scene, mut machine) = Scene::with_worker("lost").await.unwrap();
+    let (verdict, binding) = machine.converse(scene.verifier, |_| {}, |_| {}).await.unwrap();
+    let lost: Ticket = session::unseal(&verdict, &binding, &machine.secrets.opener).unwrap();
+    let before = scene.node(WORKER).await.unwrap();
+    let again = machine.join(scene.verifier).await.unwrap();
+    assert_eq!(lost.disk_key, again.disk_key);
+    assert_eq!(scene.node(WORKER).await.unwrap().metadata.resource_version, before.metadata.resource_version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evicted_member_is_refused() {
+    let (scene, mut machine) = Scene::with_worker("evicted").await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+    let evicted = Patch::Merge(json!({ "spec": { "evicted": true } }));
+    scene.nodes().patch(WORKER, &PatchParams::default(), &evicted).await.unwrap();
+    refusal(machine.join(scene.verifier).await);
+    assert_eq!(scene.clauses(WORKER).await.unwrap(), ["admission.evicted"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsigned_bundle_trusts_nobody() {
+    let (scene, mut machine) = Scene::with_worker("unsigned").await.unwrap();
+    let stranger = SigningKey::generate().unwrap();
+    let payload = serde_json::to_vec(&policy(2, &[&machine]).unwrap()).unwrap();
+    scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &payload, &stranger)).await.unwrap();
+    let result = machine.join(scene.verifier).await;
+    assert_refused(&scene, result, &["trust.signature"]).await;
+    scene.trust(2, &[&machine]).await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_bundle_is_refused_even_after_a_restart() {
+    let (mut scene, mut machine) = Scene::with_worker("older").await.unwrap();
+    scene.trust(5, &[&machine]).await.unwrap();
+    machine.converse(scene.verifier, |_| {}, |evidence| evidence.signature.clear()).await.unwrap_err();
+    scene.trust(4, &[&machine]).await.unwrap();
+    scene.restart_verifier().await.unwrap();
+    let result = machine.join(scene.verifier).await;
+    assert_refused(&scene, result, &["trust.revision"]).await;
+    scene.trust(5, &[&machine]).await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+}
+
+/// Answers Reattest as a bootstrapper does; says how often it was asked and what the last verdict was.
+async fn serve_reattest(listener: TcpListener, machine: &mut Machine, asked: &watch::Sender<(usize, bool)>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let owner = machine.owner_spki();
+        let Ok(mut channel) = channel::node_accept(stream, &machine.secrets.identity, &owner).await else { continue };
+        assert_eq!(channel.peer_trust(), Some(channel::Trust::Verifier));
+        let Ok(Request { purpose: Purpose::Reattest }) = channel.receive().await else { continue };
+        let hello = machine.hello(Purpose::Reattest).unwrap();
+        channel.send(&hello).await.unwrap();
+        let result = session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut machine.tpm).await;
+        asked.send_modify(|(count, accepted)| {
+            *count += 1;
+            *accepted = result.is_ok();
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_node_is_enrolled_and_members_are_asked_again_without_a_write_until_something_changes() {
+    let scene = Scene::start("reattest", &["--reattest-seconds=1"]).await.unwrap();
+    let mut machine = Machine::boot(&scene.launch("cp-0", Role::ControlPlane)).unwrap();
+    machine.tpm.extend_pcr15(&CLUSTER_ID).unwrap();
+    scene.trust(1, &[&machine]).await.unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", scene.bootstrapper_port)).await.unwrap();
+    let (asked, mut answers) = watch::channel((0, false));
+    scene.announce(&machine.launch).await.unwrap();
+    let story = async {
+        let enough = Duration::from_secs(60);
+        let accepted = answers.wait_for(|(count, accepted)| *count >= 1 && *accepted);
+        tokio::time::timeout(enough, accepted).await.unwrap().unwrap();
+        let enrolled = scene.node("uid-cp-0").await.unwrap();
+        assert!(enrolled.status.as_ref().unwrap().admission.is_some());
+        let rounds = answers.wait_for(|(count, _)| *count >= 4);
+        tokio::time::timeout(enough, rounds).await.unwrap().unwrap();
+        assert_eq!(scene.node("uid-cp-0").await.unwrap(), enrolled);
+        // The good image goes out of fashion: the next round sees it.
+        let mut policy = policy(2, &[]).unwrap();
+        policy.sets[0].pcrs.insert(11, vec!["00".repeat(32)]);
+        policy.endorsement_roots = enrolled_roots(&scene).await;
+        let payload = serde_json::to_vec(&policy).unwrap();
+        scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &payload, &scene.owner)).await.unwrap();
+        let refused = answers.wait_for(|(_, accepted)| !*accepted);
+        tokio::time::timeout(enough, refused).await.unwrap().unwrap();
+        assert_eq!(scene.clauses("uid-cp-0").await.unwrap(), ["tpm.pcr.11"]);
+    };
+    tokio::select! {
+        () = story => {}
+        () = serve_reattest(listener, &mut machine, &asked) => unreachable!("it serves for ever"),
+    }
+}
+
+/// The roots in the bundle that is in force.
+async fn enrolled_roots(scene: &Scene) -> Vec<String> {
+    let payload = dsse::verify(&scene.envelope().await.unwrap(), TRUST_POLICY_TYPE, &scene.owner.public_spki()).unwrap();
+    serde_json::from_slice::<constellation_attestation::policy::TrustPolicy>(&payload).unwrap().endorsement_roots
+}

@@ -1,0 +1,148 @@
+//! A machine without a VM: a software TPM whose PCRs say what it booted, and the node's half of the conversation.
+
+use std::{net::SocketAddr, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use constellation_attestation::{
+    binding::VerifierRole,
+    boot::BootSecrets,
+    channel::{self, Channel},
+    collect::Tpm,
+    protocol::{Evidence, Hello, LaunchConfig, Purpose, Ticket, Verdict},
+    session::{self, Attester, BoxError},
+};
+use constellation_tests::swtpm::Swtpm;
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpStream;
+
+/// What the good image extends into PCR 4 and PCR 11.
+pub const IMAGE: [(u8, [u8; 32]); 2] = [(4, [0x44; 32]), (11, [0x11; 32])];
+
+/// A machine that was booted.
+pub struct Machine {
+    pub launch: LaunchConfig,
+    pub secrets: BootSecrets,
+    pub tpm: Tpm,
+    swtpm: Swtpm,
+}
+
+impl Machine {
+    /// Boots the good image with this launch configuration.
+    pub fn boot(launch: &LaunchConfig) -> Result<Self> {
+        Self::boot_measuring(launch, &IMAGE, &launch.to_bytes())
+    }
+
+    /// Boots any image, measuring `measured` as its launch configuration whatever `launch` says.
+    pub fn boot_measuring(launch: &LaunchConfig, image: &[(u8, [u8; 32])], measured: &[u8]) -> Result<Self> {
+        let swtpm = Swtpm::start()?;
+        let tpm = measure(&swtpm, image, measured)?;
+        Ok(Self { launch: launch.clone(), secrets: BootSecrets::generate()?, tpm, swtpm })
+    }
+
+    /// The same machine after a power cycle: same TPM, fresh PCRs and keys.
+    pub fn reboot(self) -> Result<Self> {
+        let Self { launch, tpm, mut swtpm, .. } = self;
+        drop(tpm);
+        swtpm.reboot()?;
+        let tpm = measure(&swtpm, &IMAGE, &launch.to_bytes())?;
+        Ok(Self { launch, secrets: BootSecrets::generate()?, tpm, swtpm })
+    }
+
+    /// Who endorses its TPM.
+    pub fn endorsement_roots(&self) -> Result<Vec<String>> {
+        self.swtpm.endorsement_roots()
+    }
+
+    /// The owner in the launch configuration.
+    pub fn owner_spki(&self) -> Vec<u8> {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        STANDARD.decode(&self.launch.owner_public_key).expect("the launch configuration is ours")
+    }
+
+    pub fn hello(&mut self, purpose: Purpose) -> Result<Hello> {
+        Ok(Hello {
+            purpose,
+            node_uid: self.launch.node_uid.clone(),
+            cluster_uid: self.launch.cluster_uid.clone(),
+            address: "127.0.0.1".to_owned(),
+            keys: self.secrets.keys(),
+            ek_certificate: self.tpm.ek_certificate()?,
+            ek_public: self.tpm.ek_public(),
+            ak_public: self.tpm.ak_public(),
+        })
+    }
+
+    /// Joins like an honest node.
+    pub async fn join(&mut self, verifier: SocketAddr) -> Result<Ticket, session::Error> {
+        self.join_altered(verifier, |_| {}, |_| {}).await
+    }
+
+    /// Joins, with something changed in the Hello or in the evidence.
+    pub async fn join_altered(
+        &mut self,
+        verifier: SocketAddr,
+        hello: impl Fn(&mut Hello),
+        evidence: impl Fn(&mut Evidence) + Send + Sync,
+    ) -> Result<Ticket, session::Error> {
+        let (verdict, binding) = self.converse(verifier, hello, evidence).await?;
+        session::unseal(&verdict, &binding, &self.secrets.opener)
+    }
+
+    /// Everything up to the verdict.
+    pub async fn converse(
+        &mut self,
+        verifier: SocketAddr,
+        change: impl Fn(&mut Hello),
+        evidence: impl Fn(&mut Evidence) + Send + Sync,
+    ) -> Result<(Verdict, [u8; 32]), session::Error> {
+        let mut hello = self.hello(Purpose::Join).expect("the TPM gives its certificate");
+        change(&mut hello);
+        let mut channel = self.connect(verifier).await?;
+        channel.send(&hello).await?;
+        let mut attester = Altered { tpm: &mut self.tpm, change: &evidence };
+        session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut attester).await
+    }
+
+    pub async fn connect(&self, verifier: SocketAddr) -> Result<Channel<TcpStream>, channel::Error> {
+        let stream = TcpStream::connect(verifier).await.map_err(channel::Error::Io)?;
+        channel::node_connect(stream, &self.secrets.identity, &self.owner_spki()).await
+    }
+}
+
+/// A TPM whose evidence is changed on its way.
+pub struct Altered<'a, F> {
+    pub tpm: &'a mut Tpm,
+    pub change: &'a F,
+}
+
+impl<F: Fn(&mut Evidence) + Send + Sync> Attester for Altered<'_, F> {
+    fn activate(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, BoxError> {
+        self.tpm.activate(credential, secret)
+    }
+
+    fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
+        let mut evidence = self.tpm.evidence(binding, activated)?;
+        (self.change)(&mut evidence);
+        Ok(evidence)
+    }
+}
+
+/// What firmware and bootstrapper do before the first conversation.
+fn measure(swtpm: &Swtpm, image: &[(u8, [u8; 32])], launch: &[u8]) -> Result<Tpm> {
+    for (register, digest) in image {
+        extend(swtpm, *register, digest)?;
+    }
+    let mut tpm = Tpm::open(&swtpm.tcti())?;
+    tpm.set_event_log("/nonexistent/event-log");
+    tpm.extend_pcr15(&Sha256::digest(launch).into())?;
+    Ok(tpm)
+}
+
+fn extend(swtpm: &Swtpm, register: u8, digest: &[u8; 32]) -> Result<()> {
+    let output = Command::new("tpm2_pcrextend")
+        .args(["-T", &swtpm.tcti(), &format!("{register}:sha256={}", hex::encode(digest))])
+        .output()
+        .context("tpm2-tools isn't installed")?;
+    ensure!(output.status.success(), "tpm2_pcrextend: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! A cluster in a namespace of its own: an owner, a trust bundle, admissions, and a real verifier process.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use constellation_attestation::{
+    channel::Identity,
+    dsse,
+    owner::SigningKey,
+    policy::{MeasurementSet, TRUST_POLICY_TYPE, TrustPolicy},
+    protocol::{ClusterSettings, LaunchConfig, Role},
+};
+use constellation_crds::{
+    NodeAdmission, NodeAdmissionSpec, NodeAdmissionStatus, TrustBundle, TrustBundleSpec, cluster::DiskIntegrity,
+    node::Role as NodeRole,
+};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::{
+    cluster::{ADMIN, ControlPlane, VERIFIER, free_port, spawn},
+    machine::{IMAGE, Machine},
+};
+
+pub const DISK_SECRET: [u8; 32] = [0xd5; 32];
+pub const CLUSTER_ID: [u8; 32] = [0xc1; 32];
+const START: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+
+/// One cluster with one verifier.
+pub struct Scene {
+    pub owner: SigningKey,
+    pub client: Client,
+    pub verifier: SocketAddr,
+    pub folder: TempDir,
+    /// Where the verifier looks for bootstrappers.
+    pub bootstrapper_port: u16,
+    namespace: String,
+    process: Child,
+}
+
+impl Scene {
+    /// Starts a verifier in namespace `name`.
+    pub async fn start(name: &str, more: &[&str]) -> Result<Self> {
+        let control_plane = ControlPlane::shared();
+        let client = control_plane.client(&control_plane.kubeconfig(ADMIN)).await?;
+        let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
+        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+        let (owner, folder) = (SigningKey::generate()?, tempfile::tempdir()?);
+        home(folder.path(), &owner, control_plane)?;
+        let (port, bootstrapper_port) = (free_port()?, free_port()?);
+        let process = launch(folder.path(), name, port, bootstrapper_port, control_plane, more)?;
+        let verifier = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut scene =
+            Self { owner, client, verifier, folder, bootstrapper_port, namespace: name.to_owned(), process };
+        scene.wait_until_it_listens().await?;
+        Ok(scene)
+    }
+
+    /// A cluster that a worker may join, and that worker, booted and honest.
+    pub async fn with_worker(name: &str) -> Result<(Self, Machine)> {
+        let scene = Self::start(name, &[]).await?;
+        let machine = Machine::boot(&scene.launch("worker-1", Role::Worker))?;
+        scene.trust(1, &[&machine]).await?;
+        scene.announce(&machine.launch).await?;
+        Ok((scene, machine))
+    }
+
+    /// Ends the verifier and starts it again with the same files, as after a crash.
+    pub async fn restart_verifier(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        let port = self.verifier.port();
+        let folder = self.folder.path();
+        self.process = launch(folder, &self.namespace, port, self.bootstrapper_port, ControlPlane::shared(), &[])?;
+        self.wait_until_it_listens().await
+    }
+
+    /// The launch configuration of a node of this cluster.
+    pub fn launch(&self, name: &str, role: Role) -> LaunchConfig {
+        launch_config(&self.owner, name, role)
+    }
+
+    /// What the operator does before it launches a VM.
+    pub async fn announce(&self, launch: &LaunchConfig) -> Result<()> {
+        let spec = NodeAdmissionSpec {
+            node_uid: launch.node_uid.clone(),
+            node_name: launch.node_name.clone(),
+            role: match launch.role {
+                Role::ControlPlane => NodeRole::ControlPlane,
+                Role::Worker => NodeRole::Worker,
+            },
+            launch_config_digest: hex::encode(Sha256::digest(launch.to_bytes())),
+            pod_cidr: "10.244.1.0/24".to_owned(),
+            provider_id: format!("local://{}", launch.node_uid),
+            labels: BTreeMap::from([("pool".to_owned(), "a".to_owned())]),
+            taints: Vec::new(),
+            disk_integrity: DiskIntegrity::None,
+            evicted: None,
+        };
+        let node = NodeAdmission::new(&launch.node_uid, spec);
+        self.nodes().create(&PostParams::default(), &node).await?;
+        Ok(())
+    }
+
+    /// Publishes a policy that trusts the good image on these machines' TPMs.
+    pub async fn trust(&self, revision: u64, machines: &[&Machine]) -> Result<()> {
+        let policy = policy(revision, machines)?;
+        let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&policy)?, &self.owner);
+        self.publish(&envelope).await
+    }
+
+    /// Publishes whatever it is given as the bundle.
+    pub async fn publish(&self, envelope: &str) -> Result<()> {
+        let bundle = TrustBundle::new("constellation", TrustBundleSpec { envelope: envelope.to_owned() });
+        let bundles: Api<TrustBundle> = Api::namespaced(self.client.clone(), &self.namespace);
+        bundles.patch("constellation", &PatchParams::apply("test").force(), &Patch::Apply(&bundle)).await?;
+        Ok(())
+    }
+
+    /// The bundle that is in force.
+    pub async fn envelope(&self) -> Result<String> {
+        let bundles: Api<TrustBundle> = Api::namespaced(self.client.clone(), &self.namespace);
+        Ok(bundles.get("constellation").await?.spec.envelope)
+    }
+
+    pub fn nodes(&self) -> Api<NodeAdmission> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub async fn node(&self, uid: &str) -> Result<NodeAdmission> {
+        Ok(self.nodes().get(uid).await?)
+    }
+
+    pub async fn status(&self, uid: &str) -> Result<NodeAdmissionStatus> {
+        Ok(self.node(uid).await?.status.unwrap_or_default())
+    }
+
+    /// The clauses of the recorded refusal; empty for an accepted or unknown node.
+    pub async fn clauses(&self, uid: &str) -> Result<Vec<String>> {
+        let last = self.status(uid).await?.last_appraisal.unwrap_or_default();
+        Ok(last.mismatches.into_iter().map(|mismatch| mismatch.clause).collect())
+    }
+
+    async fn wait_until_it_listens(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        while TcpStream::connect(self.verifier).await.is_err() {
+            let log = || fs::read_to_string(self.folder.path().join("verifier.log")).unwrap_or_default();
+            ensure!(self.process.try_wait()?.is_none(), "the verifier ended: {}", log());
+            ensure!(begun.elapsed() < START, "the verifier doesn't listen: {}", log());
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.folder.path().join("verifier.log")).unwrap_or_default());
+        }
+    }
+}
+
+pub fn launch_config(owner: &SigningKey, name: &str, role: Role) -> LaunchConfig {
+    LaunchConfig {
+        cluster_uid: "3f1c7b1e-0000-4000-8000-000000000001".to_owned(),
+        node_uid: format!("uid-{name}"),
+        node_name: name.to_owned(),
+        role,
+        owner_public_key: STANDARD.encode(owner.public_spki()),
+    }
+}
+
+/// Trusts the good image, endorsed by the makers of these machines' TPMs.
+pub fn policy(revision: u64, machines: &[&Machine]) -> Result<TrustPolicy> {
+    let zero = [0; 32];
+    let mut pcrs = BTreeMap::from([(12, vec![hex::encode(zero)]), (13, vec![hex::encode(zero)])]);
+    for (register, digest) in IMAGE {
+        let value = Sha256::new().chain_update(zero).chain_update(digest).finalize();
+        pcrs.insert(register, vec![hex::encode(value)]);
+    }
+    let mut roots = Vec::new();
+    for machine in machines {
+        roots.extend(machine.endorsement_roots()?);
+    }
+    Ok(TrustPolicy {
+        cluster_uid: "3f1c7b1e-0000-4000-8000-000000000001".to_owned(),
+        revision,
+        sets: vec![MeasurementSet { name: "good".to_owned(), platform: "qemu-vtpm".to_owned(), pcrs }],
+        endorsement_roots: roots,
+    })
+}
+
+/// What the bootstrapper writes before it starts the verifier.
+fn home(folder: &Path, owner: &SigningKey, control_plane: &ControlPlane) -> Result<()> {
+    let (certificate, key) = Identity::issue_verifier_ca(owner)?;
+    let launch = launch_config(owner, "cp-0", Role::ControlPlane);
+    let settings = ClusterSettings {
+        name: "test".to_owned(),
+        kubernetes_version: "v1.36.3".to_owned(),
+        endpoint: "10.77.0.1:6443".to_owned(),
+        cert_sans: Vec::new(),
+        pod_cidr: "10.244.0.0/16".to_owned(),
+        service_cidr: "10.96.0.0/16".to_owned(),
+        mesh: true,
+    };
+    fs::write(folder.join("disk-secret"), DISK_SECRET)?;
+    fs::write(folder.join("cluster-id"), CLUSTER_ID)?;
+    fs::write(folder.join("verifier-ca.crt"), certificate)?;
+    fs::write(folder.join("verifier-ca.key"), key.as_bytes())?;
+    fs::write(folder.join("launch-config.json"), launch.to_bytes())?;
+    fs::write(folder.join("cluster.json"), serde_json::to_vec(&settings)?)?;
+    fs::write(folder.join("verifier.conf"), control_plane.kubeconfig(VERIFIER))?;
+    fs::write(folder.join("admin.conf"), control_plane.kubeconfig(ADMIN))?;
+    Ok(())
+}
+
+fn launch(
+    folder: &Path,
+    namespace: &str,
+    port: u16,
+    bootstrapper_port: u16,
+    control_plane: &ControlPlane,
+    more: &[&str],
+) -> Result<Child> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let mut arguments = vec![
+        "serve".to_owned(),
+        format!("--listen=127.0.0.1:{port}"),
+        format!("--dir={}", folder.display()),
+        format!("--pki={}", control_plane.pki().display()),
+        format!("--kubeconfig={}", path("verifier.conf")),
+        format!("--admin-kubeconfig={}", path("admin.conf")),
+        format!("--namespace={namespace}"),
+        "--metrics=127.0.0.1:0".to_owned(),
+        format!("--bootstrapper-port={bootstrapper_port}"),
+        "--log=human".to_owned(),
+    ];
+    if more.is_empty() {
+        arguments.push("--reattest-seconds=0".to_owned());
+    }
+    arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+    spawn(program()?, &folder.join("verifier.log"), &arguments)
+}
+
+/// The verifier's program, built if need be.
+fn program() -> Result<&'static Path> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(program) = PROGRAM.get() {
+        return Ok(program);
+    }
+    // This test lies in <target>/<profile>/deps.
+    let folder = std::env::current_exe()?.ancestors().nth(2).context("no folder of programs")?.to_owned();
+    let program = folder.join("constellation-verifier");
+    if std::env::var_os("CONSTELLATION_PREBUILT").is_none() {
+        let status = Command::new(env!("CARGO")).args(["build", "--quiet", "-p", "constellation-verifier"]).status()?;
+        ensure!(status.success(), "building the verifier failed");
+    }
+    Ok(PROGRAM.get_or_init(|| program))
+}
