@@ -20,7 +20,38 @@ use crate::condition::Condition;
     category = "constellation",
     namespaced,
     status = "ConstellationClusterStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "A Kubernetes cluster in which every node is a confidential VM that proved what it booted.",
+    validation = Rule::new("size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name of a cluster is a DNS label of at most 40 characters that begins with a letter: it is part of its nodes' host names"),
+    validation = Rule::new("!has(self.spec.nodeGroups) || self.spec.nodeGroups.all(g, size(self.metadata.name) + size(g.name) <= 54)")
+        .message("a cluster's name and a group's name have at most 54 characters together: a node is called <cluster>-<group>-<suffix>"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".spec.nodeVersion"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredNodes"),
+    printcolumn(name = "Current", type_ = "integer", json_path = ".status.currentNodes"),
+    printcolumn(name = "UpToDate", type_ = "integer", json_path = ".status.upToDateNodes"),
+    printcolumn(name = "Attested", type_ = "integer", json_path = ".status.attestedNodes"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "TEE", type_ = "string", json_path = ".spec.tee", priority = 1),
+    printcolumn(name = "Paused", type_ = "boolean", json_path = ".spec.paused", priority = 1),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint", priority = 1),
+    printcolumn(name = "Summary", type_ = "string", json_path = ".status.summary", priority = 1)
+)]
+#[x_kube(
+    validation = Rule::new("self.provider == oldSelf.provider")
+        .message("provider can't be changed: create another cluster").field_path(".provider"),
+    validation = Rule::new("self.tee == oldSelf.tee")
+        .message("tee can't be changed: create another cluster").field_path(".tee"),
+    validation = Rule::new("!has(self.provider.local) || self.tee == 'vtpm'")
+        .message("provider local has software TPMs only: tee must be vtpm").field_path(".tee"),
+    validation = Rule::new("!has(self.provider.simulated) || self.tee == 'vtpm'")
+        .message("provider simulated proves nothing, so it can't claim hardware: tee must be vtpm").field_path(".tee"),
+    validation = Rule::new("has(self.network) == has(oldSelf.network) && (!has(self.network) || self.network == oldSelf.network)")
+        .message("network can't be changed: create another cluster").field_path(".network"),
+    validation = Rule::new("has(self.masterSecret) == has(oldSelf.masterSecret) && (!has(self.masterSecret) || self.masterSecret == oldSelf.masterSecret)")
+        .message("masterSecret can't be changed: the disks are encrypted under it").field_path(".masterSecret")
 )]
 pub struct ConstellationClusterSpec {
     /// Where the VMs run. Exactly one member is set; it can't be changed.
@@ -28,11 +59,13 @@ pub struct ConstellationClusterSpec {
     /// What kind of hardware proof every node must give. Never inferred; it can't be changed.
     pub tee: Tee,
     /// Name of the `NodeVersion` (same namespace) that all nodes run. Editing it, or naming another one, rolls the nodes.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"))]
     pub node_version: String,
     /// The control-plane nodes.
     pub control_plane: ControlPlane,
     /// Groups of worker nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub node_groups: Vec<WorkerGroup>,
     /// Networks and the endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,6 +93,8 @@ pub struct ConstellationClusterSpec {
 /// Where the VMs run: exactly one member.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("[has(self.local), has(self.simulated)].exists_one(given, given)")
+    .message("exactly one provider is needed: local or simulated"))]
 pub struct Provider {
     /// QEMU virtual machines with a software TPM on the host of the operator. No protection from that host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +115,7 @@ pub struct LocalProvider {}
 pub struct SimulatedProvider {
     /// Seconds from launch until a simulated node sends its evidence. Absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 3600))]
     pub boot_seconds: Option<u32>,
 }
 
@@ -96,12 +132,15 @@ pub enum Tee {
 }
 
 /// The control-plane nodes.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.replicas in [1, 3, 5]")
+    .message("a control plane has 1, 3 or 5 nodes: etcd needs a majority, and an even number adds no safety").field_path(".replicas"))]
 pub struct ControlPlane {
     /// 1, 3 or 5.
     pub replicas: u32,
     /// Instance type; provider `local` reads `<vCPUs>x<MiB>`, for example `2x2048`.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9][-._A-Za-z0-9]*$"))]
     pub instance_type: String,
     /// The encrypted disk for everything that changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,27 +148,39 @@ pub struct ControlPlane {
 }
 
 /// A group of equal worker nodes.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.name != 'control-plane'")
+        .message("control-plane is the name of the control plane's own group").field_path(".name"),
+    validation = Rule::new("has(self.replicas) != has(self.autoscaling)")
+        .message("a group has either replicas or autoscaling")
+)]
 pub struct WorkerGroup {
     /// Name, unique in the cluster; not `control-plane`.
+    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// Zones the nodes are spread over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
     pub zones: Vec<String>,
     /// Instance type; provider `local` reads `<vCPUs>x<MiB>`.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9][-._A-Za-z0-9]*$"))]
     pub instance_type: String,
     /// The encrypted disk for everything that changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_disk: Option<StateDisk>,
     /// Labels of the Kubernetes nodes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub labels: BTreeMap<String, String>,
     /// Taints of the Kubernetes nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["key", "effect"]))]
     pub taints: Vec<Taint>,
     /// Number of nodes. Excludes `autoscaling`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 240))]
     pub replicas: Option<u32>,
     /// Bounds for an autoscaler. Excludes `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,12 +188,16 @@ pub struct WorkerGroup {
 }
 
 /// Bounds within which an autoscaler may set a group's size.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.min <= self.max")
+    .message("min must not be greater than max").field_path(".min"))]
 pub struct Autoscaling {
     /// Least number of nodes.
+    #[schemars(range(max = 240))]
     pub min: u32,
     /// Greatest number of nodes.
+    #[schemars(range(max = 240))]
     pub max: u32,
 }
 
@@ -151,11 +206,14 @@ pub struct Autoscaling {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Taint {
     /// Key.
+    #[schemars(length(min = 1, max = 316))]
     pub key: String,
     /// Value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
     pub value: Option<String>,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    #[schemars(extend("enum" = ["NoExecute", "NoSchedule", "PreferNoSchedule"]))]
     pub effect: String,
 }
 
@@ -165,6 +223,7 @@ pub struct Taint {
 pub struct StateDisk {
     /// Size in GiB. Absent: 8 for `local`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
     pub size_gib: Option<u32>,
     /// Whether changed sectors are detected. Absent: `None` for `local`, where wiping is slow, `Hmac` elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -181,23 +240,30 @@ pub enum DiskIntegrity {
 }
 
 /// Networks and the endpoint.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Network {
     /// Pods' addresses. Absent: 10.244.0.0/16. Each node gets a /24 of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "podCIDR", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))]
+    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).prefixLength() <= 23").message("must be an IPv4 network of at least two /24, for example 10.244.0.0/16"))]
     pub pod_cidr: Option<String>,
     /// Services' addresses. Absent: 10.96.0.0/16.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "serviceCIDR", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))]
+    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).prefixLength() >= 12 && cidr(self).prefixLength() <= 24").message("must be an IPv4 network from /12 to /24, for example 10.96.0.0/16"))]
     pub service_cidr: Option<String>,
     /// Nodes' addresses. Absent: 10.77.0.0/24 for `local`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "nodeCIDR", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))]
+    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).prefixLength() <= 28").message("must be an IPv4 network of at least a /28, for example 10.77.0.0/24"))]
     pub node_cidr: Option<String>,
     /// Who makes the pod network. Absent: `mesh`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni: Option<Cni>,
     /// More names in the API server's certificate.
     #[serde(default, rename = "apiServerCertSANs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 253)))]
     pub api_server_cert_sans: Vec<String>,
 }
 
@@ -225,6 +291,7 @@ pub struct MasterSecret {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LocalRef {
     /// Its name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 }
 
@@ -234,6 +301,7 @@ pub struct LocalRef {
 pub struct AttestationPolicy {
     /// Seconds between re-attestations of a node. Absent: 3600. 0: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 31_536_000))]
     pub reattestation_interval_seconds: Option<u32>,
     /// What a failed re-attestation leads to. Absent: `Report`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

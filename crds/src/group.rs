@@ -23,14 +23,31 @@ use crate::{cluster::LocalRef, condition::Condition};
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
-    )
+    ),
+    selectable = ".spec.clusterRef.name",
+    doc = "The size of one group of a cluster. Made by the operator; only `replicas` is for others to write.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.clusterRef.name"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Current", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "ReadyNodes", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("self.clusterRef == oldSelf.clusterRef")
+        .message("clusterRef can't be changed: the group belongs to its cluster").field_path(".clusterRef"),
+    validation = Rule::new("self.group == oldSelf.group")
+        .message("group can't be changed: it is the group's name in the cluster's spec").field_path(".group")
 )]
 pub struct NodeGroupSpec {
     /// The cluster.
     pub cluster_ref: LocalRef,
     /// Name of the group in the cluster's spec.
+    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub group: String,
     /// Wanted number of nodes.
+    #[schemars(range(max = 240))]
     pub replicas: u32,
 }
 

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod condition;
+pub mod definition;
 pub mod group;
 pub mod node;
 pub mod trust;

@@ -26,36 +26,60 @@ use crate::{
     derive = "PartialEq",
     selectable = ".spec.clusterRef.name",
     selectable = ".spec.nodeGroup",
-    selectable = ".status.phase"
+    selectable = ".status.phase",
+    doc = "One VM and its one launch. Made by the operator, read by people.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".spec.nodeVersion"),
+    printcolumn(name = "Group", type_ = "string", json_path = ".spec.nodeGroup"),
+    printcolumn(name = "Attested", type_ = "string", json_path = ".status.attestation.verdict"),
+    printcolumn(name = "Platform", type_ = "string", json_path = ".status.attestation.platform"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "MeasurementSet", type_ = "string", json_path = ".status.attestation.measurementSet", priority = 1),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.address", priority = 1),
+    printcolumn(name = "ProviderID", type_ = "string", json_path = ".status.providerID", priority = 1),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1),
+    printcolumn(name = "Summary", type_ = "string", json_path = ".status.summary", priority = 1)
 )]
+#[x_kube(validation = Rule::new("self == oldSelf")
+    .message("a node is one VM and one launch, its spec can't be changed: delete it and another takes its place"))]
 pub struct ConfidentialNodeSpec {
     /// The cluster.
     pub cluster_ref: LocalRef,
     /// Group in the cluster's spec; `control-plane` for the control plane.
+    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub node_group: String,
     /// Role; measured into PCR 15 by the node.
     pub role: Role,
     /// Name of the `NodeVersion` at launch.
+    #[schemars(length(min = 1, max = 253))]
     pub node_version: String,
     /// Digest of that version at launch.
+    #[schemars(length(max = 64), regex(pattern = r"^[0-9a-f]{64}$"))]
     pub version_digest: String,
     /// The image that is booted.
+    #[schemars(length(min = 1, max = 1024))]
     pub image: String,
     /// Instance type.
+    #[schemars(length(min = 1, max = 64))]
     pub instance_type: String,
     /// Zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
     pub zone: Option<String>,
     /// The encrypted disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_disk: Option<StateDisk>,
     /// Number that fixes the node's pod network (the n-th /24 of the pod CIDR) and, for `local`, its address. Unique in the cluster.
+    #[schemars(range(max = 254))]
     pub index: u32,
     /// Labels of the Kubernetes node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub labels: BTreeMap<String, String>,
     /// Taints of the Kubernetes node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["key", "effect"]))]
     pub taints: Vec<Taint>,
 }
 

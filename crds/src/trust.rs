@@ -16,10 +16,13 @@ use crate::node::{AttestationResult, Role};
     plural = "trustbundles",
     category = "constellation",
     namespaced,
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "Owner-signed reference values. The verifier believes the signature, not the object.",
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 pub struct TrustBundleSpec {
     /// DSSE envelope (JSON) over a trust policy, see `constellation_attestation::policy::TrustPolicy`.
+    #[schemars(length(min = 1, max = 524_288))]
     pub envelope: String,
 }
 
@@ -34,28 +37,50 @@ pub struct TrustBundleSpec {
     category = "constellation",
     namespaced,
     status = "NodeAdmissionStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "A node that may join, and the record of its admission.",
+    validation = Rule::new("self.metadata.name == self.spec.nodeUid").message("an admission is named after the uid of its node"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
+    printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
+    printcolumn(name = "Verdict", type_ = "string", json_path = ".status.lastAppraisal.verdict"),
+    printcolumn(name = "Admitted", type_ = "string", json_path = ".status.admission.admittedAt"),
+    printcolumn(name = "Evicted", type_ = "boolean", json_path = ".spec.evicted"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "MeasurementSet", type_ = "string", json_path = ".status.lastAppraisal.measurementSet", priority = 1)
+)]
+#[x_kube(
+    validation = Rule::new("self.role == oldSelf.role && self.nodeName == oldSelf.nodeName && self.podCIDR == oldSelf.podCIDR")
+        .message("role, nodeName and podCIDR of an admission can't be changed"),
+    validation = Rule::new("!has(oldSelf.evicted) || !oldSelf.evicted || (has(self.evicted) && self.evicted)")
+        .message("an eviction can't be taken back").field_path(".evicted")
 )]
 pub struct NodeAdmissionSpec {
     /// UID of the `ConfidentialNode`; also this object's name.
+    #[schemars(length(min = 1, max = 63))]
     pub node_uid: String,
     /// Name that the Kubernetes node will have.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub node_name: String,
     /// Role.
     pub role: Role,
     /// SHA-256 of the launch configuration, hex.
+    #[schemars(length(max = 64), regex(pattern = r"^[0-9a-f]{64}$"))]
     pub launch_config_digest: String,
     /// The node's part of the pod network, for example `10.244.3.0/24`.
     #[serde(rename = "podCIDR")]
+    #[schemars(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))]
     pub pod_cidr: String,
     /// `spec.providerID` of the Kubernetes node.
     #[serde(rename = "providerID")]
+    #[schemars(length(min = 1, max = 512))]
     pub provider_id: String,
     /// Labels of the Kubernetes node.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub labels: std::collections::BTreeMap<String, String>,
     /// Taints of the Kubernetes node, as kubelet's `--register-with-taints` reads them: `key=value:Effect`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 512)))]
     pub taints: Vec<String>,
     /// Whether the state disk is authenticated (`Hmac`) or only encrypted (`None`).
     pub disk_integrity: crate::cluster::DiskIntegrity,

@@ -20,12 +20,22 @@ use crate::condition::Condition;
     category = "constellation",
     namespaced,
     status = "NodeVersionStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "A release of the node: images, and what a machine that booted one of them measures.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".spec.kubernetesVersion"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Revision", type_ = "integer", json_path = ".status.revision", priority = 1),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image.local", priority = 1),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.digest", priority = 1),
+    printcolumn(name = "MeasurementSet", type_ = "string", json_path = ".status.sets[*].name", priority = 1)
 )]
 pub struct NodeVersionSpec {
     /// Where the image is, per provider.
     pub image: Image,
     /// Version of Kubernetes in the image, for example `v1.36.3`.
+    #[schemars(length(max = 32), regex(pattern = r"^v1\.[0-9]{1,3}\.[0-9]{1,3}$"))]
     pub kubernetes_version: String,
     /// What a machine that booted the image measures.
     pub measurements: Measurements,
@@ -35,23 +45,30 @@ pub struct NodeVersionSpec {
 }
 
 /// Where the image is.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.local) || has(self.simulated)")
+    .message("an image is needed for at least one provider: local or simulated"))]
 pub struct Image {
     /// Provider `local`: absolute path of the disk image on the operator's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), regex(pattern = r"^/[^\x00]+$"))]
     pub local: Option<String>,
     /// Provider `simulated`: any word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
     pub simulated: Option<String>,
 }
 
 /// Reference values: exactly one member.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.inline) != has(self.signed)")
+    .message("measurements are either inline or signed"))]
 pub struct Measurements {
     /// Sets written here; the person who may edit this object vouches for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub inline: Option<Vec<MeasurementSet>>,
     /// A manifest signed by the publisher of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,21 +80,35 @@ pub struct Measurements {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SignedManifest {
     /// `ConfigMap` (same namespace) whose key `manifest.dsse.json` holds the envelope.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"))]
     pub config_map: String,
     /// The publisher's public key, PEM (P-256).
+    #[schemars(length(max = 1024), regex(pattern = r"^-----BEGIN PUBLIC KEY-----"))]
     pub public_key: String,
 }
 
 /// One set of reference values. A machine must match all of one set; sets are never mixed.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.pcrs.all(register, register.matches('^([0-9]|1[0-4])$'))")
+        .message("a register is one of 0 to 14: PCR 15 can't be given, its value is known for each node; higher ones aren't quoted").field_path(".pcrs"),
+    validation = Rule::new("self.platform == 'simulated' || ['4', '11', '12', '13'].all(register, register in self.pcrs)")
+        .message("a TPM platform needs PCR 4 (boot loader), 11 (kernel), 12 (command line) and 13 (extensions)").field_path(".pcrs")
+)]
 pub struct MeasurementSet {
     /// Name, unique in the version.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// Platform the set is for: `qemu-vtpm`, `simulated`.
+    #[schemars(extend("enum" = ["qemu-vtpm", "simulated"]))]
     pub platform: String,
     /// SHA-256 PCRs: register number to accepted values, hex. PCR 4, 11, 12 and 13 are required for a TPM platform.
     /// PCR 15 can't be given: its value is known for each node.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 15, "additionalProperties" = {
+        "type": "array", "minItems": 1, "maxItems": 16,
+        "items": {"type": "string", "maxLength": 64, "pattern": "^[0-9a-f]{64}$"}
+    }))]
     pub pcrs: BTreeMap<String, Vec<String>>,
 }
 
@@ -87,12 +118,15 @@ pub struct MeasurementSet {
 pub struct Rollout {
     /// How many nodes more than asked for there may be. Absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 32))]
     pub max_surge: Option<u32>,
     /// Seconds a node's pods get to leave. Absent: 120.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 86_400))]
     pub drain_timeout_seconds: Option<u32>,
     /// Seconds a new node gets from launch to Ready. Absent: 900.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
     pub node_timeout_seconds: Option<u32>,
 }
 
