@@ -1,5 +1,7 @@
 //! What the operator wants of a cloud: one trait, one room per cloud, errors that choose the reaction.
 
+pub mod local;
+
 use std::{net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
