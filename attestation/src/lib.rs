@@ -7,6 +7,7 @@
 //!
 //! No Kubernetes, no cloud, no clock, no network: time and collateral are arguments.
 
+pub mod appraise;
 pub mod binding;
 #[cfg(feature = "channel")]
 pub mod boot;
@@ -15,9 +16,15 @@ pub mod channel;
 #[cfg(feature = "collect")]
 pub mod collect;
 pub mod credential;
+pub mod dsse;
+pub mod endorsement;
 pub mod keys;
 pub mod owner;
+pub mod predict;
+pub mod policy;
 pub mod protocol;
 pub mod seal;
 #[cfg(feature = "channel")]
 pub mod session;
+pub mod tpm;
+pub mod verified;

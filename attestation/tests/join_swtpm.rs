@@ -5,13 +5,19 @@
 #[path = "../../tests/src/swtpm.rs"]
 mod swtpm;
 
+use std::collections::BTreeMap;
+
 use constellation_attestation::{
+    appraise::{
+        Appraisal, Presented, appraise, pcr15_after_join, pcr15_before_join, pcr15_from_digest,
+    },
     binding::VerifierRole,
     boot::BootSecrets,
     channel::{Channel, Identity, node_connect, verifier_accept},
     collect::Tpm,
     credential::make_credential,
     owner::SigningKey,
+    policy::{MeasurementSet, TrustPolicy},
     protocol::{Hello, Purpose, RecoverKey},
     session::{self, Attester as _, Proof},
 };
@@ -123,6 +129,89 @@ async fn a_node_with_a_tpm_joins_and_its_evidence_is_about_this_conversation() {
             .any(|window| window == part)
     };
     assert!(holds(&proof.binding) && holds(&Sha256::digest(&proof.evidence.pcrs)));
+}
+
+/// Accepts what this proof shows.
+fn policy(proof: &Proof, swtpm: &Swtpm) -> TrustPolicy {
+    let value = |pcr: u8| hex::encode(&proof.evidence.pcrs[usize::from(pcr) * 32..][..32]);
+    TrustPolicy {
+        cluster_uid: "cluster-uid".into(),
+        revision: 1,
+        sets: vec![MeasurementSet {
+            name: "live".into(),
+            platform: "qemu-vtpm".into(),
+            pcrs: BTreeMap::from([4, 11, 12, 13].map(|pcr| (pcr, vec![value(pcr)]))),
+        }],
+        endorsement_roots: swtpm.endorsement_roots().unwrap(),
+    }
+}
+
+fn judge(proof: &Proof, expected_pcr15: &[u8; 32], policy: &TrustPolicy) -> Appraisal {
+    let presented = Presented {
+        hello: &proof.hello,
+        evidence: &proof.evidence,
+        binding: &proof.binding,
+        credential_secret: &proof.credential_secret,
+        platform: "qemu-vtpm",
+        expected_pcr15,
+    };
+    appraise(&presented, policy, jiff::Timestamp::now())
+}
+
+#[tokio::test]
+async fn live_evidence_is_accepted_and_with_one_thing_wrong_refused() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    let config = b"launch config";
+    tpm.extend_pcr15(&Sha256::digest(config).into()).unwrap();
+    let boot = BootSecrets::generate().unwrap();
+    let hello = hello(&mut tpm, &boot);
+    let proof = join(&mut tpm, &boot, &hello).await;
+
+    let (policy, before) = (policy(&proof, &swtpm), pcr15_before_join(config));
+    let appraisal = judge(&proof, &before, &policy);
+    assert!(appraisal.accepted, "{:?}", appraisal.mismatches);
+    assert_eq!(appraisal.set.as_deref(), Some("live"));
+    assert_eq!(before, pcr15_from_digest(&Sha256::digest(config).into()));
+
+    let only = |appraisal: Appraisal, clause: &str| {
+        assert!(!appraisal.accepted);
+        let clauses: Vec<_> = appraisal
+            .mismatches
+            .iter()
+            .map(|m| m.clause.as_str())
+            .collect();
+        assert_eq!(clauses, [clause]);
+    };
+    only(
+        judge(&proof, &pcr15_before_join(b"another node's"), &policy),
+        "tpm.pcr.15",
+    );
+    only(
+        judge(&proof, &pcr15_after_join(&before, &[4; 32]), &policy),
+        "tpm.pcr.15",
+    );
+    let other_maker = Swtpm::start().unwrap().endorsement_roots().unwrap();
+    let stranger = TrustPolicy {
+        endorsement_roots: other_maker,
+        ..policy.clone()
+    };
+    only(judge(&proof, &before, &stranger), "tpm.ek.certificate");
+
+    let mut replayed = join(&mut tpm, &boot, &hello).await;
+    let credential_secret = replayed.credential_secret.clone();
+    replayed.evidence.clone_from(&proof.evidence);
+    replayed.evidence.activated.clone_from(&credential_secret);
+    only(judge(&replayed, &before, &policy), "tpm.quote.nonce");
+    let mut unopened = join(&mut tpm, &boot, &hello).await;
+    unopened.evidence.activated = vec![0; 32];
+    only(judge(&unopened, &before, &policy), "tpm.ak.credential");
+
+    // As a member it looks different, and can't look pristine again.
+    tpm.extend_pcr15(&[4; 32]).unwrap();
+    let member = join(&mut tpm, &boot, &hello).await;
+    assert!(judge(&member, &pcr15_after_join(&before, &[4; 32]), &policy).accepted);
+    only(judge(&member, &before, &policy), "tpm.pcr.15");
 }
 
 #[test]

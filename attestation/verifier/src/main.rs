@@ -100,7 +100,7 @@ async fn main() -> anyhow::Result<()> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed"))?;
-    serve(args).await
+    Box::pin(serve(args)).await
 }
 
 async fn serve(args: Serve) -> anyhow::Result<()> {
@@ -188,7 +188,7 @@ async fn serve_metrics(verifier: &Verifier<Cluster>, address: SocketAddr) {
         Ok(listener) => metrics::serve(listener, || verifier.metrics.render(verifier.trust.revision())).await,
         Err(error) => {
             tracing::warn!(%error, %address, "Serving metrics failed");
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

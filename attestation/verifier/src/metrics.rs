@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    future::Future,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -87,16 +86,17 @@ pub async fn serve(listener: TcpListener, render: impl Fn() -> String) {
     }
 }
 
-fn answer(mut stream: TcpStream, body: String) -> impl Future<Output = std::io::Result<()>> {
-    async move {
-        let mut request = [0; REQUEST_BYTES];
-        let _ = stream.read(&mut request).await?;
-        let length = body.len();
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await?;
-        stream.shutdown().await
-    }
+async fn answer(mut stream: TcpStream, body: String) -> std::io::Result<()> {
+    let mut request = [0; REQUEST_BYTES];
+    let _ = stream.read(&mut request).await?;
+    let length = body.len();
+    let kind = "text/plain; version=0.0.4";
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.shutdown().await
 }
 
 #[cfg(test)]

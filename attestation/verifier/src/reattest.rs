@@ -39,7 +39,7 @@ pub struct Schedule {
 const ABREAST: usize = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshake, Hello and evidence at their limits.
-const CONVERSATION: Duration = Duration::from_secs(120);
+const CONVERSATION: Duration = Duration::from_mins(2);
 /// The operator writes our admission right after Init; nodes that join meanwhile can't reach our pods before.
 const ENROL_FIRST: Duration = Duration::from_secs(1);
 const ENROL_SLOWEST: Duration = Duration::from_secs(15);

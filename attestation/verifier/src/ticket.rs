@@ -18,9 +18,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::home::{self, Home};
 
 /// Life of a kubelet's client certificate; the kubelet renews it itself long before.
-const KUBELET_CERTIFICATE: Duration = Duration::from_secs(365 * 24 * 3600);
+const KUBELET_CERTIFICATE: Duration = Duration::from_hours(365 * 24);
 /// Guests take their clocks from their hosts, which may lag.
-const BACKDATED: Duration = Duration::from_secs(300);
+const BACKDATED: Duration = Duration::from_mins(5);
 /// Bytes of a serial number. RFC 5280, 4.1.2.2 allows 20; 16 random ones never collide.
 const SERIAL_BYTES: usize = 16;
 /// What kubeadm needs to make another control-plane node, below its certificate folder.

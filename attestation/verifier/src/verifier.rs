@@ -279,3 +279,6 @@ fn fresh_id() -> Result<String, Error> {
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::Random)?;
     Ok(hex::encode(bytes))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! What the owner accepts: typed, signed, and never empty.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// DSSE payload type of a [`TrustPolicy`].
+pub const TRUST_POLICY_TYPE: &str = "application/vnd.constellation.trust-policy.v1+json";
+/// DSSE payload type of a [`MeasurementManifest`].
+pub const MANIFEST_TYPE: &str = "application/vnd.constellation.measurements.v1+json";
+/// Registers that every set for a TPM must give: boot loader, kernel image and command line (4, 11), anything the
+/// host may add from outside (12, 13). Source: UAPI.7 and systemd-stub(7), "TPM PCR notes".
+pub const REQUIRED_PCRS: [u8; 4] = [4, 11, 12, 13];
+/// The register of the launch configuration: known for each node, so no set may give it.
+pub const LAUNCH_PCR: u8 = 15;
+
+/// Why a policy can't be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// It accepts nothing.
+    #[error("{0} is empty; nothing would be accepted")]
+    Empty(&'static str),
+    /// Two sets have one name.
+    #[error("two sets are named {0}")]
+    Name(String),
+    /// A set lacks a register that must be pinned.
+    #[error("set {set} doesn't give PCR {pcr}")]
+    Missing {
+        /// The set.
+        set: String,
+        /// The register.
+        pcr: u8,
+    },
+    /// A set gives a register that can't be given, or a value that isn't one.
+    #[error("set {set}: PCR {pcr} {problem}")]
+    Register {
+        /// The set.
+        set: String,
+        /// The register.
+        pcr: u8,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+/// One set of reference values. A machine matches all of one set, or none.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MeasurementSet {
+    /// Name, unique in a policy.
+    pub name: String,
+    /// Platform it is for, for example `qemu-vtpm`.
+    pub platform: String,
+    /// Register to accepted values of the SHA-256 bank, lower-case hex.
+    pub pcrs: BTreeMap<u8, Vec<String>>,
+}
+
+impl MeasurementSet {
+    /// Checks that the set pins what must be pinned, with values that can be met.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.name.is_empty() || self.platform.is_empty() {
+            return Err(Error::Empty("a set's name or platform"));
+        }
+        for pcr in REQUIRED_PCRS {
+            if !self.pcrs.contains_key(&pcr) {
+                return Err(Error::Missing { set: self.name.clone(), pcr });
+            }
+        }
+        for (&pcr, values) in &self.pcrs {
+            let refuse = |problem| Err(Error::Register { set: self.name.clone(), pcr, problem });
+            if pcr == LAUNCH_PCR {
+                return refuse("is known for each node and can't be given");
+            }
+            if pcr > 15 {
+                return refuse("can be reset and can't be given");
+            }
+            if values.is_empty() {
+                return refuse("has no value");
+            }
+            let is_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+            if values.iter().any(|value| value.len() != 64 || !value.bytes().all(is_hex)) {
+                return refuse("isn't 64 lower-case hex digits");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the owner of a cluster accepts, at one revision.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrustPolicy {
+    /// UID of the cluster.
+    pub cluster_uid: String,
+    /// Grows with every change; an older one is refused.
+    pub revision: u64,
+    /// Accepted sets, each as a whole.
+    pub sets: Vec<MeasurementSet>,
+    /// CAs (PEM) of endorsement keys; empty refuses every TPM.
+    pub endorsement_roots: Vec<String>,
+}
+
+impl TrustPolicy {
+    /// Checks every set.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.cluster_uid.is_empty() {
+            return Err(Error::Empty("the cluster's UID"));
+        }
+        validate_sets(&self.sets)
+    }
+}
+
+/// What the publisher of an image says a machine measures that booted it.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MeasurementManifest {
+    /// Grows with every release; an older one is refused.
+    pub revision: u64,
+    /// Version of Kubernetes in the image, for example `v1.36.3`.
+    pub kubernetes_version: String,
+    /// SHA-256 of the disk image, hex.
+    pub image_sha256: String,
+    /// Its sets.
+    pub sets: Vec<MeasurementSet>,
+}
+
+impl MeasurementManifest {
+    /// Checks every set.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(&self) -> Result<(), Error> {
+        validate_sets(&self.sets)
+    }
+}
+
+fn validate_sets(sets: &[MeasurementSet]) -> Result<(), Error> {
+    if sets.is_empty() {
+        return Err(Error::Empty("the list of sets"));
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for set in sets {
+        set.validate()?;
+        if !names.insert(&set.name) {
+            return Err(Error::Name(set.name.clone()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> MeasurementSet {
+        MeasurementSet {
+            name: "a".into(),
+            platform: "qemu-vtpm".into(),
+            pcrs: REQUIRED_PCRS.into_iter().map(|pcr| (pcr, vec!["0".repeat(64)])).collect(),
+        }
+    }
+
+    #[test]
+    fn a_set_that_pins_what_must_be_pinned_is_valid_and_each_lack_is_named() {
+        assert_eq!(good().validate(), Ok(()));
+        for pcr in REQUIRED_PCRS {
+            let mut set = good();
+            set.pcrs.remove(&pcr);
+            assert_eq!(set.validate(), Err(Error::Missing { set: "a".into(), pcr }));
+            set.pcrs.insert(pcr, vec![]);
+            assert!(matches!(set.validate(), Err(Error::Register { problem: "has no value", .. })));
+        }
+        for pcr in [LAUNCH_PCR, 16, 23] {
+            let mut set = good();
+            set.pcrs.insert(pcr, vec!["0".repeat(64)]);
+            assert!(matches!(set.validate(), Err(Error::Register { .. })));
+        }
+    }
+
+    #[test]
+    fn a_policy_without_sets_or_with_two_of_one_name_is_invalid() {
+        let mut policy =
+            TrustPolicy { cluster_uid: "c".into(), revision: 1, sets: vec![good()], endorsement_roots: vec![] };
+        assert_eq!(policy.validate(), Ok(()));
+        policy.sets.push(good());
+        assert_eq!(policy.validate(), Err(Error::Name("a".into())));
+        policy.sets.clear();
+        assert!(matches!(policy.validate(), Err(Error::Empty(_))));
+    }
+}

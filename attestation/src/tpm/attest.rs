@@ -1,0 +1,96 @@
+//! `TPMS_ATTEST` of a quote (TPM 2.0 Library, Part 2, 10.12.12).
+
+use super::{Error, Reader};
+
+/// `TPM_GENERATED_VALUE` (Part 2, 6.2): only the TPM itself puts this in front of what it signs.
+pub const MAGIC: u32 = 0xff54_4347;
+/// `TPM_ST_ATTEST_QUOTE` (Part 2, 6.9).
+pub const TYPE_QUOTE: u16 = 0x8018;
+/// Banks a quote may select: a TPM has one per hash it implements, in practice at most five.
+const MAX_SELECTIONS: u32 = 16;
+
+/// A selection of registers of one bank (`TPMS_PCR_SELECTION`, Part 2, 10.6.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// Hash algorithm of the bank.
+    pub bank: u16,
+    /// Registers, ascending.
+    pub pcrs: Vec<u8>,
+}
+
+/// What a TPM says when it is asked for a quote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attest {
+    /// The caller's qualifying data.
+    pub extra_data: Vec<u8>,
+    /// Milliseconds the TPM has been powered.
+    pub clock: u64,
+    /// Number of TPM resets.
+    pub reset_count: u32,
+    /// Number of TPM restarts or resumes since.
+    pub restart_count: u32,
+    /// Whether no later clock value was ever reported.
+    pub safe: bool,
+    /// Vendor-specific version.
+    pub firmware_version: u64,
+    /// Selected registers.
+    pub selections: Vec<Selection>,
+    /// Digest over their values.
+    pub pcr_digest: Vec<u8>,
+}
+
+impl Attest {
+    /// Parses a quote.
+    ///
+    /// # Errors
+    /// When the bytes are anything else: other magic, other type, cut off, or followed by more.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader(bytes);
+        let magic = reader.u32("magic")?;
+        if magic != MAGIC {
+            return Err(Error::Value { what: "magic", value: magic.into() });
+        }
+        let kind = reader.u16("type")?;
+        if kind != TYPE_QUOTE {
+            return Err(Error::Value { what: "type", value: kind.into() });
+        }
+        reader.sized("qualifiedSigner")?;
+        let extra_data = reader.sized("extraData")?.to_vec();
+        let clock = reader.u64("clock")?;
+        let reset_count = reader.u32("resetCount")?;
+        let restart_count = reader.u32("restartCount")?;
+        let safe = match reader.u8("safe")? {
+            0 => false,
+            1 => true,
+            value => return Err(Error::Value { what: "safe", value: value.into() }),
+        };
+        let firmware_version = reader.u64("firmwareVersion")?;
+        let count = reader.u32("pcrSelect.count")?;
+        if count > MAX_SELECTIONS {
+            return Err(Error::Value { what: "pcrSelect.count", value: count.into() });
+        }
+        let mut selections = Vec::new();
+        for _ in 0..count {
+            let bank = reader.u16("pcrSelect.hash")?;
+            let size = reader.u8("pcrSelect.sizeofSelect")?;
+            let bits = reader.take(size.into(), "pcrSelect")?;
+            if size > 4 {
+                return Err(Error::Value { what: "pcrSelect.sizeofSelect", value: size.into() });
+            }
+            let pcrs = (0..size * 8).filter(|n| bits.get(usize::from(n / 8)).is_some_and(|b| b >> (n % 8) & 1 == 1));
+            selections.push(Selection { bank, pcrs: pcrs.collect() });
+        }
+        let pcr_digest = reader.sized("pcrDigest")?.to_vec();
+        reader.end()?;
+        Ok(Self {
+            extra_data,
+            clock,
+            reset_count,
+            restart_count,
+            safe,
+            firmware_version,
+            selections,
+            pcr_digest,
+        })
+    }
+}

@@ -1,0 +1,221 @@
+//! The firmware's event log (TCG PC Client Platform Firmware Profile 1.06, 10): it explains a register and proves nothing.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::{ALG_SHA256, Error};
+
+/// Greatest log, bytes: cloud VMs write about 60 KiB.
+pub const MAX_BYTES: usize = 512 * 1024;
+/// Greatest number of events.
+pub const MAX_EVENTS: usize = 4096;
+/// `EV_NO_ACTION`: extends nothing.
+const EV_NO_ACTION: u32 = 0x03;
+const EV_SEPARATOR: u32 = 0x04;
+const EV_ACTION: u32 = 0x05;
+const SPEC_ID: &[u8] = b"Spec ID Event03\0";
+const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
+const MAX_ALGORITHMS: u32 = 8;
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Place in the log, from 0 (the header).
+    pub number: usize,
+    /// Register.
+    pub pcr: u32,
+    /// Type.
+    pub kind: u32,
+    /// Digest for the SHA-256 bank.
+    pub digest: [u8; 32],
+    /// The event's data; only a hint about what was digested.
+    pub data: Vec<u8>,
+}
+
+/// A parsed log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventLog {
+    /// Events after the header, in order.
+    pub events: Vec<Event>,
+    /// Locality that started the TPM: the value PCR 0 began with.
+    pub startup_locality: u8,
+}
+
+impl EventLog {
+    /// Parses a crypto-agile log that has a SHA-256 bank.
+    ///
+    /// # Errors
+    /// When it is too large, cut off, of the old SHA-1 form, or without SHA-256.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() > MAX_BYTES {
+            return Err(Error::Value { what: "length of the log", value: bytes.len() as u64 });
+        }
+        let mut reader = Little(bytes);
+        let sizes = header(&mut reader)?;
+        let mut log = Self { events: Vec::new(), startup_locality: 0 };
+        while !reader.0.is_empty() {
+            let number = log.events.len() + 1;
+            if number > MAX_EVENTS {
+                return Err(Error::Value { what: "number of events", value: number as u64 });
+            }
+            let pcr = reader.u32("pcrIndex")?;
+            if pcr > 23 && pcr != u32::MAX {
+                return Err(Error::Value { what: "pcrIndex", value: pcr.into() });
+            }
+            let kind = reader.u32("eventType")?;
+            let count = reader.u32("digests.count")?;
+            if count > MAX_ALGORITHMS {
+                return Err(Error::Value { what: "digests.count", value: count.into() });
+            }
+            let mut sha256 = None;
+            for _ in 0..count {
+                let algorithm = reader.u16("digest.hashAlg")?;
+                let size = *sizes.get(&algorithm).ok_or(Error::Value { what: "digest.hashAlg", value: algorithm.into() })?;
+                let digest = reader.take(size, "digest")?;
+                if algorithm == ALG_SHA256 && sha256.replace(digest).is_some() {
+                    return Err(Error::Value { what: "repeated digest.hashAlg", value: algorithm.into() });
+                }
+            }
+            let size = reader.u32("eventSize")?;
+            let data = reader.take(usize::try_from(size).map_err(|_| Error::Short("event"))?, "event")?;
+            if kind == EV_NO_ACTION {
+                if let Some([locality]) = data.strip_prefix(STARTUP_LOCALITY) {
+                    log.startup_locality = *locality;
+                }
+            }
+            let digest = sha256.and_then(|d| d.try_into().ok()).ok_or(Error::Short("SHA-256 digest"))?;
+            log.events.push(Event { number, pcr, kind, digest, data: data.to_vec() });
+        }
+        Ok(log)
+    }
+
+    /// Value of a register after all events of the log.
+    #[must_use]
+    pub fn replay(&self, pcr: u8) -> [u8; 32] {
+        let mut value = [0; 32];
+        if pcr == 0 {
+            value[31] = self.startup_locality;
+        }
+        for event in self.of(pcr) {
+            value = Sha256::new().chain_update(value).chain_update(event.digest).finalize().into();
+        }
+        value
+    }
+
+    /// The events that extended a register.
+    pub fn of(&self, pcr: u8) -> impl Iterator<Item = &Event> {
+        self.events.iter().filter(move |e| e.pcr == u32::from(pcr) && e.kind != EV_NO_ACTION)
+    }
+
+    /// In words, what was measured into a register whose quoted value is `actual`.
+    #[must_use]
+    pub fn explain(&self, pcr: u8, actual: &[u8]) -> String {
+        const SHOWN: usize = 16;
+        let events: Vec<_> = self.of(pcr).map(Event::describe).collect();
+        let replayed = if self.replay(pcr) == actual { "the event log replays to this value" } else { "the event log does NOT replay to this value: something was measured after the firmware, or the log was altered" };
+        if events.is_empty() {
+            return format!("{replayed}; it has no event for PCR {pcr}");
+        }
+        let more = events.len().saturating_sub(SHOWN);
+        let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{replayed}: {}{tail}", events.into_iter().take(SHOWN).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Event {
+    /// For people: place, type, what its data says, and the start of its digest.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let what = text(&self.data).map(|t| format!(" \"{t}\"")).unwrap_or_default();
+        format!("event {} {}{what} {}", self.number, self.kind_name(), hex::encode(&self.digest[..4]))
+    }
+
+    /// Whether the digest is one of the data, for the types where the profile says so.
+    #[must_use]
+    pub fn digest_matches_data(&self) -> Option<bool> {
+        matches!(self.kind, EV_SEPARATOR | EV_ACTION | 0x8000_0001 | 0x8000_0002 | 0x8000_0006 | 0x8000_0007 | 0x8000_00e0)
+            .then(|| Sha256::digest(&self.data)[..] == self.digest)
+    }
+
+    fn kind_name(&self) -> String {
+        let name = match self.kind {
+            0x04 => "EV_SEPARATOR",
+            0x05 => "EV_ACTION",
+            0x06 => "EV_EVENT_TAG",
+            0x07 => "EV_S_CRTM_CONTENTS",
+            0x08 => "EV_S_CRTM_VERSION",
+            0x0d => "EV_IPL",
+            0x0e => "EV_IPL_PARTITION_DATA",
+            0x8000_0001 => "EV_EFI_VARIABLE_DRIVER_CONFIG",
+            0x8000_0002 => "EV_EFI_VARIABLE_BOOT",
+            0x8000_0003 => "EV_EFI_BOOT_SERVICES_APPLICATION",
+            0x8000_0006 => "EV_EFI_GPT_EVENT",
+            0x8000_0007 => "EV_EFI_ACTION",
+            0x8000_0008 => "EV_EFI_PLATFORM_FIRMWARE_BLOB",
+            0x8000_0009 => "EV_EFI_HANDOFF_TABLES",
+            0x8000_00e0 => "EV_EFI_VARIABLE_AUTHORITY",
+            other => return format!("{other:#x}"),
+        };
+        name.to_owned()
+    }
+}
+
+/// Reads the `TCG_PCClientPCREvent` header with its `TCG_EfiSpecIDEvent`; gives digest sizes by algorithm.
+fn header(reader: &mut Little<'_>) -> Result<BTreeMap<u16, usize>, Error> {
+    reader.u32("header.pcrIndex")?;
+    let kind = reader.u32("header.eventType")?;
+    reader.take(20, "header.digest")?;
+    let size = reader.u32("header.eventSize")?;
+    let event = reader.take(usize::try_from(size).map_err(|_| Error::Short("header"))?, "header")?;
+    let mut spec = Little(event);
+    if kind != EV_NO_ACTION || spec.take(SPEC_ID.len(), "signature")? != SPEC_ID {
+        return Err(Error::Value { what: "header (only crypto-agile logs are read); its type", value: kind.into() });
+    }
+    spec.take(8, "version")?;
+    let count = spec.u32("numberOfAlgorithms")?;
+    if count == 0 || count > MAX_ALGORITHMS {
+        return Err(Error::Value { what: "numberOfAlgorithms", value: count.into() });
+    }
+    let mut sizes = BTreeMap::new();
+    for _ in 0..count {
+        let algorithm = spec.u16("algorithmId")?;
+        let size = spec.u16("digestSize")?;
+        if size > 64 || (algorithm == ALG_SHA256 && size != 32) || sizes.insert(algorithm, size.into()).is_some() {
+            return Err(Error::Value { what: "digestSize", value: size.into() });
+        }
+    }
+    if !sizes.contains_key(&ALG_SHA256) {
+        return Err(Error::Value { what: "algorithms without SHA-256, number", value: count.into() });
+    }
+    Ok(sizes)
+}
+
+/// Printable text in an event's data, ASCII or UTF-16, at most 160 characters.
+fn text(data: &[u8]) -> Option<String> {
+    let utf16: Vec<u16> = data.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
+    let wide = data.len() % 2 == 0 && utf16.len() >= 2 && utf16.iter().all(|&c| c < 0x80);
+    let text: String = if wide { String::from_utf16_lossy(&utf16) } else { String::from_utf8(data.to_vec()).ok()? };
+    let text = text.trim_end_matches('\0');
+    let printable = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    printable.then(|| text.chars().take(160).collect())
+}
+
+/// Reads little-endian members.
+struct Little<'a>(&'a [u8]);
+
+impl<'a> Little<'a> {
+    fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], Error> {
+        let (head, tail) = self.0.split_at_checked(length).ok_or(Error::Short(what))?;
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn u16(&mut self, what: &'static str) -> Result<u16, Error> {
+        Ok(u16::from_le_bytes(self.take(2, what)?.try_into().map_err(|_| Error::Short(what))?))
+    }
+
+    fn u32(&mut self, what: &'static str) -> Result<u32, Error> {
+        Ok(u32::from_le_bytes(self.take(4, what)?.try_into().map_err(|_| Error::Short(what))?))
+    }
+}
