@@ -131,10 +131,11 @@ impl Event {
         format!("event {} {}{what} {}", self.number, self.kind_name(), hex::encode(&self.digest[..4]))
     }
 
-    /// Whether the digest is one of the data, for the types where the profile says so.
+    /// Whether the digest is one of the data, for the types where the profile says so and EDK2 does so (it digests only
+    /// the value of `EV_EFI_VARIABLE_BOOT`).
     #[must_use]
     pub fn digest_matches_data(&self) -> Option<bool> {
-        matches!(self.kind, EV_SEPARATOR | EV_ACTION | 0x8000_0001 | 0x8000_0002 | 0x8000_0006 | 0x8000_0007 | 0x8000_00e0)
+        matches!(self.kind, EV_SEPARATOR | EV_ACTION | 0x8000_0001 | 0x8000_0006 | 0x8000_0007 | 0x8000_00e0)
             .then(|| Sha256::digest(&self.data)[..] == self.digest)
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use constellation_attestation::appraise::Appraisal;
+use constellation_attestation::appraise::{Appraisal, clause};
 use constellation_crds::{
     NodeAdmissionStatus,
     node::{AttestationResult, Mismatch},
@@ -128,8 +128,10 @@ pub fn next(
 pub fn attributable(status: Option<&NodeAdmissionStatus>, appraisal: Option<&Appraisal>) -> bool {
     let Some(admission) = status.and_then(|status| status.admission.as_ref()) else { return true };
     appraisal.is_some_and(|appraisal| {
-        let measured = |mismatch: &constellation_attestation::appraise::Mismatch| mismatch.clause.starts_with(MEASURED);
-        appraisal.accepted || (appraisal.ak_name == admission.ak_name && appraisal.mismatches.iter().all(measured))
+        // Registers alone differ only in a quote that was verified.
+        let genuine = !appraisal.mismatches.is_empty()
+            && appraisal.mismatches.iter().all(|mismatch| mismatch.clause.starts_with(clause::PCR));
+        appraisal.accepted || (genuine && appraisal.ak_name == admission.ak_name)
     })
 }
 
@@ -153,9 +155,6 @@ impl Quiet {
         true
     }
 }
-
-/// Clauses about registers; they are compared only after the quote was verified.
-const MEASURED: &str = "tpm.pcr.";
 
 fn text(value: &str) -> String {
     value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT_MAX).collect()

@@ -1,0 +1,177 @@
+//! Genuine quotes, boots and certificates of software TPMs give the verdicts that their provenance says.
+
+use std::{fs, path::PathBuf};
+
+use constellation_attestation::{
+    appraise::clause,
+    endorsement,
+    tpm::{
+        attest::Attest,
+        eventlog::EventLog,
+        public::Public,
+        quote::{self, Presented},
+    },
+};
+use proptest::prelude::*;
+
+const NONCE: &[u8] = b"join-nonce-0001-swtpm-vector-set";
+const ALL: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+const BOOTS: [&str; 5] = ["base-ovmf2m", "cmdline-changed", "mem2048", "node-verity", "secureboot-snakeoil"];
+
+fn read(path: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("vectors").join(path);
+    fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn check(case: &str, ak: &str) -> Result<(), Vec<String>> {
+    let file = |name: &str| read(&format!("qemu-swtpm/{case}/{name}"));
+    let values = if case == "neg_certify_type" { Vec::new() } else { file("pcrs.bin") };
+    let (attest, signature, ak) = (file("quote.msg"), file("quote.sig"), read(&format!("qemu-swtpm/{ak}")));
+    quote::verify(&Presented {
+        attest: &attest,
+        signature: &signature,
+        ak_public: &ak,
+        values: &values,
+        nonce: NONCE,
+        pcrs: &ALL,
+    })
+    .map(|_| ())
+    .map_err(|wrong| wrong.into_iter().map(|m| m.clause).collect())
+}
+
+#[test]
+fn good_quotes_of_both_key_kinds_are_accepted() {
+    assert_eq!(check("good_ecc_sha256", "ak_ecc.tpm2b_public"), Ok(()));
+    assert_eq!(check("good_rsa_sha256", "ak_rsa.tpm2b_public"), Ok(()));
+}
+
+#[test]
+fn each_bad_quote_is_refused_for_its_own_reason() {
+    for (case, ak, wanted) in [
+        ("neg_bad_magic", "neg_bad_magic/ak.tpm2b_public", clause::MAGIC),
+        ("neg_certify_type", "ak_rsa.tpm2b_public", clause::TYPE),
+        ("neg_partial_selection", "ak_rsa.tpm2b_public", clause::SELECTION),
+        ("neg_sha1_bank", "ak_rsa.tpm2b_public", clause::SELECTION),
+        ("neg_wrong_nonce", "ak_rsa.tpm2b_public", clause::NONCE),
+        ("good_rsa_sha256", "ak_ecc.tpm2b_public", clause::SIGNATURE),
+    ] {
+        let wrong = check(case, ak).expect_err(case);
+        assert!(wrong.iter().any(|c| c == wanted), "{case}: {wrong:?}");
+    }
+    assert_eq!(check("neg_wrong_nonce", "ak_rsa.tpm2b_public"), Err(vec![clause::NONCE.to_owned()]));
+}
+
+#[test]
+fn recorded_boots_verify_and_their_logs_replay_to_what_was_quoted() {
+    for boot in BOOTS {
+        let file = |name: &str| read(&format!("local-qemu-swtpm/{boot}/{name}"));
+        let nonce = hex::decode(String::from_utf8(file("nonce.hex")).unwrap().trim()).unwrap();
+        let values = &file("pcrs.bin")[..16 * 32];
+        let quote = quote::verify(&Presented {
+            attest: &file("quote.msg"),
+            signature: &file("quote.sig"),
+            ak_public: &file("ak.pub"),
+            values,
+            nonce: &nonce,
+            pcrs: &ALL,
+        })
+        .unwrap_or_else(|wrong| panic!("{boot}: {wrong:?}"));
+        assert_eq!(quote.ak.name, file("ak.name"), "{boot}");
+        let expected: std::collections::BTreeMap<u8, String> = serde_json::from_slice(&file("expected-pcrs.json"))
+            .map(|map: std::collections::BTreeMap<String, serde_json::Value>| {
+                map.into_iter().filter_map(|(k, v)| Some((k.parse().ok()?, v.as_str()?.to_owned()))).collect()
+            })
+            .unwrap();
+        let log = EventLog::parse(&file("eventlog.bin")).unwrap();
+        for pcr in [4, 5, 9, 11, 12] {
+            let quoted = &values[usize::from(pcr) * 32..][..32];
+            if let Some(predicted) = expected.get(&pcr) {
+                assert_eq!(&hex::encode(quoted), predicted, "{boot} PCR {pcr}");
+            }
+            // The full guest extends PCR 11 with systemd's boot phases after the firmware's log ended.
+            if !(boot == "node-verity" && pcr == 11) {
+                assert_eq!(log.replay(pcr), quoted, "{boot} PCR {pcr}");
+            }
+        }
+        for event in &log.events {
+            assert_ne!(event.digest_matches_data(), Some(false), "{boot}: {}", event.describe());
+        }
+    }
+}
+
+#[test]
+fn a_changed_command_line_is_explained_by_the_event_that_measured_it() {
+    let log = EventLog::parse(&read("local-qemu-swtpm/cmdline-changed/eventlog.bin")).unwrap();
+    let base = EventLog::parse(&read("local-qemu-swtpm/base-ovmf2m/eventlog.bin")).unwrap();
+    for pcr in [4, 9, 11] {
+        assert_ne!(log.replay(pcr), base.replay(pcr));
+        let explanation = log.explain(pcr, &log.replay(pcr));
+        assert!(explanation.starts_with("the event log replays to this value: event "), "{explanation}");
+    }
+    assert!(log.explain(11, &log.replay(11)).contains(".cmdline"), "{}", log.explain(11, &log.replay(11)));
+    assert!(log.explain(11, &[0; 32]).contains("does NOT replay"));
+}
+
+#[test]
+fn an_endorsement_certificate_is_believed_only_under_its_ca_in_its_time_and_for_its_key() {
+    let file = |name: &str| read(&format!("local-qemu-swtpm/base-ovmf2m/{name}"));
+    let certificate = file("nv-0x01c00002.bin");
+    let ek = Public::parse(&file("ekrsa.pub")).unwrap();
+    let issuer = String::from_utf8(file("issuercert.pem")).unwrap();
+    let root = String::from_utf8(file("swtpm-localca-rootca-cert.pem")).unwrap();
+    let now = "2026-11-23T12:00:00Z".parse().unwrap();
+    assert_eq!(endorsement::verify(&certificate, &ek, &[issuer.clone(), root.clone()], now), Ok(()));
+    assert_eq!(endorsement::verify(&certificate, &ek, &[], now), Err(endorsement::Error::NoRoots));
+    let other = String::from_utf8(read("local-qemu-swtpm/mem2048/issuercert.pem")).unwrap();
+    if other != issuer {
+        assert!(matches!(endorsement::verify(&certificate, &ek, &[other], now), Err(endorsement::Error::Issuer(_))));
+    }
+    let foreign = String::from_utf8(read("qemu-swtpm/ek_ca_issuer.pem")).unwrap();
+    assert!(matches!(endorsement::verify(&certificate, &ek, &[foreign], now), Err(endorsement::Error::Issuer(_))));
+    let early = "1999-01-01T00:00:00Z".parse().unwrap();
+    assert!(matches!(endorsement::verify(&certificate, &ek, &[issuer.clone()], early), Err(endorsement::Error::Time(_))));
+    let stranger = Public::parse(&read("qemu-swtpm/ek_rsa.tpm2b_public")).unwrap();
+    assert_eq!(endorsement::verify(&certificate, &stranger, &[issuer.clone()], now), Err(endorsement::Error::Key));
+    let mut cut = certificate.clone();
+    cut.pop();
+    assert_eq!(endorsement::verify(&cut, &ek, &[issuer], now), Err(endorsement::Error::Certificate));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_altered_quote_is_accepted(at in 0_usize..145, bit in 0_u8..8) {
+        let mut attest = read("qemu-swtpm/good_ecc_sha256/quote.msg");
+        let length = attest.len();
+        attest[at % length] ^= 1 << bit;
+        let verdict = quote::verify(&Presented {
+            attest: &attest,
+            signature: &read("qemu-swtpm/good_ecc_sha256/quote.sig"),
+            ak_public: &read("qemu-swtpm/ak_ecc.tpm2b_public"),
+            values: &read("qemu-swtpm/good_ecc_sha256/pcrs.bin"),
+            nonce: NONCE,
+            pcrs: &ALL,
+        });
+        prop_assert!(verdict.is_err());
+    }
+
+    #[test]
+    fn parsers_are_total_over_cut_and_altered_bytes(cut in 0_usize..4000, at in 0_usize..4000, value: u8) {
+        let mut log = read("local-qemu-swtpm/base-ovmf2m/eventlog.bin");
+        let length = log.len();
+        log[at % length] = value;
+        log.truncate(cut % (length + 1));
+        if let Ok(log) = EventLog::parse(&log) {
+            for pcr in ALL { let _ = log.explain(pcr, &[]); }
+        }
+        for (file, parse) in [
+            ("qemu-swtpm/good_ecc_sha256/quote.msg", (|b| Attest::parse(b).is_ok()) as fn(&[u8]) -> bool),
+            ("qemu-swtpm/ak_rsa.tpm2b_public", |b| Public::parse(b).is_ok()),
+        ] {
+            let mut bytes = read(file);
+            bytes.truncate(cut % bytes.len());
+            prop_assert!(!parse(&bytes), "a cut structure was accepted");
+        }
+    }
+}

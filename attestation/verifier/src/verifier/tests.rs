@@ -1,0 +1,249 @@
+//! Settling a case against an API that others write to as well: nothing leaves before it is recorded.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Mutex,
+};
+
+use constellation_attestation::{
+    owner::SigningKey,
+    protocol::{BootKeys, Evidence},
+};
+use constellation_crds::{
+    NodeAdmissionStatus,
+    cluster::DiskIntegrity,
+    node::{AttestationResult, Role},
+    trust::Admission,
+};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+use super::*;
+
+/// What happens at a write.
+enum Write {
+    /// Somebody else wrote this first.
+    Conflict(Box<NodeAdmission>),
+    Fail,
+    Succeed,
+}
+
+struct FakeStore {
+    node: Mutex<NodeAdmission>,
+    script: Mutex<VecDeque<Write>>,
+    writes: Mutex<Vec<NodeAdmissionStatus>>,
+}
+
+impl Store for FakeStore {
+    async fn node(&self, _uid: &str) -> Result<Option<NodeAdmission>, store::Error> {
+        Ok(Some(self.node.lock().unwrap().clone()))
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeAdmission>, store::Error> {
+        Ok(vec![self.node.lock().unwrap().clone()])
+    }
+
+    async fn record(&self, node: &NodeAdmission) -> Result<(), store::Error> {
+        match self.script.lock().unwrap().pop_front().unwrap_or(Write::Succeed) {
+            Write::Conflict(other) => {
+                *self.node.lock().unwrap() = *other;
+                Err(store::Error::Conflict)
+            }
+            Write::Fail => Err(store::Error::Timeout("recording an admission")),
+            Write::Succeed => {
+                *self.node.lock().unwrap() = node.clone();
+                self.writes.lock().unwrap().push(node.status.clone().unwrap());
+                Ok(())
+            }
+        }
+    }
+
+    async fn envelope(&self) -> Result<String, store::Error> {
+        Err(store::Error::Missing("TrustBundle constellation"))
+    }
+
+    async fn kubelet_config(&self) -> Result<String, store::Error> {
+        Err(store::Error::Missing("ConfigMap kubelet-config"))
+    }
+}
+
+struct Given {
+    verifier: Verifier<FakeStore>,
+    node: NodeAdmission,
+    case: Case,
+    _dir: TempDir,
+}
+
+fn given(script: impl IntoIterator<Item = Write>) -> Given {
+    let (dir, owner) = (tempfile::tempdir().unwrap(), SigningKey::generate().unwrap());
+    let home = Home::load(&home::tests::given_files(dir.path(), &owner)).unwrap();
+    let trust = Trust::open(&home.owner_spki, "cluster-1", &dir.path().join("trust-revision")).unwrap();
+    let mut spec = NodeAdmissionSpec {
+        node_uid: "uid-1".to_owned(),
+        node_name: "worker-1".to_owned(),
+        role: Role::Worker,
+        launch_config_digest: String::new(),
+        pod_cidr: "10.244.1.0/24".to_owned(),
+        provider_id: "local://1".to_owned(),
+        labels: BTreeMap::default(),
+        taints: Vec::new(),
+        disk_integrity: DiskIntegrity::None,
+        evicted: None,
+    };
+    let launch = admit::launch_digest(&spec, &home.launch);
+    spec.launch_config_digest = hex::encode(launch);
+    let node = NodeAdmission::new("uid-1", spec);
+    let store = FakeStore {
+        node: Mutex::new(node.clone()),
+        script: Mutex::new(script.into_iter().collect()),
+        writes: Mutex::default(),
+    };
+    let verifier = Verifier::new(home, trust, store, "qemu-vtpm".to_owned());
+    Given { verifier, node, case: given_case(launch), _dir: dir }
+}
+
+fn given_case(launch: [u8; 32]) -> Case {
+    let hello = Hello {
+        purpose: Purpose::Join,
+        node_uid: "uid-1".to_owned(),
+        cluster_uid: "cluster-1".to_owned(),
+        address: "10.77.0.11".to_owned(),
+        keys: BootKeys { csr: Vec::new(), encryption: vec![2; 32], wireguard: vec![3; 32] },
+        ek_certificate: Vec::new(),
+        ek_public: Vec::new(),
+        ak_public: Vec::new(),
+    };
+    let evidence = Evidence {
+        quote: Vec::new(),
+        signature: Vec::new(),
+        pcrs: Vec::new(),
+        event_log: Vec::new(),
+        activated: Vec::new(),
+    };
+    let appraisal = Appraisal {
+        accepted: true,
+        set: Some("good".to_owned()),
+        mismatches: Vec::new(),
+        ak_name: "000b01".to_owned(),
+        ek_certificate_digest: "ee".to_owned(),
+        reset_count: 7,
+        restart_count: 0,
+        clock: 1,
+        evidence_digest: "dd".to_owned(),
+    };
+    let proof = Proof { hello, evidence, binding: [0; 32], credential_secret: Zeroizing::new(Vec::new()) };
+    Case { proof, appraisal, launch, revision: 3, door: Door::Join }
+}
+
+fn with_admission(node: &NodeAdmission, ak_name: &str) -> Box<NodeAdmission> {
+    let admission = Admission {
+        ak_name: ak_name.to_owned(),
+        ek_certificate_digest: "ee".to_owned(),
+        reset_count: 7,
+        ..Admission::default()
+    };
+    let status = NodeAdmissionStatus { admission: Some(admission), last_appraisal: None };
+    Box::new(NodeAdmission { status: Some(status), ..node.clone() })
+}
+
+fn granted<T>(settled: &Result<Settled<T>, Error>) -> bool {
+    matches!(settled, Ok(Settled::Granted(_)))
+}
+
+fn refused<T>(settled: &Result<Settled<T>, Error>) -> bool {
+    matches!(settled, Ok(Settled::Refused(_)))
+}
+
+#[tokio::test]
+async fn what_is_granted_was_recorded_first() {
+    let given = given([]);
+    let settled = given.verifier.settle(given.node, &given.case, |_| Ok("ticket")).await;
+    assert!(granted(&settled));
+    let writes = given.verifier.store.writes.lock().unwrap();
+    assert_eq!(writes.len(), 1);
+    assert_eq!(writes[0].admission.as_ref().unwrap().ak_name, "000b01");
+    assert_eq!(writes[0].last_appraisal.as_ref().unwrap().verdict, record::ACCEPTED);
+}
+
+#[tokio::test]
+async fn nothing_is_granted_when_it_cannot_be_recorded() {
+    let given = given([Write::Fail]);
+    let settled = given.verifier.settle(given.node, &given.case, |_| Ok(())).await;
+    assert!(matches!(settled, Err(Error::Store(_))));
+}
+
+#[tokio::test]
+async fn of_two_machines_that_race_for_one_node_only_one_wins() {
+    for (winner, expected) in [("000b01", true), ("000b02", false)] {
+        let mut given = given([]);
+        let other = with_admission(&given.node, winner);
+        given.verifier.store.script = Mutex::new(VecDeque::from([Write::Conflict(other)]));
+        let settled = given.verifier.settle(given.node, &given.case, |_| Ok(())).await;
+        assert_eq!((granted(&settled), refused(&settled)), (expected, !expected), "{winner}");
+        let after = given.verifier.store.node.lock().unwrap().clone().status.unwrap();
+        assert_eq!(after.admission.unwrap().ak_name, winner);
+    }
+}
+
+#[tokio::test]
+async fn an_eviction_that_comes_in_between_counts() {
+    let mut given = given([]);
+    let mut evicted = given.node.clone();
+    evicted.spec.evicted = Some(true);
+    given.verifier.store.script = Mutex::new(VecDeque::from([Write::Conflict(Box::new(evicted))]));
+    let settled = given.verifier.settle(given.node, &given.case, |_| Ok(())).await;
+    assert!(refused(&settled));
+    assert!(given.verifier.store.writes.lock().unwrap().iter().all(|status| status.admission.is_none()));
+}
+
+#[tokio::test]
+async fn endless_conflicts_end_without_a_grant() {
+    let mut given = given([]);
+    let conflicts = (0..ATTEMPTS).map(|_| Write::Conflict(Box::new(given.node.clone()))).collect();
+    given.verifier.store.script = Mutex::new(conflicts);
+    let settled = given.verifier.settle(given.node, &given.case, |_| Ok(())).await;
+    assert!(matches!(settled, Err(Error::Contended)));
+}
+
+#[tokio::test]
+async fn a_ticket_that_cannot_be_made_records_no_admission() {
+    let given = given([]);
+    let failed = |_: &NodeAdmissionSpec| Err::<(), _>(ticket::Error::Name("Worker".to_owned()));
+    let settled = given.verifier.settle(given.node.clone(), &given.case, failed).await;
+    assert!(refused(&settled));
+    let broken = |_: &NodeAdmissionSpec| Err::<(), _>(ticket::Error::Random);
+    let settled = given.verifier.settle(given.node, &given.case, broken).await;
+    assert!(matches!(settled, Err(Error::Ticket(_))));
+    let writes = given.verifier.store.writes.lock().unwrap();
+    assert!(writes.iter().all(|status| status.admission.is_none()));
+}
+
+#[tokio::test]
+async fn a_refusal_is_recorded_once_and_its_id_is_told_again() {
+    let mut given = given([]);
+    given.case.appraisal.accepted = false;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let node = given.verifier.store.node.lock().unwrap().clone();
+        let Ok(Settled::Refused(id)) = given.verifier.settle(node, &given.case, |_| Ok(())).await else {
+            panic!("bad evidence is refused")
+        };
+        ids.push(id);
+    }
+    let writes = given.verifier.store.writes.lock().unwrap();
+    assert_eq!(writes.len(), 1);
+    let recorded: AttestationResult = writes[0].last_appraisal.clone().unwrap();
+    assert!(ids.iter().all(|id| Some(id) == recorded.refusal_id.as_ref()));
+}
+
+#[tokio::test]
+async fn refusals_that_alternate_are_not_written_each_time() {
+    let mut given = given([]);
+    given.case.appraisal.accepted = false;
+    for revision in 3..9 {
+        given.case.revision = revision;
+        let node = given.verifier.store.node.lock().unwrap().clone();
+        assert!(refused(&given.verifier.settle(node, &given.case, |_| Ok(())).await));
+    }
+    assert_eq!(given.verifier.store.writes.lock().unwrap().len(), 1);
+}
