@@ -31,7 +31,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     cluster::{ControlPlane, KUBELET_CONFIG},
-    machine::{IMAGE, Machine},
+    machine::{Borrowed, IMAGE, Machine},
     scene::{CLUSTER_ID, DISK_SECRET, Scene, policy},
 };
 
@@ -152,6 +152,21 @@ async fn evidence_with_one_part_removed_or_replaced_gets_no_ticket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_attestation_key_of_another_tpm_is_refused() {
+    let (scene, mut machine) = Scene::with_worker("other-ak").await.unwrap();
+    let mut other = Machine::boot(&machine.launch).unwrap();
+    // The trusted TPM's certificate, and everything else from a TPM that nobody trusts.
+    let mut hello = machine.hello(Purpose::Join).unwrap();
+    hello.ak_public = other.tpm.ak_public();
+    let mut channel = machine.connect(scene.verifier).await.unwrap();
+    channel.send(&hello).await.unwrap();
+    let mut attester = Borrowed { endorsed: &mut machine.tpm, signer: &mut other.tpm };
+    let result = session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut attester).await;
+    assert_refused(&scene, result.map(|_| panic!("accepted")), &["tpm.ak.credential"]).await;
+    machine.join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_log_proves_nothing_either_way() {
     let (scene, mut machine) = Scene::with_worker("event-log").await.unwrap();
     machine.join_altered(scene.verifier, |_| {}, |evidence| evidence.event_log = vec![0xff; 512]).await.unwrap();
@@ -188,9 +203,10 @@ async fn an_altered_launch_configuration_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admission_with_another_role_than_was_measured_is_refused() {
-    let (scene, mut machine) = Scene::with_worker("role").await.unwrap();
-    let role = Patch::Merge(json!({ "spec": { "role": "control-plane" } }));
-    scene.nodes().patch(WORKER, &PatchParams::default(), &role).await.unwrap();
+    let scene = Scene::start("role", &[]).await.unwrap();
+    let mut machine = Machine::boot(&scene.launch("worker-1", Role::Worker)).unwrap();
+    scene.trust(1, &[&machine]).await.unwrap();
+    scene.announce_as(&machine.launch, Role::ControlPlane).await.unwrap();
     let result = machine.join(scene.verifier).await;
     assert_refused(&scene, result, &["tpm.pcr.15", "admission.launch-config"]).await;
 }

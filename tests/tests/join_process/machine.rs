@@ -127,6 +127,23 @@ impl<F: Fn(&mut Evidence) + Send + Sync> Attester for Altered<'_, F> {
     }
 }
 
+/// Quotes with one TPM and shows another one's certificate.
+pub struct Borrowed<'a> {
+    pub endorsed: &'a mut Tpm,
+    pub signer: &'a mut Tpm,
+}
+
+impl Attester for Borrowed<'_> {
+    fn activate(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, BoxError> {
+        // The credential is for the other TPM's key, so this one doesn't open it; all that is left is a guess.
+        Ok(self.endorsed.activate(credential, secret).unwrap_or_else(|_| vec![0; 32]))
+    }
+
+    fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
+        self.signer.evidence(binding, activated)
+    }
+}
+
 /// What firmware and bootstrapper do before the first conversation.
 fn measure(swtpm: &Swtpm, image: &[(u8, [u8; 32])], launch: &[u8]) -> Result<Tpm> {
     for (register, digest) in image {

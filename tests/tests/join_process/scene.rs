@@ -99,10 +99,15 @@ impl Scene {
 
     /// What the operator does before it launches a VM.
     pub async fn announce(&self, launch: &LaunchConfig) -> Result<()> {
+        self.announce_as(launch, launch.role).await
+    }
+
+    /// As somebody does who may write admissions and wants more for the node than it measured.
+    pub async fn announce_as(&self, launch: &LaunchConfig, role: Role) -> Result<()> {
         let spec = NodeAdmissionSpec {
             node_uid: launch.node_uid.clone(),
             node_name: launch.node_name.clone(),
-            role: match launch.role {
+            role: match role {
                 Role::ControlPlane => NodeRole::ControlPlane,
                 Role::Worker => NodeRole::Worker,
             },
