@@ -66,7 +66,10 @@ pub(super) enum Order {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("{what} could not be made")]
-    File { what: &'static str, source: io::Error },
+    File {
+        what: &'static str,
+        source: io::Error,
+    },
     #[error("the tap could not be made")]
     Network(#[from] netns::Error),
     #[error("QEMU did not start")]
@@ -81,7 +84,8 @@ enum Error {
 
 /// The error with all its causes.
 fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |cause| cause.source()).fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+    std::iter::successors(error.source(), |cause| cause.source())
+        .fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 /// How one run of QEMU ended.
@@ -120,7 +124,7 @@ impl Vm {
         loop {
             let ended = match failure.take() {
                 Some(message) => {
-                    tracing::warn!(node = self.record.node, message, "VM failed");
+                    tracing::warn!(node = self.record.node, why = message, "VM failed");
                     self.phase.send_replace(Phase::Failed(message));
                     match self.orders.recv().await {
                         Some(order) => Ended::Ordered(order),
@@ -135,7 +139,11 @@ impl Vm {
             match ended {
                 Ended::Fallback => {
                     tracing::warn!("KVM does not run this guest, using software from now on");
-                    *self.host.accelerator.lock().unwrap_or_else(PoisonError::into_inner) = Accelerator::Tcg;
+                    *self
+                        .host
+                        .accelerator
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = Accelerator::Tcg;
                 }
                 Ended::Itself(message) => failure = Some(message),
                 Ended::Ordered(Order::Restart(done)) => {
@@ -176,7 +184,11 @@ impl Vm {
         self.prepare(&dir).await?;
         let mut tpm = swtpm::start(&dir, &self.host.tools)?;
         await_socket(&dir, &mut tpm).await?;
-        let accelerator = *self.host.accelerator.lock().unwrap_or_else(PoisonError::into_inner);
+        let accelerator = *self
+            .host
+            .accelerator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut qemu = self.start_qemu(&dir, accelerator)?;
         self.phase.send_replace(Phase::Running);
         tracing::info!(node = self.record.node, address = %self.address, ?accelerator, "Started VM");
@@ -196,21 +208,37 @@ impl Vm {
     /// Makes what is missing: disks, firmware variables, TPM, tap.
     async fn prepare(&self, dir: &Path) -> Result<(), Error> {
         let file = |what| move |source| Error::File { what, source };
-        let state = fs::File::options().create(true).append(true).open(dir.join(qemu::STATE_DISK));
+        let state = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join(qemu::STATE_DISK));
         let state = state.map_err(file("the state disk"))?;
         if state.metadata().map_err(file("the state disk"))?.len() < self.record.state_disk_bytes {
-            state.set_len(self.record.state_disk_bytes).map_err(file("the state disk"))?;
+            state
+                .set_len(self.record.state_disk_bytes)
+                .map_err(file("the state disk"))?;
         }
         let variables = dir.join(qemu::VARIABLES);
         if !variables.exists() {
             let unfinished = variables.with_extension("unfinished");
             let template = &self.host.tools.variables;
             fs::copy(template, &unfinished)
-                .and_then(|_| fs::set_permissions(&unfinished, std::os::unix::fs::PermissionsExt::from_mode(0o600)))
+                .and_then(|_| {
+                    fs::set_permissions(
+                        &unfinished,
+                        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+                    )
+                })
                 .and_then(|()| fs::rename(&unfinished, &variables))
                 .map_err(file("the firmware's variables"))?;
         }
-        swtpm::manufacture(&dir.join("tpm"), &self.record.node, &self.host.ca, &self.host.tools).await?;
+        swtpm::manufacture(
+            &dir.join("tpm"),
+            &self.record.node,
+            &self.host.ca,
+            &self.host.tools,
+        )
+        .await?;
         netns::ensure_tap(&self.host.tools.ip, &netns::tap_name(self.address)).await?;
         Ok(())
     }
@@ -228,9 +256,17 @@ impl Vm {
         };
         let arguments = qemu::arguments(&machine);
         let file = |what| move |source| Error::File { what, source };
-        let shown = format!("{} {}\n", self.host.tools.qemu.display(), arguments.join(" "));
+        let shown = format!(
+            "{} {}\n",
+            self.host.tools.qemu.display(),
+            arguments.join(" ")
+        );
         fs::write(dir.join("qemu.cmd"), shown).map_err(file("qemu.cmd"))?;
-        let log = fs::File::options().create(true).append(true).open(dir.join(LOG)).map_err(file("QEMU's log"))?;
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join(LOG))
+            .map_err(file("QEMU's log"))?;
         Command::new(&self.host.tools.qemu)
             .args(arguments)
             .current_dir(dir)
@@ -294,7 +330,8 @@ impl Vm {
             Some("guest-panic") => self.with_console("the guest's kernel panicked"),
             Some(reason) => self.with_console(&format!("QEMU ended ({reason})")),
             None => {
-                let status = status.map_or_else(|| "unknown status".to_owned(), |status| status.to_string());
+                let status =
+                    status.map_or_else(|| "unknown status".to_owned(), |status| status.to_string());
                 let log = tail_of(&self.dir().join(LOG), 2);
                 self.with_console(&format!("QEMU ended ({status}): {log}"))
             }
@@ -303,14 +340,20 @@ impl Vm {
 
     fn with_console(&self, what: &str) -> String {
         let console = tail_of(&self.dir().join(qemu::CONSOLE), 5);
-        if console.is_empty() { format!("{what}; the console is empty") } else { format!("{what}; end of console: {console}") }
+        if console.is_empty() {
+            format!("{what}; the console is empty")
+        } else {
+            format!("{what}; end of console: {console}")
+        }
     }
 
     /// Removes tap and directory. The processes have ended.
     async fn remove(&self) -> io::Result<()> {
         self.phase.send_replace(Phase::Terminating);
         // It is not there if the launch never came so far.
-        netns::remove_tap(&self.host.tools.ip, &netns::tap_name(self.address)).await.ok();
+        netns::remove_tap(&self.host.tools.ip, &netns::tap_name(self.address))
+            .await
+            .ok();
         remove_dir(&self.host.instances, &self.record.node)
     }
 }
@@ -334,8 +377,13 @@ pub(super) fn load(instances: &Path, sweep: bool) -> io::Result<Vec<Record>> {
     };
     for entry in entries {
         let path = entry?.path();
-        let record = fs::read(path.join(REQUEST)).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        let named = |record: &Record| path.file_name().is_some_and(|name| name == record.node.as_str());
+        let record = fs::read(path.join(REQUEST))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+        let named = |record: &Record| {
+            path.file_name()
+                .is_some_and(|name| name == record.node.as_str())
+        };
         match record.filter(named) {
             Some(record) => records.push(record),
             None if sweep => fs::remove_dir_all(&path)?,
@@ -393,7 +441,7 @@ const MONITOR_PATIENCE: Duration = Duration::from_millis(200);
 const KVM_CRASH: Duration = Duration::from_secs(2);
 const KVM_SILENCE: Duration = Duration::from_secs(5);
 /// A guest that reboots this soon has not come up; after a few of these in a row it never will.
-const BOOT_LOOP: Duration = Duration::from_secs(60);
+const BOOT_LOOP: Duration = Duration::from_mins(1);
 const QUICK_RESETS: u32 = 3;
 
 #[cfg(test)]
@@ -414,7 +462,10 @@ mod tests {
     }
 
     fn given_dir(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("constellation-instance-{name}-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!(
+            "constellation-instance-{name}-{}",
+            std::process::id()
+        ));
         fs::remove_dir_all(&dir).ok();
         fs::create_dir_all(&dir).unwrap();
         dir

@@ -33,12 +33,18 @@ pub(super) fn processes(dir: &Path) -> Vec<String> {
 pub(super) fn belongs_to(pid: &str, dir: &Path) -> bool {
     let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     let works_in: Option<PathBuf> = fs::read_link(Path::new("/proc").join(pid).join("cwd")).ok();
-    works_in.is_some_and(|path| path.starts_with(&real) || path.to_string_lossy() == format!("{} (deleted)", real.display()))
+    works_in.is_some_and(|path| {
+        path.starts_with(&real) || path.to_string_lossy() == format!("{} (deleted)", real.display())
+    })
 }
 
 fn command(pid: &str) -> String {
     let line = fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
-    let words: Vec<_> = line.split(|b| *b == 0).take(4).map(String::from_utf8_lossy).collect();
+    let words: Vec<_> = line
+        .split(|b| *b == 0)
+        .take(4)
+        .map(String::from_utf8_lossy)
+        .collect();
     words.join(" ").trim().to_owned()
 }
 
@@ -58,7 +64,10 @@ mod tests {
             .unwrap();
         let left = leaks(&dir);
         assert_eq!(left.len(), 2, "{left:?}");
-        assert!(left[0].starts_with("process ") && left[1].ends_with("/cluster"), "{left:?}");
+        assert!(
+            left[0].starts_with("process ") && left[1].ends_with("/cluster"),
+            "{left:?}"
+        );
         child.kill().unwrap();
         child.wait().unwrap();
         fs::remove_dir_all(dir).unwrap();

@@ -37,7 +37,10 @@ pub(super) enum Error {
     #[error("the network's description is not understood")]
     Network(#[source] CloudError),
     #[error("setting up {what} failed")]
-    Setup { what: &'static str, source: io::Error },
+    Setup {
+        what: &'static str,
+        source: io::Error,
+    },
     #[error("setting up the bridge failed")]
     Bridge(#[from] netns::Error),
     #[error("making the TPM CA failed")]
@@ -83,14 +86,32 @@ pub(super) async fn run(dir: ClusterDir, cidr: &str) -> Result<(), Error> {
 
     let bind = |address: Ipv4Addr, port| TcpListener::bind(SocketAddr::from((address, port)));
     let gateway = supervisor.gateway();
-    let api_server = bind(gateway, API_SERVER).await.map_err(setup("the endpoint"))?;
-    let verifier = bind(gateway, VERIFIER).await.map_err(setup("the endpoint of the verifiers"))?;
-    let metadata = bind(METADATA, 80).await.map_err(setup("the metadata service"))?;
+    let api_server = bind(gateway, API_SERVER)
+        .await
+        .map_err(setup("the endpoint"))?;
+    let verifier = bind(gateway, VERIFIER)
+        .await
+        .map_err(setup("the endpoint of the verifiers"))?;
+    let metadata = bind(METADATA, 80)
+        .await
+        .map_err(setup("the metadata service"))?;
     let socket = UnixListener::bind(SOCKET).map_err(setup("the socket"))?;
     let mut stop = signal(SignalKind::terminate()).map_err(setup("signals"))?;
-    tokio::spawn(proxy::forward(outside, API_SERVER, supervisor.reachable.subscribe()));
-    tokio::spawn(proxy::forward(api_server, API_SERVER, supervisor.reachable.subscribe()));
-    tokio::spawn(proxy::forward(verifier, VERIFIER, supervisor.reachable.subscribe()));
+    tokio::spawn(proxy::forward(
+        outside,
+        API_SERVER,
+        supervisor.reachable.subscribe(),
+    ));
+    tokio::spawn(proxy::forward(
+        api_server,
+        API_SERVER,
+        supervisor.reachable.subscribe(),
+    ));
+    tokio::spawn(proxy::forward(
+        verifier,
+        VERIFIER,
+        supervisor.reachable.subscribe(),
+    ));
     tokio::spawn(metadata::serve(metadata, supervisor.clone()));
     tracing::info!(dir = %supervisor.dir.path().display(), "Supervising");
     loop {
@@ -120,15 +141,27 @@ impl Supervisor {
     fn load(dir: ClusterDir, host: Arc<Host>) -> Result<Arc<Self>, Error> {
         let read = |path: PathBuf| move |source| Error::Read { path, source };
         let targets = match fs::read(dir.targets()) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| read(dir.targets())(e.into()))?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| read(dir.targets())(e.into()))?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(read(dir.targets())(error)),
         };
         let left = instance::load(&host.instances, true).map_err(read(host.instances.clone()))?;
         let (reachable, _) = watch::channel(Vec::new());
-        let supervisor = Arc::new(Self { dir, host, vms: Mutex::default(), targets: Mutex::new(targets), reachable });
+        let supervisor = Arc::new(Self {
+            dir,
+            host,
+            vms: Mutex::default(),
+            targets: Mutex::new(targets),
+            reachable,
+        });
         for record in left {
-            let address = supervisor.host.subnet.node(record.index).map_err(Error::Network)?;
+            let address = supervisor
+                .host
+                .subnet
+                .node(record.index)
+                .map_err(Error::Network)?;
             let begin = Begin::Failed(ENDED_WITH_SUPERVISOR.to_owned());
             let slot = supervisor.begin(record, address, begin);
             lock(&supervisor.vms).insert(slot.record.node.clone(), slot);
@@ -143,7 +176,10 @@ impl Supervisor {
 
     /// The launch configuration of the VM at this address.
     pub(super) fn launch_config(&self, address: Ipv4Addr) -> Option<Vec<u8>> {
-        lock(&self.vms).values().find(|slot| slot.address == address).map(|slot| slot.record.launch_config.clone())
+        lock(&self.vms)
+            .values()
+            .find(|slot| slot.address == address)
+            .map(|slot| slot.record.launch_config.clone())
     }
 
     async fn answer(self: Arc<Self>, stream: UnixStream) {
@@ -153,14 +189,18 @@ impl Supervisor {
             // Somebody looked whether the socket answers.
             Ok(Err(api::Error::Cut)) | Err(_) => return,
             Ok(Err(error)) => {
-                let reply = Reply::from(CloudError::Unsupported(format!("the supervisor does not understand: {error}")));
+                let reply = Reply::from(CloudError::Unsupported(format!(
+                    "the supervisor does not understand: {error}"
+                )));
                 api::write(&mut stream, &reply).await.ok();
                 return;
             }
         };
         let reply = match request {
             Request::Dial { address } => return self.dial(stream, address).await,
-            Request::Find => Ok(Reply::Vms { vms: lock(&self.vms).values().map(view).collect() }),
+            Request::Find => Ok(Reply::Vms {
+                vms: lock(&self.vms).values().map(view).collect(),
+            }),
             Request::Launch { vm } => self.launch(vm),
             Request::Ping => Ok(Reply::Done),
             Request::Restart { node } => self.restart(&node).await,
@@ -168,7 +208,9 @@ impl Supervisor {
             Request::Terminate { node } => self.terminate(&node).await,
         };
         // A caller that went away asks again.
-        api::write(&mut stream, &reply.unwrap_or_else(Reply::from)).await.ok();
+        api::write(&mut stream, &reply.unwrap_or_else(Reply::from))
+            .await
+            .ok();
     }
 
     async fn dial(&self, mut stream: BufReader<UnixStream>, address: SocketAddr) {
@@ -179,11 +221,15 @@ impl Supervisor {
         let connected = if allowed {
             match timeout(DIAL_PATIENCE, TcpStream::connect(address)).await {
                 Ok(Ok(node)) => Ok(node),
-                Ok(Err(error)) => Err(CloudError::Transient(format!("connecting to {address} failed: {error}"))),
+                Ok(Err(error)) => Err(CloudError::Transient(format!(
+                    "connecting to {address} failed: {error}"
+                ))),
                 Err(_) => Err(CloudError::Transient(format!("{address} does not answer"))),
             }
         } else {
-            Err(CloudError::Unsupported(format!("{address} is not in the cluster's network")))
+            Err(CloudError::Unsupported(format!(
+                "{address} is not in the cluster's network"
+            )))
         };
         match connected {
             Ok(mut node) => {
@@ -203,7 +249,9 @@ impl Supervisor {
     fn launch(self: &Arc<Self>, record: Record) -> Result<Reply, CloudError> {
         let mut vms = lock(&self.vms);
         if let Some(slot) = vms.get(&record.node) {
-            return Ok(Reply::Vms { vms: vec![view(slot)] });
+            return Ok(Reply::Vms {
+                vms: vec![view(slot)],
+            });
         }
         plain_name(&record.node)?;
         let shape = Shape::parse(&record.instance_type)?;
@@ -211,13 +259,22 @@ impl Supervisor {
         check_image(Path::new(&record.image))?;
         check_room(&self.host.instances, record.state_disk_bytes, shape)?;
         if let Some(other) = vms.values().find(|slot| slot.address == address) {
-            return Err(CloudError::Transient(format!("{address} is still used by node {}", other.record.node)));
+            return Err(CloudError::Transient(format!(
+                "{address} is still used by node {}",
+                other.record.node
+            )));
         }
         tracing::info!(node = record.node, name = record.name, %address, "Launching VM");
-        instance::create(&self.host.instances, &record)
-            .map_err(|e| CloudError::Transient(format!("making the directory of node {} failed: {e}", record.node)))?;
+        instance::create(&self.host.instances, &record).map_err(|e| {
+            CloudError::Transient(format!(
+                "making the directory of node {} failed: {e}",
+                record.node
+            ))
+        })?;
         let slot = self.begin(record, address, Begin::Start);
-        let reply = Reply::Vms { vms: vec![view(&slot)] };
+        let reply = Reply::Vms {
+            vms: vec![view(&slot)],
+        };
         vms.insert(slot.record.node.clone(), slot);
         Ok(reply)
     }
@@ -232,25 +289,33 @@ impl Supervisor {
     async fn terminate(&self, node: &str) -> Result<Reply, CloudError> {
         let (done, answer) = oneshot::channel();
         self.order(node, Order::Terminate(done)).await?;
-        answer
-            .await
-            .map_err(|_| not_found(node))?
-            .map_err(|why| CloudError::Transient(format!("removing the VM of node {node} failed: {why}")))?;
+        answer.await.map_err(|_| not_found(node))?.map_err(|why| {
+            CloudError::Transient(format!("removing the VM of node {node} failed: {why}"))
+        })?;
         lock(&self.vms).remove(node);
         self.refresh();
         Ok(Reply::Done)
     }
 
     async fn order(&self, node: &str, order: Order) -> Result<(), CloudError> {
-        let orders = lock(&self.vms).get(node).map(|slot| slot.orders.clone()).ok_or_else(|| not_found(node))?;
+        let orders = lock(&self.vms)
+            .get(node)
+            .map(|slot| slot.orders.clone())
+            .ok_or_else(|| not_found(node))?;
         orders.send(order).await.map_err(|_| not_found(node))
     }
 
     fn set_targets(&self, nodes: Vec<String>) -> Result<Reply, CloudError> {
-        let failed = |e: io::Error| CloudError::Transient(format!("writing the endpoint's targets failed: {e}"));
+        let failed = |e: io::Error| {
+            CloudError::Transient(format!("writing the endpoint's targets failed: {e}"))
+        };
         let path = self.dir.targets();
         let unfinished = path.with_extension("unfinished");
-        fs::write(&unfinished, serde_json::to_vec(&nodes).map_err(|e| failed(e.into()))?).map_err(failed)?;
+        fs::write(
+            &unfinished,
+            serde_json::to_vec(&nodes).map_err(|e| failed(e.into()))?,
+        )
+        .map_err(failed)?;
         fs::rename(unfinished, path).map_err(failed)?;
         *lock(&self.targets) = nodes;
         self.refresh();
@@ -261,7 +326,11 @@ impl Supervisor {
     fn refresh(&self) {
         let targets = lock(&self.targets).clone();
         let vms = lock(&self.vms);
-        let running = |node: &String| vms.get(node).filter(|slot| *slot.phase.borrow() == Phase::Running).map(|slot| slot.address);
+        let running = |node: &String| {
+            vms.get(node)
+                .filter(|slot| *slot.phase.borrow() == Phase::Running)
+                .map(|slot| slot.address)
+        };
         let now: Vec<Ipv4Addr> = targets.iter().filter_map(running).collect();
         self.reachable.send_if_modified(|old| {
             let changed = *old != now;
@@ -277,8 +346,22 @@ impl Supervisor {
     fn begin(self: &Arc<Self>, record: Record, address: Ipv4Addr, begin: Begin) -> Slot {
         let (phase, mut changes) = watch::channel(Phase::Starting);
         let (orders, received) = mpsc::channel(8);
-        let slot = Slot { record: record.clone(), address, phase: changes.clone(), orders };
-        tokio::spawn(Vm { host: self.host.clone(), record, address, phase, orders: received }.run(begin));
+        let slot = Slot {
+            record: record.clone(),
+            address,
+            phase: changes.clone(),
+            orders,
+        };
+        tokio::spawn(
+            Vm {
+                host: self.host.clone(),
+                record,
+                address,
+                phase,
+                orders: received,
+            }
+            .run(begin),
+        );
         let supervisor = self.clone();
         tokio::spawn(async move {
             while changes.changed().await.is_ok() {
@@ -295,7 +378,12 @@ fn view(slot: &Slot) -> View {
         Phase::Running | Phase::Starting => (State::Running, None),
         Phase::Terminating => (State::Terminating, None),
     };
-    View { node: slot.record.node.clone(), address: Some(slot.address), state, message }
+    View {
+        node: slot.record.node.clone(),
+        address: Some(slot.address),
+        state,
+        message,
+    }
 }
 
 fn not_found(node: &str) -> CloudError {
@@ -310,10 +398,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn check_image(image: &Path) -> Result<(), CloudError> {
     let wrong = |why: &str| CloudError::Unsupported(format!("image {} {why}", image.display()));
     if !image.is_absolute() {
-        return Err(wrong("is not an absolute path to a disk image on this host"));
+        return Err(wrong(
+            "is not an absolute path to a disk image on this host",
+        ));
     }
     let file = fs::File::open(image).map_err(|e| wrong(&format!("cannot be read: {e}")))?;
-    let metadata = file.metadata().map_err(|e| wrong(&format!("cannot be read: {e}")))?;
+    let metadata = file
+        .metadata()
+        .map_err(|e| wrong(&format!("cannot be read: {e}")))?;
     if !metadata.is_file() || metadata.len() == 0 {
         return Err(wrong("is not a file, or is empty"));
     }
@@ -326,10 +418,16 @@ fn check_room(dir: &Path, state_disk_bytes: u64, shape: Shape) -> Result<(), Clo
     const MOST: u64 = 2 << 30;
     const SPARE: u64 = 256 << 20;
     if state_disk_bytes == 0 {
-        return Err(CloudError::Unsupported("a node needs a state disk: its size is 0".to_owned()));
+        return Err(CloudError::Unsupported(
+            "a node needs a state disk: its size is 0".to_owned(),
+        ));
     }
-    let disk = rustix::fs::statvfs(dir)
-        .map_err(|e| CloudError::Transient(format!("looking for free space in {} failed: {e}", dir.display())))?;
+    let disk = rustix::fs::statvfs(dir).map_err(|e| {
+        CloudError::Transient(format!(
+            "looking for free space in {} failed: {e}",
+            dir.display()
+        ))
+    })?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let wanted = state_disk_bytes.min(MOST) + SPARE;
     if free < wanted {
@@ -351,13 +449,16 @@ fn check_room(dir: &Path, state_disk_bytes: u64, shape: Shape) -> Result<(), Clo
 }
 
 fn available_memory_mib(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kib >> 10)
 }
 
 /// Also said of VMs that are found while no supervisor runs.
-pub(super) const ENDED_WITH_SUPERVISOR: &str = "the VM ended with its supervisor; the node must be replaced";
+pub(super) const ENDED_WITH_SUPERVISOR: &str =
+    "the VM ended with its supervisor; the node must be replaced";
 
 /// A node's SYN is answered by its kernel, so this is for hosts that are very busy.
 const DIAL_PATIENCE: Duration = Duration::from_secs(10);
@@ -369,7 +470,9 @@ mod tests {
     #[test]
     fn a_missing_relative_or_empty_image_is_refused_by_its_path() {
         for wrong in ["node.img", "/nonexistent/node.img", "/dev/null", "/"] {
-            let Err(CloudError::Unsupported(message)) = check_image(Path::new(wrong)) else { panic!("{wrong} was taken") };
+            let Err(CloudError::Unsupported(message)) = check_image(Path::new(wrong)) else {
+                panic!("{wrong} was taken")
+            };
             assert!(message.contains(wrong), "{message}");
         }
         assert!(check_image(&std::env::current_exe().unwrap()).is_ok());
@@ -378,16 +481,31 @@ mod tests {
     #[test]
     fn a_vm_larger_than_the_host_is_a_matter_of_capacity() {
         let dir = std::env::temp_dir();
-        let huge = Shape { vcpus: 1, memory_mib: 1 << 40 };
-        assert!(matches!(check_room(&dir, 1, huge), Err(CloudError::Capacity(_))));
-        let small = Shape { vcpus: 1, memory_mib: 1 };
+        let huge = Shape {
+            vcpus: 1,
+            memory_mib: 1 << 40,
+        };
+        assert!(matches!(
+            check_room(&dir, 1, huge),
+            Err(CloudError::Capacity(_))
+        ));
+        let small = Shape {
+            vcpus: 1,
+            memory_mib: 1,
+        };
         assert!(check_room(&dir, 1, small).is_ok());
-        assert!(matches!(check_room(&dir, 0, small), Err(CloudError::Unsupported(_))));
+        assert!(matches!(
+            check_room(&dir, 0, small),
+            Err(CloudError::Unsupported(_))
+        ));
     }
 
     #[test]
     fn available_memory_is_read_in_mebibytes() {
-        assert_eq!(available_memory_mib("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2));
+        assert_eq!(
+            available_memory_mib("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"),
+            Some(2)
+        );
         assert_eq!(available_memory_mib("MemTotal: 9 kB\n"), None);
     }
 }
