@@ -30,9 +30,18 @@ fn tidy(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut definition.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
             tidy_schema(schema);
+            if let Some(status) = schema.properties.as_mut().and_then(|p| p.get_mut("status")) {
+                drop_rules(status);
+            }
         }
     }
     definition
+}
+
+/// Rules are for what users write; in a status they only cost, and could keep the operator from telling the truth.
+fn drop_rules(schema: &mut JSONSchemaProps) {
+    schema.x_kubernetes_validations = None;
+    children(schema, drop_rules);
 }
 
 fn tidy_schema(schema: &mut JSONSchemaProps) {
@@ -42,16 +51,18 @@ fn tidy_schema(schema: &mut JSONSchemaProps) {
         Some("int8" | "int16" | "int32") => Some("int32".to_owned()),
         other => other.map(str::to_owned),
     };
-    for property in schema.properties.iter_mut().flat_map(|p| p.values_mut()) {
-        tidy_schema(property);
-    }
+    children(schema, tidy_schema);
+}
+
+fn children(schema: &mut JSONSchemaProps, visit: fn(&mut JSONSchemaProps)) {
+    schema.properties.iter_mut().flat_map(|p| p.values_mut()).for_each(visit);
     match &mut schema.items {
-        Some(JSONSchemaPropsOrArray::Schema(items)) => tidy_schema(items),
-        Some(JSONSchemaPropsOrArray::Schemas(list)) => list.iter_mut().for_each(tidy_schema),
+        Some(JSONSchemaPropsOrArray::Schema(items)) => visit(items),
+        Some(JSONSchemaPropsOrArray::Schemas(list)) => list.iter_mut().for_each(visit),
         None => {}
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        tidy_schema(values);
+        visit(values);
     }
 }
 

@@ -1,3 +1,4 @@
 //! What tests share: real control planes, real TPMs, real VMs.
 
+pub mod controlplane;
 pub mod swtpm;

@@ -1,0 +1,45 @@
+//! One control plane for all tests of a binary.
+
+use std::{path::Path, sync::OnceLock};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::{ControlPlane, Options};
+
+static KUBECONFIG: OnceLock<Result<String, String>> = OnceLock::new();
+
+/// Kubeconfig of the control plane in `dir`, which is emptied first; started by the first caller, ended with the process.
+///
+/// It belongs to a thread of its own: children die with the thread that started them, and a test's thread ends early.
+///
+/// # Errors
+/// When it can't be started; every caller gets the same answer.
+pub fn shared(dir: &Path) -> Result<&'static str> {
+    let kubeconfig = KUBECONFIG.get_or_init(|| start(dir).map_err(|error| format!("{error:#}")));
+    kubeconfig.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+fn start(dir: &Path) -> Result<String> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir)?;
+    }
+    let options = Options { dir: Some(dir.to_owned()), audit_log: None };
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name("control-plane".to_owned()).spawn(move || {
+        let started = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| runtime.block_on(ControlPlane::start_with(&options)));
+        match started {
+            Ok(plane) => {
+                let _ = sender.send(Ok(plane.kubeconfig()));
+                loop {
+                    std::thread::park();
+                }
+            }
+            Err(error) => drop(sender.send(Err(error))),
+        }
+    })?;
+    receiver.recv().context("the thread of the control plane ended")?
+}
