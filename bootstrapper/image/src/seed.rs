@@ -28,7 +28,7 @@ const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
 
 /// Makes the seed folder, or finds it: `meta.db`, `snap.db`, `blobs/`, `snapshots/`, `id`.
 pub(crate) fn build(cache: &Cache, kubernetes: &Path, images: &[Image]) -> Result<Stage> {
-    let mut key = Key::new("seed-2").file("containerd", &kubernetes.join("containerd"))?;
+    let mut key = Key::new("seed-3").file("containerd", &kubernetes.join("containerd"))?;
     for image in images {
         key = key.input(image.file, &digest::sha256_hex(&image.tar));
     }

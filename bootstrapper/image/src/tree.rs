@@ -23,6 +23,7 @@ const FILES: &[(&str, u32, &str)] = &[
     ("etc/systemd/journald.conf.d/constellation.conf", 0o644, "[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\nForwardToConsole=no\nAudit=no\n"),
     ("etc/systemd/system/cseed.service", 0o644, include_str!("../files/units/cseed.service")),
     ("etc/systemd/system/constellation-bootstrapper.service", 0o644, include_str!("../files/units/constellation-bootstrapper.service")),
+    ("etc/systemd/system/constellation-modules.service", 0o644, include_str!("../files/units/constellation-modules.service")),
     ("etc/systemd/system/constellation-verifier.service", 0o644, include_str!("../files/units/constellation-verifier.service")),
     ("etc/systemd/system/containerd.service", 0o644, include_str!("../files/units/containerd.service")),
     ("etc/systemd/system/kubelet.service", 0o644, include_str!("../files/units/kubelet.service")),
@@ -38,13 +39,12 @@ const FOLDERS: &[&str] = &[
     "var/log", "var/tmp",
 ];
 
-/// Nothing loads modules on demand by device: there is no udev in the node.
-const MODULES: &str = "\
-virtio_net\nvirtio_rng\nqemu_fw_cfg\noverlay\nbr_netfilter\nveth\nbridge\nnf_conntrack\nnft_chain_nat\nnft_masq\nwireguard\n\
-dm_mod\ndm_crypt\ndm_integrity\nxts\nauthenc\naesni_intel\ncrc32c_intel\nsha256_ssse3\next4\n";
+/// What the node agent needs at once: there is no udev that would load a driver when its device appears. The rest is
+/// loaded beside the agent, by `constellation-modules.service`, which takes seconds without hardware virtualisation.
+const MODULES: &str = "virtio_net\nvirtio_rng\nqemu_fw_cfg\n";
 
 const SYSCTLS: &str = "\
-net.ipv4.ip_forward=1\nnet.ipv4.conf.all.rp_filter=0\nnet.bridge.bridge-nf-call-iptables=1\nvm.overcommit_memory=1\nkernel.panic=10\nkernel.panic_on_oops=1\n";
+net.ipv4.ip_forward=1\nnet.ipv4.conf.all.rp_filter=0\nvm.overcommit_memory=1\nkernel.panic=10\nkernel.panic_on_oops=1\n";
 
 /// Programs of Kubernetes and the container runtime.
 const PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "kubeadm", "kubectl", "kubelet"];
@@ -152,6 +152,7 @@ pub(crate) fn fill(root: &Path, programs: &Programs, seed: &Path) -> Result<()> 
     link(root, "etc/os-release", "../usr/lib/os-release")?;
     link(root, "etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target")?;
     link(root, "etc/systemd/system/multi-user.target.wants/constellation-bootstrapper.service", "../constellation-bootstrapper.service")?;
+    link(root, "etc/systemd/system/multi-user.target.wants/constellation-modules.service", "../constellation-modules.service")?;
     for unit in MASKED {
         link(root, &format!("etc/systemd/system/{unit}"), "/dev/null")?;
     }
@@ -208,9 +209,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_but_the_node_agent_starts_by_itself() {
+    fn only_the_node_agent_and_its_modules_start_by_themselves() {
         for (path, _, content) in FILES.iter().filter(|each| each.0.ends_with(".service")) {
-            assert_eq!(content.contains("[Install]"), path.contains("constellation-bootstrapper"), "{path}");
+            let wanted = path.contains("constellation-bootstrapper") || path.contains("constellation-modules");
+            assert_eq!(content.contains("[Install]"), wanted, "{path}");
         }
     }
 
