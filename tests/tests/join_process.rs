@@ -84,8 +84,7 @@ async fn an_honest_worker_is_recorded_and_gets_a_ticket_for_its_own_name() {
     let (certificate, key) = (scene.folder.path().join("kubelet.crt"), scene.folder.path().join("kubelet.key"));
     std::fs::write(&certificate, &ticket.kubelet_certificate).unwrap();
     std::fs::write(&key, machine.secrets.kubelet_key_pem().as_bytes()).unwrap();
-    let user = json!({ "client-certificate": certificate, "client-key": key });
-    let kubelet = control_plane.client(&control_plane.kubeconfig_for(&user)).await.unwrap();
+    let kubelet = control_plane.client(&control_plane.kubeconfig_of(&certificate, &key)).await.unwrap();
     let review: SelfSubjectReview = serde_json::from_value(json!({})).unwrap();
     let who = Api::all(kubelet).create(&PostParams::default(), &review).await.unwrap();
     let who = who.status.unwrap().user_info.unwrap();
@@ -103,7 +102,7 @@ async fn a_control_plane_node_gets_what_makes_one() {
     let material = ticket.control_plane.as_ref().unwrap();
     assert_eq!(material.disk_secret, DISK_SECRET);
     assert!(material.pki["ca.key"].contains("PRIVATE KEY") && material.pki.len() == 8);
-    assert!(material.verifier_ca_key.contains("PRIVATE KEY") && material.admin_kubeconfig.contains("admin-token"));
+    assert!(material.verifier_ca_key.contains("PRIVATE KEY") && material.admin_kubeconfig.contains("admin.key"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

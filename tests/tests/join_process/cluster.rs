@@ -1,7 +1,7 @@
-//! One etcd and one API server for all tests of this program, with the certificates that kubeadm would have made.
+//! One API server for all tests of this program, with the certificates that kubeadm would have made.
 
 use std::{
-    fs::{self, File},
+    fs,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use constellation_crds::{NodeAdmission, TrustBundle};
+use constellation_tests::controlplane::{self, Options};
 use k8s_openapi::{
     api::{
         core::v1::ConfigMap,
@@ -20,25 +21,22 @@ use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, Client, Config, CustomResourceExt as _,
-    api::PostParams,
-    config::{KubeConfigOptions, Kubeconfig},
+    Api, Client, CustomResourceExt as _,
+    api::{ListParams, PostParams},
 };
 use serde_json::json;
 
-pub const ADMIN: &str = "admin-token";
-pub const VERIFIER: &str = "verifier-token";
 /// What kubeadm would have written for the kubelets.
 pub const KUBELET_CONFIG: &str = "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\n";
 
-/// A debug API server on a loaded box; locally it is up in five seconds.
-const START: Duration = Duration::from_secs(120);
+/// New definitions are served within a second; a loaded box may take longer.
+const SERVED: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
 /// The running control plane.
 pub struct ControlPlane {
-    folder: PathBuf,
-    port: u16,
+    pki: PathBuf,
+    url: String,
 }
 
 impl ControlPlane {
@@ -49,13 +47,14 @@ impl ControlPlane {
             let (ready, started) = mpsc::channel();
             // The programs die with the thread that started them, so it lives as long as this program.
             thread::spawn(move || {
-                let started = start();
-                let _ = ready.send(started.map(|(control_plane, children)| {
-                    std::mem::forget(children);
-                    control_plane
-                }));
-                loop {
-                    thread::park();
+                match start() {
+                    Ok((control_plane, _running)) => {
+                        let _ = ready.send(Ok(control_plane));
+                        loop {
+                            thread::park();
+                        }
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
                 }
             });
             started.recv().expect("the thread sends").expect("the control plane starts")
@@ -63,24 +62,24 @@ impl ControlPlane {
     }
 
     /// kubeadm's folder of certificates and keys.
-    pub fn pki(&self) -> PathBuf {
-        self.folder.join("pki")
+    pub fn pki(&self) -> &Path {
+        &self.pki
     }
 
-    /// A kubeconfig for a user with a token.
-    pub fn kubeconfig(&self, token: &str) -> String {
-        self.kubeconfig_for(&json!({ "token": token }))
+    /// A kubeconfig of the user whose certificate has this name in our folder.
+    pub fn kubeconfig(&self, name: &str) -> String {
+        self.kubeconfig_of(&self.pki.join(format!("{name}.crt")), &self.pki.join(format!("{name}.key")))
     }
 
-    /// A kubeconfig for whoever `user` describes.
-    pub fn kubeconfig_for(&self, user: &serde_json::Value) -> String {
+    /// A kubeconfig of whoever has this certificate and key.
+    pub fn kubeconfig_of(&self, certificate: &Path, key: &Path) -> String {
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{ "name": "test", "cluster": {
-                "server": format!("https://127.0.0.1:{}", self.port),
-                "certificate-authority": self.pki().join("ca.crt"),
+                "server": self.url,
+                "certificate-authority": self.pki.join("ca.crt"),
             }}],
-            "users": [{ "name": "test", "user": user }],
+            "users": [{ "name": "test", "user": { "client-certificate": certificate, "client-key": key } }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
         })
         .to_string()
@@ -88,12 +87,11 @@ impl ControlPlane {
 
     /// A client that uses this kubeconfig.
     pub async fn client(&self, kubeconfig: &str) -> Result<Client> {
-        let kubeconfig = Kubeconfig::from_yaml(kubeconfig)?;
-        Ok(Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)?)
+        Ok(Client::try_from(controlplane::config(kubeconfig).await?)?)
     }
 }
 
-fn start() -> Result<(ControlPlane, [Child; 2])> {
+fn start() -> Result<(ControlPlane, controlplane::ControlPlane)> {
     // Below the target folder, so that a killed run leaves nothing elsewhere; each run starts over.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("join-process");
     if folder.exists() {
@@ -101,56 +99,17 @@ fn start() -> Result<(ControlPlane, [Child; 2])> {
     }
     let pki = folder.join("pki");
     certificates(&pki)?;
-    let programs = programs()?;
-    let (etcd_port, peer_port, port) = (free_port()?, free_port()?, free_port()?);
-    let (client_url, peer_url) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
-    let etcd = spawn(&programs.join("etcd"), &folder.join("etcd.log"), &[
-        format!("--data-dir={}", folder.join("etcd").display()),
-        format!("--listen-client-urls={client_url}"),
-        format!("--advertise-client-urls={client_url}"),
-        format!("--listen-peer-urls={peer_url}"),
-        format!("--initial-advertise-peer-urls={peer_url}"),
-        format!("--initial-cluster=default={peer_url}"),
-        "--unsafe-no-fsync".to_owned(),
-    ])?;
-    let tokens = folder.join("tokens");
-    fs::write(&tokens, format!("{ADMIN},admin,1,\"system:masters\"\n{VERIFIER},constellation:verifier,2\n"))?;
-    let file = |name: &str| pki.join(name).display().to_string();
-    let mut api = spawn(&programs.join("kube-apiserver"), &folder.join("apiserver.log"), &[
-        format!("--etcd-servers={client_url}"),
-        "--bind-address=127.0.0.1".to_owned(),
-        format!("--secure-port={port}"),
-        format!("--tls-cert-file={}", file("apiserver.crt")),
-        format!("--tls-private-key-file={}", file("apiserver.key")),
-        format!("--client-ca-file={}", file("ca.crt")),
-        format!("--service-account-key-file={}", file("sa.pub")),
-        format!("--service-account-signing-key-file={}", file("sa.key")),
-        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-        format!("--token-auth-file={}", tokens.display()),
-        "--authorization-mode=Node,RBAC".to_owned(),
-        "--disable-admission-plugins=ServiceAccount".to_owned(),
-        "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-        "--endpoint-reconciler-type=none".to_owned(),
-    ])?;
-    let control_plane = ControlPlane { folder, port };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(prepare(&control_plane, &mut api))?;
-    Ok((control_plane, [etcd, api]))
+    runtime.block_on(async {
+        let running = controlplane::ControlPlane::start_with(&Options { dir: Some(folder), audit_log: None }).await?;
+        let control_plane = ControlPlane { pki, url: running.url() };
+        prepare(&running.client().await?).await?;
+        Ok((control_plane, running))
+    })
 }
 
-/// Waits until it is ready and installs what the operator installs.
-async fn prepare(control_plane: &ControlPlane, api: &mut Child) -> Result<()> {
-    let client = control_plane.client(&control_plane.kubeconfig(ADMIN)).await?;
-    let begun = Instant::now();
-    loop {
-        let readyz = http_get("/readyz");
-        if client.request_text(readyz).await.is_ok_and(|text| text == "ok") {
-            break;
-        }
-        ensure!(api.try_wait()?.is_none(), "the API server ended, see {}", control_plane.folder.display());
-        ensure!(begun.elapsed() < START, "the API server isn't ready, see {}", control_plane.folder.display());
-        tokio::time::sleep(POLL).await;
-    }
+/// Installs what the operator installs.
+async fn prepare(client: &Client) -> Result<()> {
     let params = PostParams::default();
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in [NodeAdmission::crd(), TrustBundle::crd()] {
@@ -162,15 +121,14 @@ async fn prepare(control_plane: &ControlPlane, api: &mut Child) -> Result<()> {
     let config: ConfigMap = serde_json::from_value(json!({
         "metadata": { "name": "kubelet-config" }, "data": { "kubelet": KUBELET_CONFIG },
     }))?;
-    while begun.elapsed() < START {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
+    let (nodes, bundles): (Api<NodeAdmission>, Api<TrustBundle>) = (Api::all(client.clone()), Api::all(client.clone()));
+    let begun = Instant::now();
+    while begun.elapsed() < SERVED {
         // The namespace comes a moment after the API server.
-        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-        let admissions: Api<NodeAdmission> = Api::all(client.clone());
-        if maps.create(&params, &config).await.is_err() && maps.get("kubelet-config").await.is_err() {
-            tokio::time::sleep(POLL).await;
-            continue;
-        }
-        if admissions.list(&kube::api::ListParams::default()).await.is_ok() {
+        let there = maps.create(&params, &config).await.is_ok() || maps.get("kubelet-config").await.is_ok();
+        let all = ListParams::default();
+        if there && nodes.list(&all).await.is_ok() && bundles.list(&all).await.is_ok() {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;
@@ -197,20 +155,33 @@ fn permissions() -> Result<(ClusterRole, ClusterRoleBinding)> {
     Ok((role, binding))
 }
 
-/// As kubeadm with `encryptionAlgorithm: ECDSA-P256` does it: keys in SEC1 form.
+/// As kubeadm with `encryptionAlgorithm: ECDSA-P256` does it: keys in SEC1 form. Also under the harness's names.
 fn certificates(pki: &Path) -> Result<()> {
     fs::create_dir_all(pki.join("etcd"))?;
     for (name, subject) in [("ca", "kubernetes"), ("front-proxy-ca", "front-proxy-ca"), ("etcd/ca", "etcd-ca")] {
         openssl(pki, &format!("ecparam -name prime256v1 -genkey -noout -out {name}.key"))?;
         openssl(pki, &format!("req -x509 -new -key {name}.key -subj /CN={subject} -days 30 -out {name}.crt"))?;
     }
-    for name in ["sa", "apiserver"] {
-        openssl(pki, &format!("ecparam -name prime256v1 -genkey -noout -out {name}.key"))?;
-    }
+    openssl(pki, "ecparam -name prime256v1 -genkey -noout -out sa.key")?;
     openssl(pki, "ec -in sa.key -pubout -out sa.pub")?;
-    fs::write(pki.join("san"), "subjectAltName=IP:127.0.0.1\n")?;
-    openssl(pki, "req -new -key apiserver.key -subj /CN=kube-apiserver -out apiserver.csr")?;
-    openssl(pki, "x509 -req -in apiserver.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile san -out apiserver.crt")
+    for half in ["key", "pub"] {
+        fs::copy(pki.join(format!("sa.{half}")), pki.join(format!("service-account.{half}")))?;
+    }
+    let server = "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n";
+    let client = "extendedKeyUsage=clientAuth\n";
+    for (name, subject, extensions) in [
+        ("serving", "/CN=kube-apiserver", server),
+        ("admin", "/O=system:masters/CN=admin", client),
+        ("verifier", "/CN=constellation:verifier", client),
+    ] {
+        fs::write(pki.join("extensions"), extensions)?;
+        openssl(pki, &format!("ecparam -name prime256v1 -genkey -noout -out {name}.key"))?;
+        openssl(pki, &format!("req -new -key {name}.key -subj {subject} -out {name}.csr"))?;
+        let signed = "-CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile extensions";
+        openssl(pki, &format!("x509 -req -in {name}.csr {signed} -out {name}.crt"))?;
+    }
+    // The harness takes a folder with this file as it is.
+    Ok(fs::write(pki.join("complete"), "")?)
 }
 
 fn openssl(folder: &Path, arguments: &str) -> Result<()> {
@@ -223,17 +194,9 @@ fn openssl(folder: &Path, arguments: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where etcd and the API server are; built once if need be.
-fn programs() -> Result<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/build.sh");
-    let output = Command::new(script).arg("control-plane").stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "building the control plane failed");
-    Ok(PathBuf::from(String::from_utf8(output.stdout)?.lines().last().context("no folder")?.trim()))
-}
-
 /// Starts a program that dies with the thread that started it.
 pub fn spawn(program: &Path, log: &Path, arguments: &[String]) -> Result<Child> {
-    let log = File::create(log)?;
+    let log = fs::File::create(log)?;
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .arg(program)
@@ -247,8 +210,4 @@ pub fn spawn(program: &Path, log: &Path, arguments: &[String]) -> Result<Child> 
 
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-fn http_get(path: &str) -> http::Request<Vec<u8>> {
-    http::Request::get(path).body(Vec::new()).expect("a constant path is valid")
 }

@@ -34,7 +34,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::{
-    cluster::{ADMIN, ControlPlane, VERIFIER, free_port, spawn},
+    cluster::{ControlPlane, free_port, spawn},
     machine::{IMAGE, Machine},
 };
 
@@ -59,7 +59,7 @@ impl Scene {
     /// Starts a verifier in namespace `name`.
     pub async fn start(name: &str, more: &[&str]) -> Result<Self> {
         let control_plane = ControlPlane::shared();
-        let client = control_plane.client(&control_plane.kubeconfig(ADMIN)).await?;
+        let client = control_plane.client(&control_plane.kubeconfig("admin")).await?;
         let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await?;
         let (owner, folder) = (SigningKey::generate()?, tempfile::tempdir()?);
@@ -234,8 +234,8 @@ fn home(folder: &Path, owner: &SigningKey, control_plane: &ControlPlane) -> Resu
     fs::write(folder.join("verifier-ca.key"), key.as_bytes())?;
     fs::write(folder.join("launch-config.json"), launch.to_bytes())?;
     fs::write(folder.join("cluster.json"), serde_json::to_vec(&settings)?)?;
-    fs::write(folder.join("verifier.conf"), control_plane.kubeconfig(VERIFIER))?;
-    fs::write(folder.join("admin.conf"), control_plane.kubeconfig(ADMIN))?;
+    fs::write(folder.join("verifier.conf"), control_plane.kubeconfig("verifier"))?;
+    fs::write(folder.join("admin.conf"), control_plane.kubeconfig("admin"))?;
     Ok(())
 }
 
