@@ -12,6 +12,8 @@
 //! No trust rests on any of this: whatever the host says or serves is measured, appraised or authenticated elsewhere.
 
 mod api;
+mod checks;
+mod client;
 mod console;
 mod instance;
 mod launcher;
@@ -22,6 +24,7 @@ mod netns;
 mod probe;
 mod proxy;
 mod qemu;
+mod shelf;
 mod supervisor;
 mod swtpm;
 
@@ -32,15 +35,15 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, Mutex as SyncMutex, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::{io::BufReader, net::UnixStream, sync::Mutex, time::timeout};
+use tokio::sync::Mutex;
 
 use self::{
     api::{Record, Reply, Request, State, View},
+    client::{call, converse, vms},
     layout::{ClusterDir, Subnet, instance_id, node_of, plain_name},
 };
 use super::{
@@ -375,7 +378,7 @@ impl Cloud for LocalCloud {
             if !dir.instances().join(&node).exists() {
                 return Err(CloudError::NotFound(format!("VM of node {node}")));
             }
-            return instance::remove_dir(&dir.instances(), &node).map_err(|e| {
+            return shelf::remove_dir(&dir.instances(), &node).map_err(|e| {
                 CloudError::Transient(format!("removing the directory of node {node} failed: {e}"))
             });
         }
@@ -449,7 +452,7 @@ fn describe(dir: &ClusterDir) -> Result<Option<Description>, CloudError> {
 /// The VMs of a cluster without supervisor.
 fn ended(dir: &ClusterDir, description: &Description) -> Result<Vec<View>, CloudError> {
     let subnet = Subnet::parse(&description.node_cidr)?;
-    let records = instance::load(&dir.instances(), false).map_err(|e| {
+    let records = shelf::load(&dir.instances(), false).map_err(|e| {
         CloudError::Transient(format!("reading {} failed: {e}", dir.instances().display()))
     })?;
     let view = |record: Record| View {
@@ -460,44 +463,3 @@ fn ended(dir: &ClusterDir, description: &Description) -> Result<Vec<View>, Cloud
     };
     Ok(records.into_iter().map(view).collect())
 }
-
-fn vms(reply: Reply) -> Result<Vec<View>, CloudError> {
-    match reply {
-        Reply::Vms { vms } => Ok(vms),
-        _ => Err(CloudError::Transient(
-            "the supervisor gave another answer than was asked for".into(),
-        )),
-    }
-}
-
-async fn call(dir: &ClusterDir, request: &Request) -> Result<Reply, CloudError> {
-    converse(dir, request).await?.1.into_result()
-}
-
-/// Asks and reads the answer; the connection with what follows it.
-async fn converse(
-    dir: &ClusterDir,
-    request: &Request,
-) -> Result<(BufReader<UnixStream>, Reply), CloudError> {
-    let failed = |e: &dyn std::fmt::Display| {
-        CloudError::Transient(format!(
-            "asking the supervisor of {} failed: {e}",
-            dir.path().display()
-        ))
-    };
-    let conversation = async {
-        let (path, _open) = launcher::socket_path(dir).map_err(|e| failed(&e))?;
-        let mut stream = BufReader::new(UnixStream::connect(path).await.map_err(|e| failed(&e))?);
-        api::write(&mut stream, request)
-            .await
-            .map_err(|e| failed(&e))?;
-        let reply = api::read(&mut stream).await.map_err(|e| failed(&e))?;
-        Ok((stream, reply))
-    };
-    timeout(ANSWER, conversation)
-        .await
-        .map_err(|_| failed(&"it does not answer"))?
-}
-
-/// The longest answers wait for a removal during a launch: up to a second or two, more on a busy host.
-const ANSWER: Duration = Duration::from_mins(1);

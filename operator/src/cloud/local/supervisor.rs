@@ -20,12 +20,13 @@ use tokio::{
 
 use super::{
     api::{self, Record, Reply, Request, State, View},
-    instance::{self, Begin, Host, Order, Phase, Vm},
+    checks::{check_image, check_room},
+    instance::{Begin, Host, Order, Phase, Vm},
     layout::{ClusterDir, METADATA, SOCKET, Shape, Subnet, plain_name},
     metadata, netns,
     probe::{self, Tools},
     proxy::{self, API_SERVER, VERIFIER},
-    swtpm,
+    shelf, swtpm,
 };
 use crate::cloud::CloudError;
 
@@ -147,7 +148,7 @@ impl Supervisor {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(read(dir.targets())(error)),
         };
-        let left = instance::load(&host.instances, true).map_err(read(host.instances.clone()))?;
+        let left = shelf::load(&host.instances, true).map_err(read(host.instances.clone()))?;
         let (reachable, _) = watch::channel(Vec::new());
         let supervisor = Arc::new(Self {
             dir,
@@ -265,7 +266,7 @@ impl Supervisor {
             )));
         }
         tracing::info!(node = record.node, name = record.name, %address, "Launching VM");
-        instance::create(&self.host.instances, &record).map_err(|e| {
+        shelf::create(&self.host.instances, &record).map_err(|e| {
             CloudError::Transient(format!(
                 "making the directory of node {} failed: {e}",
                 record.node
@@ -395,117 +396,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn check_image(image: &Path) -> Result<(), CloudError> {
-    let wrong = |why: &str| CloudError::Unsupported(format!("image {} {why}", image.display()));
-    if !image.is_absolute() {
-        return Err(wrong(
-            "is not an absolute path to a disk image on this host",
-        ));
-    }
-    let file = fs::File::open(image).map_err(|e| wrong(&format!("cannot be read: {e}")))?;
-    let metadata = file
-        .metadata()
-        .map_err(|e| wrong(&format!("cannot be read: {e}")))?;
-    if !metadata.is_file() || metadata.len() == 0 {
-        return Err(wrong("is not a file, or is empty"));
-    }
-    Ok(())
-}
-
-/// Refuses a VM that would soon stop for want of disk or memory. State disks are sparse and rarely filled: a fresh
-/// node writes under 1 GiB, so 2 GiB of each is asked for at most.
-fn check_room(dir: &Path, state_disk_bytes: u64, shape: Shape) -> Result<(), CloudError> {
-    const MOST: u64 = 2 << 30;
-    const SPARE: u64 = 256 << 20;
-    if state_disk_bytes == 0 {
-        return Err(CloudError::Unsupported(
-            "a node needs a state disk: its size is 0".to_owned(),
-        ));
-    }
-    let disk = rustix::fs::statvfs(dir).map_err(|e| {
-        CloudError::Transient(format!(
-            "looking for free space in {} failed: {e}",
-            dir.display()
-        ))
-    })?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let wanted = state_disk_bytes.min(MOST) + SPARE;
-    if free < wanted {
-        return Err(CloudError::Capacity(format!(
-            "{} has {} MiB free, {} MiB are needed for a node",
-            dir.display(),
-            free >> 20,
-            wanted >> 20
-        )));
-    }
-    let available = available_memory_mib(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
-    match available {
-        Some(available) if available < shape.memory_mib => Err(CloudError::Capacity(format!(
-            "the host has {available} MiB of memory left, the node asks for {} MiB",
-            shape.memory_mib
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn available_memory_mib(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib >> 10)
-}
-
 /// Also said of VMs that are found while no supervisor runs.
 pub(super) const ENDED_WITH_SUPERVISOR: &str =
     "the VM ended with its supervisor; the node must be replaced";
 
 /// A node's SYN is answered by its kernel, so this is for hosts that are very busy.
 const DIAL_PATIENCE: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_relative_or_empty_image_is_refused_by_its_path() {
-        for wrong in ["node.img", "/nonexistent/node.img", "/dev/null", "/"] {
-            let Err(CloudError::Unsupported(message)) = check_image(Path::new(wrong)) else {
-                panic!("{wrong} was taken")
-            };
-            assert!(message.contains(wrong), "{message}");
-        }
-        assert!(check_image(&std::env::current_exe().unwrap()).is_ok());
-    }
-
-    #[test]
-    fn a_vm_larger_than_the_host_is_a_matter_of_capacity() {
-        let dir = std::env::temp_dir();
-        let huge = Shape {
-            vcpus: 1,
-            memory_mib: 1 << 40,
-        };
-        assert!(matches!(
-            check_room(&dir, 1, huge),
-            Err(CloudError::Capacity(_))
-        ));
-        let small = Shape {
-            vcpus: 1,
-            memory_mib: 1,
-        };
-        assert!(check_room(&dir, 1, small).is_ok());
-        assert!(matches!(
-            check_room(&dir, 0, small),
-            Err(CloudError::Unsupported(_))
-        ));
-    }
-
-    #[test]
-    fn available_memory_is_read_in_mebibytes() {
-        assert_eq!(
-            available_memory_mib("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"),
-            Some(2)
-        );
-        assert_eq!(available_memory_mib("MemTotal: 9 kB\n"), None);
-    }
-}
