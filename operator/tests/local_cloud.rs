@@ -1,7 +1,7 @@
 //! The `local` provider against real QEMU, swtpm and namespaces. The image is noise: firmware runs and finds nothing
 //! to boot, which is all that a cloud has to do.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
 use std::{
     fs::{self, File},
