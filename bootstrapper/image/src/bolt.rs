@@ -24,6 +24,9 @@ const LIMIT_DEPTH: usize = 24;
 /// Keys under which containerd stores a time (Go's `time.MarshalBinary`, 15 bytes).
 const TIMES: [&[u8]; 2] = [b"createdat", b"updatedat"];
 
+/// Keys under which the snapshotter stores what a snapshot takes (Go's variable-length integers).
+const SIZES: [&[u8]; 2] = [b"inodes", b"size"];
+
 /// A bucket: sorted keys, each with a value or another bucket.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Bucket {
@@ -37,21 +40,32 @@ enum Item {
     Value(Vec<u8>),
 }
 
+/// Which of containerd's databases is rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Images, containers, blobs.
+    Metadata,
+    /// Snapshots. Their sizes depend on the build host's file system (blocks of folders) and serve statistics only; they
+    /// become zero.
+    Snapshots,
+}
+
 /// Rewrites a database with all times set to `epoch`.
 ///
 /// # Errors
 /// When the bytes are no such database.
-pub(crate) fn normalise(bytes: &[u8], epoch: u64) -> Result<Vec<u8>> {
+pub(crate) fn normalise(bytes: &[u8], kind: Kind, epoch: u64) -> Result<Vec<u8>> {
     let mut root = read(bytes)?;
-    set_times(&mut root, &go_time(epoch));
+    settle(&mut root, kind, &go_time(epoch));
     write(&root)
 }
 
-fn set_times(bucket: &mut Bucket, time: &[u8; 15]) {
+fn settle(bucket: &mut Bucket, kind: Kind, time: &[u8; 15]) {
     for (key, item) in &mut bucket.items {
         match item {
-            Item::Bucket(inner) => set_times(inner, time),
+            Item::Bucket(inner) => settle(inner, kind, time),
             Item::Value(value) if TIMES.contains(&key.as_slice()) && value.len() == time.len() => *value = time.to_vec(),
+            Item::Value(value) if kind == Kind::Snapshots && SIZES.contains(&key.as_slice()) => *value = vec![0],
             Item::Value(_) => {}
         }
     }
@@ -331,21 +345,21 @@ mod tests {
 
     #[test]
     fn only_times_are_changed_and_then_the_bytes_are_the_same() {
-        let first = normalise(&write(&database(3)).unwrap(), 1_767_225_600).unwrap();
-        let second = normalise(&write(&database(4)).unwrap(), 1_767_225_600).unwrap();
+        let first = normalise(&write(&database(3)).unwrap(), Kind::Snapshots, 1_767_225_600).unwrap();
+        let second = normalise(&write(&database(4)).unwrap(), Kind::Snapshots, 1_767_225_600).unwrap();
         assert!(first == second);
         let mut expected = database(3);
-        set_times(&mut expected, &go_time(1_767_225_600));
+        settle(&mut expected, Kind::Metadata, &go_time(1_767_225_600));
         assert_eq!(read(&first).unwrap(), expected);
     }
 
     #[test]
     fn a_damaged_database_is_refused() {
         let bytes = write(&database(3)).unwrap();
-        assert!(normalise(&bytes[..100], 0).is_err());
+        assert!(normalise(&bytes[..100], Kind::Metadata, 0).is_err());
         let mut changed = bytes;
         changed[PAGE_HEADER + 20] ^= 1;
         changed[PAGE_BYTES + PAGE_HEADER + 20] ^= 1;
-        assert!(normalise(&changed, 0).is_err());
+        assert!(normalise(&changed, Kind::Metadata, 0).is_err());
     }
 }

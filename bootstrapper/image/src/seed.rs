@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::bolt;
+use crate::bolt::{self, Kind};
 use crate::cache::{Cache, Key, Stage};
 use crate::digest;
 use crate::error::{Error, Result, invalid, io};
@@ -28,7 +28,7 @@ const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
 
 /// Makes the seed folder, or finds it: `meta.db`, `snap.db`, `blobs/`, `snapshots/`, `id`.
 pub(crate) fn build(cache: &Cache, kubernetes: &Path, images: &[Image]) -> Result<Stage> {
-    let mut key = Key::new("seed-3").file("containerd", &kubernetes.join("containerd"))?;
+    let mut key = Key::new("seed-4").file("containerd", &kubernetes.join("containerd"))?;
     for image in images {
         key = key.input(image.file, &digest::sha256_hex(&image.tar));
     }
@@ -77,6 +77,10 @@ fn unpack(work: &Path, kubernetes: &Path, images: &[Image], draft: &Path) -> Res
         tool::run(&mut ctr(&["images", "import", "--label", "io.cri-containerd.image=managed", path]))?;
         tool::remove(&file)?;
     }
+    // Deleting a lease synchronously waits for a garbage collection. Without it what is left depends on when the last
+    // one ran.
+    tool::run(&mut ctr(&["leases", "create", "--id", "settle"]))?;
+    tool::run(&mut ctr(&["leases", "delete", "--sync", "settle"]))?;
     containerd.stop()?;
     collect(&root, draft)
 }
@@ -84,8 +88,8 @@ fn unpack(work: &Path, kubernetes: &Path, images: &[Image], draft: &Path) -> Res
 fn collect(root: &Path, draft: &Path) -> Result<()> {
     tool::make_folder(&draft.join("blobs"))?;
     let epoch = crate::epoch();
-    let meta = bolt::normalise(&tool::read(&root.join(METADATA))?, epoch)?;
-    let snap = bolt::normalise(&tool::read(&root.join(SNAPSHOTTER).join("metadata.db"))?, epoch)?;
+    let meta = bolt::normalise(&tool::read(&root.join(METADATA))?, Kind::Metadata, epoch)?;
+    let snap = bolt::normalise(&tool::read(&root.join(SNAPSHOTTER).join("metadata.db"))?, Kind::Snapshots, epoch)?;
     tool::write(&draft.join("meta.db"), &meta)?;
     tool::write(&draft.join("snap.db"), &snap)?;
     let blobs = root.join(BLOBS);
