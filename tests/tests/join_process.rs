@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use constellation_attestation::{
     binding::VerifierRole,
-    channel,
-    dsse, keys,
+    channel, dsse, keys,
     owner::SigningKey,
     policy::TRUST_POLICY_TYPE,
     protocol::{Evidence, Hello, Purpose, Request, Role, Ticket, Verdict},
@@ -62,7 +61,10 @@ async fn an_honest_worker_is_recorded_and_gets_a_ticket_for_its_own_name() {
     let ticket = machine.join(scene.verifier).await.unwrap();
     assert_eq!(ticket.disk_key, keys::disk_key(&DISK_SECRET, WORKER).to_vec());
     assert_eq!((ticket.cluster_id.as_slice(), ticket.kubelet_config.as_str()), (CLUSTER_ID.as_slice(), KUBELET_CONFIG));
-    assert_eq!((ticket.node.node_name.as_str(), ticket.node.provider_id.as_str()), ("worker-1", "local://uid-worker-1"));
+    assert_eq!(
+        (ticket.node.node_name.as_str(), ticket.node.provider_id.as_str()),
+        ("worker-1", "local://uid-worker-1")
+    );
     assert!(ticket.control_plane.is_none());
 
     let status = scene.status(WORKER).await.unwrap();
@@ -90,6 +92,14 @@ async fn an_honest_worker_is_recorded_and_gets_a_ticket_for_its_own_name() {
     let who = who.status.unwrap().user_info.unwrap();
     assert_eq!(who.username.as_deref(), Some("system:node:worker-1"));
     assert!(who.groups.unwrap().contains(&"system:nodes".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_without_a_kubeconfig_makes_itself_a_certificate() {
+    let (mut scene, mut machine) = Scene::with_worker("certificate").await.unwrap();
+    std::fs::remove_file(scene.folder.path().join("verifier.conf")).unwrap();
+    scene.restart_verifier().await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,10 +139,13 @@ async fn evidence_with_one_part_removed_or_replaced_gets_no_ticket() {
         ("quote removed", Box::new(|evidence| evidence.quote.clear())),
         ("quote altered", Box::new(|evidence| evidence.quote[20] ^= 1)),
         ("quote longer", Box::new(|evidence| evidence.quote.push(0))),
-        ("quote replayed", Box::new(|evidence| {
-            evidence.quote.clone_from(&earlier.quote);
-            evidence.signature.clone_from(&earlier.signature);
-        })),
+        (
+            "quote replayed",
+            Box::new(|evidence| {
+                evidence.quote.clone_from(&earlier.quote);
+                evidence.signature.clone_from(&earlier.signature);
+            }),
+        ),
         ("all replayed", Box::new(|evidence| evidence.clone_from(&earlier))),
         ("signature removed", Box::new(|evidence| evidence.signature.clear())),
         ("signature altered", Box::new(|evidence| *evidence.signature.last_mut().unwrap() ^= 1)),
@@ -432,6 +445,7 @@ async fn our_own_node_is_enrolled_and_members_are_asked_again_without_a_write_un
 
 /// The roots in the bundle that is in force.
 async fn enrolled_roots(scene: &Scene) -> Vec<String> {
-    let payload = dsse::verify(&scene.envelope().await.unwrap(), TRUST_POLICY_TYPE, &scene.owner.public_spki()).unwrap();
+    let payload =
+        dsse::verify(&scene.envelope().await.unwrap(), TRUST_POLICY_TYPE, &scene.owner.public_spki()).unwrap();
     serde_json::from_slice::<constellation_attestation::policy::TrustPolicy>(&payload).unwrap().endorsement_roots
 }

@@ -124,11 +124,8 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn given_files(dir: &Path, owner: &SigningKey) -> Paths {
-        let paths = Paths {
-            dir: dir.join("constellation"),
-            pki: dir.join("pki"),
-            admin_kubeconfig: dir.join("admin.conf"),
-        };
+        let paths =
+            Paths { dir: dir.join("constellation"), pki: dir.join("pki"), admin_kubeconfig: dir.join("admin.conf") };
         fs::create_dir_all(&paths.dir).unwrap();
         fs::create_dir_all(paths.pki.join("etcd")).unwrap();
         let (certificate, key) = Identity::issue_verifier_ca(owner).unwrap();

@@ -81,8 +81,7 @@ where
         Examined::Refused(id) => return Ok(Some(id)),
     };
     // Strangers with bad evidence shall not cost us another call.
-    let kubelet_config =
-        if case.appraisal.accepted { verifier.store.kubelet_config().await? } else { String::new() };
+    let kubelet_config = if case.appraisal.accepted { verifier.store.kubelet_config().await? } else { String::new() };
     let csr = &case.proof.hello.keys.csr;
     let settled = verifier
         .settle(node, &case, |spec| ticket::prepare(&verifier.home, spec, csr, &kubelet_config, Timestamp::now()))

@@ -8,6 +8,7 @@
 //! verifier itself runs on, which its owner had appraised.
 
 pub mod admit;
+pub mod authority;
 pub mod home;
 pub mod join;
 pub mod metrics;

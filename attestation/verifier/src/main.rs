@@ -13,12 +13,12 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use constellation_attestation::protocol::BOOTSTRAPPER_PORT;
 use constellation_verifier::{
-    home::{Home, Paths},
+    home::{self, Home, Paths},
     join::{self, Outcome},
     metrics,
     reattest::{self, Schedule},
     server::{self, Limits},
-    store::Cluster,
+    store::{self, Cluster},
     trust::Trust,
     verifier::{Verifier, chain},
 };
@@ -54,10 +54,10 @@ struct Serve {
     /// Folder with kubeadm's certificates and keys.
     #[arg(long, default_value = "/etc/kubernetes/pki")]
     pki: PathBuf,
-    /// Kubeconfig of user `constellation:verifier`.
+    /// Kubeconfig of user `constellation:verifier`. Absent: we make ourselves a certificate at each start.
     #[arg(long, default_value = "/etc/kubernetes/constellation/verifier.conf")]
     kubeconfig: PathBuf,
-    /// An administrator's kubeconfig, for joining control-plane nodes.
+    /// An administrator's kubeconfig: joining control-plane nodes get it; of it we use the API server's address.
     #[arg(long, default_value = "/etc/kubernetes/admin.conf")]
     admin_kubeconfig: PathBuf,
     /// Namespace of trust bundle and admissions.
@@ -154,16 +154,21 @@ async fn serve_join(verifier: &Verifier<Cluster>, stream: tokio::net::TcpStream)
 
 /// Waits for our files; everything else that is wrong with them ends the process.
 async fn prepare(args: &Serve) -> anyhow::Result<Verifier<Cluster>> {
-    let paths = Paths {
-        dir: args.dir.clone(),
-        pki: args.pki.clone(),
-        admin_kubeconfig: args.admin_kubeconfig.clone(),
-    };
+    let paths = Paths { dir: args.dir.clone(), pki: args.pki.clone(), admin_kubeconfig: args.admin_kubeconfig.clone() };
     let home = patiently("our files", || async { Home::load(&paths) }).await;
-    let store = patiently("our kubeconfig", || Cluster::open(&args.kubeconfig, &args.namespace)).await;
+    let store = patiently("access to the Kubernetes API", || open(args)).await;
     let trust = Trust::open(&home.owner_spki, &home.launch.cluster_uid, &args.dir.join("trust-revision"))
         .context("opening the memory of the trust bundle")?;
     Ok(Verifier::new(home, trust, store, args.platform.clone()))
+}
+
+/// With the kubeconfig if there is one, else with a certificate that we make ourselves.
+async fn open(args: &Serve) -> Result<Cluster, store::Error> {
+    if args.kubeconfig.exists() {
+        return Cluster::open(&args.kubeconfig, &args.namespace).await;
+    }
+    let file = |name: &str| home::text(&args.pki.join(name)).map_err(store::Error::Files);
+    Cluster::open_as_verifier(&args.admin_kubeconfig, &file("ca.crt")?, &file("ca.key")?, &args.namespace).await
 }
 
 async fn patiently<T, E, F>(what: &str, attempt: impl Fn() -> F) -> T

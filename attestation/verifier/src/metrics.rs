@@ -91,9 +91,8 @@ async fn answer(mut stream: TcpStream, body: String) -> std::io::Result<()> {
     let _ = stream.read(&mut request).await?;
     let length = body.len();
     let kind = "text/plain; version=0.0.4";
-    let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-    );
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
     stream.shutdown().await

@@ -25,11 +25,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connections: 32,
-            conversation: Duration::from_secs(150),
-            farewell: Duration::from_secs(5),
-        }
+        Self { connections: 32, conversation: Duration::from_secs(150), farewell: Duration::from_secs(5) }
     }
 }
 

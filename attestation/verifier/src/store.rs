@@ -2,14 +2,25 @@
 
 use std::{future::Future, path::Path, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_crds::{NodeAdmission, TrustBundle};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, Config,
     api::{ListParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig, NamedAuthInfo},
+};
+use rcgen::KeyPair;
+use zeroize::Zeroizing;
+
+use crate::{
+    authority::{self, Key, Subject},
+    home,
 };
 
+/// The user that verifiers are to the API server.
+pub const USER: &str = "constellation:verifier";
 /// Name of the one trust bundle.
 pub const BUNDLE: &str = "constellation";
 /// `ConfigMap` in which kubeadm keeps the kubelets' configuration.
@@ -27,9 +38,15 @@ pub enum Error {
     /// The API server failed or can't be reached.
     #[error("{0} failed")]
     Api(&'static str, #[source] Box<kube::Error>),
+    /// We can't make ourselves a certificate.
+    #[error("making a certificate for user {USER} failed")]
+    Authority(#[source] authority::Error),
     /// Somebody else wrote first.
     #[error("the object was changed meanwhile")]
     Conflict,
+    /// The cluster's CA can't be read.
+    #[error("reading the cluster's CA failed")]
+    Files(#[source] home::Error),
     /// The kubeconfig can't be used.
     #[error("reading our kubeconfig failed")]
     Kubeconfig(#[source] kube::config::KubeconfigError),
@@ -69,7 +86,41 @@ pub struct Cluster {
 impl Cluster {
     /// Prepares calls with a kubeconfig; the API server needn't be up.
     pub async fn open(kubeconfig: &Path, namespace: &str) -> Result<Self, Error> {
-        let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(Error::Kubeconfig)?;
+        Self::with(Kubeconfig::read_from(kubeconfig).map_err(Error::Kubeconfig)?, namespace).await
+    }
+
+    /// As [`Cluster::open`], as user [`USER`] with a certificate made now. Of the administrator's kubeconfig only the
+    /// API server's address and CA are used; we hold the cluster's CA key anyway, and want no more rights than we need.
+    pub async fn open_as_verifier(
+        admin_kubeconfig: &Path,
+        ca_certificate: &str,
+        ca_key: &str,
+        namespace: &str,
+    ) -> Result<Self, Error> {
+        let mut kubeconfig = Kubeconfig::read_from(admin_kubeconfig).map_err(Error::Kubeconfig)?;
+        let key = Key(KeyPair::generate().map_err(|error| Error::Authority(authority::Error::Sign(error)))?);
+        let subject = Subject { organization: None, common_name: USER };
+        let certificate = authority::client_certificate(ca_certificate, ca_key, &key.0, subject, Timestamp::now())
+            .map_err(Error::Authority)?;
+        let user = AuthInfo {
+            client_certificate_data: Some(STANDARD.encode(certificate)),
+            client_key_data: Some(STANDARD.encode(Zeroizing::new(key.0.serialize_pem()).as_bytes()).into()),
+            ..AuthInfo::default()
+        };
+        let context = kubeconfig.current_context.clone().unwrap_or_default();
+        let Some(context) = kubeconfig.contexts.iter_mut().find(|named| named.name == context) else {
+            return Err(Error::Missing("the administrator's current context"));
+        };
+        let Some(context) = &mut context.context else {
+            return Err(Error::Missing("the administrator's current context"));
+        };
+        context.user = Some(USER.to_owned());
+        kubeconfig.auth_infos =
+            vec![NamedAuthInfo { name: USER.to_owned(), auth_info: Some(user), ..NamedAuthInfo::default() }];
+        Self::with(kubeconfig, namespace).await
+    }
+
+    async fn with(kubeconfig: Kubeconfig, namespace: &str) -> Result<Self, Error> {
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .map_err(Error::Kubeconfig)?;

@@ -70,7 +70,9 @@ impl Trust {
     pub fn open(owner_spki: &[u8], cluster_uid: &str, path: &Path) -> Result<Self, Error> {
         let failed = |error| Error::Floor(path.to_owned(), error);
         let floor = match fs::read_to_string(path) {
-            Ok(text) => text.trim().parse().map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?,
+            Ok(text) => {
+                text.trim().parse().map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(failed(error)),
         };

@@ -46,16 +46,14 @@ impl ControlPlane {
         SHARED.get_or_init(|| {
             let (ready, started) = mpsc::channel();
             // The programs die with the thread that started them, so it lives as long as this program.
-            thread::spawn(move || {
-                match start() {
-                    Ok((control_plane, _running)) => {
-                        let _ = ready.send(Ok(control_plane));
-                        loop {
-                            thread::park();
-                        }
+            thread::spawn(move || match start() {
+                Ok((control_plane, _running)) => {
+                    let _ = ready.send(Ok(control_plane));
+                    loop {
+                        thread::park();
                     }
-                    Err(error) => drop(ready.send(Err(error))),
                 }
+                Err(error) => drop(ready.send(Err(error))),
             });
             started.recv().expect("the thread sends").expect("the control plane starts")
         })

@@ -1,9 +1,11 @@
 //! The certificate names the admitted node whatever was asked for; only control planes get what makes one.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use constellation_attestation::owner::SigningKey;
-use rcgen::{BasicConstraints, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+};
 use x509_parser::{
     certificate::X509Certificate,
     prelude::{FromDer as _, Pem},
@@ -104,11 +106,10 @@ fn a_greedy_request_gets_the_admitted_name_and_nothing_else() {
 #[test]
 fn the_certificate_lasts_a_year_but_never_longer_than_the_ca() {
     let (csr, _) = given_greedy_request();
-    let year = i64::try_from(KUBELET_CERTIFICATE.as_secs()).unwrap();
-    for (from, until, expected) in [
-        (NOW - 100_000, NOW + 2 * year, (NOW - 300, NOW + year)),
-        (NOW - 10, NOW + 50, (NOW - 10, NOW + 50)),
-    ] {
+    let year = i64::try_from(authority::LIFE.as_secs()).unwrap();
+    for (from, until, expected) in
+        [(NOW - 100_000, NOW + 2 * year, (NOW - 300, NOW + year)), (NOW - 10, NOW + 50, (NOW - 10, NOW + 50))]
+    {
         let ca = given_ca(from, until);
         let pem = kubelet_certificate(&ca.certificate, &ca.key, &csr, "worker-1", now()).unwrap();
         parsed(&pem, |certificate| {

@@ -211,7 +211,7 @@ async fn a_ticket_that_cannot_be_made_records_no_admission() {
     let failed = |_: &NodeAdmissionSpec| Err::<(), _>(ticket::Error::Name("Worker".to_owned()));
     let settled = given.verifier.settle(given.node.clone(), &given.case, failed).await;
     assert!(refused(&settled));
-    let broken = |_: &NodeAdmissionSpec| Err::<(), _>(ticket::Error::Random);
+    let broken = |_: &NodeAdmissionSpec| Err::<(), _>(ticket::Error::Authority(crate::authority::Error::Random));
     let settled = given.verifier.settle(given.node, &given.case, broken).await;
     assert!(matches!(settled, Err(Error::Ticket(_))));
     let writes = given.verifier.store.writes.lock().unwrap();
