@@ -2,6 +2,9 @@
 //!
 //! Tests come in pairs: the good one gets its ticket, and with exactly one thing wrong it gets none.
 
+// The lint lets only test functions panic, not what they share.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 #[path = "join_process/cluster.rs"]
 mod cluster;
 #[path = "join_process/machine.rs"]
@@ -35,6 +38,9 @@ use crate::{
 };
 
 const WORKER: &str = "uid-worker-1";
+
+type EvidenceChange<'a> = Box<dyn Fn(&mut Evidence) + Send + Sync + 'a>;
+type HelloChange = fn(&mut Hello);
 
 fn refusal(result: Result<Ticket, session::Error>) -> String {
     match result {
@@ -134,8 +140,7 @@ async fn evidence_with_one_part_removed_or_replaced_gets_no_ticket() {
         let _ = other.join_altered(scene.verifier, |_| {}, record).await;
         recorded.lock().unwrap().take().unwrap()
     };
-    type Change<'a> = Box<dyn Fn(&mut Evidence) + Send + Sync + 'a>;
-    let table: Vec<(&str, Change<'_>)> = vec![
+    let table: Vec<(&str, EvidenceChange<'_>)> = vec![
         ("quote removed", Box::new(|evidence| evidence.quote.clear())),
         ("quote altered", Box::new(|evidence| evidence.quote[20] ^= 1)),
         ("quote longer", Box::new(|evidence| evidence.quote.push(0))),
@@ -269,8 +274,7 @@ async fn a_replaced_box_does_not_open() {
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_for_another_purpose_or_keys_gets_no_ticket() {
     let (scene, mut machine) = Scene::with_worker("purpose").await.unwrap();
-    type Change = fn(&mut Hello);
-    let hellos: &[(&str, Change)] = &[
+    let hellos: &[(&str, HelloChange)] = &[
         ("another purpose", |hello| hello.purpose = Purpose::Reattest),
         ("no uid", |hello| hello.node_uid = "../trustbundles/constellation".to_owned()),
         ("an unknown uid", |hello| hello.node_uid = "uid-worker-9".to_owned()),
@@ -282,7 +286,7 @@ async fn evidence_for_another_purpose_or_keys_gets_no_ticket() {
         assert!(matches!(result, Err(session::Error::Refused { .. })), "{what}");
     }
     // The Hello that was sent says one thing, the evidence is about another.
-    let bound: &[(&str, Change)] = &[
+    let bound: &[(&str, HelloChange)] = &[
         ("bound to another purpose", |hello| hello.purpose = Purpose::Init),
         ("bound to another encryption key", |hello| hello.keys.encryption = vec![9; 32]),
         ("bound to another WireGuard key", |hello| hello.keys.wireguard = vec![9; 32]),
@@ -419,7 +423,7 @@ async fn our_own_node_is_enrolled_and_members_are_asked_again_without_a_write_un
     let (asked, mut answers) = watch::channel((0, false));
     scene.announce(&machine.launch).await.unwrap();
     let story = async {
-        let enough = Duration::from_secs(60);
+        let enough = Duration::from_mins(1);
         let accepted = answers.wait_for(|(count, accepted)| *count >= 1 && *accepted);
         tokio::time::timeout(enough, accepted).await.unwrap().unwrap();
         let enrolled = scene.node("uid-cp-0").await.unwrap();

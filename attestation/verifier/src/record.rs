@@ -14,6 +14,8 @@ use constellation_crds::{
 };
 use jiff::Timestamp;
 
+use crate::admit::Door;
+
 /// Verdict of a good appraisal.
 pub const ACCEPTED: &str = "Accepted";
 /// Verdict of a refusal.
@@ -123,15 +125,16 @@ pub fn next(
 ///
 /// Anybody can knock with a member's uid and nonsense for evidence; that must not make a good member look bad. So of
 /// a node that was admitted only refusals of genuine evidence are written: from its own TPM, or good but for another
-/// reason, such as a second machine that claims to be it.
+/// reason, such as a second machine that claims to be it. Our own node we ask while it may still be becoming a
+/// member; once it is one, the rounds for members watch it.
 #[must_use]
-pub fn attributable(status: Option<&NodeAdmissionStatus>, appraisal: Option<&Appraisal>) -> bool {
+pub fn attributable(status: Option<&NodeAdmissionStatus>, door: Door, appraisal: Option<&Appraisal>) -> bool {
     let Some(admission) = status.and_then(|status| status.admission.as_ref()) else { return true };
     appraisal.is_some_and(|appraisal| {
         // Registers alone differ only in a quote that was verified.
         let genuine = !appraisal.mismatches.is_empty()
             && appraisal.mismatches.iter().all(|mismatch| mismatch.clause.starts_with(clause::PCR));
-        appraisal.accepted || (genuine && appraisal.ak_name == admission.ak_name)
+        door != Door::Own && (appraisal.accepted || (genuine && appraisal.ak_name == admission.ak_name))
     })
 }
 
@@ -211,6 +214,43 @@ mod tests {
         assert!(!quiet.allows("a", start + QUIET / 2));
         assert!(quiet.allows("b", start));
         assert!(quiet.allows("a", start + QUIET));
+    }
+
+    #[test]
+    fn only_genuine_evidence_makes_a_member_look_bad() {
+        let mismatch = |clause: &str| constellation_attestation::appraise::Mismatch {
+            clause: clause.to_owned(),
+            expected: None,
+            actual: None,
+            message: String::new(),
+        };
+        let appraisal = |accepted, ak_name: &str, clauses: &[&str]| Appraisal {
+            accepted,
+            set: None,
+            mismatches: clauses.iter().map(|clause| mismatch(clause)).collect(),
+            ak_name: ak_name.to_owned(),
+            ek_certificate_digest: String::new(),
+            reset_count: 0,
+            restart_count: 0,
+            clock: 0,
+            evidence_digest: String::new(),
+        };
+        let admission = Admission { ak_name: "a".to_owned(), ..Admission::default() };
+        let member = NodeAdmissionStatus { admission: Some(admission), last_appraisal: None };
+        let table = [
+            (appraisal(false, "a", &["tpm.pcr.11"]), Door::Join, true),
+            (appraisal(false, "a", &["tpm.pcr.11"]), Door::Own, false),
+            (appraisal(false, "b", &["tpm.pcr.11"]), Door::Join, false),
+            (appraisal(false, "a", &["tpm.pcr.11", "tpm.signature"]), Door::Join, false),
+            (appraisal(false, "a", &[]), Door::Join, false),
+            (appraisal(true, "b", &[]), Door::Join, true),
+        ];
+        for (appraisal, door, expected) in table {
+            assert_eq!(attributable(Some(&member), door, Some(&appraisal)), expected, "{appraisal:?}");
+            assert!(attributable(None, door, Some(&appraisal)));
+        }
+        assert!(!attributable(Some(&member), Door::Join, None));
+        assert!(attributable(Some(&NodeAdmissionStatus::default()), Door::Join, None));
     }
 
     #[test]

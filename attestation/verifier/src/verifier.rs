@@ -129,7 +129,7 @@ impl<A: Store> Verifier<A> {
             Ok(policy) => policy,
             Err(error) => {
                 let Some(reason) = error.reason() else { return Err(Error::Trust(error)) };
-                return Ok(Examined::Refused(self.refuse(node, vec![reason], None, None).await?));
+                return Ok(Examined::Refused(self.refuse(node, vec![reason], door, None, None).await?));
             }
         };
         let launch = admit::launch_digest(&node.spec, &self.home.launch);
@@ -206,7 +206,7 @@ impl<A: Store> Verifier<A> {
     }
 
     async fn refuse_case(&self, node: &NodeAdmission, reasons: Vec<Mismatch>, case: &Case) -> Result<String, Error> {
-        self.refuse(node, reasons, Some(&case.appraisal), Some(case.revision)).await
+        self.refuse(node, reasons, case.door, Some(&case.appraisal), Some(case.revision)).await
     }
 
     /// Refuses a known node; the reasons go into its status, unless they are there already or that would be too often.
@@ -214,6 +214,7 @@ impl<A: Store> Verifier<A> {
         &self,
         node: &NodeAdmission,
         reasons: Vec<Mismatch>,
+        door: Door,
         appraisal: Option<&Appraisal>,
         revision: Option<u64>,
     ) -> Result<String, Error> {
@@ -228,7 +229,7 @@ impl<A: Store> Verifier<A> {
         }
         let clauses: Vec<&str> = result.mismatches.iter().map(|reason| reason.clause.as_str()).collect();
         tracing::warn!(refusal = id, node_uid = uid, ?clauses, "Refused a node");
-        if !record::attributable(node.status.as_ref(), appraisal) || !self.quiet.allows(uid, Instant::now()) {
+        if !record::attributable(node.status.as_ref(), door, appraisal) || !self.quiet.allows(uid, Instant::now()) {
             return Ok(id);
         }
         if let Some(status) = record::next(node.status.as_ref(), None, result) {

@@ -40,7 +40,7 @@ use crate::{
 
 pub const DISK_SECRET: [u8; 32] = [0xd5; 32];
 pub const CLUSTER_ID: [u8; 32] = [0xc1; 32];
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 
 /// One cluster with one verifier.
