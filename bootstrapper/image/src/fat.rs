@@ -42,18 +42,40 @@ pub fn build(sectors: usize, file: &[u8]) -> Result<Vec<u8>> {
     // Clusters: 2 root, 3 EFI, 4 BOOT, 5 and on the file, in one piece.
     let mut table: Vec<u32> = vec![0x0fff_fff8, END, END, END, END];
     for index in 0..wanted {
-        table.push(if index + 1 == wanted { END } else { small(6 + index)? });
+        table.push(if index + 1 == wanted {
+            END
+        } else {
+            small(6 + index)?
+        });
     }
     let table: Vec<u8> = table.into_iter().flat_map(u32::to_le_bytes).collect();
     for copy in 0..2 {
-        place(&mut image, (RESERVED_SECTORS + copy * table_sectors) * SECTOR, &table)?;
+        place(
+            &mut image,
+            (RESERVED_SECTORS + copy * table_sectors) * SECTOR,
+            &table,
+        )?;
     }
 
     let cluster = |number: usize| (data + number - 2) * SECTOR;
-    let root = [entry(b"ESP        ", LABEL, 0, 0), entry(b"EFI        ", FOLDER, 3, 0)].concat();
-    let efi = [entry(b".          ", FOLDER, 3, 0), entry(b"..         ", FOLDER, 0, 0), entry(b"BOOT       ", FOLDER, 4, 0)].concat();
+    let root = [
+        entry(b"ESP        ", LABEL, 0, 0),
+        entry(b"EFI        ", FOLDER, 3, 0),
+    ]
+    .concat();
+    let efi = [
+        entry(b".          ", FOLDER, 3, 0),
+        entry(b"..         ", FOLDER, 0, 0),
+        entry(b"BOOT       ", FOLDER, 4, 0),
+    ]
+    .concat();
     let size = small(file.len())?;
-    let inner = [entry(b".          ", FOLDER, 4, 0), entry(b"..         ", FOLDER, 3, 0), entry(b"BOOTX64 EFI", ARCHIVE, 5, size)].concat();
+    let inner = [
+        entry(b".          ", FOLDER, 4, 0),
+        entry(b"..         ", FOLDER, 3, 0),
+        entry(b"BOOTX64 EFI", ARCHIVE, 5, size),
+    ]
+    .concat();
     place(&mut image, cluster(2), &root)?;
     place(&mut image, cluster(3), &efi)?;
     place(&mut image, cluster(4), &inner)?;
@@ -78,7 +100,11 @@ impl Found {
     pub fn read(&self, image: &[u8]) -> Result<Vec<u8>> {
         let mut content = Vec::with_capacity(self.size.min(image.len()));
         for (at, size) in &self.pieces {
-            content.extend_from_slice(image.get(*at..at + size).ok_or_else(|| invalid("boot partition", "it is cut off"))?);
+            content.extend_from_slice(
+                image
+                    .get(*at..at + size)
+                    .ok_or_else(|| invalid("boot partition", "it is cut off"))?,
+            );
         }
         content.truncate(self.size);
         Ok(content)
@@ -106,7 +132,11 @@ pub fn find(image: &[u8], path: &[&str]) -> Result<Found> {
     let mut cluster = volume.root;
     for (depth, name) in path.iter().enumerate() {
         let pieces = volume.chain(cluster)?;
-        let content = Found { size: pieces.iter().map(|piece| piece.1).sum(), pieces }.read(image)?;
+        let content = Found {
+            size: pieces.iter().map(|piece| piece.1).sum(),
+            pieces,
+        }
+        .read(image)?;
         let row = content
             .chunks_exact(32)
             .take_while(|row| row.first() != Some(&0))
@@ -117,7 +147,10 @@ pub fn find(image: &[u8], path: &[&str]) -> Result<Found> {
             let pieces = volume.chain(cluster)?;
             let size = value(row, 28, 4);
             if pieces.iter().map(|piece| piece.1).sum::<usize>() < size {
-                return Err(invalid("boot partition", "a file is shorter than its entry says"));
+                return Err(invalid(
+                    "boot partition",
+                    "a file is shorter than its entry says",
+                ));
             }
             return Ok(Found { pieces, size });
         }
@@ -138,12 +171,23 @@ impl<'a> Volume<'a> {
         if image.get(510..512) != Some(&[0x55, 0xaa]) || value(image, 11, 2) != SECTOR {
             return Err(bad("no FAT32 file system"));
         }
-        let (reserved, tables, table_sectors) = (value(image, 14, 2), value(image, 16, 1), value(image, 36, 4));
+        let (reserved, tables, table_sectors) = (
+            value(image, 14, 2),
+            value(image, 16, 1),
+            value(image, 36, 4),
+        );
         if table_sectors == 0 || value(image, 22, 2) != 0 {
             return Err(bad("no FAT32 file system"));
         }
-        let table = image.get(reserved * SECTOR..(reserved + table_sectors) * SECTOR).ok_or_else(|| bad("it is cut off"))?;
-        Ok(Self { table, data: (reserved + tables * table_sectors) * SECTOR, cluster_bytes: value(image, 13, 1) * SECTOR, root: value(image, 44, 4) })
+        let table = image
+            .get(reserved * SECTOR..(reserved + table_sectors) * SECTOR)
+            .ok_or_else(|| bad("it is cut off"))?;
+        Ok(Self {
+            table,
+            data: (reserved + tables * table_sectors) * SECTOR,
+            cluster_bytes: value(image, 13, 1) * SECTOR,
+            root: value(image, 44, 4),
+        })
     }
 
     /// The pieces of a chain of clusters; neighbours are joined. A chain longer than the table is a circle.
@@ -178,7 +222,11 @@ fn short_name(row: &[u8]) -> Option<String> {
     }
     let stem = std::str::from_utf8(row.get(..8)?).ok()?.trim_end();
     let extension = std::str::from_utf8(row.get(8..11)?).ok()?.trim_end();
-    Some(if extension.is_empty() { stem.to_owned() } else { format!("{stem}.{extension}") })
+    Some(if extension.is_empty() {
+        stem.to_owned()
+    } else {
+        format!("{stem}.{extension}")
+    })
 }
 
 fn boot_sector(sectors: usize, table_sectors: usize) -> Result<Vec<u8>> {
@@ -230,16 +278,25 @@ fn entry(name: &[u8; 11], kind: u8, cluster: u16, size: u32) -> Vec<u8> {
 }
 
 fn place(image: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
-    image.get_mut(at..at + bytes.len()).ok_or_else(|| invalid("boot partition", "it is too small"))?.copy_from_slice(bytes);
+    image
+        .get_mut(at..at + bytes.len())
+        .ok_or_else(|| invalid("boot partition", "it is too small"))?
+        .copy_from_slice(bytes);
     Ok(())
 }
 
 fn small(value: usize) -> Result<u32> {
-    u32::try_from(value).map_err(|_| invalid("boot partition", "it is larger than the format allows"))
+    u32::try_from(value)
+        .map_err(|_| invalid("boot partition", "it is larger than the format allows"))
 }
 
 fn value(bytes: &[u8], at: usize, size: usize) -> usize {
-    bytes.iter().skip(at).take(size).rev().fold(0, |value, byte| value << 8 | usize::from(*byte))
+    bytes
+        .iter()
+        .skip(at)
+        .take(size)
+        .rev()
+        .fold(0, |value, byte| value << 8 | usize::from(*byte))
 }
 
 #[cfg(test)]
@@ -263,7 +320,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("esp");
         std::fs::write(&path, build(SECTORS, b"hello").unwrap()).unwrap();
-        let Ok(text) = crate::tool::run(crate::tool::command("mtype").arg("-i").arg(&path).arg("::/EFI/BOOT/BOOTX64.EFI")) else {
+        let Ok(text) = crate::tool::run(
+            crate::tool::command("mtype")
+                .arg("-i")
+                .arg(&path)
+                .arg("::/EFI/BOOT/BOOTX64.EFI"),
+        ) else {
             eprintln!("mtools is not installed: only our own reader was used");
             return;
         };

@@ -84,15 +84,33 @@ struct Build {
     signing_key: Option<PathBuf>,
 }
 
-fn main() -> anyhow::Result<()> {
+/// Prints an error and its causes, one line, without a backtrace.
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Build(options) => {
             let summary = build::build(&options.into()).context("build of the image")?;
             println!("{}", serde_json::to_string_pretty(&summary)?);
         }
-        Command::Predict { image } => println!("{}", serde_json::to_string_pretty(&inspect::predict(&image)?)?),
+        Command::Predict { image } => println!(
+            "{}",
+            serde_json::to_string_pretty(&inspect::predict(&image)?)?
+        ),
         Command::Tamper { image, out } => inspect::tamper(&image, &out)?,
-        Command::VerifyManifest { manifest, public_key, image } => {
+        Command::VerifyManifest {
+            manifest,
+            public_key,
+            image,
+        } => {
             let found = manifest::verify(&manifest, &public_key, image.as_deref())?;
             println!("{}", serde_json::to_string_pretty(&found)?);
         }

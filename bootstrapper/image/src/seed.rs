@@ -20,7 +20,7 @@ use crate::tool;
 const SMALL_BLOB_BYTES: u64 = 64 * 1024;
 
 /// How long the private containerd may take to listen: it does so in under a second on an idle machine.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 const METADATA: &str = "io.containerd.metadata.v1.bolt/meta.db";
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1.overlayfs";
@@ -33,7 +33,9 @@ pub(crate) fn build(cache: &Cache, kubernetes: &Path, images: &[Image]) -> Resul
         key = key.input(image.file, &digest::sha256_hex(&image.tar));
     }
     let work = cache.scratch("seed")?;
-    let stage = cache.stage("seed", &key, |draft| unpack(&work, kubernetes, images, draft))?;
+    let stage = cache.stage("seed", &key, |draft| {
+        unpack(&work, kubernetes, images, draft)
+    })?;
     tool::remove(&work)?;
     Ok(stage)
 }
@@ -41,7 +43,10 @@ pub(crate) fn build(cache: &Cache, kubernetes: &Path, images: &[Image]) -> Resul
 fn unpack(work: &Path, kubernetes: &Path, images: &[Image], draft: &Path) -> Result<()> {
     let root = work.join("root");
     // The address of a socket may be 107 bytes long at most; a cache folder may be deeper.
-    let state = tempfile::Builder::new().prefix("cseed").tempdir_in("/tmp").map_err(io("make folder", "/tmp"))?;
+    let state = tempfile::Builder::new()
+        .prefix("cseed")
+        .tempdir_in("/tmp")
+        .map_err(io("make folder", "/tmp"))?;
     let socket = state.path().join("c.sock");
     let config = work.join("containerd.toml");
     tool::write(&config, settings(&root, state.path()))?;
@@ -58,23 +63,43 @@ fn unpack(work: &Path, kubernetes: &Path, images: &[Image], draft: &Path) -> Res
     let mut containerd = Running(child);
     let ctr = |words: &[&str]| {
         let mut command = tool::command(kubernetes.join("ctr"));
-        command.arg("-a").arg(&socket).args(["-n", "k8s.io"]).args(words);
+        command
+            .arg("-a")
+            .arg(&socket)
+            .args(["-n", "k8s.io"])
+            .args(words);
         command
     };
     let begin = Instant::now();
     while tool::run(&mut ctr(&["version"])).is_err() {
-        let ended = containerd.0.try_wait().map_err(io("wait for", "containerd"))?.is_some();
+        let ended = containerd
+            .0
+            .try_wait()
+            .map_err(io("wait for", "containerd"))?
+            .is_some();
         if ended || begin.elapsed() > START_LIMIT {
             let text = String::from_utf8_lossy(&tool::read(&log)?).into_owned();
-            return Err(Error::Tool { program: "containerd".to_owned(), status: "did not start".to_owned(), output: tool::tail(&text) });
+            return Err(Error::Tool {
+                program: "containerd".to_owned(),
+                status: "did not start".to_owned(),
+                output: tool::tail(&text),
+            });
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     for image in images {
         let file = work.join(format!("{}.tar", image.file));
         tool::write(&file, &image.tar)?;
-        let path = file.to_str().ok_or_else(|| invalid("cache folder", "its name is not text"))?;
-        tool::run(&mut ctr(&["images", "import", "--label", "io.cri-containerd.image=managed", path]))?;
+        let path = file
+            .to_str()
+            .ok_or_else(|| invalid("cache folder", "its name is not text"))?;
+        tool::run(&mut ctr(&[
+            "images",
+            "import",
+            "--label",
+            "io.cri-containerd.image=managed",
+            path,
+        ]))?;
         tool::remove(&file)?;
     }
     // Deleting a lease synchronously waits for a garbage collection. Without it what is left depends on when the last
@@ -89,7 +114,11 @@ fn collect(root: &Path, draft: &Path) -> Result<()> {
     tool::make_folder(&draft.join("blobs"))?;
     let epoch = crate::epoch();
     let meta = bolt::normalise(&tool::read(&root.join(METADATA))?, Kind::Metadata, epoch)?;
-    let snap = bolt::normalise(&tool::read(&root.join(SNAPSHOTTER).join("metadata.db"))?, Kind::Snapshots, epoch)?;
+    let snap = bolt::normalise(
+        &tool::read(&root.join(SNAPSHOTTER).join("metadata.db"))?,
+        Kind::Snapshots,
+        epoch,
+    )?;
     tool::write(&draft.join("meta.db"), &meta)?;
     tool::write(&draft.join("snap.db"), &snap)?;
     let blobs = root.join(BLOBS);
@@ -97,7 +126,8 @@ fn collect(root: &Path, draft: &Path) -> Result<()> {
         let entry = entry.map_err(io("list", &blobs))?;
         let size = entry.metadata().map_err(io("look at", entry.path()))?.len();
         if size <= SMALL_BLOB_BYTES {
-            fs::copy(entry.path(), draft.join("blobs").join(entry.file_name())).map_err(io("copy", entry.path()))?;
+            fs::copy(entry.path(), draft.join("blobs").join(entry.file_name()))
+                .map_err(io("copy", entry.path()))?;
         }
     }
     let snapshots = root.join(SNAPSHOTTER).join("snapshots");
@@ -107,12 +137,11 @@ fn collect(root: &Path, draft: &Path) -> Result<()> {
 }
 
 fn settings(root: &Path, state: &Path) -> String {
+    let (root, state) = (root.display(), state.display());
     format!(
-        "version = 3\nroot = {root:?}\nstate = {state:?}\n\
-         disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", \"io.containerd.nri.v1.nri\"]\n\
-         [grpc]\n  address = {:?}\n[ttrpc]\n  address = {:?}\n",
-        state.join("c.sock"),
-        state.join("c.sock.ttrpc"),
+        "version = 3\nroot = '{root}'\nstate = '{state}'\n\
+         disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.images', 'io.containerd.cri.v1.runtime', 'io.containerd.nri.v1.nri']\n\
+         [grpc]\n  address = '{state}/c.sock'\n[ttrpc]\n  address = '{state}/c.sock.ttrpc'\n"
     )
 }
 
