@@ -65,10 +65,10 @@ fn settle(bucket: &mut Bucket, kind: Kind, time: &[u8; 15]) {
         match item {
             Item::Bucket(inner) => settle(inner, kind, time),
             Item::Value(value) if TIMES.contains(&key.as_slice()) && value.len() == time.len() => {
-                *value = time.to_vec()
+                *value = time.to_vec();
             }
             Item::Value(value) if kind == Kind::Snapshots && SIZES.contains(&key.as_slice()) => {
-                *value = vec![0]
+                *value = vec![0];
             }
             Item::Value(_) => {}
         }

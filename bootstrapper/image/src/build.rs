@@ -74,7 +74,7 @@ pub fn build(options: &Options) -> Result<manifest::Summary> {
         (options.progress)(&format!(
             "[{step}/{STEPS}] {text} ({:.1} s)",
             begin.elapsed().as_secs_f32()
-        ))
+        ));
     };
     let stage_text = |name: &str, stage: &Stage| {
         format!("{name}: {}", if stage.fresh { "made" } else { "cached" })
