@@ -1,6 +1,8 @@
 //! What the operator wants of a cloud: one trait, one room per cloud, errors that choose the reaction.
 
+pub mod contract;
 pub mod local;
+pub mod simulated;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -5,13 +5,16 @@ use std::{
     fs,
     os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use constellation_tests::controlplane::{ControlPlane, Options};
 use tokio::{io::AsyncReadExt as _, signal::unix::{SignalKind, signal}};
+
+/// How long one that was told to end may still hold the folder.
+const PREDECESSOR: Duration = Duration::from_secs(10);
 
 #[derive(Parser)]
 #[command(about = "etcd and kube-apiserver on loopback, for the demo")]
@@ -43,8 +46,12 @@ async fn run() -> Result<()> {
     let dir = args.dir.canonicalize()?;
     let kubeconfig = args.kubeconfig.unwrap_or_else(|| dir.join("kubeconfig"));
     let lock = fs::File::options().create(true).append(true).open(dir.join("lock"))?;
-    if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another constellation-testenv runs in {}", dir.display());
+    let until = Instant::now() + PREDECESSOR;
+    while rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > until {
+            bail!("another constellation-testenv runs in {}", dir.display());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let mut plane = ControlPlane::start_with(&Options { dir: Some(dir), audit_log: args.audit_log }).await?;
     write(&kubeconfig, &plane.kubeconfig()).with_context(|| format!("writing {}", kubeconfig.display()))?;
