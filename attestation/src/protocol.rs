@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Join        node = TLS client,  verifier = TLS server (certificate under the owner key)
-//! Init, Recover, Reattest
+//! Init, Recover, Reattest, Leave
 //!             node = TLS server,  owner/verifier = TLS client (certificate under the owner key)
 //!
 //! verifier -> Request    only when the verifier is the client: what it wants
@@ -13,7 +13,7 @@
 //! verifier -> Challenge  nonce, policy revision, credential for the attestation key
 //! node     -> Evidence   quote over the binding, PCR values, event log, opened credential
 //! verifier -> Verdict    Refused{id}, or Sealed{box} with an InitRequest, a Ticket, a RecoverKey, or nothing
-//! node     -> Progress*  (Init) phases and log lines, then Done
+//! node     -> Progress*  (Init, Recover, Leave) phases and log lines, then Done
 //! ```
 
 use std::collections::BTreeMap;
@@ -40,6 +40,8 @@ pub enum Purpose {
     Init,
     /// Any later node, or a known node after a reboot.
     Join,
+    /// A control-plane node is to leave etcd: its owner removes it.
+    Leave,
     /// Prove again what is running.
     Reattest,
     /// Hand a node its own disk key while no verifier is up.
@@ -53,6 +55,7 @@ impl Purpose {
         match self {
             Self::Init => "init",
             Self::Join => "join",
+            Self::Leave => "leave",
             Self::Reattest => "reattest",
             Self::Recover => "recover",
         }

@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The node agent: measures its launch configuration, proves its boot, then starts Kubernetes.
+//!
+//! The story, in the order it happens: [`network`] gives the machine its address; [`metadata`] fetches the launch
+//! configuration, which [`machine`] measures into PCR 15 before [`serve`] opens a port. Then either the owner calls
+//! (Init, Recover) or [`join`] finds a verifier. What was granted becomes a [`plan`], which [`host`] carries out. A
+//! member answers re-attestations and keeps the [`mesh`].
+
+pub mod api;
+pub mod error;
+pub mod host;
+pub mod join;
+pub mod kubeadm;
+pub mod machine;
+pub mod mesh;
+pub mod metadata;
+pub mod network;
+pub mod plan;
+pub mod progress;
+pub mod serve;

@@ -1,2 +1,104 @@
-//! Placeholder.
-fn main(){}
+//! `constellation-bootstrapper`: the node agent.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+use constellation_attestation::{collect::Tpm, protocol::BOOTSTRAPPER_PORT};
+use constellation_bootstrapper::{
+    join,
+    machine::Machine,
+    mesh,
+    metadata::Metadata,
+    network::{self, HINT, Hint},
+    serve,
+};
+use tokio::{net::TcpListener, time::sleep};
+
+/// Proves this machine's boot, then starts Kubernetes on it.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure, prove, join; then stay as the node's agent.
+    Run(Run),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Way to the TPM.
+    #[arg(long, default_value = "device:/dev/tpmrm0")]
+    tcti: String,
+    /// Host and port of the metadata service.
+    #[arg(long, default_value = "169.254.169.254:80")]
+    metadata: String,
+    /// Address that port 9000 is opened on.
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], BOOTSTRAPPER_PORT)))]
+    listen: SocketAddr,
+    /// SIMULATED: write files below this folder and run nothing. Only with a software TPM.
+    #[arg(long, hide = true)]
+    simulated_host: Option<PathBuf>,
+}
+
+/// Longest pause between two looks for the metadata service.
+const LONGEST: Duration = Duration::from_secs(5);
+
+fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("CONSTELLATION_LOG").unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .init();
+    let Command::Run(run) = Arguments::parse().command;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(agent(run))
+}
+
+async fn agent(run: Run) -> anyhow::Result<()> {
+    let simulated = run.simulated_host.is_some();
+    if simulated {
+        if !run.tcti.starts_with("swtpm:") {
+            bail!("--simulated-host needs a software TPM (--tcti swtpm:...): it must never be mistaken for a node");
+        }
+        tracing::warn!("SIMULATED HOST: nothing is started, files go below the folder");
+    }
+    let hint = if simulated { None } else { Hint::read(HINT.as_ref())? };
+    let mut address = run.listen.ip().to_string();
+    if let Some(hint) = &hint {
+        network::configure(hint).await?;
+        address = hint.ip()?.to_string();
+    }
+    let metadata = Metadata { authority: run.metadata };
+    let mut pause = Duration::from_millis(100);
+    let (bytes, launch) = loop {
+        match metadata.launch_config().await {
+            Ok(found) => break found,
+            Err(error) => tracing::info!(%error, "No launch configuration yet"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST);
+    };
+    if let Some(hint) = &hint {
+        network::name(&launch.node_name, hint.ip()?, &hint.gateway).await?;
+    }
+    let tpm = Tpm::open(&run.tcti).context("opening the TPM")?;
+    let machine = Machine::measure(tpm, bytes, launch, address, run.simulated_host)?;
+    tracing::info!(node = machine.launch.node_name, state = ?machine.state(), "Measured the launch configuration");
+    let listener = TcpListener::bind(run.listen).await.with_context(|| format!("listening on {}", run.listen))?;
+    let joining = tokio::spawn(join::join(machine.clone(), metadata));
+    let meshing = tokio::spawn(mesh::keep(machine.clone()));
+    let served = serve::serve(machine, listener).await;
+    joining.abort();
+    meshing.abort();
+    Ok(served?)
+}

@@ -1,0 +1,49 @@
+//! What can go wrong on a node, in words for its owner.
+
+use constellation_attestation::{boot, channel, collect, session};
+
+/// Why a step failed. No variant holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Attested TLS failed.
+    #[error("attested TLS: {0}")]
+    Channel(#[from] channel::Error),
+    /// A command failed; its output went to the progress.
+    #[error("{command} failed: {problem}")]
+    Command {
+        /// Program and first argument.
+        command: String,
+        /// Exit status, or why it couldn't run.
+        problem: String,
+    },
+    /// The state disk holds something that isn't ours.
+    #[error("the state disk {0} holds data that isn't a LUKS volume; it won't be formatted: replace the node")]
+    ForeignDisk(String),
+    /// A file can't be read or written.
+    #[error("{0}")]
+    File(String, #[source] std::io::Error),
+    /// Keys can't be made.
+    #[error("making the keys of this boot")]
+    Keys(#[from] boot::Error),
+    /// The launch configuration can't be used.
+    #[error("the launch configuration {0}")]
+    Launch(String),
+    /// An HTTP exchange failed.
+    #[error("GET {0}: {1}")]
+    Http(String, String),
+    /// PCR 15 holds something that we didn't measure.
+    #[error("PCR 15 is {0}; the machine isn't freshly booted and isn't a member that we know: it must be restarted")]
+    Register(String),
+    /// The conversation failed or ended in a refusal.
+    #[error("attestation: {0}")]
+    Session(#[from] session::Error),
+    /// It took too long.
+    #[error("{0} took longer than {1} s")]
+    Time(String, u64),
+    /// The TPM failed.
+    #[error("TPM: {0}")]
+    Tpm(#[from] collect::Error),
+    /// The node does, or is, something else already.
+    #[error("{0}")]
+    State(String),
+}

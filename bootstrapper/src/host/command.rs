@@ -1,0 +1,131 @@
+//! Runs the machine's programs: arguments never hold a secret, input goes through a pipe, output into the progress.
+
+use std::{process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::Command,
+    time::{sleep, timeout},
+};
+use zeroize::Zeroizing;
+
+use crate::{error::Error, progress::Log};
+
+/// Programs that only configure something answer within this time, also without KVM.
+const SHORT: Duration = Duration::from_mins(1);
+/// Pause between two looks at the API server of this node; it is local, and each costs a process.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Runs a short command; its error output is part of the error.
+pub async fn run(words: &[&str]) -> Result<(), Error> {
+    output(words, SHORT).await.map(|_| ())
+}
+
+/// Whether a short command succeeds.
+pub async fn succeeds(words: &[&str]) -> bool {
+    run(words).await.is_ok()
+}
+
+/// Runs a command and gives its standard output.
+pub async fn output(words: &[&str], limit: Duration) -> Result<Zeroizing<String>, Error> {
+    let mut command = prepare(words)?;
+    command.stdin(Stdio::null());
+    let done = timeout(limit, command.output())
+        .await
+        .map_err(|_| Error::Time(name(words), limit.as_secs()))?
+        .map_err(|e| failed(words, &e.to_string()))?;
+    if !done.status.success() {
+        let text = String::from_utf8_lossy(&done.stderr);
+        return Err(failed(words, &format!("{}: {}", done.status, text.trim())));
+    }
+    Ok(Zeroizing::new(String::from_utf8_lossy(&done.stdout).into_owned()))
+}
+
+/// Runs a command with `input` on its standard input.
+pub async fn with_input(words: &[&str], input: &[u8], limit: Duration) -> Result<(), Error> {
+    let mut command = prepare(words)?;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| failed(words, &e.to_string()))?;
+    let mut pipe = child.stdin.take().ok_or_else(|| failed(words, "no pipe"))?;
+    pipe.write_all(input).await.map_err(|e| failed(words, &e.to_string()))?;
+    drop(pipe);
+    let done = timeout(limit, child.wait_with_output())
+        .await
+        .map_err(|_| Error::Time(name(words), limit.as_secs()))?
+        .map_err(|e| failed(words, &e.to_string()))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&done.stderr);
+    Err(failed(words, &format!("{}: {}", done.status, text.trim())))
+}
+
+/// Runs a long command and puts each line of its output into the progress.
+pub async fn logged(words: &[&str], limit: Duration, log: &Log) -> Result<(), Error> {
+    let mut command = prepare(words)?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| failed(words, &e.to_string()))?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let copy = |stream: Option<_>| async move {
+        if let Some(stream) = stream {
+            follow(stream, log).await;
+        }
+    };
+    let copy_err = async {
+        if let Some(stream) = err {
+            follow(stream, log).await;
+        }
+    };
+    let all = async {
+        let (status, (), ()) = tokio::join!(child.wait(), copy(out), copy_err);
+        status
+    };
+    let status = timeout(limit, all)
+        .await
+        .map_err(|_| Error::Time(name(words), limit.as_secs()))?
+        .map_err(|e| failed(words, &e.to_string()))?;
+    if status.success() { Ok(()) } else { Err(failed(words, &format!("{status}; see the lines above"))) }
+}
+
+/// Waits until this node's own API server says that it is ready.
+pub async fn await_readyz(server: &str, limit: Duration, log: &Log) -> Result<(), Error> {
+    let look = ["kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "--server", server, "get", "--raw", "/readyz"];
+    let ready = async {
+        while !succeeds(&look).await {
+            sleep(LOOK).await;
+        }
+    };
+    timeout(limit, ready).await.map_err(|_| Error::Time("the API server".into(), limit.as_secs()))?;
+    log.line("the API server of this node is ready");
+    Ok(())
+}
+
+async fn follow(stream: impl tokio::io::AsyncRead + Unpin, log: &Log) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        log.line(&line);
+    }
+}
+
+fn prepare(words: &[&str]) -> Result<Command, Error> {
+    let (program, arguments) = words.split_first().ok_or_else(|| failed(words, "no program"))?;
+    let mut command = Command::new(program);
+    command.args(arguments).kill_on_drop(true);
+    Ok(command)
+}
+
+fn name(words: &[&str]) -> String {
+    words.iter().take(4).copied().collect::<Vec<_>>().join(" ")
+}
+
+fn failed(words: &[&str], problem: &str) -> Error {
+    Error::Command { command: name(words), problem: problem.to_owned() }
+}

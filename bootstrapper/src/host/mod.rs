@@ -1,0 +1,117 @@
+//! The only rooms that touch the machine: commands, the disk, and the actions of a plan.
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use crate::{error::Error, plan::Action, progress::Log};
+
+pub mod command;
+pub mod disk;
+
+/// Carries out plans.
+pub enum Host {
+    /// This machine.
+    Real,
+    /// A folder that files are written into; commands, disk and services are only noted. For tests without a VM.
+    Simulated(PathBuf),
+}
+
+impl Host {
+    /// Carries out the actions in order; stops at the first that fails.
+    pub async fn apply(&self, actions: &[Action], disk_key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
+        for action in actions {
+            if let Action::Phase(name) = action {
+                log.phase(name);
+                continue;
+            }
+            match self {
+                Self::Real => real(action, disk_key, log).await?,
+                Self::Simulated(root) => simulated(action, root, log)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a file of the machine.
+    pub fn read(&self, path: &str) -> Result<Zeroizing<String>, Error> {
+        let path = self.path(path);
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::File(format!("reading {}", path.display()), e))?;
+        Ok(Zeroizing::new(text))
+    }
+
+    /// Whether a file of the machine exists.
+    #[must_use]
+    pub fn exists(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        match self {
+            Self::Real => PathBuf::from(path),
+            Self::Simulated(root) => root.join(path.trim_start_matches('/')),
+        }
+    }
+}
+
+async fn real(action: &Action, disk_key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
+    match action {
+        Action::Phase(_) => Ok(()),
+        Action::OpenDisk { integrity } => disk::open(*integrity, disk_key, log).await,
+        Action::Write { path, mode, contents } => write(Path::new(path), *mode, contents),
+        Action::Run { command, limit } => command::logged(&words(command), *limit, log).await,
+        Action::Start(unit) => command::run(&["systemctl", "start", unit]).await,
+        Action::Restart(unit) => command::run(&["systemctl", "restart", "--no-block", unit]).await,
+        Action::Move { from, to } => {
+            for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
+                let target = Path::new(to).join(entry.file_name());
+                if to_move(&entry.file_name().to_string_lossy()) {
+                    std::fs::create_dir_all(to).map_err(|e| Error::File(format!("making {to}"), e))?;
+                    std::fs::copy(entry.path(), &target).map_err(|e| Error::File(format!("writing {}", target.display()), e))?;
+                    std::fs::remove_file(entry.path()).map_err(|e| Error::File(format!("removing from {from}"), e))?;
+                }
+            }
+            Ok(())
+        }
+        Action::AwaitApi { server, limit } => command::await_readyz(server, *limit, log).await,
+    }
+}
+
+/// Only the two controllers are held back while a joining API server starts.
+fn to_move(name: &str) -> bool {
+    matches!(name, "kube-controller-manager.yaml" | "kube-scheduler.yaml")
+}
+
+fn simulated(action: &Action, root: &Path, log: &Log) -> Result<(), Error> {
+    match action {
+        Action::Write { path, mode, contents } => write(&root.join(path.trim_start_matches('/')), *mode, contents),
+        other => {
+            log.line(&format!("simulated: {}", other.describe()));
+            Ok(())
+        }
+    }
+}
+
+/// Writes a file whole or not at all; it is never readable by more than `mode` says.
+fn write(path: &Path, mode: u32, contents: &[u8]) -> Result<(), Error> {
+    let failed = |e| Error::File(format!("writing {}", path.display()), e);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let mut options = std::fs::OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create(true).truncate(true), mode);
+    let mut file = options.open(&fresh).map_err(failed)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    std::io::Write::write_all(&mut file, contents).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    std::fs::rename(&fresh, path).map_err(failed)
+}
+
+fn words(command: &[String]) -> Vec<&str> {
+    command.iter().map(String::as_str).collect()
+}

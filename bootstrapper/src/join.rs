@@ -1,0 +1,82 @@
+//! Finds a verifier and asks to be admitted, until it is, or until the owner comes first.
+
+use std::{sync::Arc, time::Duration};
+
+use constellation_attestation::{
+    binding::VerifierRole,
+    channel,
+    protocol::{Purpose, Ticket},
+    session,
+};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    error::Error,
+    machine::{Grant, Machine, State},
+    metadata::Metadata,
+};
+
+/// First pause after a failure; a person waits for this node.
+const FIRST: Duration = Duration::from_millis(200);
+/// Longest pause: an admission may appear at any moment, and a verifier appraises in milliseconds.
+const LONGEST: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Asks every verifier in turn until the node is admitted, by one of them or by its owner.
+pub async fn join(machine: Arc<Machine>, metadata: Metadata) {
+    let mut pause = FIRST;
+    while machine.state() == State::Waiting {
+        match attempt(&machine, &metadata).await {
+            Ok(ticket) => {
+                if machine.claim() {
+                    machine.carry_out(Grant::Join(ticket)).await;
+                }
+                return;
+            }
+            Err(error) => tracing::info!(%error, "Not admitted yet"),
+        }
+        sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST);
+    }
+}
+
+async fn attempt(machine: &Machine, metadata: &Metadata) -> Result<Ticket, Error> {
+    let peers = metadata.peers().await?;
+    let mut last = Error::State("the metadata service names no verifier".into());
+    for verifier in &peers.verifiers {
+        match ask(machine, verifier).await {
+            Ok(ticket) => return Ok(ticket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn ask(machine: &Machine, verifier: &str) -> Result<Ticket, Error> {
+    let failed = |problem: String| Error::State(format!("connecting to verifier {verifier}: {problem}"));
+    let stream = timeout(CONNECT, TcpStream::connect(verifier))
+        .await
+        .map_err(|_| failed(format!("no answer in {} s", CONNECT.as_secs())))?
+        .map_err(|e| failed(e.to_string()))?;
+    let mut channel = timeout(CONNECT * 4, channel::node_connect(stream, &machine.secrets.identity, &machine.owner_spki))
+        .await
+        .map_err(|_| failed("no TLS handshake".into()))??;
+    let hello = machine.hello(Purpose::Join).await?;
+    channel.send(&hello).await?;
+    let mut tpm = machine.tpm.lock().await;
+    let (verdict, binding) = session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut *tpm).await?;
+    Ok(session::unseal(&verdict, &binding, &machine.secrets.opener)?)
+}
+
+/// Between half of the pause and all of it, so that nodes that start together don't ask together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without randomness the pause is simply whole.
+    if aws_lc_rs::rand::fill(&mut byte).is_err() {
+        return pause;
+    }
+    pause / 2 + pause * u32::from(byte[0]) / 512
+}

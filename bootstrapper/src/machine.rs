@@ -1,0 +1,208 @@
+//! The node's identity and state: TPM, keys of this boot, launch configuration, and whether it is in yet.
+
+use std::{path::PathBuf, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use constellation_attestation::{
+    appraise::{pcr15_after_join, pcr15_before_join},
+    boot::BootSecrets,
+    collect::Tpm,
+    protocol::{ClusterSettings, Hello, InitRequest, LaunchConfig, NodeSettings, Progress, Purpose, RecoverKey, Role, Ticket},
+};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Mutex, watch};
+use zeroize::Zeroizing;
+
+use crate::{
+    error::Error,
+    host::Host,
+    plan::{self, Facts, HOME, MEMBER},
+    progress::Log,
+};
+
+/// Whether the node is in yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It failed for good; it must be replaced.
+    Failed,
+    /// It belongs to a cluster.
+    Member,
+    /// Nobody has admitted it yet.
+    Waiting,
+    /// It carries out what was granted.
+    Working,
+}
+
+/// What was granted.
+pub enum Grant {
+    /// By the owner: be the first.
+    Init(InitRequest),
+    /// By a verifier.
+    Join(Ticket),
+    /// By the owner, while no verifier was up.
+    Recover(RecoverKey),
+}
+
+/// The node.
+pub struct Machine {
+    /// The TPM; one conversation at a time.
+    pub tpm: Mutex<Tpm>,
+    /// The keys of this boot.
+    pub secrets: BootSecrets,
+    /// The launch configuration, parsed.
+    pub launch: LaunchConfig,
+    /// Its bytes, as measured.
+    pub launch_bytes: Vec<u8>,
+    /// The owner's public key, SPKI, DER.
+    pub owner_spki: Vec<u8>,
+    /// The node's address.
+    pub address: String,
+    /// What acts on the machine.
+    pub host: Host,
+    /// What it is doing.
+    pub log: Log,
+    state: watch::Sender<State>,
+}
+
+impl Machine {
+    /// Measures the launch configuration into PCR 15, or recognises that this was done before the process was restarted.
+    ///
+    /// # Errors
+    /// [`Error::Register`] when PCR 15 holds anything else.
+    pub fn measure(
+        mut tpm: Tpm,
+        launch_bytes: Vec<u8>,
+        launch: LaunchConfig,
+        address: String,
+        simulated: Option<PathBuf>,
+    ) -> Result<Arc<Self>, Error> {
+        let owner_spki = STANDARD
+            .decode(&launch.owner_public_key)
+            .ok()
+            .filter(|spki| !spki.is_empty())
+            .ok_or_else(|| Error::Launch("names no owner".into()))?;
+        if launch.cluster_uid.is_empty() || launch.node_uid.is_empty() || launch.node_name.is_empty() {
+            return Err(Error::Launch("lacks a name".into()));
+        }
+        let host = simulated.map_or(Host::Real, Host::Simulated);
+        let before = pcr15_before_join(&launch_bytes);
+        let register = tpm.read_pcr15()?;
+        let state = if register == [0; 32] {
+            tpm.extend_pcr15(&Sha256::digest(&launch_bytes).into())?;
+            State::Waiting
+        } else if register == before {
+            State::Waiting
+        } else {
+            let id = std::fs::read(match &host {
+                Host::Real => PathBuf::from(format!("{HOME}/cluster-id")),
+                Host::Simulated(root) => root.join(format!("{HOME}/cluster-id").trim_start_matches('/')),
+            })
+            .unwrap_or_default();
+            if id.len() != 32 || register != pcr15_after_join(&before, &id) {
+                return Err(Error::Register(hex::encode(register)));
+            }
+            State::Member
+        };
+        let secrets = BootSecrets::generate()?;
+        let log = Log::default();
+        let state = watch::Sender::new(state);
+        let tpm = Mutex::new(tpm);
+        Ok(Arc::new(Self { tpm, secrets, launch, launch_bytes, owner_spki, address, host, log, state }))
+    }
+
+    /// Whether the node is in yet.
+    #[must_use]
+    pub fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// Waits until the node is a member.
+    pub async fn member(&self) {
+        // The sender lives in `self`, so waiting can't fail.
+        let _ = self.state.subscribe().wait_for(|state| *state == State::Member).await;
+    }
+
+    /// How the node presents itself. Nothing in it is secret.
+    pub async fn hello(&self, purpose: Purpose) -> Result<Hello, Error> {
+        let mut tpm = self.tpm.lock().await;
+        Ok(Hello {
+            purpose,
+            node_uid: self.launch.node_uid.clone(),
+            cluster_uid: self.launch.cluster_uid.clone(),
+            address: self.address.clone(),
+            keys: self.secrets.keys(),
+            ek_certificate: tpm.ek_certificate()?,
+            ek_public: tpm.ek_public(),
+            ak_public: tpm.ak_public(),
+        })
+    }
+
+    /// Takes the node for one grant; whoever comes second is told no.
+    #[must_use]
+    pub fn claim(&self) -> bool {
+        self.state.send_if_modified(|state| {
+            let free = *state == State::Waiting;
+            if free {
+                *state = State::Working;
+            }
+            free
+        })
+    }
+
+    /// Carries out a grant to its end. Call only after [`Machine::claim`].
+    pub async fn carry_out(&self, grant: Grant) {
+        match self.work(grant).await {
+            Ok(kubeconfig) => {
+                self.state.send_replace(State::Member);
+                self.log.end(Progress::Done { kubeconfig: kubeconfig.to_string() });
+            }
+            Err(error) => {
+                tracing::error!(%error, "Joining failed; the node must be replaced");
+                self.state.send_replace(State::Failed);
+                self.log.end(Progress::Failed { message: error.to_string() });
+            }
+        }
+    }
+
+    async fn work(&self, grant: Grant) -> Result<Zeroizing<String>, Error> {
+        let (key, integrity, id) = match &grant {
+            Grant::Init(g) => (&g.disk_key, g.node.disk_integrity, &g.cluster_id),
+            Grant::Join(g) => (&g.disk_key, g.node.disk_integrity, &g.cluster_id),
+            Grant::Recover(g) => (&g.disk_key, false, &g.cluster_id),
+        };
+        let key = Zeroizing::new(key.clone());
+        let id: [u8; 32] = id.as_slice().try_into().map_err(|_| Error::State("the cluster's identity isn't 32 bytes".into()))?;
+        self.host.apply(&plan::disk(integrity), &key, &self.log).await?;
+        let facts = Facts { address: &self.address, member: self.host.exists(MEMBER) };
+        let role = self.launch.role;
+        let plan = match &grant {
+            Grant::Init(grant) => plan::init(grant, &self.launch_bytes, facts),
+            Grant::Join(ticket) => plan::join(ticket, role, &self.secrets.kubelet_key_pem(), &self.launch_bytes, facts),
+            Grant::Recover(_) if !facts.member => {
+                return Err(Error::State("there is nothing to recover: the disk holds no member".into()));
+            }
+            Grant::Recover(_) => plan::recover(),
+        };
+        self.host.apply(&plan, &key, &self.log).await?;
+        self.tpm.lock().await.extend_pcr15(&id)?;
+        self.host.apply(&plan::member(role), &key, &self.log).await?;
+        match grant {
+            Grant::Init(_) => self.host.read("/etc/kubernetes/admin.conf"),
+            _ => Ok(Zeroizing::default()),
+        }
+    }
+
+    /// What the node was told about itself and its cluster; only a member knows.
+    pub fn settings(&self) -> Result<(NodeSettings, ClusterSettings), Error> {
+        let parse = |e: serde_json::Error| Error::State(format!("our own files can't be read: {e}"));
+        let node = serde_json::from_str(&self.host.read(&format!("{HOME}/node.json"))?).map_err(parse)?;
+        let cluster = serde_json::from_str(&self.host.read(&format!("{HOME}/cluster.json"))?).map_err(parse)?;
+        Ok((node, cluster))
+    }
+
+    /// Whether the node is to run the control plane.
+    #[must_use]
+    pub fn is_control_plane(&self) -> bool {
+        self.launch.role == Role::ControlPlane
+    }
+}

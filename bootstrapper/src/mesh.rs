@@ -1,0 +1,237 @@
+//! The pod network: a `WireGuard` mesh with exactly the admitted nodes. Losing the admission is losing the network.
+
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+
+use constellation_attestation::protocol::{ClusterSettings, NodeSettings};
+use serde::Deserialize;
+use tokio::time::sleep;
+
+use crate::{
+    api::Api,
+    error::Error,
+    host::{Host, command},
+    machine::Machine,
+};
+
+const ADMISSIONS: &str = "/apis/constellation.dev/v1alpha1/namespaces/kube-system/nodeadmissions";
+const DEVICE: &str = "wg0";
+const PORT: &str = "51820";
+/// An Ethernet frame less `WireGuard`'s overhead.
+const MTU: &str = "1420";
+/// Pause after an error: the API may be in an election, which ends within this time.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// A node of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub address: String,
+    /// Its part of the pod network.
+    pub pod_cidr: String,
+}
+
+/// What the mesh reads of a list of admissions.
+#[derive(Deserialize)]
+struct List {
+    metadata: ListMeta,
+    #[serde(default)]
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListMeta {
+    #[serde(default)]
+    resource_version: String,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    node_uid: String,
+    #[serde(rename = "podCIDR")]
+    pod_cidr: String,
+    #[serde(default)]
+    evicted: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+struct Status {
+    admission: Option<Admission>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Admission {
+    wireguard_key: String,
+    address: String,
+}
+
+/// Keeps the mesh for as long as the node lives.
+pub async fn keep(machine: Arc<Machine>) {
+    machine.member().await;
+    if !matches!(machine.host, Host::Real) {
+        return;
+    }
+    loop {
+        match run(&machine).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%error, "The mesh can't be kept up to date"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn run(machine: &Machine) -> Result<(), Error> {
+    let (node, cluster) = machine.settings()?;
+    if !cluster.mesh {
+        return Ok(());
+    }
+    device(machine, &node).await?;
+    guard(&node, &cluster).await?;
+    let api = Api::open(&machine.host, &cluster.endpoint)?;
+    let mut known: BTreeMap<String, Peer> = BTreeMap::new();
+    loop {
+        let bytes = api.get(ADMISSIONS).await?;
+        let list: List = serde_json::from_slice(&bytes).map_err(|e| Error::Http(ADMISSIONS.into(), e.to_string()))?;
+        let wanted = peers(&list.items, &machine.launch.node_uid, &cluster.pod_cidr);
+        for step in difference(&known, &wanted) {
+            command::run(&step.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        }
+        if wanted != known {
+            tracing::info!(peers = wanted.len(), "Mesh changed");
+        }
+        known = wanted;
+        api.changed(ADMISSIONS, &list.metadata.resource_version).await?;
+    }
+}
+
+/// The admitted nodes but ourselves, by key. An admission without a record, or on its way out, is no peer; so is one
+/// whose network isn't a proper part of the pod network: it would take other nodes' traffic.
+fn peers(items: &[Item], own: &str, pod_cidr: &str) -> BTreeMap<String, Peer> {
+    let prefix = pod_cidr.split('/').next().unwrap_or_default();
+    let prefix: Vec<_> = prefix.split('.').take(2).collect();
+    items
+        .iter()
+        .filter(|item| item.spec.node_uid != own && item.spec.evicted != Some(true))
+        .filter(|item| {
+            let parts: Vec<_> = item.spec.pod_cidr.split('.').collect();
+            parts.len() == 4 && parts.get(..2) == Some(prefix.as_slice()) && item.spec.pod_cidr.ends_with(".0/24")
+        })
+        .filter_map(|item| {
+            let admission = item.status.admission.as_ref()?;
+            let address: std::net::IpAddr = admission.address.parse().ok()?;
+            let peer = Peer { address: address.to_string(), pod_cidr: item.spec.pod_cidr.clone() };
+            (admission.wireguard_key.len() == 44).then(|| (admission.wireguard_key.clone(), peer))
+        })
+        .collect()
+}
+
+/// Commands that lead from one mesh to another: who leaves goes first.
+fn difference(known: &BTreeMap<String, Peer>, wanted: &BTreeMap<String, Peer>) -> Vec<Vec<String>> {
+    let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    let gone = known.iter().filter(|(key, peer)| wanted.get(*key) != Some(*peer)).flat_map(|(key, peer)| {
+        [words(&["wg", "set", DEVICE, "peer", key, "remove"]), words(&["ip", "route", "del", &peer.pod_cidr, "dev", DEVICE])]
+    });
+    let come = wanted.iter().filter(|(key, peer)| known.get(*key) != Some(*peer)).flat_map(|(key, peer)| {
+        let endpoint = format!("{}:{PORT}", peer.address);
+        [
+            words(&["wg", "set", DEVICE, "peer", key, "endpoint", &endpoint, "allowed-ips", &peer.pod_cidr]),
+            words(&["ip", "route", "replace", &peer.pod_cidr, "dev", DEVICE]),
+        ]
+    });
+    gone.chain(come).collect()
+}
+
+/// The tunnel's device, anew: peers of an earlier run are forgotten. The key goes through a pipe.
+async fn device(machine: &Machine, node: &NodeSettings) -> Result<(), Error> {
+    if command::succeeds(&["ip", "link", "show", DEVICE]).await {
+        command::run(&["ip", "link", "del", DEVICE]).await?;
+    }
+    command::run(&["ip", "link", "add", DEVICE, "type", "wireguard"]).await?;
+    let key = machine.secrets.wireguard_private_base64();
+    let set = ["wg", "set", DEVICE, "listen-port", PORT, "private-key", "/dev/stdin"];
+    command::with_input(&set, key.as_bytes(), PAUSE).await?;
+    let own = node.pod_cidr.replace("/24", "/32");
+    command::run(&["ip", "addr", "replace", &own, "dev", DEVICE]).await?;
+    command::run(&["ip", "link", "set", DEVICE, "mtu", MTU, "up"]).await
+}
+
+/// Pod traffic never crosses nodes in clear: what no peer takes is dropped, and so is what comes in outside the tunnel.
+async fn guard(node: &NodeSettings, cluster: &ClusterSettings) -> Result<(), Error> {
+    command::run(&["ip", "route", "replace", "blackhole", &cluster.pod_cidr, "metric", "4096"]).await?;
+    command::with_input(&["nft", "-f", "-"], rules(node, cluster).as_bytes(), PAUSE).await
+}
+
+fn rules(node: &NodeSettings, cluster: &ClusterSettings) -> String {
+    let (own, all) = (&node.pod_cidr, &cluster.pod_cidr);
+    let mut text = String::from("table ip constellation\ndelete table ip constellation\ntable ip constellation {\n");
+    let _ = write!(
+        text,
+        "  chain forward {{\n    type filter hook forward priority -10;\n    \
+         ip daddr {all} oifname \"eth0\" drop\n    ip saddr {all} iifname \"eth0\" drop\n    ip daddr {all} iifname \"eth0\" drop\n  }}\n  \
+         chain input {{\n    type filter hook input priority -10;\n    ip saddr {all} iifname \"eth0\" drop\n    ip daddr {all} iifname \"eth0\" drop\n  }}\n  \
+         chain output {{\n    type filter hook output priority -10;\n    ip daddr {all} oifname \"eth0\" drop\n  }}\n  \
+         chain leave {{\n    type nat hook postrouting priority srcnat;\n    \
+         ip saddr {own} ip daddr != {all} oifname \"eth0\" masquerade\n  }}\n}}\n"
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+    fn item(uid: &str, cidr: &str, evicted: bool, key: Option<&str>) -> Item {
+        Item {
+            spec: Spec { node_uid: uid.into(), pod_cidr: cidr.into(), evicted: Some(evicted) },
+            status: Status {
+                admission: key.map(|k| Admission { wireguard_key: k.into(), address: "10.77.0.12".into() }),
+            },
+        }
+    }
+
+    #[test]
+    fn exactly_the_admitted_others_are_peers() {
+        let mesh = |items: &[Item]| peers(items, "own", "10.244.0.0/16").len();
+        assert_eq!(mesh(&[item("a", "10.244.2.0/24", false, Some(KEY))]), 1);
+        for no in [
+            item("own", "10.244.2.0/24", false, Some(KEY)),
+            item("a", "10.244.2.0/24", true, Some(KEY)),
+            item("a", "10.244.2.0/24", false, None),
+            item("a", "10.244.2.0/24", false, Some("short")),
+            item("a", "10.244.0.0/16", false, Some(KEY)),
+            item("a", "0.0.0.0/0", false, Some(KEY)),
+            item("a", "10.77.0.0/24", false, Some(KEY)),
+        ] {
+            assert_eq!(mesh(&[no]), 0);
+        }
+    }
+
+    #[test]
+    fn who_leaves_goes_first_and_nothing_changes_twice() {
+        let peer = |address: &str| Peer { address: address.into(), pod_cidr: "10.244.2.0/24".into() };
+        let old = BTreeMap::from([("old".to_owned(), peer("10.77.0.12"))]);
+        let new = BTreeMap::from([("new".to_owned(), peer("10.77.0.13"))]);
+        let steps: Vec<_> = difference(&old, &new).iter().map(|s| s.join(" ")).collect();
+        assert_eq!(
+            steps,
+            [
+                "wg set wg0 peer old remove",
+                "ip route del 10.244.2.0/24 dev wg0",
+                "wg set wg0 peer new endpoint 10.77.0.13:51820 allowed-ips 10.244.2.0/24",
+                "ip route replace 10.244.2.0/24 dev wg0",
+            ]
+        );
+        assert!(difference(&new, &new).is_empty());
+    }
+}

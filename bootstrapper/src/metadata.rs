@@ -1,0 +1,81 @@
+//! The cloud's metadata service: hints from a host that nobody trusts, bounded and with a time limit.
+
+use std::time::Duration;
+
+use constellation_attestation::protocol::LaunchConfig;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{Request, body::Bytes};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::error::Error;
+
+/// Greatest answer, bytes: a launch configuration is below 1 KiB, a list of peers below 64 KiB.
+const MAX_ANSWER: usize = 64 * 1024;
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    /// `host:port`.
+    pub authority: String,
+}
+
+/// Where verifiers may be.
+#[derive(Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Peers {
+    /// `host:port` of each.
+    #[serde(default)]
+    pub verifiers: Vec<String>,
+}
+
+impl Metadata {
+    /// The launch configuration: the bytes to measure, and what they say.
+    pub async fn launch_config(&self) -> Result<(Vec<u8>, LaunchConfig), Error> {
+        let bytes = self.fetch("/constellation/v1/launch-config").await?;
+        let parsed = serde_json::from_slice(&bytes).map_err(|e| Error::Launch(format!("can't be read: {e}")))?;
+        Ok((bytes, parsed))
+    }
+
+    /// Where verifiers may be.
+    pub async fn peers(&self) -> Result<Peers, Error> {
+        let bytes = self.fetch("/constellation/v1/peers").await?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::Http("peers".into(), e.to_string()))
+    }
+
+    async fn fetch(&self, path: &str) -> Result<Vec<u8>, Error> {
+        let failed = |problem: String| Error::Http(format!("http://{}{path}", self.authority), problem);
+        let exchange = async {
+            let stream = TcpStream::connect(&self.authority).await.map_err(|e| e.to_string())?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+            let request = Request::get(path)
+                .header("host", &self.authority)
+                .body(Empty::<Bytes>::new())
+                .map_err(|e| e.to_string())?;
+            let answer = async {
+                let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+                if !answer.status().is_success() {
+                    return Err(answer.status().to_string());
+                }
+                let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
+                Ok(body.to_bytes().to_vec())
+            };
+            tokio::pin!(connection);
+            tokio::pin!(answer);
+            tokio::select! {
+                answer = &mut answer => answer,
+                closed = &mut connection => match closed {
+                    Ok(()) => answer.await,
+                    Err(e) => Err(e.to_string()),
+                },
+            }
+        };
+        timeout(TIME_LIMIT, exchange)
+            .await
+            .map_err(|_| failed(format!("no answer in {} s", TIME_LIMIT.as_secs())))?
+            .map_err(failed)
+    }
+}

@@ -1,0 +1,80 @@
+//! The machine's own address, from a hint of the host: what it says is believed by nobody, so it needs no proof.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use serde::Deserialize;
+
+use crate::{error::Error, host::command};
+
+/// Where QEMU's firmware-configuration device shows the hint.
+pub const HINT: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/constellation/network/raw";
+const DEVICE: &str = "eth0";
+
+/// The hint.
+#[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Hint {
+    /// Address with prefix length, for example `10.77.0.11/24`.
+    pub address: String,
+    /// Default gateway.
+    pub gateway: String,
+}
+
+impl Hint {
+    /// Reads the hint; absent means that the network is configured already.
+    pub fn read(path: &Path) -> Result<Option<Self>, Error> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(path).map_err(|e| Error::File(format!("reading {}", path.display()), e))?;
+        let hint: Self =
+            serde_json::from_str(&text).map_err(|e| Error::Launch(format!("network hint can't be read: {e}")))?;
+        hint.ip()?;
+        Ok(Some(hint))
+    }
+
+    /// The address without its prefix length.
+    pub fn ip(&self) -> Result<IpAddr, Error> {
+        let (address, length) = self.address.split_once('/').unwrap_or((&self.address, ""));
+        let wrong = || Error::Launch(format!("network hint holds a bad address {}", self.address));
+        length.parse::<u8>().map_err(|_| wrong())?;
+        self.gateway.parse::<IpAddr>().map_err(|_| wrong())?;
+        address.parse().map_err(|_| wrong())
+    }
+}
+
+/// Configures the machine's network device.
+pub async fn configure(hint: &Hint) -> Result<(), Error> {
+    command::run(&["ip", "link", "set", "lo", "up"]).await?;
+    command::run(&["ip", "addr", "replace", &hint.address, "dev", DEVICE]).await?;
+    command::run(&["ip", "link", "set", DEVICE, "up"]).await?;
+    command::run(&["ip", "route", "replace", "default", "via", &hint.gateway]).await
+}
+
+/// Names the machine.
+pub async fn name(host: &str, address: IpAddr, gateway: &str) -> Result<(), Error> {
+    command::run(&["hostname", host]).await?;
+    let files = [
+        ("/etc/hostname", format!("{host}\n")),
+        ("/etc/hosts", format!("127.0.0.1 localhost\n{address} {host}\n")),
+        ("/etc/resolv.conf", format!("nameserver {gateway}\n")),
+    ];
+    for (path, text) in files {
+        fs::write(path, text).map_err(|e| Error::File(format!("writing {path}"), e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_with_a_prefix_is_accepted() {
+        let hint = |address: &str| Hint { address: address.into(), gateway: "10.77.0.1".into() };
+        assert_eq!(hint("10.77.0.11/24").ip().unwrap().to_string(), "10.77.0.11");
+        for bad in ["10.77.0.11", "x/24", "10.77.0.11/x", ""] {
+            assert!(hint(bad).ip().is_err(), "{bad}");
+        }
+    }
+}

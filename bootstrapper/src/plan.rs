@@ -1,0 +1,291 @@
+//! From what was granted to the list of things to do on the machine. Pure: names, orders and contents are decided here.
+
+use std::time::Duration;
+
+use constellation_attestation::protocol::{ClusterSettings, InitRequest, NodeSettings, Role, Ticket};
+
+use crate::kubeadm;
+
+/// Our folder; it lies on the encrypted disk.
+pub const HOME: &str = "/etc/kubernetes/constellation";
+/// Present once the node has joined: after a reboot kubeadm isn't run again.
+pub const MEMBER: &str = "/etc/kubernetes/constellation/member";
+/// Certificate and key of the kubelet, until it renews them.
+pub const CREDENTIAL: &str = "/var/lib/kubelet/pki/constellation-client.pem";
+/// Certificate and key of the kubelet, once it renewed them, or kubeadm made them.
+pub const CURRENT_CREDENTIAL: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+const CA: &str = "/etc/kubernetes/pki/ca.crt";
+const LATER: &str = "/run/constellation/later";
+const MANIFESTS: &str = "/etc/kubernetes/manifests";
+/// `kubeadm init` without KVM takes 2.5 minutes when the machine is idle; four times that.
+const INIT_LIMIT: Duration = Duration::from_mins(10);
+/// A joining control-plane node without KVM takes up to 5.5 minutes; about three times that.
+const JOIN_LIMIT: Duration = Duration::from_mins(15);
+
+/// One thing to do on the machine. Every action may run twice.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Wait for the API server of this node.
+    AwaitApi {
+        /// Its URL.
+        server: String,
+        /// How long.
+        limit: Duration,
+    },
+    /// Move the two controllers' manifests.
+    Move {
+        /// From this folder.
+        from: String,
+        /// To this one.
+        to: String,
+    },
+    /// Open the state disk, format it if it was never written to, mount it.
+    OpenDisk {
+        /// Whether a new one is authenticated.
+        integrity: bool,
+    },
+    /// Tell those who follow.
+    Phase(&'static str),
+    /// Restart a unit, without waiting.
+    Restart(&'static str),
+    /// Run a command; its output goes to the progress.
+    Run {
+        /// Program and arguments.
+        command: Vec<String>,
+        /// How long.
+        limit: Duration,
+    },
+    /// Start a unit and wait for it.
+    Start(&'static str),
+    /// Write a file.
+    Write {
+        /// The file.
+        path: String,
+        /// Its mode.
+        mode: u32,
+        /// Its contents; may be secret.
+        contents: Vec<u8>,
+    },
+}
+
+impl Action {
+    /// In words, without contents.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::AwaitApi { server, .. } => format!("await {server}"),
+            Self::Move { from, to } => format!("move {from} {to}"),
+            Self::OpenDisk { integrity } => format!("open disk, integrity {integrity}"),
+            Self::Phase(name) => format!("phase {name}"),
+            Self::Restart(unit) => format!("restart {unit}"),
+            Self::Run { command, .. } => command.join(" "),
+            Self::Start(unit) => format!("start {unit}"),
+            Self::Write { path, mode, .. } => format!("write {path} {mode:o}"),
+        }
+    }
+}
+
+/// What the disk showed once it was open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts<'a> {
+    /// The node's address.
+    pub address: &'a str,
+    /// Whether [`MEMBER`] exists.
+    pub member: bool,
+}
+
+/// The first step of every way in.
+#[must_use]
+pub fn disk(integrity: bool) -> Vec<Action> {
+    vec![Action::Phase("disk"), Action::OpenDisk { integrity }]
+}
+
+/// The first control-plane node.
+#[must_use]
+pub fn init(grant: &InitRequest, launch_config: &[u8], facts: Facts<'_>) -> Vec<Action> {
+    let mut plan = vec![Action::Phase("files")];
+    let secrets = Secrets {
+        disk_secret: &grant.disk_secret,
+        cluster_id: &grant.cluster_id,
+        ca_certificate: &grant.verifier_ca_certificate,
+        ca_key: &grant.verifier_ca_key,
+    };
+    plan.extend(verifier_home(&secrets, launch_config, &grant.cluster));
+    plan.push(secret(&format!("{HOME}/node.json"), serde_json::json!(grant.node).to_string()));
+    plan.extend(network(&grant.node, &grant.cluster));
+    plan.push(Action::Start("containerd"));
+    if facts.member {
+        plan.extend(back());
+        return plan;
+    }
+    plan.extend(patches());
+    let config = format!("{HOME}/kubeadm.yaml");
+    let text = kubeadm::init_config(&grant.node, &grant.cluster, facts.address, &format!("{HOME}/patches"));
+    plan.extend([
+        secret(&config, text),
+        Action::Phase("kubeadm init"),
+        Action::Run {
+            command: words(&[
+                "kubeadm", "init", "--config", &config, "--skip-phases=upload-certs,bootstrap-token,show-join-command",
+            ]),
+            limit: INIT_LIMIT,
+        },
+    ]);
+    plan.push(secret(MEMBER, String::new()));
+    plan
+}
+
+/// A worker or a further control-plane node.
+#[must_use]
+pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8], facts: Facts<'_>) -> Vec<Action> {
+    let mut plan = vec![Action::Phase("files")];
+    let node = &ticket.node;
+    plan.extend([
+        Action::Write { path: CA.into(), mode: 0o644, contents: ticket.ca_certificate.clone().into_bytes() },
+        secret(CREDENTIAL, format!("{}{kubelet_key}", ticket.kubelet_certificate)),
+        secret(
+            "/etc/kubernetes/kubelet.conf",
+            kubeadm::kubelet_kubeconfig(&ticket.cluster, CA, CREDENTIAL, &node.node_name),
+        ),
+    ]);
+    plan.extend(network(node, &ticket.cluster));
+    plan.push(Action::Start("containerd"));
+    match (role, &ticket.control_plane) {
+        (Role::ControlPlane, Some(material)) => {
+            let secrets = Secrets {
+                disk_secret: &material.disk_secret,
+                cluster_id: &ticket.cluster_id,
+                ca_certificate: &material.verifier_ca_certificate,
+                ca_key: &material.verifier_ca_key,
+            };
+            plan.extend(verifier_home(&secrets, launch_config, &ticket.cluster));
+            plan.push(secret(&format!("{HOME}/node.json"), serde_json::json!(node).to_string()));
+            if facts.member {
+                plan.extend(back());
+                return plan;
+            }
+            plan.extend(material.pki.iter().map(|(name, contents)| {
+                let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
+                Action::Write { path: format!("/etc/kubernetes/pki/{name}"), mode, contents: contents.clone().into_bytes() }
+            }));
+            plan.extend(control_plane(ticket, &material.admin_kubeconfig, facts.address));
+        }
+        _ => plan.extend([
+            secret("/var/lib/kubelet/config.yaml", ticket.kubelet_config.clone()),
+            secret("/var/lib/kubelet/kubeadm-flags.env", kubeadm::kubelet_flags(node, facts.address)),
+            secret(&format!("{HOME}/cluster-id"), ticket.cluster_id.clone()),
+            secret(&format!("{HOME}/node.json"), serde_json::json!(ticket.node).to_string()),
+            secret(&format!("{HOME}/cluster.json"), json(&ticket.cluster)),
+            Action::Phase("kubelet"),
+            Action::Restart("kubelet"),
+        ]),
+    }
+    plan.push(secret(MEMBER, String::new()));
+    plan
+}
+
+/// A member whose owner gave it its disk key while no verifier was up: everything else is on the disk.
+#[must_use]
+pub fn recover() -> Vec<Action> {
+    [vec![Action::Start("containerd")], back()].concat()
+}
+
+/// What follows once the cluster's identity is in PCR 15: only a member may verify others.
+#[must_use]
+pub fn member(role: Role) -> Vec<Action> {
+    match role {
+        Role::ControlPlane => vec![Action::Phase("verifier"), Action::Restart("constellation-verifier")],
+        Role::Worker => Vec::new(),
+    }
+}
+
+fn back() -> Vec<Action> {
+    vec![Action::Phase("return"), Action::Restart("kubelet")]
+}
+
+/// A control-plane node leaves etcd.
+#[must_use]
+pub fn leave() -> Vec<Action> {
+    vec![
+        Action::Phase("etcd"),
+        Action::Run {
+            command: words(&["kubeadm", "reset", "phase", "remove-etcd-member"]),
+            limit: Duration::from_mins(3),
+        },
+    ]
+}
+
+/// kubeadm's phases in the order that lets etcd's learner catch up before the API server starts.
+fn control_plane(ticket: &Ticket, admin: &str, address: &str) -> Vec<Action> {
+    let config = format!("{HOME}/kubeadm.yaml");
+    let discovery = format!("{HOME}/discovery.conf");
+    let text =
+        kubeadm::join_config(&ticket.node, &ticket.cluster, address, &format!("{HOME}/patches"), &discovery);
+    let join = |arguments: &[&str]| Action::Run {
+        command: [words(&["kubeadm", "join"]), words(arguments), words(&["--config", &config])].concat(),
+        limit: JOIN_LIMIT,
+    };
+    let mut plan = patches();
+    plan.extend([
+        secret(&discovery, admin.to_owned()),
+        secret(&config, text),
+        Action::Phase("etcd"),
+        join(&["--skip-phases=control-plane-prepare/control-plane,kubelet-wait-bootstrap,control-plane-join,wait-control-plane"]),
+        Action::Phase("api-server"),
+        join(&["phase", "control-plane-prepare", "control-plane"]),
+        Action::Move { from: MANIFESTS.into(), to: LATER.into() },
+        Action::AwaitApi { server: format!("https://{address}:6443"), limit: JOIN_LIMIT },
+        Action::Move { from: LATER.into(), to: MANIFESTS.into() },
+        Action::Phase("kubelet"),
+        join(&["phase", "kubelet-wait-bootstrap"]),
+        join(&["phase", "control-plane-join", "mark-control-plane"]),
+    ]);
+    plan
+}
+
+struct Secrets<'a> {
+    disk_secret: &'a [u8],
+    cluster_id: &'a [u8],
+    ca_certificate: &'a str,
+    ca_key: &'a str,
+}
+
+/// What the verifier reads.
+fn verifier_home(secrets: &Secrets<'_>, launch_config: &[u8], cluster: &ClusterSettings) -> Vec<Action> {
+    let file = |name: &str, contents: &[u8]| secret(&format!("{HOME}/{name}"), contents);
+    vec![
+        file("disk-secret", secrets.disk_secret),
+        file("cluster-id", secrets.cluster_id),
+        file("verifier-ca.crt", secrets.ca_certificate.as_bytes()),
+        file("verifier-ca.key", secrets.ca_key.as_bytes()),
+        file("launch-config.json", launch_config),
+        file("cluster.json", &json(cluster)),
+    ]
+}
+
+fn network(node: &NodeSettings, cluster: &ClusterSettings) -> Vec<Action> {
+    if !cluster.mesh {
+        return Vec::new();
+    }
+    let path = "/etc/cni/net.d/10-constellation.conflist".into();
+    vec![Action::Write { path, mode: 0o644, contents: kubeadm::cni_config(node).into_bytes() }]
+}
+
+fn patches() -> Vec<Action> {
+    kubeadm::patches().into_iter().map(|(name, text)| secret(&format!("{HOME}/patches/{name}"), text)).collect()
+}
+
+fn secret(path: &str, contents: impl Into<Vec<u8>>) -> Action {
+    Action::Write { path: path.to_owned(), mode: 0o600, contents: contents.into() }
+}
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn json(cluster: &ClusterSettings) -> Vec<u8> {
+    serde_json::json!(cluster).to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests;

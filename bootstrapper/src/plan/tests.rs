@@ -1,0 +1,106 @@
+//! What is granted decides what is done: one table of ways in.
+
+use super::*;
+
+fn node() -> NodeSettings {
+    NodeSettings {
+        node_name: "demo-w-2".into(),
+        provider_id: "local://c/n".into(),
+        pod_cidr: "10.244.2.0/24".into(),
+        labels: Default::default(),
+        taints: vec![],
+        disk_integrity: false,
+    }
+}
+
+fn cluster() -> ClusterSettings {
+    ClusterSettings {
+        name: "demo".into(),
+        kubernetes_version: "v1.36.3".into(),
+        endpoint: "10.77.0.1:6443".into(),
+        cert_sans: vec![],
+        pod_cidr: "10.244.0.0/16".into(),
+        service_cidr: "10.96.0.0/16".into(),
+        mesh: true,
+    }
+}
+
+fn ticket(material: bool) -> Ticket {
+    Ticket {
+        disk_key: vec![1; 32],
+        cluster_id: vec![2; 32],
+        kubelet_certificate: "CERTIFICATE\n".into(),
+        ca_certificate: "CA\n".into(),
+        kubelet_config: "config: 1\n".into(),
+        node: node(),
+        cluster: cluster(),
+        control_plane: material.then(|| constellation_attestation::protocol::ControlPlaneMaterial {
+            pki: [("ca.key".to_owned(), "KEY".to_owned()), ("ca.crt".to_owned(), "CA".to_owned())].into(),
+            admin_kubeconfig: "admin".into(),
+            disk_secret: vec![3; 32],
+            verifier_ca_certificate: "VCA".into(),
+            verifier_ca_key: "VKEY".into(),
+        }),
+    }
+}
+
+fn commands(plan: &[Action]) -> Vec<String> {
+    plan.iter().filter(|a| !matches!(a, Action::Write { .. } | Action::Phase(_))).map(Action::describe).collect()
+}
+
+fn fresh() -> Facts<'static> {
+    Facts { address: "10.77.0.12", member: false }
+}
+
+#[test]
+fn a_worker_never_runs_kubeadm_and_never_holds_control_plane_material() {
+    // The verifier gives a worker none; if one came all the same, it is not written.
+    for material in [false, true] {
+        let plan = join(&ticket(material), Role::Worker, "KEY\n", b"{}", fresh());
+        assert_eq!(commands(&plan), ["start containerd", "restart kubelet"]);
+        let written: Vec<_> = plan.iter().filter_map(|a| if let Action::Write { path, .. } = a { Some(path.as_str()) } else { None }).collect();
+        assert!(!written.iter().any(|path| path.contains("ca.key") || path.contains("disk-secret") || path.contains("verifier-ca")));
+        assert_eq!(written.last(), Some(&MEMBER));
+    }
+}
+
+#[test]
+fn a_control_plane_node_joins_in_the_order_that_lets_etcd_catch_up() {
+    let plan = commands(&join(&ticket(true), Role::ControlPlane, "KEY\n", b"{}", fresh()));
+    let at = |word: &str| plan.iter().position(|c| c.contains(word)).unwrap_or_else(|| panic!("{word}: {plan:#?}"));
+    assert!(at("--skip-phases=") < at("control-plane-prepare control-plane"));
+    assert!(at("move /etc/kubernetes/manifests") < at("await https://10.77.0.12:6443"));
+    assert!(at("await") < at("move /run/constellation/later"));
+    assert!(at("kubelet-wait-bootstrap --config") < at("mark-control-plane"));
+}
+
+#[test]
+fn a_member_that_returns_runs_no_kubeadm() {
+    let facts = Facts { member: true, ..fresh() };
+    for (role, material) in [(Role::Worker, false), (Role::ControlPlane, true)] {
+        let plan = commands(&join(&ticket(material), role, "KEY\n", b"{}", facts));
+        assert_eq!(plan, ["start containerd", "restart kubelet"]);
+    }
+    assert_eq!(commands(&recover()), ["start containerd", "restart kubelet"]);
+}
+
+#[test]
+fn secrets_are_for_root_only_and_never_in_an_argument() {
+    let plan = join(&ticket(true), Role::ControlPlane, "PRIVATE\n", b"{}", fresh());
+    for action in &plan {
+        if let Action::Write { path, mode, contents } = action {
+            let public = path.ends_with(".crt") || path.ends_with(".conflist");
+            assert_eq!(*mode, if public { if path.contains("verifier-ca") { 0o600 } else { 0o644 } } else { 0o600 }, "{path}");
+            assert!(!contents.is_empty() || path == MEMBER, "{path}");
+        }
+    }
+    for word in ["PRIVATE", "VKEY", "admin\n"] {
+        assert!(!commands(&plan).iter().any(|c| c.contains(word)));
+    }
+}
+
+#[test]
+fn only_a_control_plane_member_verifies_others() {
+    assert_eq!(commands(&member(Role::ControlPlane)), ["restart constellation-verifier"]);
+    assert!(member(Role::Worker).is_empty());
+}

@@ -1,0 +1,129 @@
+//! Port 9000: Init, Recover and Leave for the owner alone, Reattest for the owner and the verifiers.
+
+use std::{sync::Arc, time::Duration};
+
+use constellation_attestation::{
+    binding::VerifierRole,
+    channel::{self, Channel, Trust},
+    protocol::{Progress, Purpose, Request, Verdict},
+    session,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+
+use crate::{
+    error::Error,
+    machine::{Grant, Machine, State},
+    plan,
+    progress::Log,
+};
+
+/// Conversations at a time: the owner and a few verifiers; the rest waits in the kernel's queue.
+const CONVERSATIONS: usize = 16;
+/// A stranger gets this long to become someone.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+
+/// Answers callers for ever.
+pub async fn serve(machine: Arc<Machine>, listener: TcpListener) -> Result<(), Error> {
+    let slots = Arc::new(Semaphore::new(CONVERSATIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
+        let (stream, peer) =
+            listener.accept().await.map_err(|e| Error::File("accepting a connection".into(), e))?;
+        let machine = Arc::clone(&machine);
+        tokio::spawn(async move {
+            if let Err(error) = converse(machine, stream).await {
+                tracing::warn!(%peer, %error, "Conversation ended");
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn converse(machine: Arc<Machine>, stream: TcpStream) -> Result<(), Error> {
+    let opening = async {
+        let mut channel = channel::node_accept(stream, &machine.secrets.identity, &machine.owner_spki).await?;
+        let request: Request = channel.receive().await?;
+        Ok::<_, Error>((channel, request.purpose))
+    };
+    let (mut channel, purpose) = timeout(HANDSHAKE, opening)
+        .await
+        .map_err(|_| Error::Time("a caller's greeting".into(), HANDSHAKE.as_secs()))??;
+    let role = allowed(purpose, channel.peer_trust(), &machine)?;
+    let hello = machine.hello(purpose).await?;
+    channel.send(&hello).await?;
+    let (verdict, binding) = {
+        let mut tpm = machine.tpm.lock().await;
+        session::prove(&mut channel, &hello, role, &mut *tpm).await?
+    };
+    match (purpose, &verdict) {
+        (Purpose::Init, Verdict::Sealed { .. }) => {
+            let grant = session::unseal(&verdict, &binding, &machine.secrets.opener)?;
+            granted(&machine, Grant::Init(grant));
+            follow(&mut channel, &machine.log).await
+        }
+        (Purpose::Recover, Verdict::Sealed { .. }) => {
+            let grant = session::unseal(&verdict, &binding, &machine.secrets.opener)?;
+            granted(&machine, Grant::Recover(grant));
+            follow(&mut channel, &machine.log).await
+        }
+        (Purpose::Leave, Verdict::Accepted {}) => leave(&mut channel, &machine).await,
+        (Purpose::Reattest, Verdict::Accepted {}) => Ok(()),
+        _ => Err(Error::State("the verdict doesn't fit the purpose".into())),
+    }
+}
+
+/// Who may ask for what, and when. A repeated Init follows the first one.
+fn allowed(purpose: Purpose, trust: Option<Trust>, machine: &Machine) -> Result<VerifierRole, Error> {
+    let refuse = |why: &str| Err(Error::State(format!("{} refused: {why}", purpose.as_str())));
+    let role = match trust {
+        Some(Trust::Owner) => VerifierRole::Owner,
+        Some(Trust::Verifier) => VerifierRole::Cluster,
+        _ => return refuse("the caller isn't known"),
+    };
+    match purpose {
+        Purpose::Reattest => Ok(role),
+        Purpose::Init | Purpose::Recover | Purpose::Leave if role != VerifierRole::Owner => refuse("only the owner may"),
+        Purpose::Init | Purpose::Leave if !machine.is_control_plane() => refuse("this isn't a control-plane node"),
+        Purpose::Leave if machine.state() != State::Member => refuse("this node isn't a member"),
+        Purpose::Recover if machine.state() == State::Member => refuse("this node is a member"),
+        Purpose::Init | Purpose::Recover | Purpose::Leave => Ok(role),
+        Purpose::Join => refuse("a node asks for that itself"),
+    }
+}
+
+/// Starts the work, once; it goes on when the caller goes away.
+fn granted(machine: &Arc<Machine>, grant: Grant) {
+    if machine.claim() {
+        let machine = Arc::clone(machine);
+        tokio::spawn(async move { machine.carry_out(grant).await });
+    }
+}
+
+async fn leave(channel: &mut Channel<TcpStream>, machine: &Machine) -> Result<(), Error> {
+    let log = Log::default();
+    let work = async {
+        let last = match machine.host.apply(&plan::leave(), &zeroize::Zeroizing::default(), &log).await {
+            Ok(()) => Progress::Done { kubeconfig: String::new() },
+            Err(error) => Progress::Failed { message: error.to_string() },
+        };
+        log.end(last);
+    };
+    let ((), followed) = tokio::join!(work, follow(channel, &log));
+    followed
+}
+
+/// Streams the progress from its start to its end.
+async fn follow(channel: &mut Channel<TcpStream>, log: &Log) -> Result<(), Error> {
+    for n in 0.. {
+        let entry = log.entry(n).await;
+        channel.send(&entry).await?;
+        if matches!(entry, Progress::Done { .. } | Progress::Failed { .. }) {
+            break;
+        }
+    }
+    Ok(())
+}
