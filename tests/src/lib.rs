@@ -1,4 +1,5 @@
 //! What tests share: real control planes, real TPMs, real VMs.
 
 pub mod controlplane;
+pub mod operator;
 pub mod swtpm;

@@ -1,0 +1,88 @@
+//! The operator as a process: started, killed and started again by tests.
+
+use std::{
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// A running operator; killed when dropped.
+pub struct Operator {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Operator {
+    /// Starts `constellation-operator run` with more arguments. Kubeconfig, state and log are in `dir`.
+    ///
+    /// # Errors
+    /// When the program was not built (`cargo build -p constellation-operator`) or does not start.
+    pub fn start(dir: &Path, kubeconfig: &str, arguments: &[&str]) -> Result<Self> {
+        let program = program("constellation-operator")?;
+        let path = dir.join("operator.kubeconfig");
+        fs::write(&path, kubeconfig)?;
+        let log = dir.join("operator.log");
+        let output = File::options().create(true).append(true).open(&log)?;
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(program)
+            .arg("run")
+            .arg("--local-state-dir")
+            .arg(dir.join("local"))
+            .args(arguments)
+            .env("KUBECONFIG", path)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .context("starting the operator")?;
+        Ok(Self { child, log })
+    }
+
+    /// SIGKILL, as a machine that loses power would.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// Whether it still runs.
+    pub fn alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A program of the workspace, beside the running test in the target folder.
+///
+/// # Errors
+/// When it was not built.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let test = env::current_exe()?;
+    let mut folder = test.parent().context("a program is in a folder")?;
+    if folder.ends_with("deps") {
+        folder = folder.parent().context("deps is in a folder")?;
+    }
+    let program = folder.join(name);
+    ensure!(program.is_file(), "{} is missing: cargo build -p {name}", program.display());
+    Ok(program)
+}

@@ -1,0 +1,205 @@
+//! A management API server with our kinds, an operator that may be killed, and what can be seen of a cluster.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, definition, node::Role};
+use constellation_tests::{
+    controlplane::{ControlPlane, Options},
+    operator::Operator,
+};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace, Node},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+    discovery::ApiResource,
+    runtime::wait::{await_condition, conditions::is_crd_established},
+};
+use serde_json::{Value, json};
+
+const NAMESPACE: &str = "default";
+const CLUSTER: &str = "quickstart";
+
+/// Everything a story needs.
+pub struct World {
+    client: Client,
+    operator: Option<Operator>,
+    dir: PathBuf,
+    plane: ControlPlane,
+}
+
+impl World {
+    pub async fn start(name: &str) -> Self {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("simulated").join(name);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let options = Options { dir: Some(dir.join("plane")), audit_log: Some(dir.join("audit.log")) };
+        let plane = ControlPlane::start_with(&options).await.unwrap();
+        let client = plane.client().await.unwrap();
+        let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+        for crd in definition::management() {
+            let name = crd.metadata.name.clone().unwrap();
+            crds.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(&crd)).await.unwrap();
+            await_condition(crds.clone(), &name, is_crd_established()).await.unwrap();
+        }
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        while namespaces.get_opt(NAMESPACE).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Self { client, operator: None, dir, plane }
+    }
+
+    pub fn operator(&mut self, arguments: &[&str]) {
+        self.operator = Some(Operator::start(&self.dir, &self.plane.kubeconfig(), arguments).unwrap());
+    }
+
+    pub fn kill_operator(&mut self) {
+        self.operator.take().expect("an operator runs").kill();
+    }
+
+    /// Looks until it holds; says what was seen when it does not.
+    pub async fn until(&mut self, what: &str, limit: Duration, holds: impl AsyncFn(&World) -> bool) {
+        let end = tokio::time::Instant::now() + limit;
+        while !holds(self).await {
+            let running = self.operator.as_mut().is_some_and(Operator::alive);
+            if !running || tokio::time::Instant::now() > end {
+                let tail = self.operator.as_ref().map(Operator::tail).unwrap_or_default();
+                panic!("{what}: operator running: {running}\n{}\noperator's log:\n{tail}", self.picture().await);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn picture(&self) -> String {
+        let status = self.cluster().await.and_then(|c| c.status);
+        let mut text = serde_json::to_string_pretty(&status).unwrap();
+        for node in self.nodes().await {
+            text += &format!("\n{} {}", node.name_any(), serde_json::to_string(&node.status).unwrap());
+        }
+        text
+    }
+
+    pub async fn apply(&self, example: &str) {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples").join(example);
+        let object: DynamicObject = serde_yaml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let gvk = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), NAMESPACE, &ApiResource::from_gvk(&gvk));
+        let name = object.name_any();
+        api.patch(&name, &PatchParams::apply("kubectl").force(), &Patch::Apply(&object)).await.unwrap();
+    }
+
+    pub async fn cluster(&self) -> Option<ConstellationCluster> {
+        Api::namespaced(self.client.clone(), NAMESPACE).get_opt(CLUSTER).await.unwrap()
+    }
+
+    pub async fn condition(&self, kind: &str) -> bool {
+        let Some(cluster) = self.cluster().await else { return false };
+        let generation = cluster.metadata.generation;
+        let status = cluster.status.unwrap_or_default();
+        status.observed_generation == generation && status.conditions.iter().any(|c| c.type_ == kind && c.status == "True")
+    }
+
+    pub async fn nodes(&self) -> Vec<ConfidentialNode> {
+        let api: Api<ConfidentialNode> = Api::namespaced(self.client.clone(), NAMESPACE);
+        api.list(&ListParams::default()).await.unwrap().items
+    }
+
+    pub async fn workers(&self) -> Vec<String> {
+        self.nodes().await.iter().filter(|n| n.spec.role == Role::Worker).map(ResourceExtName::name).collect()
+    }
+
+    pub async fn ready_workers(&self) -> u32 {
+        let api: Api<NodeGroup> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let group = api.get_opt(&format!("{CLUSTER}-workers")).await.unwrap();
+        group.and_then(|g| g.status).and_then(|s| s.ready_replicas).unwrap_or(0)
+    }
+
+    pub async fn kube_nodes(&self) -> Vec<Node> {
+        Api::all(self.client.clone()).list(&ListParams::default()).await.unwrap().items
+    }
+
+    /// The simulated cloud's records of machines.
+    pub async fn machines(&self) -> Vec<ConfigMap> {
+        let api: Api<ConfigMap> = Api::all(self.client.clone());
+        api.list(&ListParams::default().labels("constellation.dev/simulated=instance")).await.unwrap().items
+    }
+
+    pub async fn scale(&self, replicas: u32) {
+        let api: Api<NodeGroup> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        api.patch_scale(&format!("{CLUSTER}-workers"), &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    pub async fn script(&self, data: Value) {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "constellation-simulated-script"}, "data": data});
+        let params = PatchParams::apply("tests").force();
+        api.patch("constellation-simulated-script", &params, &Patch::Apply(map)).await.unwrap();
+    }
+
+    pub async fn add_tampered_node(&self, image: &str) {
+        let like = self.nodes().await.into_iter().find(|n| n.spec.role == Role::Worker).unwrap();
+        let mut node = ConfidentialNode::new("quickstart-tampered", like.spec.clone());
+        node.metadata.labels = like.metadata.labels.clone();
+        node.spec.image = image.to_owned();
+        node.spec.index = 90;
+        let api: Api<ConfidentialNode> = Api::namespaced(self.client.clone(), NAMESPACE);
+        api.create(&PostParams::default(), &node).await.unwrap();
+    }
+
+    pub async fn delete_cluster(&self) {
+        let api: Api<ConstellationCluster> = Api::namespaced(self.client.clone(), NAMESPACE);
+        api.delete(CLUSTER, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Waits until three seconds pass without a write.
+    pub async fn settle(&mut self) {
+        for _ in 0..20 {
+            if self.writes_during(Duration::from_secs(3)).await.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Writes of the operator in a span of time, from the audit log. Leases are what they are for, and not counted.
+    pub async fn writes_during(&self, span: Duration) -> Vec<String> {
+        let before = self.audit().len();
+        tokio::time::sleep(span).await;
+        let writes = self.audit().split_off(before).into_iter();
+        let writes = writes.filter(|e| !["get", "list", "watch"].contains(&e["verb"].as_str().unwrap_or_default()));
+        let writes = writes.filter(|e| e["objectRef"]["resource"] != "leases" && e["user"]["username"] == "admin");
+        writes.map(|e| format!("{} {}", e["verb"], e["requestURI"])).collect()
+    }
+
+    /// From the audit log: each machine was created once.
+    pub fn assert_one_machine_per_node(&self) {
+        let mut created: BTreeMap<String, u32> = BTreeMap::new();
+        for event in self.audit() {
+            let name = event["objectRef"]["name"].as_str().unwrap_or_default();
+            let made = event["verb"] == "create" && event["responseStatus"]["code"] == 201;
+            if made && event["objectRef"]["resource"] == "configmaps" && name.starts_with("simulated-") && !name.contains("network") {
+                *created.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+        assert!(!created.is_empty() && created.values().all(|&n| n == 1), "{created:?}");
+    }
+
+    fn audit(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.dir.join("audit.log")).unwrap();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// `name_any` of a node, as a path for `map`.
+trait ResourceExtName {
+    fn name(&self) -> String;
+}
+
+impl ResourceExtName for ConfidentialNode {
+    fn name(&self) -> String {
+        self.name_any()
+    }
+}
