@@ -232,7 +232,7 @@ pub mod reason {
     pub const SIGNATURE_INVALID: &str = "SignatureInvalid";
     /// The sets stand in the object; who may edit it vouches for them.
     pub const INLINE: &str = "Inline";
-    /// The ConfigMap with the manifest, or its key, is missing.
+    /// The `ConfigMap` with the manifest, or its key, is missing.
     pub const MANIFEST_NOT_FOUND: &str = "ManifestNotFound";
     /// The manifest can't be read, or its sets are not complete.
     pub const MANIFEST_INVALID: &str = "ManifestInvalid";

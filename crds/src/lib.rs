@@ -1,5 +1,7 @@
 //! The `constellation.dev/v1alpha1` API: what users say and see, and nothing else.
 
+#![allow(clippy::duplicated_attributes, reason = "printcolumn(type_ = ...) of different columns is not a duplicate")]
+
 pub mod cluster;
 pub mod condition;
 pub mod definition;

@@ -35,7 +35,12 @@ use crate::{
     printcolumn(name = "Attested", type_ = "string", json_path = ".status.attestation.verdict"),
     printcolumn(name = "Platform", type_ = "string", json_path = ".status.attestation.platform"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "MeasurementSet", type_ = "string", json_path = ".status.attestation.measurementSet", priority = 1),
+    printcolumn(
+        name = "MeasurementSet",
+        type_ = "string",
+        json_path = ".status.attestation.measurementSet",
+        priority = 1
+    ),
     printcolumn(name = "Address", type_ = "string", json_path = ".status.address", priority = 1),
     printcolumn(name = "ProviderID", type_ = "string", json_path = ".status.providerID", priority = 1),
     printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1),

@@ -1,6 +1,8 @@
 //! The CEL rules, evaluated in this process: `cargo test -p constellation-crds --features cel`.
 //!
 //! Bounds and patterns are the API server's business and are judged there (`tests/tests/api_server.rs`).
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 #![cfg(feature = "cel")]
 
 use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeAdmission, NodeGroup, NodeVersion, definition};
@@ -84,14 +86,27 @@ fn a_cluster_with_one_thing_wrong_is_refused() {
         (with(cluster(), "/spec/provider", json!({})), "exactly one provider"),
         (with(cluster(), "/spec/provider", json!({"local": {}, "simulated": {}})), "exactly one provider"),
         (with(cluster(), "/spec/tee", json!("snp")), "can't claim hardware"),
-        (with(with(cluster(), "/spec/provider", json!({"local": {}})), "/spec/tee", json!("tdx")), "software TPMs only"),
+        (
+            with(with(cluster(), "/spec/provider", json!({"local": {}})), "/spec/tee", json!("tdx")),
+            "software TPMs only",
+        ),
         (with(cluster(), "/spec/controlPlane/replicas", json!(4)), "1, 3 or 5"),
         (with(cluster(), &format!("{group}/name"), json!("control-plane")), "control plane's own group"),
         (with(cluster(), &format!("{group}/replicas"), Value::Null), "either replicas or autoscaling"),
-        (with(cluster(), &format!("{group}/autoscaling"), json!({"min": 1, "max": 1})), "either replicas or autoscaling"),
+        (
+            with(cluster(), &format!("{group}/autoscaling"), json!({"min": 1, "max": 1})),
+            "either replicas or autoscaling",
+        ),
         (with(cluster(), "/spec/nodeGroups/1/autoscaling/min", json!(5)), "min must not be greater"),
         (with(cluster(), "/metadata/name", json!("a.b")), "DNS label"),
-        (with(with(cluster(), "/metadata/name", json!("a".repeat(30))), &format!("{group}/name"), json!("b".repeat(30))), "54 characters"),
+        (
+            with(
+                with(cluster(), "/metadata/name", json!("a".repeat(30))),
+                &format!("{group}/name"),
+                json!("b".repeat(30)),
+            ),
+            "54 characters",
+        ),
     ]);
 }
 
@@ -101,7 +116,10 @@ fn a_version_with_one_thing_wrong_is_refused() {
     let mut cases = vec![
         (with(version(), "/spec/image", json!({})), "an image is needed"),
         (with(version(), "/spec/measurements", json!({})), "either inline or signed"),
-        (with(version(), "/spec/measurements/signed", json!({"configMap": "a", "publicKey": "b"})), "either inline or signed"),
+        (
+            with(version(), "/spec/measurements/signed", json!({"configMap": "a", "publicKey": "b"})),
+            "either inline or signed",
+        ),
         (with(version(), &format!("{pcrs}/15"), json!(["0".repeat(64)])), "PCR 15 can't be given"),
         (with(version(), &format!("{pcrs}/16"), json!(["0".repeat(64)])), "0 to 14"),
         (with(version(), &format!("{pcrs}/x"), json!(["0".repeat(64)])), "0 to 14"),
@@ -119,7 +137,10 @@ fn what_is_set_once_stays_and_the_rest_may_change() {
     let changes = [
         (with(cluster(), "/spec/provider", json!({"local": {}})), Some("provider can't be changed")),
         (with(cluster(), "/spec/network", json!({"cni": "none"})), Some("network can't be changed")),
-        (with(cluster(), "/spec/masterSecret", json!({"existingSecret": {"name": "x"}})), Some("masterSecret can't be changed")),
+        (
+            with(cluster(), "/spec/masterSecret", json!({"existingSecret": {"name": "x"}})),
+            Some("masterSecret can't be changed"),
+        ),
         (with(cluster(), "/spec/nodeVersion", json!("v2")), None),
         (with(cluster(), "/spec/controlPlane/replicas", json!(5)), None),
         (with(cluster(), "/spec/paused", json!(true)), None),
@@ -148,6 +169,7 @@ fn children_belong_to_their_parent_for_good() {
     let evicted = with(admission.clone(), "/spec/evicted", json!(true));
     judge::<NodeAdmission>(&evicted, Some(&admission)).unwrap();
     judge::<NodeAdmission>(&admission, Some(&evicted)).unwrap_err();
-    judge::<NodeAdmission>(&with(admission.clone(), "/spec/role", json!("control-plane")), Some(&admission)).unwrap_err();
+    judge::<NodeAdmission>(&with(admission.clone(), "/spec/role", json!("control-plane")), Some(&admission))
+        .unwrap_err();
     judge::<NodeAdmission>(&with(admission, "/metadata/name", json!("v")), None).unwrap_err();
 }

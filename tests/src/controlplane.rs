@@ -22,7 +22,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use self::{pki::Pki, programs::Programs};
 
 /// On two idle cores it takes five seconds; on two busy ones it was seen to take forty.
-const READY_TIMEOUT: Duration = Duration::from_secs(180);
+const READY_TIMEOUT: Duration = Duration::from_mins(3);
 /// Ports are asked for, freed and used a moment later, so somebody else may have taken one.
 const ATTEMPTS: usize = 4;
 /// First pause between two looks; doubles up to [`LONGEST_PAUSE`].
@@ -78,7 +78,14 @@ impl ControlPlane {
         for attempt in 1.. {
             let error = match launch(&programs, &pki, &dir, options).await {
                 Ok((etcd, apiserver, port)) => {
-                    return Ok(Self { apiserver: apiserver.release(), etcd: etcd.release(), port, pki, dir, _temporary: temporary });
+                    return Ok(Self {
+                        apiserver: apiserver.release(),
+                        etcd: etcd.release(),
+                        port,
+                        pki,
+                        dir,
+                        _temporary: temporary,
+                    });
                 }
                 Err(error) => error,
             };
@@ -247,7 +254,8 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 fn child(program: &Path, log: &Path) -> Result<Command> {
-    let log = File::options().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
+    let log =
+        File::options().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     Ok(command)
@@ -255,7 +263,8 @@ fn child(program: &Path, log: &Path) -> Result<Command> {
 
 /// All are held until all are had, so they differ.
 fn free_ports() -> Result<[u16; 3]> {
-    let held = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    let held =
+        [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
     Ok([held[0].local_addr()?.port(), held[1].local_addr()?.port(), held[2].local_addr()?.port()])
 }
 
@@ -280,4 +289,5 @@ fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- level: Metadata\n";
+const AUDIT_POLICY: &str =
+    "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- level: Metadata\n";

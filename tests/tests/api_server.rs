@@ -1,5 +1,7 @@
 //! The definitions in `charts/` and the objects in `examples/`, judged by a real API server.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
+
 use std::{fs, path::Path};
 
 use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, NodeVersion};
@@ -82,11 +84,11 @@ fn admission() -> Value {
 /// `base` with the value at `pointer` replaced; `null` removes it.
 fn with(mut base: Value, pointer: &str, value: Value) -> Value {
     let (parent, last) = pointer.rsplit_once('/').unwrap();
-    let parent = base.pointer_mut(parent).unwrap_or_else(|| panic!("no {parent}"));
-    match parent {
-        Value::Array(list) => list[last.parse::<usize>().unwrap()] = value,
-        _ if value.is_null() => drop(parent.as_object_mut().unwrap().remove(last)),
-        _ => parent[last] = value,
+    let holder = base.pointer_mut(parent).unwrap();
+    if value.is_null() {
+        holder.as_object_mut().unwrap().remove(last);
+    } else {
+        holder[last] = value;
     }
     base
 }
@@ -148,10 +150,27 @@ async fn one_thing_wrong_is_refused_with_words_that_help() {
         (with(cluster(), "/spec/nodeGroups/0/name", json!("control-plane")), "control plane's own group"),
         (with(cluster(), "/spec/nodeGroups/0/name", json!("Workers")), "should match"),
         (with(cluster(), "/spec/nodeGroups/0/name", json!(long)), "may not be more than 40"),
-        (with(cluster(), "/spec/nodeGroups/0/autoscaling", json!({"min": 1, "max": 2})), "either replicas or autoscaling"),
+        (
+            with(cluster(), "/spec/nodeGroups/0/autoscaling", json!({"min": 1, "max": 2})),
+            "either replicas or autoscaling",
+        ),
         (with(cluster(), "/spec/nodeGroups/0/replicas", Value::Null), "either replicas or autoscaling"),
-        (with(with(cluster(), "/spec/nodeGroups/0/replicas", Value::Null), "/spec/nodeGroups/0/autoscaling", json!({"min": 3, "max": 2})), "min must not be greater"),
-        (with(cluster(), "/spec/nodeGroups", json!([cluster()["spec"]["nodeGroups"][0], cluster()["spec"]["nodeGroups"][0]])), "Duplicate value"),
+        (
+            with(
+                with(cluster(), "/spec/nodeGroups/0/replicas", Value::Null),
+                "/spec/nodeGroups/0/autoscaling",
+                json!({"min": 3, "max": 2}),
+            ),
+            "min must not be greater",
+        ),
+        (
+            with(
+                cluster(),
+                "/spec/nodeGroups",
+                json!([cluster()["spec"]["nodeGroups"][0], cluster()["spec"]["nodeGroups"][0]]),
+            ),
+            "Duplicate value",
+        ),
         (with(cluster(), "/spec/network", json!({"podCIDR": "10.244.0.0"})), "should match"),
         (with(cluster(), "/spec/network", json!({"podCIDR": "10.999.0.0/16"})), "IPv4 network"),
         (with(cluster(), "/spec/network", json!({"podCIDR": "10.244.0.0/24"})), "two /24"),
@@ -159,12 +178,33 @@ async fn one_thing_wrong_is_refused_with_words_that_help() {
         (with(cluster(), "/spec/network", json!({"nodeCIDR": "10.77.0.0/30"})), "at least a /28"),
         (with(cluster(), "/metadata/name", json!("a.b")), "DNS label"),
         (with(cluster(), "/metadata/name", json!(long)), "DNS label"),
-        (with(with(cluster(), "/metadata/name", json!("a".repeat(30))), "/spec/nodeGroups/0/name", json!("b".repeat(30))), "54 characters together"),
+        (
+            with(
+                with(cluster(), "/metadata/name", json!("a".repeat(30))),
+                "/spec/nodeGroups/0/name",
+                json!("b".repeat(30)),
+            ),
+            "54 characters together",
+        ),
         (with(version(), "/spec/measurements", json!({})), "either inline or signed"),
-        (with(version(), "/spec/measurements/signed", json!({"configMap": "a", "publicKey": "-----BEGIN PUBLIC KEY-----"})), "either inline or signed"),
+        (
+            with(
+                version(),
+                "/spec/measurements/signed",
+                json!({"configMap": "a", "publicKey": "-----BEGIN PUBLIC KEY-----"}),
+            ),
+            "either inline or signed",
+        ),
         (with(version(), "/spec/measurements/inline", json!([])), "at least 1 items"),
         (with(version(), &format!("{set}/platform"), json!("hope")), "Unsupported value"),
-        (with(with(version(), &format!("{set}/platform"), json!("qemu-vtpm")), &format!("{set}/pcrs/11"), Value::Null), "needs PCR 4"),
+        (
+            with(
+                with(version(), &format!("{set}/platform"), json!("qemu-vtpm")),
+                &format!("{set}/pcrs/11"),
+                Value::Null,
+            ),
+            "needs PCR 4",
+        ),
         (with(version(), &format!("{set}/pcrs/15"), json!(["0".repeat(64)])), "PCR 15 can't be given"),
         (with(version(), &format!("{set}/pcrs/4"), json!(["0".repeat(63)])), "should match"),
         (with(version(), &format!("{set}/pcrs/4"), json!(["Z".repeat(64)])), "should match"),
@@ -191,7 +231,11 @@ async fn what_is_set_once_stays() {
         (cluster(), json!({"spec": {"provider": {"simulated": null, "local": {}}}}), "provider can't be changed"),
         (cluster(), json!({"spec": {"tee": "snp"}}), "tee can't be changed"),
         (cluster(), json!({"spec": {"network": {"podCIDR": "10.0.0.0/16"}}}), "network can't be changed"),
-        (cluster(), json!({"spec": {"masterSecret": {"existingSecret": {"name": "a"}}}}), "masterSecret can't be changed"),
+        (
+            cluster(),
+            json!({"spec": {"masterSecret": {"existingSecret": {"name": "a"}}}}),
+            "masterSecret can't be changed",
+        ),
         (node(), json!({"spec": {"image": "v2"}}), "one VM and one launch"),
         (group(), json!({"spec": {"group": "others"}}), "group can't be changed"),
         (group(), json!({"spec": {"clusterRef": {"name": "b"}}}), "clusterRef can't be changed"),
@@ -226,7 +270,8 @@ async fn status_is_written_through_its_subresource_only() {
             Some("NodeAdmission") => json!({"lastAppraisal": {"verdict": "Refused", "platform": "simulated"}}),
             _ => json!({"observedGeneration": 1, "conditions": conditions}),
         };
-        let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await.unwrap();
+        let written =
+            api.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await.unwrap();
         assert_eq!(written.data["status"], status);
     }
 }
@@ -241,14 +286,26 @@ async fn groups_scale_and_nodes_are_selected_by_field() {
     let scale = groups.get_scale("a-workers").await.unwrap();
     assert_eq!(scale.spec.unwrap().replicas, Some(2));
     assert_eq!(scale.status.unwrap().selector.as_deref(), Some("constellation.dev/node-group=workers"));
-    groups.patch_scale("a-workers", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 5}}))).await.unwrap();
+    groups
+        .patch_scale("a-workers", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 5}})))
+        .await
+        .unwrap();
     assert_eq!(groups.get("a-workers").await.unwrap().spec.replicas, 5);
 
     create(&client, &node()).await.unwrap();
-    create(&client, &with(with(node(), "/metadata/name", json!("b-1")), "/spec/clusterRef/name", json!("b"))).await.unwrap();
+    create(&client, &with(with(node(), "/metadata/name", json!("b-1")), "/spec/clusterRef/name", json!("b")))
+        .await
+        .unwrap();
     let nodes: Api<ConfidentialNode> = Api::default_namespaced(client);
-    nodes.patch_status("b-1", &PatchParams::default(), &Patch::Merge(json!({"status": {"phase": "Booting"}}))).await.unwrap();
-    for (selector, name) in [("spec.clusterRef.name=a", "a-workers-1"), ("status.phase=Booting", "b-1"), ("spec.nodeGroup=workers,spec.clusterRef.name=b", "b-1")] {
+    nodes
+        .patch_status("b-1", &PatchParams::default(), &Patch::Merge(json!({"status": {"phase": "Booting"}})))
+        .await
+        .unwrap();
+    for (selector, name) in [
+        ("spec.clusterRef.name=a", "a-workers-1"),
+        ("status.phase=Booting", "b-1"),
+        ("spec.nodeGroup=workers,spec.clusterRef.name=b", "b-1"),
+    ] {
         let found = nodes.list(&ListParams::default().fields(selector)).await.unwrap();
         let names: Vec<_> = found.items.iter().map(|n| n.meta().name.clone().unwrap()).collect();
         assert_eq!(names, [name], "{selector}");
@@ -270,7 +327,10 @@ async fn tables_have_the_columns_of_the_conventions() {
             .body(Vec::new())
             .unwrap();
         let table: Value = client.request(request).await.unwrap();
-        let columns: Vec<_> = table["columnDefinitions"].as_array().unwrap().iter()
+        let columns: Vec<_> = table["columnDefinitions"]
+            .as_array()
+            .unwrap()
+            .iter()
             .filter(|c| c["priority"] == 0)
             .map(|c| c["name"].as_str().unwrap().to_owned())
             .collect();
@@ -286,7 +346,11 @@ async fn a_protected_cluster_is_not_deleted() {
     for document in serde_yaml::Deserializer::from_str(&text) {
         let object: DynamicObject = serde::Deserialize::deserialize(document).unwrap();
         let gvk = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
-        let plural = if gvk.kind.ends_with("Policy") { "validatingadmissionpolicies" } else { "validatingadmissionpolicybindings" };
+        let plural = if gvk.kind.ends_with("Policy") {
+            "validatingadmissionpolicies"
+        } else {
+            "validatingadmissionpolicybindings"
+        };
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, plural));
         let name = object.metadata.name.clone().unwrap();
         api.patch(&name, &PatchParams::apply("tests"), &Patch::Apply(&object)).await.unwrap();

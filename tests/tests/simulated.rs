@@ -3,6 +3,8 @@
 //!
 //! Needs the program: `cargo build -p constellation-operator`.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
+
 #[path = "simulated/world.rs"]
 mod world;
 
@@ -13,7 +15,7 @@ use serde_json::json;
 use self::world::World;
 
 /// A roll, a creation: seconds when alone, more on a busy machine.
-const LONG: Duration = Duration::from_secs(240);
+const LONG: Duration = Duration::from_mins(4);
 
 #[tokio::test]
 async fn a_cluster_lives_from_apply_to_nothing_left() {
@@ -39,30 +41,40 @@ async fn a_cluster_lives_from_apply_to_nothing_left() {
     world.scale(4).await;
     world.until("four workers", LONG, async |w| w.ready_workers().await == 4 && w.condition("Ready").await).await;
     world.scale(1).await;
-    world.until("one worker", LONG, async |w| w.nodes().await.len() == 2 && w.machines().await.len() == 2 && w.condition("Ready").await).await;
+    world
+        .until("one worker", LONG, async |w| {
+            w.nodes().await.len() == 2 && w.machines().await.len() == 2 && w.condition("Ready").await
+        })
+        .await;
 
     let victim = world.workers().await.pop().unwrap();
     world.script(json!({"vanish": victim})).await;
-    world.until("a replacement", LONG, async |w| {
-        let workers = w.workers().await;
-        !workers.contains(&victim) && w.ready_workers().await == 1 && w.condition("Ready").await
-    })
-    .await;
+    world
+        .until("a replacement", LONG, async |w| {
+            let workers = w.workers().await;
+            !workers.contains(&victim) && w.ready_workers().await == 1 && w.condition("Ready").await
+        })
+        .await;
     world.script(json!({})).await;
 
     let before: BTreeSet<_> = world.nodes().await.into_iter().filter_map(|n| n.metadata.uid).collect();
     world.apply("simulated/nodeversion-v2.yaml").await;
-    world.until("the roll", LONG, async |w| {
-        let nodes = w.nodes().await;
-        nodes.len() == 2
-            && nodes.iter().all(|n| n.spec.image == "v2" && !before.contains(n.metadata.uid.as_ref().unwrap()))
-            && w.condition("Ready").await
-            && w.condition("NodesUpToDate").await
-    })
-    .await;
+    world
+        .until("the roll", LONG, async |w| {
+            let nodes = w.nodes().await;
+            nodes.len() == 2
+                && nodes.iter().all(|n| n.spec.image == "v2" && !before.contains(n.metadata.uid.as_ref().unwrap()))
+                && w.condition("Ready").await
+                && w.condition("NodesUpToDate").await
+        })
+        .await;
 
     world.delete_cluster().await;
-    world.until("nothing left", LONG, async |w| w.cluster().await.is_none() && w.machines().await.is_empty() && w.kube_nodes().await.is_empty()).await;
+    world
+        .until("nothing left", LONG, async |w| {
+            w.cluster().await.is_none() && w.machines().await.is_empty() && w.kube_nodes().await.is_empty()
+        })
+        .await;
     world.assert_one_machine_per_node();
 }
 
@@ -82,21 +94,28 @@ async fn a_killed_operator_changes_nothing_about_the_end() {
     assert_eq!(world.machines().await.len(), 3);
 
     world.apply("simulated/nodeversion-v2.yaml").await;
-    world.until("the first machine of the roll", LONG, async |w| w.nodes().await.iter().any(|n| n.spec.image == "v2")).await;
+    world
+        .until("the first machine of the roll", LONG, async |w| w.nodes().await.iter().any(|n| n.spec.image == "v2"))
+        .await;
     world.kill_operator();
     world.operator(&arguments);
-    world.until("the roll", LONG, async |w| {
-        let nodes = w.nodes().await;
-        nodes.len() == 3 && nodes.iter().all(|n| n.spec.image == "v2") && w.condition("Ready").await
-    })
-    .await;
+    world
+        .until("the roll", LONG, async |w| {
+            let nodes = w.nodes().await;
+            nodes.len() == 3 && nodes.iter().all(|n| n.spec.image == "v2") && w.condition("Ready").await
+        })
+        .await;
     assert_eq!(world.machines().await.len(), 3);
 
     world.delete_cluster().await;
     world.until("the first machine gone", LONG, async |w| w.machines().await.len() < 3).await;
     world.kill_operator();
     world.operator(&arguments);
-    world.until("nothing left", LONG, async |w| w.cluster().await.is_none() && w.machines().await.is_empty() && w.kube_nodes().await.is_empty()).await;
+    world
+        .until("nothing left", LONG, async |w| {
+            w.cluster().await.is_none() && w.machines().await.is_empty() && w.kube_nodes().await.is_empty()
+        })
+        .await;
     world.assert_one_machine_per_node();
 }
 
@@ -106,11 +125,14 @@ async fn simulated_is_refused_unless_it_is_allowed() {
     world.operator(&[]);
     world.apply("simulated/nodeversion.yaml").await;
     world.apply("simulated/cluster.yaml").await;
-    world.until("a refusal", LONG, async |w| {
-        let conditions = w.cluster().await.and_then(|c| c.status).map(|s| s.conditions).unwrap_or_default();
-        conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False" && c.message.contains("--allow-simulated"))
-    })
-    .await;
+    world
+        .until("a refusal", LONG, async |w| {
+            let conditions = w.cluster().await.and_then(|c| c.status).map(|s| s.conditions).unwrap_or_default();
+            conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status == "False" && c.message.contains("--allow-simulated"))
+        })
+        .await;
     assert!(world.machines().await.is_empty());
 }
 
@@ -122,11 +144,17 @@ async fn a_machine_with_another_image_is_refused_and_says_why() {
     world.apply("simulated/cluster.yaml").await;
     world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
     world.add_tampered_node("v1-tampered").await;
-    world.until("a refusal", LONG, async |w| {
-        let node = w.nodes().await.into_iter().find(|n| n.spec.image == "v1-tampered");
-        let result = node.and_then(|n| n.status).and_then(|s| s.attestation);
-        result.is_some_and(|r| r.verdict == "Refused" && r.mismatches.iter().any(|m| m.clause == "tpm.pcr.12" && m.expected.is_some() && m.actual.is_some()))
-    })
-    .await;
+    world
+        .until("a refusal", LONG, async |w| {
+            let node = w.nodes().await.into_iter().find(|n| n.spec.image == "v1-tampered");
+            let result = node.and_then(|n| n.status).and_then(|s| s.attestation);
+            result.is_some_and(|r| {
+                r.verdict == "Refused"
+                    && r.mismatches
+                        .iter()
+                        .any(|m| m.clause == "tpm.pcr.12" && m.expected.is_some() && m.actual.is_some())
+            })
+        })
+        .await;
     assert_eq!(world.kube_nodes().await.len(), 3);
 }

@@ -1,5 +1,7 @@
 //! The simulated provider by itself, over a real API server: the contract of clouds, and the life of a machine.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
+
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -58,7 +60,7 @@ fn launch_config(cluster: &ClusterUid, node: &NodeUid) -> Vec<u8> {
 async fn the_contract_of_clouds_holds() {
     let cloud = Arc::new(SimulatedCloud::new(given().await));
     let subject =
-        Subject { image: "v1".into(), instance_type: "any".into(), launch_config, patience: Duration::from_secs(60) };
+        Subject { image: "v1".into(), instance_type: "any".into(), launch_config, patience: Duration::from_mins(1) };
     check(cloud, &subject, "contract").await.unwrap_or_else(|error| panic!("{error:?}"));
 }
 
@@ -71,7 +73,8 @@ struct Story {
 
 impl Story {
     async fn begin(name: &str) -> Self {
-        let story = Self { client: given().await, cluster: ClusterUid(name.into()), owner: SigningKey::generate().unwrap() };
+        let story =
+            Self { client: given().await, cluster: ClusterUid(name.into()), owner: SigningKey::generate().unwrap() };
         let pcrs = [4, 11, 12, 13].into_iter().map(|n| (n, vec![claim("v1", n)])).collect::<BTreeMap<u8, _>>();
         let policy = TrustPolicy {
             cluster_uid: name.into(),
@@ -80,7 +83,8 @@ impl Story {
             endorsement_roots: Vec::new(),
         };
         let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&policy).unwrap(), &story.owner);
-        let bundle = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"envelope": envelope}})).unwrap();
+        let bundle =
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"envelope": envelope}})).unwrap();
         let bundles: Api<TrustBundle> = Api::default_namespaced(story.client.clone());
         bundles.create(&PostParams::default(), &bundle).await.unwrap();
         story
@@ -162,7 +166,10 @@ async fn a_machine_boots_is_admitted_becomes_a_node_and_goes() {
     let found = cloud.find(&story.cluster).await.unwrap();
     assert_eq!(found.iter().map(|i| &i.id).collect::<Vec<_>>(), [&launched.id]);
     assert_eq!(cloud.launch(&request).await.unwrap().id, launched.id);
-    until("not found", || async { matches!(cloud.terminate(&story.cluster, &launched.id).await, Err(CloudError::NotFound(_))).then_some(()) }).await;
+    until("not found", || async {
+        matches!(cloud.terminate(&story.cluster, &launched.id).await, Err(CloudError::NotFound(_))).then_some(())
+    })
+    .await;
     assert!(story.node(&request).await.is_none());
 }
 

@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Cloud, CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid};
+use super::{
+    Cloud, CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid,
+};
 
 /// A promise that was not kept.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +75,8 @@ impl Suite {
     }
 
     async fn a_network_is_ensured_twice(&self, cluster: &ClusterUid) -> Result<(), Violation> {
-        let request = NetworkRequest { cluster: cluster.clone(), name: "contract".into(), node_cidr: "10.77.0.0/24".into() };
+        let request =
+            NetworkRequest { cluster: cluster.clone(), name: "contract".into(), node_cidr: "10.77.0.0/24".into() };
         let first = self.cloud.ensure_network(&request).await.map_err(call("making a network"))?;
         let second = self.cloud.ensure_network(&request).await.map_err(call("making the network again"))?;
         ensure(first == second, || format!("the same network twice: {first:?} and {second:?}"))?;
@@ -98,20 +101,32 @@ impl Suite {
         Ok(first)
     }
 
-    async fn clusters_do_not_see_each_other(&self, ours: &ClusterUid, other: &ClusterUid, first: &Instance) -> Result<(), Violation> {
+    async fn clusters_do_not_see_each_other(
+        &self,
+        ours: &ClusterUid,
+        other: &ClusterUid,
+        first: &Instance,
+    ) -> Result<(), Violation> {
         let theirs = self.launch(&self.request(other, "one", 1)).await?;
         ensure(theirs.id != first.id, || "two clusters share an instance".into())?;
         let found = self.find(ours).await?;
         ensure(found.iter().all(|i| i.id != theirs.id), || "a cluster lists another's instance".into())?;
         let removed = self.cloud.terminate(ours, &theirs.id).await;
-        ensure(matches!(removed, Err(CloudError::NotFound(_))), || format!("removing another's instance gave {removed:?}"))?;
+        ensure(matches!(removed, Err(CloudError::NotFound(_))), || {
+            format!("removing another's instance gave {removed:?}")
+        })?;
         let still = self.find(other).await?;
-        ensure(still.iter().any(|i| i.id == theirs.id && i.state != InstanceState::Terminating), || "another's instance was touched".into())
+        ensure(still.iter().any(|i| i.id == theirs.id && i.state != InstanceState::Terminating), || {
+            "another's instance was touched".into()
+        })
     }
 
     async fn targets_are_set_twice(&self, cluster: &ClusterUid, id: &InstanceId) -> Result<(), Violation> {
         for _ in 0..2 {
-            self.cloud.set_endpoint_targets(cluster, std::slice::from_ref(id)).await.map_err(call("setting targets"))?;
+            self.cloud
+                .set_endpoint_targets(cluster, std::slice::from_ref(id))
+                .await
+                .map_err(call("setting targets"))?;
         }
         self.cloud.set_endpoint_targets(cluster, &[]).await.map_err(call("removing all targets"))
     }

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use constellation_tests::controlplane::{ControlPlane, Options};
-use tokio::{io::AsyncReadExt as _, signal::unix::{SignalKind, signal}};
+use tokio::{
+    io::AsyncReadExt as _,
+    signal::unix::{SignalKind, signal},
+};
 
 /// How long one that was told to end may still hold the folder.
 const PREDECESSOR: Duration = Duration::from_secs(10);
@@ -87,6 +90,12 @@ async fn input_ended() {
 fn write(path: &Path, text: &str) -> Result<()> {
     use std::io::Write as _;
     let fresh = path.with_extension("new");
-    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?.write_all(text.as_bytes())?;
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)?
+        .write_all(text.as_bytes())?;
     Ok(fs::rename(fresh, path)?)
 }

@@ -77,7 +77,9 @@ impl World {
         let status = self.cluster().await.and_then(|c| c.status);
         let mut text = serde_json::to_string_pretty(&status).unwrap();
         for node in self.nodes().await {
-            text += &format!("\n{} {}", node.name_any(), serde_json::to_string(&node.status).unwrap());
+            text += "\n";
+            text += &node.name_any();
+            text += &serde_json::to_string(&node.status).unwrap();
         }
         text
     }
@@ -86,7 +88,8 @@ impl World {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples").join(example);
         let object: DynamicObject = serde_yaml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
         let gvk = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), NAMESPACE, &ApiResource::from_gvk(&gvk));
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), NAMESPACE, &ApiResource::from_gvk(&gvk));
         let name = object.name_any();
         api.patch(&name, &PatchParams::apply("kubectl").force(), &Patch::Apply(&object)).await.unwrap();
     }
@@ -99,7 +102,8 @@ impl World {
         let Some(cluster) = self.cluster().await else { return false };
         let generation = cluster.metadata.generation;
         let status = cluster.status.unwrap_or_default();
-        status.observed_generation == generation && status.conditions.iter().any(|c| c.type_ == kind && c.status == "True")
+        status.observed_generation == generation
+            && status.conditions.iter().any(|c| c.type_ == kind && c.status == "True")
     }
 
     pub async fn nodes(&self) -> Vec<ConfidentialNode> {
@@ -180,7 +184,11 @@ impl World {
         for event in self.audit() {
             let name = event["objectRef"]["name"].as_str().unwrap_or_default();
             let made = event["verb"] == "create" && event["responseStatus"]["code"] == 201;
-            if made && event["objectRef"]["resource"] == "configmaps" && name.starts_with("simulated-") && !name.contains("network") {
+            if made
+                && event["objectRef"]["resource"] == "configmaps"
+                && name.starts_with("simulated-")
+                && !name.contains("network")
+            {
                 *created.entry(name.to_owned()).or_default() += 1;
             }
         }

@@ -219,7 +219,8 @@ impl Driver {
             "message": "Kubelet stopped posting node status.", "lastTransitionTime": since
         }]}});
         let nodes: Api<Node> = Api::all(self.client.clone());
-        gone(nodes.patch_status(&node.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)).map(drop)
+        gone(nodes.patch_status(&node.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop))
+            .map(drop)
     }
 
     async fn delete_node(&self, record: &Record) -> Result<(), CloudError> {

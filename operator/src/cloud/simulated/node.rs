@@ -119,7 +119,12 @@ pub fn news(old: Option<&AttestationResult>, new: &AttestationResult) -> bool {
 }
 
 /// The status after an appraisal; an admission that is there stays as it is.
-pub fn status(record: &Record, before: Option<&NodeAdmissionStatus>, result: AttestationResult, now: Timestamp) -> NodeAdmissionStatus {
+pub fn status(
+    record: &Record,
+    before: Option<&NodeAdmissionStatus>,
+    result: AttestationResult,
+    now: Timestamp,
+) -> NodeAdmissionStatus {
     let there = before.and_then(|status| status.admission.clone());
     let fresh = || Admission {
         ak_name: format!("000b{}", digest(&format!("{NAME} attestation key of {}", record.node))),

@@ -1,8 +1,8 @@
 //! Accept and refuse, in pairs.
 
 use constellation_attestation::owner::SigningKey;
-use constellation_crds::{NodeAdmissionSpec, TrustBundleSpec, cluster::DiskIntegrity};
 use constellation_attestation::protocol;
+use constellation_crds::{NodeAdmissionSpec, TrustBundleSpec, cluster::DiskIntegrity};
 
 use super::*;
 use crate::cloud::simulated::store::State;
@@ -55,7 +55,12 @@ fn trust(images: &[&str]) -> TrustPolicy {
         platform: NAME.into(),
         pcrs: REGISTERS.iter().map(|&n| (n, vec![claim(image, n)])).collect(),
     };
-    TrustPolicy { cluster_uid: "c".into(), revision: 7, sets: images.iter().map(set).collect(), endorsement_roots: Vec::new() }
+    TrustPolicy {
+        cluster_uid: "c".into(),
+        revision: 7,
+        sets: images.iter().map(set).collect(),
+        endorsement_roots: Vec::new(),
+    }
 }
 
 #[test]
