@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=1
 
-stages=(packages control-plane build lint generated unit attestation operator api-server)
+stages=(packages tools build lint generated unit attestation operator processes image vm)
 [ $# -gt 0 ] && stages=("$@")
 times=()
 report() {
@@ -20,7 +20,7 @@ trap report EXIT
 run() {
   case $1 in
     packages) tests/packages.sh ;;
-    control-plane) tests/kubernetes/build.sh control-plane >/dev/null ;;
+    tools) tests/kubernetes/build.sh all >/dev/null ;;
     build) cargo build --workspace --bins ;;
     lint)
       cargo fmt --all --check
@@ -30,7 +30,16 @@ run() {
     unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator ;;
     attestation) cargo test -p constellation-attestation --features channel,collect ;;
     operator) cargo test -p constellation-operator ;;
-    api-server) cargo test -p constellation-tests ;;
+    processes) cargo test -p constellation-tests ;;
+    image)
+      target/debug/constellation-image build --kubernetes-bin "$(tests/kubernetes/build.sh --dir)" \
+        --bootstrapper target/debug/constellation-bootstrapper --verifier target/debug/constellation-verifier \
+        --cache "${CONSTELLATION_CACHE:-$HOME/.cache/constellation-operator}/image" --out target/image/v1 --version v1
+      target/debug/constellation-image tamper target/image/v1/image.raw target/image/v1/tampered.raw
+      ;;
+    vm)
+      CONSTELLATION_IMAGE=$PWD/target/image/v1 cargo test -p constellation-operator --features vm-tests --test vm_cluster -- --nocapture
+      ;;
     *) echo "run.sh: unknown stage '$1'" >&2; return 2 ;;
   esac
 }
