@@ -174,16 +174,14 @@ pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, now: Timestamp)
         reset_count: quote.map_or(0, |q| q.attest.reset_count),
         restart_count: quote.map_or(0, |q| q.attest.restart_count),
         clock: quote.map_or(0, |q| q.attest.clock),
-        evidence_digest: serde_json::to_vec(presented.evidence).map(|b| hex::encode(Sha256::digest(b))).unwrap_or_default(),
+        evidence_digest: serde_json::to_vec(presented.evidence)
+            .map(|b| hex::encode(Sha256::digest(b)))
+            .unwrap_or_default(),
     }
 }
 
 /// Is it genuine? Quote, attestation key, and the endorsement of the TPM that holds it.
-fn verify(
-    presented: &Presented<'_>,
-    policy: &TrustPolicy,
-    now: Timestamp,
-) -> Result<Verified<Quote>, Vec<Mismatch>> {
+fn verify(presented: &Presented<'_>, policy: &TrustPolicy, now: Timestamp) -> Result<Verified<Quote>, Vec<Mismatch>> {
     let mut wrong = Vec::new();
     let quote = quote::verify(&quote::Presented {
         attest: &presented.evidence.quote,
@@ -231,7 +229,9 @@ fn compare(presented: &Presented<'_>, policy: &TrustPolicy) -> Result<String, Ve
             clause: format!("{}{LAUNCH_PCR}", clause::PCR),
             expected: Some(hex::encode(presented.expected_pcr15)),
             actual: Some(hex::encode(actual)),
-            message: "the node measured another launch configuration, or isn't in the state that this conversation is for".into(),
+            message:
+                "the node measured another launch configuration, or isn't in the state that this conversation is for"
+                    .into(),
         });
     }
     let nearest = policy

@@ -47,24 +47,13 @@ impl BootSecrets {
         let kubelet = Zeroizing::new(KeyPair::generate().map_err(Error::Kubelet)?);
         let csr = signing_request(&kubelet).map_err(Error::Kubelet)?;
         let (wireguard, wireguard_public) = wireguard()?;
-        Ok(Self {
-            identity,
-            opener,
-            kubelet,
-            csr,
-            wireguard,
-            wireguard_public,
-        })
+        Ok(Self { identity, opener, kubelet, csr, wireguard, wireguard_public })
     }
 
     /// The public halves, for the Hello and the binding.
     #[must_use]
     pub fn keys(&self) -> BootKeys {
-        BootKeys {
-            csr: self.csr.clone(),
-            encryption: self.opener.public(),
-            wireguard: self.wireguard_public.clone(),
-        }
+        BootKeys { csr: self.csr.clone(), encryption: self.opener.public(), wireguard: self.wireguard_public.clone() }
     }
 
     /// The kubelet's private key, PKCS#8 PEM.
@@ -84,9 +73,7 @@ impl BootSecrets {
 fn signing_request(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "constellation node");
+    params.distinguished_name.push(DnType::CommonName, "constellation node");
     Ok(params.serialize_request(key)?.der().to_vec())
 }
 
@@ -96,8 +83,7 @@ fn wireguard() -> Result<(Zeroizing<[u8; 32]>, Vec<u8>), Error> {
     // RFC 7748, 5: WireGuard's tools clamp when they make a key, so `wg show` prints the same one.
     private[0] &= 0xf8;
     private[31] = (private[31] & 0x7f) | 0x40;
-    let key =
-        PrivateKey::from_private_key(&X25519, private.as_slice()).map_err(|_| Error::WireGuard)?;
+    let key = PrivateKey::from_private_key(&X25519, private.as_slice()).map_err(|_| Error::WireGuard)?;
     let public = key.compute_public_key().map_err(|_| Error::WireGuard)?;
     Ok((private, public.as_ref().to_vec()))
 }
@@ -109,37 +95,18 @@ mod tests {
 
     #[test]
     fn keys_have_their_shapes_and_differ_between_boots() {
-        let (first, second) = (
-            BootSecrets::generate().unwrap(),
-            BootSecrets::generate().unwrap(),
-        );
+        let (first, second) = (BootSecrets::generate().unwrap(), BootSecrets::generate().unwrap());
         let (one, two) = (first.keys(), second.keys());
         assert_eq!((one.encryption.len(), one.wireguard.len()), (32, 32));
-        assert!(
-            one.csr != two.csr
-                && one.encryption != two.encryption
-                && one.wireguard != two.wireguard
-        );
-        assert!(
-            first
-                .kubelet_key_pem()
-                .starts_with("-----BEGIN PRIVATE KEY-----")
-        );
-        assert_eq!(
-            STANDARD
-                .decode(first.wireguard_private_base64().as_bytes())
-                .unwrap()
-                .len(),
-            32
-        );
+        assert!(one.csr != two.csr && one.encryption != two.encryption && one.wireguard != two.wireguard);
+        assert!(first.kubelet_key_pem().starts_with("-----BEGIN PRIVATE KEY-----"));
+        assert_eq!(STANDARD.decode(first.wireguard_private_base64().as_bytes()).unwrap().len(), 32);
     }
 
     #[test]
     fn the_signing_request_is_signed_by_its_key() {
         let keys = BootSecrets::generate().unwrap().keys();
-        let (rest, csr) =
-            x509_parser::certification_request::X509CertificationRequest::from_der(&keys.csr)
-                .unwrap();
+        let (rest, csr) = x509_parser::certification_request::X509CertificationRequest::from_der(&keys.csr).unwrap();
         assert!(rest.is_empty());
         rcgen::CertificateSigningRequestParams::from_der(&keys.csr.clone().into()).unwrap();
         assert_eq!(csr.certification_request_info.subject_pki.raw.len(), 91);

@@ -33,7 +33,8 @@ const AES_BITS: u16 = 128;
 /// Part 1, B.10.3: the label is a string with its null.
 const IDENTITY: &[u8] = b"IDENTITY\0";
 /// `SubjectPublicKeyInfo` (RFC 8017, A.1.1) of an RSA-2048 key up to the modulus, whose top bit is set.
-const RSA_PREFIX: &[u8] = b"\x30\x82\x01\x22\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00\x03\x82\x01\x0f\x00\
+const RSA_PREFIX: &[u8] =
+    b"\x30\x82\x01\x22\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00\x03\x82\x01\x0f\x00\
     \x30\x82\x01\x0a\x02\x82\x01\x01\x00";
 /// The public exponent 65537.
 const RSA_SUFFIX: &[u8] = b"\x02\x03\x01\x00\x01";
@@ -68,11 +69,7 @@ impl From<aws_lc_rs::error::Unspecified> for Error {
 ///
 /// # Errors
 /// When a public area is malformed or of another kind.
-pub fn make_credential(
-    ek_public: &[u8],
-    ak_public: &[u8],
-    secret: &[u8],
-) -> Result<(Vec<u8>, Vec<u8>), Error> {
+pub fn make_credential(ek_public: &[u8], ak_public: &[u8], secret: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Error> {
     if secret.is_empty() || secret.len() > DIGEST_BYTES {
         return Err(Error::Secret);
     }
@@ -84,15 +81,9 @@ pub fn make_credential(
 
     let key = kdfa(seed.as_slice(), b"STORAGE", &name, AES_BITS);
     let mut identity = Zeroizing::new(sized(secret));
-    let cipher = EncryptingKey::cfb128(UnboundCipherKey::new(
-        &AES_128,
-        key.get(..16).ok_or(Error::Crypto)?,
-    )?)?;
+    let cipher = EncryptingKey::cfb128(UnboundCipherKey::new(&AES_128, key.get(..16).ok_or(Error::Crypto)?)?)?;
     // The key is used for this one encryption, so Part 1, 24.4 has the IV zero.
-    cipher.less_safe_encrypt(
-        &mut identity,
-        EncryptionContext::Iv128(FixedLength::from([0; 16])),
-    )?;
+    cipher.less_safe_encrypt(&mut identity, EncryptionContext::Iv128(FixedLength::from([0; 16])))?;
 
     let key = kdfa(seed.as_slice(), b"INTEGRITY", &[], 256);
     let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()));
@@ -123,14 +114,7 @@ fn rsa_seed(modulus: &[u8; RSA_BYTES]) -> Result<(Zeroizing<[u8; DIGEST_BYTES]>,
     let key = PublicEncryptingKey::from_der(&spki).map_err(|_| Error::Ek("modulus"))?;
     let key = OaepPublicEncryptingKey::new(key)?;
     let mut ciphertext = vec![0; RSA_BYTES];
-    let length = key
-        .encrypt(
-            &OAEP_SHA256_MGF1SHA256,
-            seed.as_slice(),
-            &mut ciphertext,
-            Some(IDENTITY),
-        )?
-        .len();
+    let length = key.encrypt(&OAEP_SHA256_MGF1SHA256, seed.as_slice(), &mut ciphertext, Some(IDENTITY))?.len();
     ciphertext.truncate(length);
     Ok((seed, ciphertext))
 }
@@ -139,19 +123,11 @@ fn rsa_seed(modulus: &[u8; RSA_BYTES]) -> Result<(Zeroizing<[u8; DIGEST_BYTES]>,
 fn ecc_seed(x: &[u8; 32], y: &[u8; 32]) -> Result<(Zeroizing<[u8; DIGEST_BYTES]>, Vec<u8>), Error> {
     let ephemeral = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new())?;
     let public = ephemeral.compute_public_key()?;
-    let (own_x, own_y) = public
-        .as_ref()
-        .get(1..)
-        .filter(|point| point.len() == 64)
-        .ok_or(Error::Crypto)?
-        .split_at(32);
+    let (own_x, own_y) = public.as_ref().get(1..).filter(|point| point.len() == 64).ok_or(Error::Crypto)?.split_at(32);
     let point = [&[4], x.as_slice(), y.as_slice()].concat();
-    let seed = agree_ephemeral(
-        ephemeral,
-        UnparsedPublicKey::new(&ECDH_P256, &point),
-        Error::Crypto,
-        |shared| Ok(kdfe(shared, IDENTITY, own_x, x)),
-    )?;
+    let seed = agree_ephemeral(ephemeral, UnparsedPublicKey::new(&ECDH_P256, &point), Error::Crypto, |shared| {
+        Ok(kdfe(shared, IDENTITY, own_x, x))
+    })?;
     Ok((seed, [sized(own_x), sized(own_y)].concat()))
 }
 
@@ -167,12 +143,7 @@ fn kdfa(key: &[u8], label: &[u8], context: &[u8], bits: u16) -> Zeroizing<[u8; D
 }
 
 /// Part 1, 11.4.10.3, for one block of SHA-256; the label is given with its null.
-fn kdfe(
-    shared: &[u8],
-    label: &[u8],
-    party_u: &[u8],
-    party_v: &[u8],
-) -> Zeroizing<[u8; DIGEST_BYTES]> {
+fn kdfe(shared: &[u8], label: &[u8], party_u: &[u8], party_v: &[u8]) -> Zeroizing<[u8; DIGEST_BYTES]> {
     let mut hash = digest::Context::new(&digest::SHA256);
     hash.update(&1u32.to_be_bytes());
     for part in [shared, label, party_u, party_v] {
@@ -244,8 +215,7 @@ impl EndorsementKey {
         let (bits, exponent) = (area.u16()?, area.u32()?);
         let modulus: [u8; RSA_BYTES] = area.sized()?.try_into().ok()?;
         // Exponent 0 means 65537 (Part 2, 12.2.3.5).
-        let usable =
-            bits == 2048 && (exponent == 0 || exponent == 65537) && modulus.first()? & 0x80 != 0;
+        let usable = bits == 2048 && (exponent == 0 || exponent == 65537) && modulus.first()? & 0x80 != 0;
         usable.then(|| Self::Rsa(Box::new(modulus)))
     }
 }

@@ -90,7 +90,8 @@ fn is_for(certificate: &X509Certificate<'_>, key: &Key) -> bool {
 }
 
 fn is_signed_by(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> bool {
-    let algorithm: &dyn VerificationAlgorithm = match certificate.signature_algorithm.algorithm.to_id_string().as_str() {
+    let algorithm: &dyn VerificationAlgorithm = match certificate.signature_algorithm.algorithm.to_id_string().as_str()
+    {
         "1.2.840.113549.1.1.11" => &RSA_PKCS1_2048_8192_SHA256,
         "1.2.840.113549.1.1.12" => &RSA_PKCS1_2048_8192_SHA384,
         "1.2.840.113549.1.1.13" => &RSA_PKCS1_2048_8192_SHA512,

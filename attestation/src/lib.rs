@@ -20,8 +20,8 @@ pub mod dsse;
 pub mod endorsement;
 pub mod keys;
 pub mod owner;
-pub mod predict;
 pub mod policy;
+pub mod predict;
 pub mod protocol;
 pub mod seal;
 #[cfg(feature = "channel")]

@@ -42,9 +42,8 @@ impl SigningKey {
     /// # Errors
     /// When the random source fails.
     pub fn generate() -> Result<Self, Error> {
-        let document =
-            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
-                .map_err(|_| Error::Generate)?;
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+            .map_err(|_| Error::Generate)?;
         Self::from_pkcs8(Zeroizing::new(document.as_ref().to_vec())).map_err(|_| Error::Generate)
     }
 
@@ -75,16 +74,11 @@ impl SigningKey {
     /// Never: signing with a checked P-256 key can't fail but for the random source, which aborts instead.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.pair
-            .sign(&SystemRandom::new(), message)
-            .expect("a checked P-256 key signs")
-            .as_ref()
-            .to_vec()
+        self.pair.sign(&SystemRandom::new(), message).expect("a checked P-256 key signs").as_ref().to_vec()
     }
 
     fn from_pkcs8(pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, Error> {
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8)
-            .map_err(|_| Error::Private)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8).map_err(|_| Error::Private)?;
         Ok(Self { pair, pkcs8 })
     }
 }

@@ -4,8 +4,8 @@
 //! box opens only in the conversation it was made for.
 
 use hpke::{
-    Deserializable as _, Kem as _, OpModeR, OpModeS, Serializable as _, aead::AesGcm256,
-    kdf::HkdfSha256, kem::X25519HkdfSha256 as X25519, single_shot_open, single_shot_seal,
+    Deserializable as _, Kem as _, OpModeR, OpModeS, Serializable as _, aead::AesGcm256, kdf::HkdfSha256,
+    kem::X25519HkdfSha256 as X25519, single_shot_open, single_shot_seal,
 };
 use zeroize::Zeroizing;
 
@@ -29,24 +29,14 @@ pub enum Error {
 ///
 /// # Errors
 /// When `recipient` isn't a usable key.
-pub fn seal(
-    recipient: &[u8],
-    binding: &[u8; 32],
-    plaintext: &[u8],
-) -> Result<(Vec<u8>, Vec<u8>), Error> {
-    let recipient =
-        <X25519 as hpke::Kem>::PublicKey::from_bytes(recipient).map_err(|_| Error::Recipient)?;
-    let (encapsulated, ciphertext) = single_shot_seal::<AesGcm256, HkdfSha256, X25519>(
-        &OpModeS::Base,
-        &recipient,
-        INFO,
-        plaintext,
-        binding,
-    )
-    .map_err(|error| match error {
-        hpke::HpkeError::EncapError => Error::Recipient,
-        _ => Error::Seal,
-    })?;
+pub fn seal(recipient: &[u8], binding: &[u8; 32], plaintext: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Error> {
+    let recipient = <X25519 as hpke::Kem>::PublicKey::from_bytes(recipient).map_err(|_| Error::Recipient)?;
+    let (encapsulated, ciphertext) =
+        single_shot_seal::<AesGcm256, HkdfSha256, X25519>(&OpModeS::Base, &recipient, INFO, plaintext, binding)
+            .map_err(|error| match error {
+                hpke::HpkeError::EncapError => Error::Recipient,
+                _ => Error::Seal,
+            })?;
     Ok((encapsulated.to_bytes().to_vec(), ciphertext))
 }
 
@@ -63,10 +53,7 @@ impl Opener {
     /// Never today; the signature leaves room for a failing random source.
     pub fn generate() -> Result<Self, Error> {
         let (private, public) = X25519::gen_keypair();
-        Ok(Self {
-            private,
-            public: public.to_bytes().to_vec(),
-        })
+        Ok(Self { private, public: public.to_bytes().to_vec() })
     }
 
     /// The public half, 32 bytes: [`crate::protocol::BootKeys::encryption`].
@@ -85,8 +72,7 @@ impl Opener {
         ciphertext: &[u8],
         binding: &[u8; 32],
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let encapsulated = <X25519 as hpke::Kem>::EncappedKey::from_bytes(encapsulated)
-            .map_err(|_| Error::Open)?;
+        let encapsulated = <X25519 as hpke::Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| Error::Open)?;
         single_shot_open::<AesGcm256, HkdfSha256, X25519>(
             &OpModeR::Base,
             &self.private,
@@ -111,25 +97,13 @@ mod tests {
         let opener = Opener::generate().unwrap();
         let (encapsulated, ciphertext) = seal(&opener.public(), &BINDING, b"secret").unwrap();
         assert_eq!(encapsulated.len(), 32);
-        assert_eq!(
-            opener
-                .open(&encapsulated, &ciphertext, &BINDING)
-                .unwrap()
-                .as_slice(),
-            b"secret"
-        );
+        assert_eq!(opener.open(&encapsulated, &ciphertext, &BINDING).unwrap().as_slice(), b"secret");
     }
 
     #[test]
     fn another_key_cannot_open_the_box() {
-        let (encapsulated, ciphertext) =
-            seal(&Opener::generate().unwrap().public(), &BINDING, b"secret").unwrap();
-        assert!(
-            Opener::generate()
-                .unwrap()
-                .open(&encapsulated, &ciphertext, &BINDING)
-                .is_err()
-        );
+        let (encapsulated, ciphertext) = seal(&Opener::generate().unwrap().public(), &BINDING, b"secret").unwrap();
+        assert!(Opener::generate().unwrap().open(&encapsulated, &ciphertext, &BINDING).is_err());
     }
 
     #[test]
@@ -149,11 +123,7 @@ mod tests {
             assert!(opener.open(&encapsulated, &altered, &BINDING).is_err());
         }
         assert!(opener.open(&[9; 32], &ciphertext, &BINDING).is_err());
-        assert!(
-            opener
-                .open(&encapsulated[..31], &ciphertext, &BINDING)
-                .is_err()
-        );
+        assert!(opener.open(&encapsulated[..31], &ciphertext, &BINDING).is_err());
         assert!(opener.open(&encapsulated, &[], &BINDING).is_err());
     }
 

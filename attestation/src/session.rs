@@ -160,21 +160,9 @@ where
         policy_revision,
     }
     .digest();
-    channel
-        .send(&Challenge {
-            nonce: nonce.to_vec(),
-            policy_revision,
-            credential,
-            credential_secret,
-        })
-        .await?;
+    channel.send(&Challenge { nonce: nonce.to_vec(), policy_revision, credential, credential_secret }).await?;
     let evidence = channel.receive_within(EVIDENCE_TIMEOUT).await?;
-    Ok(Proof {
-        hello,
-        evidence,
-        binding,
-        credential_secret: Zeroizing::new(secret.to_vec()),
-    })
+    Ok(Proof { hello, evidence, binding, credential_secret: Zeroizing::new(secret.to_vec()) })
 }
 
 /// Node: answers the challenge and waits for the verdict, which is `Accepted` or `Sealed`; also gives the binding.
@@ -215,9 +203,7 @@ where
         let activated = attester
             .activate(&challenge.credential, &challenge.credential_secret)
             .map_err(|error| Error::Attester("opening the credential", error))?;
-        attester
-            .evidence(&binding, activated)
-            .map_err(|error| Error::Attester("making the evidence", error))
+        attester.evidence(&binding, activated).map_err(|error| Error::Attester("making the evidence", error))
     })?;
     channel.send(&evidence).await?;
     match channel.receive_within(VERDICT_TIMEOUT).await? {
@@ -235,47 +221,26 @@ where
     T: Serialize,
 {
     let json = Zeroizing::new(serde_json::to_vec(secret).map_err(|_| Error::Serialize)?);
-    let (encapsulated, ciphertext) =
-        seal::seal(&proof.hello.keys.encryption, &proof.binding, &json)?;
-    Ok(channel
-        .send(&Verdict::Sealed {
-            encapsulated,
-            ciphertext,
-        })
-        .await?)
+    let (encapsulated, ciphertext) = seal::seal(&proof.hello.keys.encryption, &proof.binding, &json)?;
+    Ok(channel.send(&Verdict::Sealed { encapsulated, ciphertext }).await?)
 }
 
 /// Verifier: yes, and nothing more.
-pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
-    channel: &mut Channel<S>,
-) -> Result<(), Error> {
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(channel: &mut Channel<S>) -> Result<(), Error> {
     Ok(channel.send(&Verdict::Accepted {}).await?)
 }
 
 /// Verifier: no; the node learns nothing but the id.
-pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
-    channel: &mut Channel<S>,
-    id: &str,
-) -> Result<(), Error> {
-    Ok(channel
-        .send(&Verdict::Refused { id: id.to_owned() })
-        .await?)
+pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(channel: &mut Channel<S>, id: &str) -> Result<(), Error> {
+    Ok(channel.send(&Verdict::Refused { id: id.to_owned() }).await?)
 }
 
 /// Node: opens the secret in a verdict of this conversation.
 ///
 /// # Errors
 /// When the verdict holds none, or none for this key and binding, or it isn't a `T`.
-pub fn unseal<T: DeserializeOwned>(
-    verdict: &Verdict,
-    binding: &[u8; 32],
-    opener: &seal::Opener,
-) -> Result<T, Error> {
-    let Verdict::Sealed {
-        encapsulated,
-        ciphertext,
-    } = verdict
-    else {
+pub fn unseal<T: DeserializeOwned>(verdict: &Verdict, binding: &[u8; 32], opener: &seal::Opener) -> Result<T, Error> {
+    let Verdict::Sealed { encapsulated, ciphertext } = verdict else {
         return Err(Error::NoSecret);
     };
     let json = opener.open(encapsulated, ciphertext, binding)?;
@@ -288,31 +253,13 @@ fn check(hello: &Hello) -> Result<(), Error> {
         ("cluster uid", hello.cluster_uid.len(), 1, UID_MAX),
         ("address", hello.address.len(), 0, ADDRESS_MAX),
         ("signing request", hello.keys.csr.len(), 1, CSR_MAX),
-        (
-            "encryption key",
-            hello.keys.encryption.len(),
-            KEY_BYTES,
-            KEY_BYTES,
-        ),
-        (
-            "WireGuard key",
-            hello.keys.wireguard.len(),
-            KEY_BYTES,
-            KEY_BYTES,
-        ),
-        (
-            "endorsement key certificate",
-            hello.ek_certificate.len(),
-            1,
-            CERTIFICATE_MAX,
-        ),
+        ("encryption key", hello.keys.encryption.len(), KEY_BYTES, KEY_BYTES),
+        ("WireGuard key", hello.keys.wireguard.len(), KEY_BYTES, KEY_BYTES),
+        ("endorsement key certificate", hello.ek_certificate.len(), 1, CERTIFICATE_MAX),
         ("endorsement key", hello.ek_public.len(), 1, PUBLIC_MAX),
         ("attestation key", hello.ak_public.len(), 1, PUBLIC_MAX),
     ];
-    match shapes
-        .into_iter()
-        .find(|(_, length, least, most)| length < least || length > most)
-    {
+    match shapes.into_iter().find(|(_, length, least, most)| length < least || length > most) {
         Some((what, ..)) => Err(Error::Hello(what)),
         None => Ok(()),
     }

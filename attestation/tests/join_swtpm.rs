@@ -8,9 +8,7 @@ mod swtpm;
 use std::collections::BTreeMap;
 
 use constellation_attestation::{
-    appraise::{
-        Appraisal, Presented, appraise, pcr15_after_join, pcr15_before_join, pcr15_from_digest,
-    },
+    appraise::{Appraisal, Presented, appraise, pcr15_after_join, pcr15_before_join, pcr15_from_digest},
     binding::VerifierRole,
     boot::BootSecrets,
     channel::{Channel, Identity, node_connect, verifier_accept},
@@ -30,12 +28,10 @@ use tss_esapi::{
     constants::SessionType,
     handles::{AuthHandle, KeyHandle},
     interface_types::{
-        algorithm::HashingAlgorithm, ecc::EccCurve, resource_handles::Hierarchy,
-        session_handles::AuthSession,
+        algorithm::HashingAlgorithm, ecc::EccCurve, resource_handles::Hierarchy, session_handles::AuthSession,
     },
     structures::{
-        Digest as TpmDigest, EccScheme, EncryptedSecret, HashScheme, IdObject, Nonce, PublicBuffer,
-        SymmetricDefinition,
+        Digest as TpmDigest, EccScheme, EncryptedSecret, HashScheme, IdObject, Nonce, PublicBuffer, SymmetricDefinition,
     },
     traits::Marshall as _,
     utils::create_unrestricted_signing_ecc_public,
@@ -58,43 +54,27 @@ fn hello(tpm: &mut Tpm, boot: &BootSecrets) -> Hello {
     }
 }
 
-async fn channels(
-    owner: &SigningKey,
-    boot: &BootSecrets,
-) -> (Channel<DuplexStream>, Channel<DuplexStream>) {
+async fn channels(owner: &SigningKey, boot: &BootSecrets) -> (Channel<DuplexStream>, Channel<DuplexStream>) {
     let (left, right) = duplex(64 * 1024);
     let (certificate, key) = Identity::issue_verifier_ca(owner).unwrap();
-    let (server, owner) = (
-        Identity::verifier(&certificate, &key).unwrap(),
-        owner.public_spki(),
-    );
-    let (nodes, verifiers) = tokio::join!(
-        node_connect(left, &boot.identity, &owner),
-        verifier_accept(right, &server)
-    );
+    let (server, owner) = (Identity::verifier(&certificate, &key).unwrap(), owner.public_spki());
+    let (nodes, verifiers) = tokio::join!(node_connect(left, &boot.identity, &owner), verifier_accept(right, &server));
     (verifiers.unwrap(), nodes.unwrap())
 }
 
 /// The whole conversation; the node opens its secret at the end.
 async fn join(tpm: &mut Tpm, boot: &BootSecrets, hello: &Hello) -> Proof {
-    let secret = RecoverKey {
-        disk_key: vec![3; 32],
-        cluster_id: vec![4; 32],
-    };
+    let secret = RecoverKey { disk_key: vec![3; 32], cluster_id: vec![4; 32] };
     let (mut ours, mut nodes) = channels(&SigningKey::generate().unwrap(), boot).await;
     let verifier = async {
         let hello: Hello = ours.receive().await.unwrap();
-        let proof = session::challenge(&mut ours, hello, VerifierRole::Cluster, 1)
-            .await
-            .unwrap();
+        let proof = session::challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.unwrap();
         session::grant(&mut ours, &proof, &secret).await.unwrap();
         proof
     };
     let node = async {
         nodes.send(hello).await.unwrap();
-        session::prove(&mut nodes, hello, VerifierRole::Cluster, tpm)
-            .await
-            .unwrap()
+        session::prove(&mut nodes, hello, VerifierRole::Cluster, tpm).await.unwrap()
     };
     let (proof, (verdict, binding)) = tokio::join!(verifier, node);
     assert!(session::unseal::<RecoverKey>(&verdict, &binding, &boot.opener).unwrap() == secret);
@@ -117,17 +97,8 @@ async fn a_node_with_a_tpm_joins_and_its_evidence_is_about_this_conversation() {
     assert_eq!(proof.evidence.pcrs.len(), 16 * 32);
     assert_eq!(proof.evidence.pcrs[15 * 32..], extended([0; 32], measured));
     // TPMS_ATTEST (Part 2, 10.12.8): magic, type, and further behind the nonce and the digest of the values.
-    assert_eq!(
-        proof.evidence.quote[..6],
-        [0xff, b'T', b'C', b'G', 0x80, 0x18]
-    );
-    let holds = |part: &[u8]| {
-        proof
-            .evidence
-            .quote
-            .windows(part.len())
-            .any(|window| window == part)
-    };
+    assert_eq!(proof.evidence.quote[..6], [0xff, b'T', b'C', b'G', 0x80, 0x18]);
+    let holds = |part: &[u8]| proof.evidence.quote.windows(part.len()).any(|window| window == part);
     assert!(holds(&proof.binding) && holds(&Sha256::digest(&proof.evidence.pcrs)));
 }
 
@@ -176,26 +147,13 @@ async fn live_evidence_is_accepted_and_with_one_thing_wrong_refused() {
 
     let only = |appraisal: Appraisal, clause: &str| {
         assert!(!appraisal.accepted);
-        let clauses: Vec<_> = appraisal
-            .mismatches
-            .iter()
-            .map(|m| m.clause.as_str())
-            .collect();
+        let clauses: Vec<_> = appraisal.mismatches.iter().map(|m| m.clause.as_str()).collect();
         assert_eq!(clauses, [clause]);
     };
-    only(
-        judge(&proof, &pcr15_before_join(b"another node's"), &policy),
-        "tpm.pcr.15",
-    );
-    only(
-        judge(&proof, &pcr15_after_join(&before, &[4; 32]), &policy),
-        "tpm.pcr.15",
-    );
+    only(judge(&proof, &pcr15_before_join(b"another node's"), &policy), "tpm.pcr.15");
+    only(judge(&proof, &pcr15_after_join(&before, &[4; 32]), &policy), "tpm.pcr.15");
     let other_maker = Swtpm::start().unwrap().endorsement_roots().unwrap();
-    let stranger = TrustPolicy {
-        endorsement_roots: other_maker,
-        ..policy.clone()
-    };
+    let stranger = TrustPolicy { endorsement_roots: other_maker, ..policy.clone() };
     only(judge(&proof, &before, &stranger), "tpm.ek.certificate");
 
     let mut replayed = join(&mut tpm, &boot, &hello).await;
@@ -219,22 +177,11 @@ fn the_keys_survive_a_reboot_and_pcr_15_does_not() {
     let mut swtpm = Swtpm::start().unwrap();
     let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
     tpm.extend_pcr15(&[1; 32]).unwrap();
-    let before = (
-        tpm.ek_public(),
-        tpm.ak_public(),
-        tpm.ek_certificate().unwrap(),
-    );
+    let before = (tpm.ek_public(), tpm.ak_public(), tpm.ek_certificate().unwrap());
     drop(tpm);
     swtpm.reboot().unwrap();
     let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
-    assert_eq!(
-        (
-            tpm.ek_public(),
-            tpm.ak_public(),
-            tpm.ek_certificate().unwrap()
-        ),
-        before
-    );
+    assert_eq!((tpm.ek_public(), tpm.ak_public(), tpm.ek_certificate().unwrap()), before);
     assert_eq!(tpm.read_pcr15().unwrap(), [0; 32]);
 }
 
@@ -245,8 +192,7 @@ fn the_tpm_is_left_as_it_was_found() {
     for _ in 0..5 {
         let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
         for _ in 0..5 {
-            let (credential, secret) =
-                make_credential(&tpm.ek_public(), &tpm.ak_public(), &[5; 32]).unwrap();
+            let (credential, secret) = make_credential(&tpm.ek_public(), &tpm.ak_public(), &[5; 32]).unwrap();
             assert_eq!(tpm.activate(&credential, &secret).unwrap(), [5; 32]);
             tpm.evidence(&[7; 32], vec![]).unwrap();
         }
@@ -280,13 +226,7 @@ fn the_endorsement_certificate_is_for_the_endorsement_key_and_signed_by_the_make
     assert!(rest.is_empty());
     let ek = tpm.ek_public();
     let modulus = &ek[ek.len() - 256..];
-    assert!(
-        certificate
-            .public_key()
-            .raw
-            .windows(256)
-            .any(|window| window == modulus)
-    );
+    assert!(certificate.public_key().raw.windows(256).any(|window| window == modulus));
     let roots = swtpm.endorsement_roots().unwrap();
     let (_, issuer) = x509_parser::pem::parse_x509_pem(roots[0].as_bytes()).unwrap();
     assert_eq!(issuer.parse_x509().unwrap().subject(), certificate.issuer());
@@ -330,23 +270,14 @@ fn a_tpm_opens_a_credential_for_its_p256_endorsement_key() {
         .execute_with_session(Some(AuthSession::Password), |context| {
             let (none, empty) = (Nonce::default(), TpmDigest::default());
             let session = session.try_into().unwrap();
-            context.policy_secret(
-                session,
-                AuthHandle::Endorsement,
-                none.clone(),
-                empty,
-                none,
-                None,
-            )
+            context.policy_secret(session, AuthHandle::Endorsement, none.clone(), empty, none, None)
         })
         .unwrap();
     let sessions = (Some(AuthSession::Password), Some(session), None);
     let credential = IdObject::try_from(credential[2..].to_vec()).unwrap();
     let secret = EncryptedSecret::try_from(secret[2..].to_vec()).unwrap();
     let opened = context
-        .execute_with_sessions(sessions, |context| {
-            context.activate_credential(key, ek, credential, secret)
-        })
+        .execute_with_sessions(sessions, |context| context.activate_credential(key, ek, credential, secret))
         .unwrap();
     assert_eq!(opened.as_slice(), [5; 32]);
 }

@@ -129,7 +129,10 @@ fn an_endorsement_certificate_is_believed_only_under_its_ca_in_its_time_and_for_
     let foreign = String::from_utf8(read("qemu-swtpm/ek_ca_issuer.pem")).unwrap();
     assert!(matches!(endorsement::verify(&certificate, &ek, &[foreign], now), Err(endorsement::Error::Issuer(_))));
     let early = "1999-01-01T00:00:00Z".parse().unwrap();
-    assert!(matches!(endorsement::verify(&certificate, &ek, &[issuer.clone()], early), Err(endorsement::Error::Time(_))));
+    assert!(matches!(
+        endorsement::verify(&certificate, &ek, &[issuer.clone()], early),
+        Err(endorsement::Error::Time(_))
+    ));
     let stranger = Public::parse(&read("qemu-swtpm/ek_rsa.tpm2b_public")).unwrap();
     assert_eq!(endorsement::verify(&certificate, &stranger, &[issuer.clone()], now), Err(endorsement::Error::Key));
     let mut cut = certificate.clone();

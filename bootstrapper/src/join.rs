@@ -61,9 +61,10 @@ async fn ask(machine: &Machine, verifier: &str) -> Result<Ticket, Error> {
         .await
         .map_err(|_| failed(format!("no answer in {} s", CONNECT.as_secs())))?
         .map_err(|e| failed(e.to_string()))?;
-    let mut channel = timeout(CONNECT * 4, channel::node_connect(stream, &machine.secrets.identity, &machine.owner_spki))
-        .await
-        .map_err(|_| failed("no TLS handshake".into()))??;
+    let mut channel =
+        timeout(CONNECT * 4, channel::node_connect(stream, &machine.secrets.identity, &machine.owner_spki))
+            .await
+            .map_err(|_| failed("no TLS handshake".into()))??;
     let hello = machine.hello(Purpose::Join).await?;
     channel.send(&hello).await?;
     let mut tpm = machine.tpm.lock().await;

@@ -116,10 +116,8 @@ pub fn cni_config(node: &NodeSettings) -> String {
 }
 
 fn registration(node: &NodeSettings, address: &str) -> serde_json::Value {
-    let mut extra = vec![
-        json!({"name": "node-ip", "value": address}),
-        json!({"name": "provider-id", "value": node.provider_id}),
-    ];
+    let mut extra =
+        vec![json!({"name": "node-ip", "value": address}), json!({"name": "provider-id", "value": node.provider_id})];
     if !node.labels.is_empty() {
         extra.push(json!({"name": "node-labels", "value": labels(node)}));
     }

@@ -7,7 +7,9 @@ use constellation_attestation::{
     appraise::{pcr15_after_join, pcr15_before_join},
     boot::BootSecrets,
     collect::Tpm,
-    protocol::{ClusterSettings, Hello, InitRequest, LaunchConfig, NodeSettings, Progress, Purpose, RecoverKey, Role, Ticket},
+    protocol::{
+        ClusterSettings, Hello, InitRequest, LaunchConfig, NodeSettings, Progress, Purpose, RecoverKey, Role, Ticket,
+    },
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, watch};
@@ -171,7 +173,8 @@ impl Machine {
             Grant::Recover(g) => (&g.disk_key, false, &g.cluster_id),
         };
         let key = Zeroizing::new(key.clone());
-        let id: [u8; 32] = id.as_slice().try_into().map_err(|_| Error::State("the cluster's identity isn't 32 bytes".into()))?;
+        let id: [u8; 32] =
+            id.as_slice().try_into().map_err(|_| Error::State("the cluster's identity isn't 32 bytes".into()))?;
         self.host.apply(&plan::disk(integrity), &key, &self.log).await?;
         let facts = Facts { address: &self.address, member: self.host.exists(MEMBER) };
         let role = self.launch.role;

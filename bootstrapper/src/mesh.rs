@@ -138,7 +138,10 @@ fn peers(items: &[Item], own: &str, pod_cidr: &str) -> BTreeMap<String, Peer> {
 fn difference(known: &BTreeMap<String, Peer>, wanted: &BTreeMap<String, Peer>) -> Vec<Vec<String>> {
     let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
     let gone = known.iter().filter(|(key, peer)| wanted.get(*key) != Some(*peer)).flat_map(|(key, peer)| {
-        [words(&["wg", "set", DEVICE, "peer", key, "remove"]), words(&["ip", "route", "del", &peer.pod_cidr, "dev", DEVICE])]
+        [
+            words(&["wg", "set", DEVICE, "peer", key, "remove"]),
+            words(&["ip", "route", "del", &peer.pod_cidr, "dev", DEVICE]),
+        ]
     });
     let come = wanted.iter().filter(|(key, peer)| known.get(*key) != Some(*peer)).flat_map(|(key, peer)| {
         let endpoint = format!("{}:{PORT}", peer.address);

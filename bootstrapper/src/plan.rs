@@ -126,7 +126,11 @@ pub fn init(grant: &InitRequest, launch_config: &[u8], facts: Facts<'_>) -> Vec<
         Action::Phase("kubeadm init"),
         Action::Run {
             command: words(&[
-                "kubeadm", "init", "--config", &config, "--skip-phases=upload-certs,bootstrap-token,show-join-command",
+                "kubeadm",
+                "init",
+                "--config",
+                &config,
+                "--skip-phases=upload-certs,bootstrap-token,show-join-command",
             ]),
             limit: INIT_LIMIT,
         },
@@ -166,7 +170,11 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
             }
             plan.extend(material.pki.iter().map(|(name, contents)| {
                 let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
-                Action::Write { path: format!("/etc/kubernetes/pki/{name}"), mode, contents: contents.clone().into_bytes() }
+                Action::Write {
+                    path: format!("/etc/kubernetes/pki/{name}"),
+                    mode,
+                    contents: contents.clone().into_bytes(),
+                }
             }));
             plan.extend(control_plane(ticket, &material.admin_kubeconfig, facts.address));
         }
@@ -219,8 +227,7 @@ pub fn leave() -> Vec<Action> {
 fn control_plane(ticket: &Ticket, admin: &str, address: &str) -> Vec<Action> {
     let config = format!("{HOME}/kubeadm.yaml");
     let discovery = format!("{HOME}/discovery.conf");
-    let text =
-        kubeadm::join_config(&ticket.node, &ticket.cluster, address, &format!("{HOME}/patches"), &discovery);
+    let text = kubeadm::join_config(&ticket.node, &ticket.cluster, address, &format!("{HOME}/patches"), &discovery);
     let join = |arguments: &[&str]| Action::Run {
         command: [words(&["kubeadm", "join"]), words(arguments), words(&["--config", &config])].concat(),
         limit: JOIN_LIMIT,

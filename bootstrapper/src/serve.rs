@@ -31,8 +31,7 @@ pub async fn serve(machine: Arc<Machine>, listener: TcpListener) -> Result<(), E
     let slots = Arc::new(Semaphore::new(CONVERSATIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
-        let (stream, peer) =
-            listener.accept().await.map_err(|e| Error::File("accepting a connection".into(), e))?;
+        let (stream, peer) = listener.accept().await.map_err(|e| Error::File("accepting a connection".into(), e))?;
         let machine = Arc::clone(&machine);
         tokio::spawn(async move {
             if let Err(error) = converse(machine, stream).await {
@@ -86,7 +85,9 @@ fn allowed(purpose: Purpose, trust: Option<Trust>, machine: &Machine) -> Result<
     };
     match purpose {
         Purpose::Reattest => Ok(role),
-        Purpose::Init | Purpose::Recover | Purpose::Leave if role != VerifierRole::Owner => refuse("only the owner may"),
+        Purpose::Init | Purpose::Recover | Purpose::Leave if role != VerifierRole::Owner => {
+            refuse("only the owner may")
+        }
         Purpose::Init | Purpose::Leave if !machine.is_control_plane() => refuse("this isn't a control-plane node"),
         Purpose::Leave if machine.state() != State::Member => refuse("this node isn't a member"),
         Purpose::Recover if machine.state() == State::Member => refuse("this node is a member"),

@@ -20,7 +20,9 @@ use constellation_attestation::{
     protocol::{BOOTSTRAPPER_PORT, ClusterSettings, InitRequest, LaunchConfig, NodeSettings, Progress, Purpose, Role},
     session,
 };
-use constellation_crds::{NodeAdmission, NodeAdmissionSpec, TrustBundle, TrustBundleSpec, cluster::DiskIntegrity, definition, node};
+use constellation_crds::{
+    NodeAdmission, NodeAdmissionSpec, TrustBundle, TrustBundleSpec, cluster::DiskIntegrity, definition, node,
+};
 use constellation_operator::cloud::{
     Cloud, ClusterUid, Instance, LaunchRequest, Network, NetworkRequest, NodeUid,
     local::{LocalCloud, leaks},
@@ -128,18 +130,20 @@ impl Owner {
         let proof = session::challenge(&mut channel, hello, VerifierRole::Owner, POLICY_REVISION).await.unwrap();
         let before = pcr15_before_join(&self.launch_config(node));
         let cluster_id = keys::derive(&self.master, keys::CLUSTER_ID).to_vec();
-        let presented = |pcr15| appraise(
-            &Presented {
-                hello: &proof.hello,
-                evidence: &proof.evidence,
-                binding: &proof.binding,
-                credential_secret: &proof.credential_secret,
-                platform: self.cloud.platform(),
-                expected_pcr15: pcr15,
-            },
-            &self.policy,
-            jiff::Timestamp::now(),
-        );
+        let presented = |pcr15| {
+            appraise(
+                &Presented {
+                    hello: &proof.hello,
+                    evidence: &proof.evidence,
+                    binding: &proof.binding,
+                    credential_secret: &proof.credential_secret,
+                    platform: self.cloud.platform(),
+                    expected_pcr15: pcr15,
+                },
+                &self.policy,
+                jiff::Timestamp::now(),
+            )
+        };
         let verdict = presented(&before);
         assert!(verdict.accepted, "{:#?}", verdict.mismatches);
         let late = presented(&pcr15_after_join(&before, &cluster_id));
@@ -196,21 +200,34 @@ impl Owner {
             kube::runtime::wait::await_condition(api, &name, established).await.unwrap();
         }
         let rules = [
-            ("constellation:mesh", "Group", "system:nodes", serde_json::json!([
-                {"apiGroups": ["constellation.dev"], "resources": ["nodeadmissions"], "verbs": ["get", "list", "watch"]}])),
-            ("constellation:verifier", "User", "constellation:verifier", serde_json::json!([
+            (
+                "constellation:mesh",
+                "Group",
+                "system:nodes",
+                serde_json::json!([
+                {"apiGroups": ["constellation.dev"], "resources": ["nodeadmissions"], "verbs": ["get", "list", "watch"]}]),
+            ),
+            (
+                "constellation:verifier",
+                "User",
+                "constellation:verifier",
+                serde_json::json!([
                 {"apiGroups": ["constellation.dev"], "resources": ["nodeadmissions"], "verbs": ["get", "list"]},
                 {"apiGroups": ["constellation.dev"], "resources": ["nodeadmissions/status"], "verbs": ["update"]},
                 {"apiGroups": ["constellation.dev"], "resources": ["trustbundles"], "verbs": ["get"]},
-                {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"], "verbs": ["get"]}])),
+                {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"], "verbs": ["get"]}]),
+            ),
         ];
         for (name, kind, subject, rules) in rules {
             let group = "rbac.authorization.k8s.io";
             for (what, body) in [
                 ("ClusterRole", serde_json::json!({"rules": rules})),
-                ("ClusterRoleBinding", serde_json::json!({
+                (
+                    "ClusterRoleBinding",
+                    serde_json::json!({
                     "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
-                    "subjects": [{"apiGroup": group, "kind": kind, "name": subject}]})),
+                    "subjects": [{"apiGroup": group, "kind": kind, "name": subject}]}),
+                ),
             ] {
                 let resource = ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(group, "v1", what));
                 let mut object = DynamicObject::new(name, &resource);
@@ -274,7 +291,8 @@ fn is_ready(node: &Node) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_measured_control_plane_admits_a_worker_and_refuses_a_changed_command_line() {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
-    let folder = PathBuf::from(std::env::var("CONSTELLATION_IMAGE").expect("CONSTELLATION_IMAGE names the builder's folder"));
+    let folder =
+        PathBuf::from(std::env::var("CONSTELLATION_IMAGE").expect("CONSTELLATION_IMAGE names the builder's folder"));
     let tampered = folder.join("tampered.raw");
     let publisher = spki_from_pem(&std::fs::read_to_string(folder.join("publisher.pub.pem")).unwrap()).unwrap();
     let envelope = std::fs::read_to_string(folder.join("manifest.dsse.json")).unwrap();
@@ -310,7 +328,8 @@ async fn a_measured_control_plane_admits_a_worker_and_refuses_a_changed_command_
     let nodes: Api<Node> = Api::all(client.clone());
     let admissions: Api<NodeAdmission> = Api::namespaced(client.clone(), "kube-system");
     let ready = async |name: &str| nodes.get_opt(name).await.ok().flatten().filter(is_ready);
-    eventually(&owner, "the control-plane node is Ready", Duration::from_mins(8), async || ready("vm-cp-1").await).await;
+    eventually(&owner, "the control-plane node is Ready", Duration::from_mins(8), async || ready("vm-cp-1").await)
+        .await;
 
     let worker = Wanted { name: "vm-w-2", index: 2, role: Role::Worker, size: "2x1280" };
     let id = format!("local://{CLUSTER}/{}", worker.uid());
@@ -333,7 +352,10 @@ async fn a_measured_control_plane_admits_a_worker_and_refuses_a_changed_command_
     .await;
     assert_eq!(refusal.verdict, "Refused");
     for mismatch in &refusal.mismatches {
-        owner.say(&format!("  {}: expected {:?}, actual {:?}: {}", mismatch.clause, mismatch.expected, mismatch.actual, mismatch.message));
+        owner.say(&format!(
+            "  {}: expected {:?}, actual {:?}: {}",
+            mismatch.clause, mismatch.expected, mismatch.actual, mismatch.message
+        ));
     }
     let clauses: Vec<_> = refusal.mismatches.iter().map(|m| m.clause.as_str()).collect();
     assert!(clauses.contains(&"tpm.pcr.4") && clauses.contains(&"tpm.pcr.11"), "{clauses:?}");

@@ -32,11 +32,7 @@ impl Swtpm {
         let folder = tempfile::tempdir()?;
         manufacture(folder.path())?;
         let (child, port) = launch(folder.path())?;
-        Ok(Self {
-            child,
-            folder,
-            port,
-        })
+        Ok(Self { child, folder, port })
     }
 
     /// How a TPM library reaches it.
@@ -52,10 +48,7 @@ impl Swtpm {
     pub fn endorsement_roots(&self) -> Result<Vec<String>> {
         let ca = ca(self.folder.path());
         let names = ["issuercert.pem", "swtpm-localca-rootca-cert.pem"];
-        names
-            .iter()
-            .map(|name| only_pem(&fs::read_to_string(ca.join(name))?))
-            .collect()
+        names.iter().map(|name| only_pem(&fs::read_to_string(ca.join(name))?)).collect()
     }
 
     /// Switches it off and on again: PCRs start over, keys stay.
@@ -82,9 +75,7 @@ impl Drop for Swtpm {
 
 /// `GnuTLS` writes a description before the PEM.
 fn only_pem(text: &str) -> Result<String> {
-    let start = text
-        .find("-----BEGIN CERTIFICATE-----")
-        .context("no certificate in swtpm's CA")?;
+    let start = text.find("-----BEGIN CERTIFICATE-----").context("no certificate in swtpm's CA")?;
     Ok(text[start..].to_owned())
 }
 
@@ -101,11 +92,8 @@ fn manufacture(folder: &Path) -> Result<()> {
     fs::create_dir(&ca)?;
     fs::create_dir(&state)?;
     let (ca_path, tool) = (ca.display(), find("swtpm_localca")?);
-    let (ca_config, ca_options, setup) = (
-        folder.join("localca.conf"),
-        folder.join("localca.options"),
-        folder.join("setup.conf"),
-    );
+    let (ca_config, ca_options, setup) =
+        (folder.join("localca.conf"), folder.join("localca.options"), folder.join("setup.conf"));
     fs::write(
         &ca_config,
         format!(
@@ -113,10 +101,7 @@ fn manufacture(folder: &Path) -> Result<()> {
              certserial = {ca_path}/certserial\n"
         ),
     )?;
-    fs::write(
-        &ca_options,
-        "--platform-manufacturer Constellation\n--platform-version 1\n--platform-model test\n",
-    )?;
+    fs::write(&ca_options, "--platform-manufacturer Constellation\n--platform-version 1\n--platform-model test\n")?;
     fs::write(
         &setup,
         format!(
@@ -127,13 +112,7 @@ fn manufacture(folder: &Path) -> Result<()> {
         ),
     )?;
     let output = Command::new("swtpm_setup")
-        .args([
-            "--tpm2",
-            "--create-ek-cert",
-            "--pcr-banks",
-            "sha256",
-            "--overwrite",
-        ])
+        .args(["--tpm2", "--create-ek-cert", "--pcr-banks", "sha256", "--overwrite"])
         .arg("--tpmstate")
         .arg(&state)
         .arg("--config")
@@ -141,11 +120,7 @@ fn manufacture(folder: &Path) -> Result<()> {
         .output()
         .context("swtpm_setup isn't installed")?;
     let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.success(),
-        "swtpm_setup failed: {said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    ensure!(output.status.success(), "swtpm_setup failed: {said}{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
@@ -206,8 +181,6 @@ fn free_pair() -> Result<u16> {
 
 fn find(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").context("PATH isn't set")?;
-    let found = std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file());
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
     found.with_context(|| format!("{program} isn't installed"))
 }

@@ -38,10 +38,7 @@ pub(super) fn load_key(key: &PrivateKeyDer<'_>) -> Result<Arc<dyn sign::SigningK
     any_ecdsa_type(key).map_err(Error::Config)
 }
 
-pub(super) fn server(
-    identity: &Identity,
-    verifier: Arc<dyn ClientCertVerifier>,
-) -> Result<Arc<ServerConfig>, Error> {
+pub(super) fn server(identity: &Identity, verifier: Arc<dyn ClientCertVerifier>) -> Result<Arc<ServerConfig>, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(Error::Config)?
@@ -54,10 +51,7 @@ pub(super) fn server(
     Ok(Arc::new(config))
 }
 
-pub(super) fn client(
-    identity: &Identity,
-    verifier: Arc<dyn ServerCertVerifier>,
-) -> Result<Arc<ClientConfig>, Error> {
+pub(super) fn client(identity: &Identity, verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(Error::Config)?

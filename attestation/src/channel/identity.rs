@@ -6,8 +6,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SignatureAlgorithm, SigningKey,
 };
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
@@ -42,14 +42,7 @@ impl Identity {
     /// A fresh P-256 key with a self-signed certificate: what a node presents.
     pub fn self_signed(name: &str) -> Result<Self, Error> {
         let key = Key::generate()?;
-        let params = leaf(
-            name,
-            NODE_LEAF,
-            &[
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ],
-        );
+        let params = leaf(name, NODE_LEAF, &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]);
         let certificate = params.self_signed(&key.0).map_err(Error::Certificate)?;
         Self::assemble(vec![certificate.der().clone()], &key)
     }
@@ -57,50 +50,33 @@ impl Identity {
     /// A fresh leaf directly under the owner key, for a client, valid for an hour: what the operator presents.
     pub fn owner_client(owner: &owner::SigningKey) -> Result<Self, Error> {
         let key = Key::generate()?;
-        let params = leaf(
-            "constellation owner's client",
-            OWNER_LEAF,
-            &[ExtendedKeyUsagePurpose::ClientAuth],
-        );
-        let certificate = params
-            .signed_by(&key.0, &owner_issuer(owner)?)
-            .map_err(Error::Certificate)?;
+        let params = leaf("constellation owner's client", OWNER_LEAF, &[ExtendedKeyUsagePurpose::ClientAuth]);
+        let certificate = params.signed_by(&key.0, &owner_issuer(owner)?).map_err(Error::Certificate)?;
         Self::assemble(vec![certificate.der().clone()], &key)
     }
 
     /// A new CA for verifiers, signed by the owner key: certificate and PKCS#8 key, both PEM.
-    pub fn issue_verifier_ca(
-        owner: &owner::SigningKey,
-    ) -> Result<(String, Zeroizing<String>), Error> {
+    pub fn issue_verifier_ca(owner: &owner::SigningKey) -> Result<(String, Zeroizing<String>), Error> {
         let key = Key::generate()?;
         let mut params = params(VERIFIER_CA_NAME, VERIFIER_CA);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         // The usages a CA has are the most its leaves can have.
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        let certificate = params
-            .signed_by(&key.0, &owner_issuer(owner)?)
-            .map_err(Error::Certificate)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key.0, &owner_issuer(owner)?).map_err(Error::Certificate)?;
         Ok((certificate.pem(), Zeroizing::new(key.0.serialize_pem())))
     }
 
     /// A fresh leaf under the verifier CA, for a server and a client: what a verifier presents.
     pub fn verifier(ca_certificate_pem: &str, ca_key_pem: &str) -> Result<Self, Error> {
-        let ca = CertificateDer::from_pem_slice(ca_certificate_pem.as_bytes())
-            .map_err(|_| Error::VerifierCa)?;
+        let ca = CertificateDer::from_pem_slice(ca_certificate_pem.as_bytes()).map_err(|_| Error::VerifierCa)?;
         let ca_key = Key(KeyPair::from_pem(ca_key_pem).map_err(Error::Certificate)?);
         if verify::spki(&ca)? != ca_key.0.subject_public_key_info() {
             return Err(Error::VerifierCa);
         }
         let issuer = Issuer::from_ca_cert_der(&ca, &ca_key.0).map_err(Error::Certificate)?;
         let key = Key::generate()?;
-        let usages = [
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = leaf("constellation verifier", VERIFIER_LEAF, &usages)
             .signed_by(&key.0, &issuer)
             .map_err(Error::Certificate)?;
@@ -119,14 +95,8 @@ impl Identity {
 
     /// Any chain with any key, to see it refused.
     #[cfg(test)]
-    pub(super) fn from_parts(
-        chain: Vec<CertificateDer<'static>>,
-        key_pem: &str,
-    ) -> Result<Self, Error> {
-        Self::assemble(
-            chain,
-            &Key(KeyPair::from_pem(key_pem).map_err(Error::Certificate)?),
-        )
+    pub(super) fn from_parts(chain: Vec<CertificateDer<'static>>, key_pem: &str) -> Result<Self, Error> {
+        Self::assemble(chain, &Key(KeyPair::from_pem(key_pem).map_err(Error::Certificate)?))
     }
 
     /// The same with one more certificate on top of the chain.
@@ -134,19 +104,13 @@ impl Identity {
     pub(super) fn with_extra(&self, certificate: CertificateDer<'static>) -> Self {
         let mut certified = CertifiedKey::clone(&self.certified);
         certified.cert.push(certificate);
-        Self {
-            certified: Arc::new(certified),
-            spki: self.spki.clone(),
-        }
+        Self { certified: Arc::new(certified), spki: self.spki.clone() }
     }
 
     fn assemble(chain: Vec<CertificateDer<'static>>, key: &Key) -> Result<Self, Error> {
         let pkcs8 = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.0.serialized_der()));
         let signer = config::load_key(&pkcs8)?;
-        Ok(Self {
-            certified: Arc::new(CertifiedKey::new(chain, signer)),
-            spki: key.0.subject_public_key_info(),
-        })
+        Ok(Self { certified: Arc::new(CertifiedKey::new(chain, signer)), spki: key.0.subject_public_key_info() })
     }
 }
 
@@ -205,9 +169,7 @@ fn leaf(name: &str, life: Duration, usages: &[ExtendedKeyUsagePurpose]) -> Certi
 }
 
 fn params(common_name: &str, life: Duration) -> CertificateParams {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let mut params = CertificateParams::default();
     params.distinguished_name = name(common_name);

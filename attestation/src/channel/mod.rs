@@ -108,37 +108,19 @@ pub struct Channel<S> {
 }
 
 /// A node serves its owner, or a verifier; [`Channel::peer_trust`] says which.
-pub async fn node_accept<S>(
-    stream: S,
-    identity: &Identity,
-    owner_spki: &[u8],
-) -> Result<Channel<S>, Error>
+pub async fn node_accept<S>(stream: S, identity: &Identity, owner_spki: &[u8]) -> Result<Channel<S>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    accept(
-        stream,
-        identity,
-        PeerVerifier::under_owner(owner_spki, Trust::OwnerOrVerifier)?,
-    )
-    .await
+    accept(stream, identity, PeerVerifier::under_owner(owner_spki, Trust::OwnerOrVerifier)?).await
 }
 
 /// A node calls a verifier of its owner's.
-pub async fn node_connect<S>(
-    stream: S,
-    identity: &Identity,
-    owner_spki: &[u8],
-) -> Result<Channel<S>, Error>
+pub async fn node_connect<S>(stream: S, identity: &Identity, owner_spki: &[u8]) -> Result<Channel<S>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connect(
-        stream,
-        identity,
-        PeerVerifier::under_owner(owner_spki, Trust::Verifier)?,
-    )
-    .await
+    connect(stream, identity, PeerVerifier::under_owner(owner_spki, Trust::Verifier)?).await
 }
 
 /// A verifier serves any node; the node must show a certificate.
@@ -157,27 +139,17 @@ where
     connect(stream, identity, PeerVerifier::any_node()).await
 }
 
-async fn accept<S>(
-    stream: S,
-    identity: &Identity,
-    verifier: PeerVerifier,
-) -> Result<Channel<S>, Error>
+async fn accept<S>(stream: S, identity: &Identity, verifier: PeerVerifier) -> Result<Channel<S>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let verifier = Arc::new(verifier);
     let acceptor = TlsAcceptor::from(config::server(identity, verifier.clone())?);
-    let stream = within(STEP_TIMEOUT, "the TLS handshake", acceptor.accept(stream))
-        .await?
-        .map_err(Error::Handshake)?;
+    let stream = within(STEP_TIMEOUT, "the TLS handshake", acceptor.accept(stream)).await?.map_err(Error::Handshake)?;
     Channel::open(TlsStream::from(stream), identity, &verifier).await
 }
 
-async fn connect<S>(
-    stream: S,
-    identity: &Identity,
-    verifier: PeerVerifier,
-) -> Result<Channel<S>, Error>
+async fn connect<S>(stream: S, identity: &Identity, verifier: PeerVerifier) -> Result<Channel<S>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -185,17 +157,11 @@ where
     let connector = TlsConnector::from(config::client(identity, verifier.clone())?);
     let name = ServerName::try_from(PEER_NAME).expect("the name is a valid DNS name");
     let handshake = connector.connect(name, stream);
-    let stream = within(STEP_TIMEOUT, "the TLS handshake", handshake)
-        .await?
-        .map_err(Error::Handshake)?;
+    let stream = within(STEP_TIMEOUT, "the TLS handshake", handshake).await?.map_err(Error::Handshake)?;
     Channel::open(TlsStream::from(stream), identity, &verifier).await
 }
 
-async fn within<F: Future>(
-    limit: Duration,
-    what: &'static str,
-    step: F,
-) -> Result<F::Output, Error> {
+async fn within<F: Future>(limit: Duration, what: &'static str, step: F) -> Result<F::Output, Error> {
     timeout(limit, step).await.map_err(|_| Error::Timeout(what))
 }
 
@@ -208,16 +174,10 @@ impl<S> Channel<S> {
         let stream = self.stream.as_ref().ok_or(Error::Closed)?;
         match stream {
             TlsStream::Client(stream) => {
-                stream
-                    .get_ref()
-                    .1
-                    .export_keying_material([0; 32], EXPORTER_LABEL, Some(nonce))
+                stream.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, Some(nonce))
             }
             TlsStream::Server(stream) => {
-                stream
-                    .get_ref()
-                    .1
-                    .export_keying_material([0; 32], EXPORTER_LABEL, Some(nonce))
+                stream.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, Some(nonce))
             }
         }
         .map_err(Error::Exporter)
@@ -248,11 +208,7 @@ impl<S> Channel<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
-    async fn open(
-        mut stream: TlsStream<S>,
-        identity: &Identity,
-        verifier: &PeerVerifier,
-    ) -> Result<Self, Error> {
+    async fn open(mut stream: TlsStream<S>, identity: &Identity, verifier: &PeerVerifier) -> Result<Self, Error> {
         match Self::peer(&stream) {
             Ok(peer_spki) => Ok(Self {
                 stream: Some(stream),
@@ -273,10 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         if state.alpn_protocol() != Some(ALPN) {
             return Err(Error::Alpn);
         }
-        let leaf = state
-            .peer_certificates()
-            .and_then(<[_]>::first)
-            .ok_or(Error::PeerCertificate)?;
+        let leaf = state.peer_certificates().and_then(<[_]>::first).ok_or(Error::PeerCertificate)?;
         verify::spki(leaf)
     }
 
@@ -297,9 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
             stream.write_all(&frame).await?;
             stream.flush().await
         };
-        within(self.step_timeout, "sending a message", write)
-            .await?
-            .map_err(Error::Io)?;
+        within(self.step_timeout, "sending a message", write).await?.map_err(Error::Io)?;
         self.stream = Some(stream);
         Ok(())
     }
@@ -316,10 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     ///
     /// # Errors
     /// As [`Channel::receive`].
-    pub async fn receive_within<T: DeserializeOwned>(
-        &mut self,
-        limit: Duration,
-    ) -> Result<T, Error> {
+    pub async fn receive_within<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, Error> {
         // Taken, and put back only after success: an error, and a caller who stops waiting, close the connection.
         let mut stream = self.stream.take().ok_or(Error::Closed)?;
         let frame = within(limit, "receiving a message", read_frame(&mut stream)).await??;
@@ -339,9 +287,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
 /// Length and JSON in one buffer, zeroed when dropped: a message may hold a kubeconfig.
 fn frame<T: Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, Error> {
     let json = Zeroizing::new(serde_json::to_vec(message).map_err(|_| Error::Serialize)?);
-    let length = u32::try_from(json.len())
-        .ok()
-        .filter(|_| json.len() <= MAX_FRAME);
+    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= MAX_FRAME);
     let length = length.ok_or(Error::FrameTooLong(json.len()))?;
     let mut frame = Zeroizing::new(Vec::with_capacity(LENGTH_BYTES + json.len()));
     frame.extend_from_slice(&length.to_be_bytes());
@@ -361,10 +307,8 @@ async fn read_frame<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Zeroizing<Ve
 
 /// Parses JSON that may be secret: the error says where, never what.
 pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(json).map_err(|error| Error::Malformed {
-        expected: std::any::type_name::<T>(),
-        column: error.column(),
-    })
+    serde_json::from_slice(json)
+        .map_err(|error| Error::Malformed { expected: std::any::type_name::<T>(), column: error.column() })
 }
 
 #[cfg(test)]

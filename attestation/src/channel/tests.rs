@@ -11,10 +11,7 @@ use tokio::io::{DuplexStream, duplex};
 use super::*;
 use crate::{owner, protocol::Request};
 
-type Pair = (
-    Result<Channel<DuplexStream>, Error>,
-    Result<Channel<DuplexStream>, Error>,
-);
+type Pair = (Result<Channel<DuplexStream>, Error>, Result<Channel<DuplexStream>, Error>);
 
 fn owner() -> owner::SigningKey {
     owner::SigningKey::generate().unwrap()
@@ -32,19 +29,13 @@ fn verifier(owner: &owner::SigningKey) -> Identity {
 /// The node serves, someone calls it.
 async fn call(caller: &Identity, node: &Identity, owner_spki: &[u8]) -> Pair {
     let (left, right) = duplex(64 * 1024);
-    tokio::join!(
-        verifier_connect(left, caller),
-        node_accept(right, node, owner_spki)
-    )
+    tokio::join!(verifier_connect(left, caller), node_accept(right, node, owner_spki))
 }
 
 /// The node calls, someone serves it.
 async fn join(server: &Identity, node: &Identity, owner_spki: &[u8]) -> Pair {
     let (left, right) = duplex(64 * 1024);
-    tokio::join!(
-        node_connect(left, node, owner_spki),
-        verifier_accept(right, server)
-    )
+    tokio::join!(node_connect(left, node, owner_spki), verifier_accept(right, server))
 }
 
 #[tokio::test]
@@ -69,11 +60,7 @@ async fn a_node_serves_a_verifier_but_not_as_its_owner() {
 #[tokio::test]
 async fn a_node_refuses_another_owner_and_another_owners_verifier() {
     let (owner, other) = (owner(), owner());
-    for caller in [
-        Identity::owner_client(&other).unwrap(),
-        verifier(&other),
-        node(),
-    ] {
+    for caller in [Identity::owner_client(&other).unwrap(), verifier(&other), node()] {
         let (_caller, nodes) = call(&caller, &node(), &owner.public_spki()).await;
         assert!(matches!(nodes, Err(Error::Handshake(_))));
     }
@@ -82,20 +69,13 @@ async fn a_node_refuses_another_owner_and_another_owners_verifier() {
 #[tokio::test]
 async fn a_refused_caller_learns_nothing_but_that() {
     let (owner, other) = (owner(), owner());
-    let (caller, _nodes) = call(
-        &Identity::owner_client(&other).unwrap(),
-        &node(),
-        &owner.public_spki(),
-    )
-    .await;
+    let (caller, _nodes) = call(&Identity::owner_client(&other).unwrap(), &node(), &owner.public_spki()).await;
     // In TLS 1.3 a client may believe in the handshake until it reads.
     let error = match caller {
         Ok(mut channel) => channel.receive::<Request>().await.unwrap_err(),
         Err(error) => error,
     };
-    let (Error::Io(source) | Error::Handshake(source)) = error else {
-        panic!("{error}")
-    };
+    let (Error::Io(source) | Error::Handshake(source)) = error else { panic!("{error}") };
     assert!(!source.to_string().contains("owner"), "{source}");
 }
 
@@ -112,11 +92,7 @@ async fn a_node_calls_its_owners_verifier() {
 async fn a_node_does_not_join_anyone_else() {
     let (owner, other) = (owner(), owner());
     // Another cluster's verifier, an owner's client certificate, another node.
-    for server in [
-        verifier(&other),
-        Identity::owner_client(&owner).unwrap(),
-        node(),
-    ] {
+    for server in [verifier(&other), Identity::owner_client(&owner).unwrap(), node()] {
         let (nodes, _verifiers) = join(&server, &node(), &owner.public_spki()).await;
         assert!(matches!(nodes, Err(Error::Handshake(_))));
     }
@@ -129,12 +105,7 @@ async fn a_verifier_ca_cannot_pose_as_the_owner_nor_make_further_authorities() {
     let ca_key = owner::SigningKey::from_pkcs8_pem(&key).unwrap();
 
     // A leaf that names the owner as its issuer, signed by the CA's key.
-    let (_caller, nodes) = call(
-        &Identity::owner_client(&ca_key).unwrap(),
-        &node(),
-        &owner.public_spki(),
-    )
-    .await;
+    let (_caller, nodes) = call(&Identity::owner_client(&ca_key).unwrap(), &node(), &owner.public_spki()).await;
     assert!(nodes.is_err());
 
     // The CA's own certificate as a leaf.
@@ -159,20 +130,14 @@ fn a_verifier_identity_needs_the_cas_own_key() {
     let owner = owner();
     let (certificate, _) = Identity::issue_verifier_ca(&owner).unwrap();
     let (_, other_key) = Identity::issue_verifier_ca(&owner).unwrap();
-    assert!(matches!(
-        Identity::verifier(&certificate, &other_key),
-        Err(Error::VerifierCa)
-    ));
+    assert!(matches!(Identity::verifier(&certificate, &other_key), Err(Error::VerifierCa)));
 }
 
 #[tokio::test]
 async fn an_owners_key_that_is_no_p256_key_is_refused_before_the_handshake() {
     for spki in [&[][..], &[0; 91], &owner().public_spki()[..90]] {
         let (left, _right) = duplex(1024);
-        assert!(matches!(
-            node_accept(left, &node(), spki).await,
-            Err(Error::OwnerKey)
-        ));
+        assert!(matches!(node_accept(left, &node(), spki).await, Err(Error::OwnerKey)));
     }
 }
 
@@ -196,19 +161,12 @@ async fn dial(config: ClientConfig, owner: &owner::SigningKey) -> Error {
 #[tokio::test]
 async fn a_caller_with_another_protocol_or_none_is_refused() {
     let owner = owner();
-    for protocols in [
-        vec![],
-        vec![b"h2".to_vec()],
-        vec![b"constellation/2".to_vec()],
-    ] {
+    for protocols in [vec![], vec![b"h2".to_vec()], vec![b"constellation/2".to_vec()]] {
         let identity = Identity::owner_client(&owner).unwrap();
         let config = config::client(&identity, Arc::new(PeerVerifier::any_node())).unwrap();
         let mut config = Arc::unwrap_or_clone(config);
         config.alpn_protocols = protocols;
-        assert!(matches!(
-            dial(config, &owner).await,
-            Error::Alpn | Error::Handshake(_)
-        ));
+        assert!(matches!(dial(config, &owner).await, Error::Alpn | Error::Handshake(_)));
     }
 }
 
@@ -231,17 +189,9 @@ fn only_tls_1_3_without_tickets_or_early_data_is_configured() {
     let server = config::server(&node(), Arc::new(PeerVerifier::any_node())).unwrap();
     let client = config::client(&node(), Arc::new(PeerVerifier::any_node())).unwrap();
     for provider in [server.crypto_provider(), client.crypto_provider()] {
-        assert!(
-            provider
-                .cipher_suites
-                .iter()
-                .all(|suite| suite.tls13().is_some())
-        );
+        assert!(provider.cipher_suites.iter().all(|suite| suite.tls13().is_some()));
     }
-    assert_eq!(
-        (server.send_tls13_tickets, server.max_early_data_size),
-        (0, 0)
-    );
+    assert_eq!((server.send_tls13_tickets, server.max_early_data_size), (0, 0));
     assert!(!server.session_storage.can_cache() && !client.enable_early_data);
 }
 
@@ -255,62 +205,33 @@ async fn a_tls_1_2_client_is_refused() {
     let (mut left, right) = duplex(64 * 1024);
     left.write_all(&hello).await.unwrap();
     let (node, spki) = (node(), owner.public_spki());
-    let Err(Error::Handshake(error)) = node_accept(right, &node, &spki).await else {
-        panic!("accepted")
-    };
-    assert!(
-        error.to_string().contains("PeerIncompatible")
-            || error.to_string().contains("incompatible"),
-        "{error}"
-    );
+    let Err(Error::Handshake(error)) = node_accept(right, &node, &spki).await else { panic!("accepted") };
+    assert!(error.to_string().contains("PeerIncompatible") || error.to_string().contains("incompatible"), "{error}");
 }
 
 #[tokio::test]
 async fn the_exporter_is_equal_on_both_sides_and_depends_on_nonce_and_connection() {
     let owner = owner();
     let open = async || {
-        let (ours, nodes) = call(
-            &Identity::owner_client(&owner).unwrap(),
-            &node(),
-            &owner.public_spki(),
-        )
-        .await;
+        let (ours, nodes) = call(&Identity::owner_client(&owner).unwrap(), &node(), &owner.public_spki()).await;
         (ours.unwrap(), nodes.unwrap())
     };
     let ((ours, nodes), (other, _)) = (open().await, open().await);
-    assert_eq!(
-        ours.exporter(b"nonce").unwrap(),
-        nodes.exporter(b"nonce").unwrap()
-    );
-    assert_ne!(
-        ours.exporter(b"nonce").unwrap(),
-        ours.exporter(b"other").unwrap()
-    );
-    assert_ne!(
-        ours.exporter(b"nonce").unwrap(),
-        other.exporter(b"nonce").unwrap()
-    );
+    assert_eq!(ours.exporter(b"nonce").unwrap(), nodes.exporter(b"nonce").unwrap());
+    assert_ne!(ours.exporter(b"nonce").unwrap(), ours.exporter(b"other").unwrap());
+    assert_ne!(ours.exporter(b"nonce").unwrap(), other.exporter(b"nonce").unwrap());
 }
 
 async fn opened() -> (Channel<DuplexStream>, Channel<DuplexStream>) {
     let owner = owner();
-    let (ours, nodes) = call(
-        &Identity::owner_client(&owner).unwrap(),
-        &node(),
-        &owner.public_spki(),
-    )
-    .await;
+    let (ours, nodes) = call(&Identity::owner_client(&owner).unwrap(), &node(), &owner.public_spki()).await;
     (ours.unwrap(), nodes.unwrap())
 }
 
 #[tokio::test]
 async fn messages_arrive_whole_and_in_order() {
     let (mut ours, mut nodes) = opened().await;
-    let messages = [
-        json!({"a": 1}),
-        json!("x".repeat(MAX_FRAME - 2)),
-        json!(null),
-    ];
+    let messages = [json!({"a": 1}), json!("x".repeat(MAX_FRAME - 2)), json!(null)];
     let send = async {
         for message in &messages {
             ours.send(message).await.unwrap();
@@ -329,10 +250,7 @@ async fn messages_arrive_whole_and_in_order() {
 #[tokio::test]
 async fn a_message_that_is_too_long_is_neither_sent_nor_read() {
     let (mut ours, mut nodes) = opened().await;
-    assert!(matches!(
-        ours.send(&"x".repeat(MAX_FRAME)).await,
-        Err(Error::FrameTooLong(_))
-    ));
+    assert!(matches!(ours.send(&"x".repeat(MAX_FRAME)).await, Err(Error::FrameTooLong(_))));
     assert!(matches!(ours.send(&1).await, Err(Error::Closed)));
     assert!(matches!(nodes.receive::<Value>().await, Err(Error::Io(_))));
 
@@ -341,10 +259,7 @@ async fn a_message_that_is_too_long_is_neither_sent_nor_read() {
     let stream = ours.stream.as_mut().unwrap();
     stream.write_all(&length.to_be_bytes()).await.unwrap();
     stream.flush().await.unwrap();
-    assert!(matches!(
-        nodes.receive::<Value>().await,
-        Err(Error::FrameTooLong(_))
-    ));
+    assert!(matches!(nodes.receive::<Value>().await, Err(Error::FrameTooLong(_))));
 }
 
 #[tokio::test]
@@ -354,28 +269,16 @@ async fn a_message_with_unknown_members_closes_the_channel_and_is_not_repeated()
     let error = nodes.receive::<Request>().await.unwrap_err();
     assert!(matches!(error, Error::Malformed { .. }));
     assert!(!format!("{error} {error:?}").contains("secret"));
-    assert!(matches!(
-        nodes.receive::<Request>().await,
-        Err(Error::Closed)
-    ));
+    assert!(matches!(nodes.receive::<Request>().await, Err(Error::Closed)));
     assert!(matches!(nodes.exporter(b""), Err(Error::Closed)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_left() {
     let (_ours, mut nodes) = opened().await;
-    assert!(matches!(
-        nodes.receive::<Request>().await,
-        Err(Error::Timeout(_))
-    ));
-    assert!(matches!(
-        nodes.receive::<Request>().await,
-        Err(Error::Closed)
-    ));
+    assert!(matches!(nodes.receive::<Request>().await, Err(Error::Timeout(_))));
+    assert!(matches!(nodes.receive::<Request>().await, Err(Error::Closed)));
 
     let (left, _right) = duplex(1024);
-    assert!(matches!(
-        node_accept(left, &node(), &owner().public_spki()).await,
-        Err(Error::Timeout(_))
-    ));
+    assert!(matches!(node_accept(left, &node(), &owner().public_spki()).await, Err(Error::Timeout(_))));
 }

@@ -92,27 +92,17 @@ pub(super) struct PeerVerifier {
 
 impl PeerVerifier {
     pub(super) fn any_node() -> Self {
-        Self {
-            accepts: Accepts::AnyNode,
-            seen: OnceLock::new(),
-        }
+        Self { accepts: Accepts::AnyNode, seen: OnceLock::new() }
     }
 
     pub(super) fn under_owner(owner_spki: &[u8], trust: Trust) -> Result<Self, Error> {
         p256_point(owner_spki)?;
         let anchor = TrustAnchor {
             subject: OWNER_NAME_DER.into(),
-            subject_public_key_info: owner_spki
-                .get(SEQUENCE_HEADER..)
-                .ok_or(Error::OwnerKey)?
-                .to_vec()
-                .into(),
+            subject_public_key_info: owner_spki.get(SEQUENCE_HEADER..).ok_or(Error::OwnerKey)?.to_vec().into(),
             name_constraints: None,
         };
-        Ok(Self {
-            accepts: Accepts::UnderOwner(anchor, trust),
-            seen: OnceLock::new(),
-        })
+        Ok(Self { accepts: Accepts::UnderOwner(anchor, trust), seen: OnceLock::new() })
     }
 
     /// The authority of the leaf that was accepted; nothing before the handshake is done, and nothing for a node.
@@ -139,15 +129,7 @@ impl PeerVerifier {
         };
         let anchors = [anchor.clone()];
         let path = leaf
-            .verify_for_usage(
-                ALGORITHMS.all,
-                &anchors,
-                above,
-                now,
-                KeyUsage::required(usage),
-                None,
-                None,
-            )
+            .verify_for_usage(ALGORITHMS.all, &anchors, above, now, KeyUsage::required(usage), None, None)
             .map_err(Refusal::Chain)?;
         if path.intermediate_certificates().count() != above.len() {
             return Err(Refusal::Path);

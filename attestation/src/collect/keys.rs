@@ -2,9 +2,7 @@
 
 use tss_esapi::{
     Context,
-    abstraction::{
-        AsymmetricAlgorithmSelection, DefaultKey, ek::create_ek_public_from_default_template_2,
-    },
+    abstraction::{AsymmetricAlgorithmSelection, DefaultKey, ek::create_ek_public_from_default_template_2},
     attributes::ObjectAttributesBuilder,
     constants::CapabilityType,
     handles::{KeyHandle, PersistentTpmHandle, TpmHandle},
@@ -16,8 +14,8 @@ use tss_esapi::{
         session_handles::AuthSession,
     },
     structures::{
-        CapabilityData, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Public,
-        PublicBuffer, PublicBuilder, PublicEccParametersBuilder, SymmetricDefinitionObject,
+        CapabilityData, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Public, PublicBuffer,
+        PublicBuilder, PublicEccParametersBuilder, SymmetricDefinitionObject,
     },
     traits::Marshall as _,
 };
@@ -32,29 +30,19 @@ pub(super) const EK_CERTIFICATE: u32 = 0x01c0_0002;
 /// The persistent RSA-2048 endorsement key, or one made from the default template, which is the same key.
 pub(super) fn endorsement_key(context: &mut Context) -> Result<(KeyHandle, Vec<u8>), Error> {
     if exists(context, EK_PERSISTENT)? {
-        let handle =
-            PersistentTpmHandle::new(EK_PERSISTENT).doing("opening the endorsement key")?;
-        let handle = context
-            .tr_from_tpm_public(TpmHandle::Persistent(handle))
-            .doing("opening the endorsement key")?;
-        let (public, ..) = context
-            .read_public(handle.into())
-            .doing("reading the endorsement key")?;
+        let handle = PersistentTpmHandle::new(EK_PERSISTENT).doing("opening the endorsement key")?;
+        let handle = context.tr_from_tpm_public(TpmHandle::Persistent(handle)).doing("opening the endorsement key")?;
+        let (public, ..) = context.read_public(handle.into()).doing("reading the endorsement key")?;
         return Ok((handle.into(), marshalled(public)?));
     }
     let rsa = AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048);
-    let template = create_ek_public_from_default_template_2(rsa, DefaultKey)
-        .doing("making the endorsement key")?;
+    let template = create_ek_public_from_default_template_2(rsa, DefaultKey).doing("making the endorsement key")?;
     primary(context, template, "making the endorsement key")
 }
 
 /// A P-256 key that signs only what the TPM itself made; the template is a constant, so the key survives reboots.
 pub(super) fn attestation_key(context: &mut Context) -> Result<(KeyHandle, Vec<u8>), Error> {
-    primary(
-        context,
-        template().doing("making the attestation key")?,
-        "making the attestation key",
-    )
+    primary(context, template().doing("making the attestation key")?, "making the attestation key")
 }
 
 fn template() -> tss_esapi::Result<Public> {
@@ -85,11 +73,7 @@ fn template() -> tss_esapi::Result<Public> {
         .build()
 }
 
-fn primary(
-    context: &mut Context,
-    template: Public,
-    doing: &'static str,
-) -> Result<(KeyHandle, Vec<u8>), Error> {
+fn primary(context: &mut Context, template: Public, doing: &'static str) -> Result<(KeyHandle, Vec<u8>), Error> {
     let made = context
         .execute_with_session(Some(AuthSession::Password), |context| {
             context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
@@ -100,16 +84,12 @@ fn primary(
 
 /// `TPM2B_PUBLIC`.
 fn marshalled(public: Public) -> Result<Vec<u8>, Error> {
-    PublicBuffer::try_from(public)
-        .and_then(|public| public.marshall())
-        .doing("writing a public area")
+    PublicBuffer::try_from(public).and_then(|public| public.marshall()).doing("writing a public area")
 }
 
 /// Whether the TPM has this handle; asking is quieter than using one that isn't there.
 pub(super) fn exists(context: &mut Context, handle: u32) -> Result<bool, Error> {
-    let (found, _) = context
-        .get_capability(CapabilityType::Handles, handle, 1)
-        .doing("looking for a handle")?;
+    let (found, _) = context.get_capability(CapabilityType::Handles, handle, 1).doing("looking for a handle")?;
     let CapabilityData::Handles(handles) = found else {
         return Err(Error::Unexpected("a list of handles"));
     };
@@ -119,9 +99,7 @@ pub(super) fn exists(context: &mut Context, handle: u32) -> Result<bool, Error> 
 /// What a `TPM2B` holds, if it is exactly one.
 pub(super) fn unsized_exact(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     match bytes.split_first_chunk::<2>() {
-        Some((length, rest)) if usize::from(u16::from_be_bytes(*length)) == rest.len() => {
-            Ok(rest.to_vec())
-        }
+        Some((length, rest)) if usize::from(u16::from_be_bytes(*length)) == rest.len() => Ok(rest.to_vec()),
         _ => Err(Error::Unexpected("a credential")),
     }
 }

@@ -131,15 +131,7 @@ impl Tpm {
         let mut context = Context::new(tcti).doing("connecting to the TPM")?;
         let (ek, ek_public) = keys::endorsement_key(&mut context)?;
         let (ak, ak_public) = keys::attestation_key(&mut context)?;
-        Ok(Self {
-            context,
-            ek,
-            ek_public,
-            ek_certificate: None,
-            ak,
-            ak_public,
-            event_log: EVENT_LOG.into(),
-        })
+        Ok(Self { context, ek, ek_public, ek_certificate: None, ak, ak_public, event_log: EVENT_LOG.into() })
     }
 
     /// Takes the event log from elsewhere than [`EVENT_LOG`].
@@ -153,9 +145,7 @@ impl Tpm {
         let mut values = DigestValues::new();
         values.set(HashingAlgorithm::Sha256, digest);
         self.context
-            .execute_with_session(Some(AuthSession::Password), |context| {
-                context.pcr_extend(PcrHandle::Pcr15, values)
-            })
+            .execute_with_session(Some(AuthSession::Password), |context| context.pcr_extend(PcrHandle::Pcr15, values))
             .doing("extending PCR 15")
     }
 
@@ -174,13 +164,10 @@ impl Tpm {
             return Err(Error::NoEkCertificate);
         }
         let rsa = AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048);
-        let mut certificate = retrieve_ek_pubcert(&mut self.context, rsa)
-            .doing("reading the endorsement key's certificate")?;
+        let mut certificate =
+            retrieve_ek_pubcert(&mut self.context, rsa).doing("reading the endorsement key's certificate")?;
         // Some makers define the index larger than the certificate.
-        let padding = x509_parser::parse_x509_certificate(&certificate)
-            .map_err(|_| Error::NoEkCertificate)?
-            .0
-            .len();
+        let padding = x509_parser::parse_x509_certificate(&certificate).map_err(|_| Error::NoEkCertificate)?.0.len();
         certificate.truncate(certificate.len() - padding);
         self.ek_certificate = Some(certificate.clone());
         Ok(certificate)
@@ -203,10 +190,7 @@ impl Tpm {
         let mut values = Vec::with_capacity(slots.len() * DIGEST_BYTES);
         for slots in slots.chunks(PCRS_PER_READ) {
             let selection = selection(slots)?;
-            let (_, read, digests) = self
-                .context
-                .pcr_read(selection.clone())
-                .doing("reading PCRs")?;
+            let (_, read, digests) = self.context.pcr_read(selection.clone()).doing("reading PCRs")?;
             // A TPM without the bank answers with nothing and no error.
             if read != selection || digests.len() != slots.len() {
                 return Err(Error::NoSha256Bank);
@@ -215,11 +199,7 @@ impl Tpm {
                 values.extend_from_slice(digest);
             }
         }
-        if values.len() == slots.len() * DIGEST_BYTES {
-            Ok(values)
-        } else {
-            Err(Error::NoSha256Bank)
-        }
+        if values.len() == slots.len() * DIGEST_BYTES { Ok(values) } else { Err(Error::NoSha256Bank) }
     }
 
     /// A quote of PCR 0 to 15 with `binding` as extra data, beside the very values it is about.
@@ -250,10 +230,8 @@ impl Tpm {
 
     /// `TPM2_ActivateCredential`: `TPM2B_ID_OBJECT` and `TPM2B_ENCRYPTED_SECRET` to the secret.
     fn open_credential(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, Error> {
-        let credential =
-            IdObject::try_from(keys::unsized_exact(credential)?).doing("reading the credential")?;
-        let secret = EncryptedSecret::try_from(keys::unsized_exact(secret)?)
-            .doing("reading the credential")?;
+        let credential = IdObject::try_from(keys::unsized_exact(credential)?).doing("reading the credential")?;
+        let secret = EncryptedSecret::try_from(keys::unsized_exact(secret)?).doing("reading the credential")?;
         let (ak, ek) = (self.ak, self.ek);
         let session = self
             .context
@@ -290,9 +268,7 @@ impl Tpm {
             Err(error) => Err(error),
         };
         // The TPM has few sessions, so this one goes whatever happened.
-        let flushed = self
-            .context
-            .flush_context(SessionHandle::from(session).into());
+        let flushed = self.context.flush_context(SessionHandle::from(session).into());
         let opened = opened.doing("opening the credential")?;
         flushed.doing("ending the policy session")?;
         Ok(opened.to_vec())
@@ -306,18 +282,8 @@ impl Attester for Tpm {
 
     fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
         let event_log = read_event_log(&self.event_log)?;
-        let Quote {
-            attest,
-            signature,
-            pcrs,
-        } = self.quote(binding)?;
-        Ok(Evidence {
-            quote: attest,
-            signature,
-            pcrs,
-            event_log,
-            activated,
-        })
+        let Quote { attest, signature, pcrs } = self.quote(binding)?;
+        Ok(Evidence { quote: attest, signature, pcrs, event_log, activated })
     }
 }
 
@@ -329,10 +295,7 @@ struct Quote {
 }
 
 fn selection(slots: &[PcrSlot]) -> Result<PcrSelectionList, Error> {
-    PcrSelectionListBuilder::new()
-        .with_selection(HashingAlgorithm::Sha256, slots)
-        .build()
-        .doing("selecting PCRs")
+    PcrSelectionListBuilder::new().with_selection(HashingAlgorithm::Sha256, slots).build().doing("selecting PCRs")
 }
 
 /// No file means no log, as on a firmware without one; anything else that goes wrong is an error.
@@ -341,10 +304,7 @@ fn read_event_log(path: &Path) -> Result<Vec<u8>, Error> {
         Ok(log) if log.len() > EVENT_LOG_MAX => Err(Error::EventLogTooLong(log.len())),
         Ok(log) => Ok(log),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(Error::EventLog {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(Error::EventLog { path: path.to_owned(), source }),
     }
 }
 
@@ -355,23 +315,14 @@ mod tests {
     #[test]
     fn an_absent_event_log_is_empty_and_an_unreadable_one_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(
-            read_event_log(&folder.path().join("none")).unwrap(),
-            Vec::<u8>::new()
-        );
-        assert!(matches!(
-            read_event_log(folder.path()),
-            Err(Error::EventLog { .. })
-        ));
+        assert_eq!(read_event_log(&folder.path().join("none")).unwrap(), Vec::<u8>::new());
+        assert!(matches!(read_event_log(folder.path()), Err(Error::EventLog { .. })));
     }
 
     #[test]
     fn an_event_log_that_fits_no_message_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(EVENT_LOG_MAX as u64 + 1).unwrap();
-        assert!(matches!(
-            read_event_log(file.path()),
-            Err(Error::EventLogTooLong(_))
-        ));
+        assert!(matches!(read_event_log(file.path()), Err(Error::EventLogTooLong(_))));
     }
 }

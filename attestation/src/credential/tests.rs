@@ -31,21 +31,14 @@ impl SoftEk {
             Self::Ecc(key) => {
                 let point = key.compute_public_key().unwrap();
                 let (x, y) = point.as_ref()[1..].split_at(32);
-                (
-                    ALG_ECC,
-                    [&b"\x00\x03\x00\x10"[..], &sized(x), &sized(y)].concat(),
-                )
+                (ALG_ECC, [&b"\x00\x03\x00\x10"[..], &sized(x), &sized(y)].concat())
             }
             Self::Rsa(key) => {
-                let spki = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(
-                    &key.public_key(),
-                )
-                .unwrap();
+                let spki =
+                    aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(&key.public_key())
+                        .unwrap();
                 let modulus = &spki.as_ref()[RSA_PREFIX.len()..][..RSA_BYTES];
-                (
-                    ALG_RSA,
-                    [&b"\x08\x00\x00\x00\x00\x00"[..], &sized(modulus)].concat(),
-                )
+                (ALG_RSA, [&b"\x08\x00\x00\x00\x00\x00"[..], &sized(modulus)].concat())
             }
         };
         let head = [
@@ -60,12 +53,7 @@ impl SoftEk {
     }
 
     /// `TPM2_ActivateCredential`.
-    pub(crate) fn activate(
-        &self,
-        ak_public: &[u8],
-        credential: &[u8],
-        secret: &[u8],
-    ) -> Option<Vec<u8>> {
+    pub(crate) fn activate(&self, ak_public: &[u8], credential: &[u8], secret: &[u8]) -> Option<Vec<u8>> {
         let name = name(ak_public).ok()?;
         let secret = unsized_exact(secret)?;
         let seed = match self {
@@ -74,38 +62,24 @@ impl SoftEk {
                 let (x, y) = (reader.sized()?, reader.sized()?);
                 let own = key.compute_public_key().unwrap();
                 let point = [&[4], x, y].concat();
-                agree(
-                    key,
-                    UnparsedPublicKey::new(&ECDH_P256, &point),
-                    (),
-                    |shared| Ok(kdfe(shared, IDENTITY, x, &own.as_ref()[1..33]).to_vec()),
-                )
+                agree(key, UnparsedPublicKey::new(&ECDH_P256, &point), (), |shared| {
+                    Ok(kdfe(shared, IDENTITY, x, &own.as_ref()[1..33]).to_vec())
+                })
                 .ok()?
             }
             Self::Rsa(key) => {
                 let key = OaepPrivateDecryptingKey::new(key.clone()).unwrap();
                 let mut seed = vec![0; key.min_output_size()];
-                key.decrypt(&OAEP_SHA256_MGF1SHA256, secret, &mut seed, Some(IDENTITY))
-                    .ok()?
-                    .to_vec()
+                key.decrypt(&OAEP_SHA256_MGF1SHA256, secret, &mut seed, Some(IDENTITY)).ok()?.to_vec()
             }
         };
         let mut object = Reader(unsized_exact(credential)?);
         let (mac, mut identity) = (object.sized()?, object.0.to_vec());
-        let key = hmac::Key::new(
-            hmac::HMAC_SHA256,
-            kdfa(&seed, b"INTEGRITY", &[], 256).as_slice(),
-        );
+        let key = hmac::Key::new(hmac::HMAC_SHA256, kdfa(&seed, b"INTEGRITY", &[], 256).as_slice());
         hmac::verify(&key, &[identity.clone(), name.clone()].concat(), mac).ok()?;
         let key = kdfa(&seed, b"STORAGE", &name, 128);
-        let cipher =
-            DecryptingKey::cfb128(UnboundCipherKey::new(&AES_128, &key[..16]).unwrap()).unwrap();
-        cipher
-            .decrypt(
-                &mut identity,
-                DecryptionContext::Iv128(FixedLength::from([0; 16])),
-            )
-            .unwrap();
+        let cipher = DecryptingKey::cfb128(UnboundCipherKey::new(&AES_128, &key[..16]).unwrap()).unwrap();
+        cipher.decrypt(&mut identity, DecryptionContext::Iv128(FixedLength::from([0; 16]))).unwrap();
         unsized_exact(&identity).map(<[u8]>::to_vec)
     }
 }
@@ -119,10 +93,7 @@ pub(crate) fn some_ak(salt: u8) -> Vec<u8> {
 fn the_right_tpm_opens_the_credential_beside_the_right_key() {
     for ek in [SoftEk::ecc(), SoftEk::rsa()] {
         let (credential, secret) = make_credential(&ek.public(), &some_ak(1), &[5; 32]).unwrap();
-        assert_eq!(
-            ek.activate(&some_ak(1), &credential, &secret),
-            Some(vec![5; 32])
-        );
+        assert_eq!(ek.activate(&some_ak(1), &credential, &secret), Some(vec![5; 32]));
     }
 }
 
@@ -136,10 +107,7 @@ fn another_attestation_key_gets_nothing() {
 
 #[test]
 fn another_tpm_gets_nothing() {
-    for (ek, other) in [
-        (SoftEk::ecc(), SoftEk::ecc()),
-        (SoftEk::rsa(), SoftEk::rsa()),
-    ] {
+    for (ek, other) in [(SoftEk::ecc(), SoftEk::ecc()), (SoftEk::rsa(), SoftEk::rsa())] {
         let (credential, secret) = make_credential(&ek.public(), &some_ak(1), &[5; 32]).unwrap();
         assert_eq!(other.activate(&some_ak(1), &credential, &secret), None);
     }
@@ -157,14 +125,8 @@ fn each_credential_is_encrypted_anew() {
 fn only_secrets_of_one_to_thirty_two_bytes_fit() {
     let ek = SoftEk::ecc().public();
     assert!(make_credential(&ek, &some_ak(1), &[5]).is_ok());
-    assert!(matches!(
-        make_credential(&ek, &some_ak(1), &[]),
-        Err(Error::Secret)
-    ));
-    assert!(matches!(
-        make_credential(&ek, &some_ak(1), &[5; 33]),
-        Err(Error::Secret)
-    ));
+    assert!(matches!(make_credential(&ek, &some_ak(1), &[]), Err(Error::Secret)));
+    assert!(matches!(make_credential(&ek, &some_ak(1), &[5; 33]), Err(Error::Secret)));
 }
 
 /// The endorsement key of a real (software) TPM, as tpm2-tools wrote it: `tpm2_createek` of the vectors.
@@ -173,10 +135,7 @@ const SWTPM_EK: &str = include_str!("ek_rsa.hex");
 #[test]
 fn the_public_area_of_a_software_tpms_endorsement_key_is_accepted() {
     let ek = hex::decode(SWTPM_EK.trim()).unwrap();
-    assert!(matches!(
-        EndorsementKey::parse(&ek),
-        Ok(EndorsementKey::Rsa(_))
-    ));
+    assert!(matches!(EndorsementKey::parse(&ek), Ok(EndorsementKey::Rsa(_))));
     let (credential, secret) = make_credential(&ek, &some_ak(1), &[5; 32]).unwrap();
     // The sizes that tpm2_makecredential gives for the same key.
     assert_eq!((credential.len(), secret.len()), (2 + 34 + 34, 2 + 256));
@@ -224,22 +183,13 @@ fn a_point_off_the_curve_is_refused() {
     let mut ek = SoftEk::ecc().public();
     let last = ek.len() - 1;
     ek[last] ^= 1;
-    assert!(matches!(
-        make_credential(&ek, &some_ak(1), &[5; 32]),
-        Err(Error::Crypto)
-    ));
+    assert!(matches!(make_credential(&ek, &some_ak(1), &[5; 32]), Err(Error::Crypto)));
 }
 
 #[test]
 fn an_attestation_key_that_cannot_be_named_is_refused() {
     let ek = SoftEk::ecc().public();
-    for ak in [
-        &[][..],
-        &[0, 0],
-        &[0, 1, 0],
-        &sized(&[0, 0x23, 0, 0x0c]),
-        &[0, 6, 0, 0x23, 0, 0x0b],
-    ] {
+    for ak in [&[][..], &[0, 0], &[0, 1, 0], &sized(&[0, 0x23, 0, 0x0c]), &[0, 6, 0, 0x23, 0, 0x0b]] {
         assert!(matches!(make_credential(&ek, ak, &[5; 32]), Err(Error::Ak)));
     }
 }

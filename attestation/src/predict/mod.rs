@@ -23,9 +23,7 @@ pub use pe::Error;
 pub type Register = [u8; 32];
 
 /// Sections that the stub measures, in its own order (not the file's), and whether it measures them.
-const MEASURED_SECTIONS: &[&str] = &[
-    ".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey",
-];
+const MEASURED_SECTIONS: &[&str] = &[".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"];
 
 /// The release of systemd-stub whose rules are known here.
 const STUB_RELEASE: &str = "252";
@@ -45,10 +43,7 @@ impl Prediction {
     /// Register numbers to hex values, as a measurement set wants them.
     #[must_use]
     pub fn to_hex(&self) -> BTreeMap<u8, Vec<String>> {
-        self.registers
-            .iter()
-            .map(|(index, value)| (*index, vec![hex::encode(value)]))
-            .collect()
+        self.registers.iter().map(|(index, value)| (*index, vec![hex::encode(value)])).collect()
     }
 }
 
@@ -61,9 +56,7 @@ impl Prediction {
 pub fn predict(image: &[u8]) -> Result<Prediction, Error> {
     let parsed = pe::Image::parse(image)?;
     let marker = parsed.section(".sdmagic")?;
-    let release = stub_release(marker).ok_or(Error::Stub {
-        found: "unknown".to_owned(),
-    })?;
+    let release = stub_release(marker).ok_or(Error::Stub { found: "unknown".to_owned() })?;
     if release != STUB_RELEASE {
         return Err(Error::Stub { found: release });
     }
@@ -87,21 +80,14 @@ pub fn predict(image: &[u8]) -> Result<Prediction, Error> {
         (12, [0; 32]),
         (13, [0; 32]),
     ]);
-    Ok(Prediction {
-        registers,
-        authenticode,
-        command_line: text.trim_end_matches('\0').to_owned(),
-    })
+    Ok(Prediction { registers, authenticode, command_line: text.trim_end_matches('\0').to_owned() })
 }
 
 /// Register 4: the firmware starts the image from a boot option, and the image starts the kernel inside it.
 #[must_use]
 pub fn boot_applications(image: &Register, kernel: &Register) -> Register {
     let mut value = [0; 32];
-    extend(
-        &mut value,
-        &sha256(b"Calling EFI Application from Boot Option"),
-    );
+    extend(&mut value, &sha256(b"Calling EFI Application from Boot Option"));
     extend(&mut value, &sha256(&[0; 4]));
     extend(&mut value, image);
     extend(&mut value, kernel);
@@ -123,16 +109,8 @@ pub fn stub_sections(sections: &[(&str, Register)]) -> Register {
 /// off, control characters as blanks), and the initial RAM disk.
 #[must_use]
 pub fn kernel_inputs(command_line: &str, initrd: &Register) -> Register {
-    let clean: String = command_line
-        .chars()
-        .map(|each| if each < ' ' { ' ' } else { each })
-        .collect();
-    let wide: Vec<u8> = clean
-        .trim_end_matches(' ')
-        .encode_utf16()
-        .chain([0])
-        .flat_map(u16::to_le_bytes)
-        .collect();
+    let clean: String = command_line.chars().map(|each| if each < ' ' { ' ' } else { each }).collect();
+    let wide: Vec<u8> = clean.trim_end_matches(' ').encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
     let mut value = [0; 32];
     extend(&mut value, &sha256(&wide));
     extend(&mut value, initrd);

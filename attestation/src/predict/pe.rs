@@ -93,24 +93,14 @@ impl<'a> Image<'a> {
         let headers_size = number(bytes, optional + 60, 4)?;
         let certificate_size = number(bytes, certificate_entry_at + 4, 4)?;
         let table = optional + optional_size;
-        if headers_size > bytes.len()
-            || headers_size < table + 40 * count
-            || certificate_size > bytes.len()
-        {
+        if headers_size > bytes.len() || headers_size < table + 40 * count || certificate_size > bytes.len() {
             return Err(Error::Malformed("sizes beyond its end"));
         }
         let mut sections = Vec::with_capacity(count);
         for index in 0..count {
             sections.push(section(bytes, table + 40 * index)?);
         }
-        Ok(Self {
-            bytes,
-            sections,
-            checksum_at: optional + 64,
-            certificate_entry_at,
-            headers_size,
-            certificate_size,
-        })
+        Ok(Self { bytes, sections, checksum_at: optional + 64, certificate_entry_at, headers_size, certificate_size })
     }
 
     /// The section table, in the order of the file.
@@ -124,8 +114,7 @@ impl<'a> Image<'a> {
     /// # Errors
     /// When there is none, or more than one.
     pub fn section(&self, name: &str) -> Result<&'a [u8], Error> {
-        self.find(name)?
-            .ok_or_else(|| Error::Missing(name.to_owned()))
+        self.find(name)?.ok_or_else(|| Error::Missing(name.to_owned()))
     }
 
     /// The content of a section, if there is one.
@@ -149,16 +138,11 @@ impl<'a> Image<'a> {
     #[must_use]
     pub fn authenticode(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
-        let mut feed =
-            |from: usize, to: usize| hash.update(self.bytes.get(from..to).unwrap_or_default());
+        let mut feed = |from: usize, to: usize| hash.update(self.bytes.get(from..to).unwrap_or_default());
         feed(0, self.checksum_at);
         feed(self.checksum_at + 4, self.certificate_entry_at);
         feed(self.certificate_entry_at + 8, self.headers_size);
-        let mut rows: Vec<&Section> = self
-            .sections
-            .iter()
-            .filter(|each| each.raw_size > 0)
-            .collect();
+        let mut rows: Vec<&Section> = self.sections.iter().filter(|each| each.raw_size > 0).collect();
         rows.sort_by_key(|each| each.raw_offset);
         let mut hashed = self.headers_size;
         for row in rows {
@@ -174,8 +158,7 @@ impl<'a> Image<'a> {
 fn section(bytes: &[u8], at: usize) -> Result<Section, Error> {
     let name = slice(bytes, at, 8)?;
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    let name =
-        std::str::from_utf8(name).map_err(|_| Error::Malformed("a section's name is not text"))?;
+    let name = std::str::from_utf8(name).map_err(|_| Error::Malformed("a section's name is not text"))?;
     let row = Section {
         name: name.to_owned(),
         virtual_size: number(bytes, at + 8, 4)?,
@@ -188,16 +171,11 @@ fn section(bytes: &[u8], at: usize) -> Result<Section, Error> {
 }
 
 fn slice(bytes: &[u8], at: usize, size: usize) -> Result<&[u8], Error> {
-    let end = at
-        .checked_add(size)
-        .ok_or(Error::Malformed("an offset overflows"))?;
+    let end = at.checked_add(size).ok_or(Error::Malformed("an offset overflows"))?;
     bytes.get(at..end).ok_or(Error::Malformed("it is cut off"))
 }
 
 /// A little-endian number of up to four bytes.
 fn number(bytes: &[u8], at: usize, size: usize) -> Result<usize, Error> {
-    Ok(slice(bytes, at, size)?
-        .iter()
-        .rev()
-        .fold(0, |value, byte| value << 8 | usize::from(*byte)))
+    Ok(slice(bytes, at, size)?.iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte)))
 }

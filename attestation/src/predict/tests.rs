@@ -8,9 +8,7 @@ use super::*;
 
 /// Vectors of `tests/vectors/predict` (see its README).
 fn vector(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/vectors/predict")
-        .join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/predict").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -19,10 +17,7 @@ fn json(name: &str) -> serde_json::Value {
 }
 
 fn register(text: &serde_json::Value) -> Register {
-    hex::decode(text.as_str().unwrap())
-        .unwrap()
-        .try_into()
-        .unwrap()
+    hex::decode(text.as_str().unwrap()).unwrap().try_into().unwrap()
 }
 
 #[test]
@@ -30,11 +25,7 @@ fn the_small_image_is_predicted_as_it_was_computed_before() {
     let expected = json("small-uki.expected-pcrs.json");
     let found = predict(&vector("small-uki.efi")).unwrap();
     for index in [4_u8, 9, 11, 12] {
-        assert_eq!(
-            found.registers[&index],
-            register(&expected[index.to_string()]),
-            "register {index}"
-        );
+        assert_eq!(found.registers[&index], register(&expected[index.to_string()]), "register {index}");
     }
     assert_eq!(found.registers[&13], [0; 32]);
     assert_eq!(found.command_line, "console=ttyS0 quiet");
@@ -42,20 +33,14 @@ fn the_small_image_is_predicted_as_it_was_computed_before() {
 
 #[test]
 fn a_signature_changes_nothing_but_the_file() {
-    assert_eq!(
-        predict(&vector("small-uki.signed.efi")).unwrap(),
-        predict(&vector("small-uki.efi")).unwrap()
-    );
+    assert_eq!(predict(&vector("small-uki.signed.efi")).unwrap(), predict(&vector("small-uki.efi")).unwrap());
 }
 
 #[test]
 fn the_hash_is_the_one_that_was_signed() {
     let expected = json("small-uki.json");
     let image = vector("small-uki.efi");
-    assert_eq!(
-        pe::Image::parse(&image).unwrap().authenticode(),
-        register(&expected["authenticode_sha256"])
-    );
+    assert_eq!(pe::Image::parse(&image).unwrap().authenticode(), register(&expected["authenticode_sha256"]));
 }
 
 /// Registers quoted by a machine that really booted, from the digests of the image that it booted.
@@ -74,23 +59,13 @@ fn recorded_boots_measured_what_the_formulas_say() {
             }
         }
         let linux = row(".linux").unwrap();
-        let four = boot_applications(
-            &register(&image["authenticode_sha256"]),
-            &register(&linux["authenticode_sha256"]),
-        );
+        let four =
+            boot_applications(&register(&image["authenticode_sha256"]), &register(&linux["authenticode_sha256"]));
         assert_eq!(four, quoted(4), "register 4 of {boot}");
-        assert_eq!(
-            stub_sections(&sections),
-            quoted(11),
-            "register 11 of {boot}"
-        );
+        assert_eq!(stub_sections(&sections), quoted(11), "register 11 of {boot}");
         let initrd = register(&row(".initrd").unwrap()["sha256_of_virtual_size_bytes"]);
         let line = row(".cmdline").unwrap()["text"].as_str().unwrap();
-        assert_eq!(
-            kernel_inputs(line, &initrd),
-            quoted(9),
-            "register 9 of {boot}"
-        );
+        assert_eq!(kernel_inputs(line, &initrd), quoted(9), "register 9 of {boot}");
         assert_eq!(quoted(12), [0; 32]);
         assert_eq!(quoted(13), [0; 32]);
     }
@@ -100,13 +75,8 @@ fn recorded_boots_measured_what_the_formulas_say() {
 fn one_byte_of_the_command_line_changes_registers_4_9_and_11() {
     let mut image = vector("small-uki.efi");
     let before = predict(&image).unwrap();
-    let at = pe::Image::parse(&image)
-        .unwrap()
-        .sections()
-        .iter()
-        .find(|each| each.name == ".cmdline")
-        .unwrap()
-        .raw_offset;
+    let at =
+        pe::Image::parse(&image).unwrap().sections().iter().find(|each| each.name == ".cmdline").unwrap().raw_offset;
     image[at] ^= 1;
     let after = predict(&image).unwrap();
     let changed: Vec<u8> = before
@@ -121,33 +91,18 @@ fn one_byte_of_the_command_line_changes_registers_4_9_and_11() {
 #[test]
 fn another_stub_is_refused() {
     let image = vector("small-uki.efi");
-    let at = image
-        .windows(13)
-        .position(|each| each == b"systemd-stub ")
-        .map(|at| at + 13)
-        .unwrap();
+    let at = image.windows(13).position(|each| each == b"systemd-stub ").map(|at| at + 13).unwrap();
     let mut other = image;
     other[at..at + 3].copy_from_slice(b"257");
-    assert_eq!(
-        predict(&other),
-        Err(Error::Stub {
-            found: "257".to_owned()
-        })
-    );
+    assert_eq!(predict(&other), Err(Error::Stub { found: "257".to_owned() }));
 }
 
 #[test]
 fn a_second_section_of_the_same_name_is_refused() {
     let mut image = vector("small-uki.efi");
-    let at = image
-        .windows(8)
-        .position(|each| each == b".uname\0\0")
-        .unwrap();
+    let at = image.windows(8).position(|each| each == b".uname\0\0").unwrap();
     image[at..at + 8].copy_from_slice(b".cmdline");
-    assert_eq!(
-        predict(&image),
-        Err(Error::Duplicate(".cmdline".to_owned()))
-    );
+    assert_eq!(predict(&image), Err(Error::Duplicate(".cmdline".to_owned())));
 }
 
 #[test]

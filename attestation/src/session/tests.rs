@@ -19,20 +19,12 @@ struct SoftTpm {
 
 impl Attester for SoftTpm {
     fn activate(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, BoxError> {
-        self.ek
-            .activate(&self.ak, credential, secret)
-            .ok_or_else(|| "integrity".into())
+        self.ek.activate(&self.ak, credential, secret).ok_or_else(|| "integrity".into())
     }
 
     fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
         let quote = binding.to_vec();
-        Ok(Evidence {
-            quote,
-            signature: vec![1],
-            pcrs: vec![0; 512],
-            event_log: vec![],
-            activated,
-        })
+        Ok(Evidence { quote, signature: vec![1], pcrs: vec![0; 512], event_log: vec![], activated })
     }
 }
 
@@ -45,10 +37,7 @@ struct World {
 
 fn world(purpose: Purpose) -> World {
     let boot = BootSecrets::generate().unwrap();
-    let tpm = SoftTpm {
-        ek: SoftEk::ecc(),
-        ak: some_ak(1),
-    };
+    let tpm = SoftTpm { ek: SoftEk::ecc(), ak: some_ak(1) };
     let hello = Hello {
         purpose,
         node_uid: "node-uid".into(),
@@ -59,47 +48,27 @@ fn world(purpose: Purpose) -> World {
         ek_public: tpm.ek.public(),
         ak_public: tpm.ak.clone(),
     };
-    World {
-        owner: SigningKey::generate().unwrap(),
-        boot,
-        tpm,
-        hello,
-    }
+    World { owner: SigningKey::generate().unwrap(), boot, tpm, hello }
 }
 
 fn secret() -> RecoverKey {
-    RecoverKey {
-        disk_key: vec![3; 32],
-        cluster_id: vec![4; 32],
-    }
+    RecoverKey { disk_key: vec![3; 32], cluster_id: vec![4; 32] }
 }
 
 type Ends = (Channel<DuplexStream>, Channel<DuplexStream>);
 
 async fn owner_calls(world: &World) -> Ends {
     let (left, right) = duplex(64 * 1024);
-    let (caller, owner) = (
-        Identity::owner_client(&world.owner).unwrap(),
-        world.owner.public_spki(),
-    );
-    let (ours, nodes) = tokio::join!(
-        verifier_connect(left, &caller),
-        node_accept(right, &world.boot.identity, &owner)
-    );
+    let (caller, owner) = (Identity::owner_client(&world.owner).unwrap(), world.owner.public_spki());
+    let (ours, nodes) = tokio::join!(verifier_connect(left, &caller), node_accept(right, &world.boot.identity, &owner));
     (ours.unwrap(), nodes.unwrap())
 }
 
 async fn node_joins(world: &World) -> Ends {
     let (left, right) = duplex(64 * 1024);
     let (certificate, key) = Identity::issue_verifier_ca(&world.owner).unwrap();
-    let (server, owner) = (
-        Identity::verifier(&certificate, &key).unwrap(),
-        world.owner.public_spki(),
-    );
-    let (nodes, ours) = tokio::join!(
-        node_connect(left, &world.boot.identity, &owner),
-        verifier_accept(right, &server)
-    );
+    let (server, owner) = (Identity::verifier(&certificate, &key).unwrap(), world.owner.public_spki());
+    let (nodes, ours) = tokio::join!(node_connect(left, &world.boot.identity, &owner), verifier_accept(right, &server));
     (ours.unwrap(), nodes.unwrap())
 }
 
@@ -109,27 +78,15 @@ async fn the_owner_hands_a_node_its_secret() {
     let (mut ours, mut nodes) = owner_calls(&world).await;
     let verifier = async {
         let hello = ask(&mut ours, Purpose::Recover).await.unwrap();
-        let proof = challenge(&mut ours, hello, VerifierRole::Owner, 7)
-            .await
-            .unwrap();
+        let proof = challenge(&mut ours, hello, VerifierRole::Owner, 7).await.unwrap();
         assert_eq!(proof.evidence.quote, proof.binding);
         assert_eq!(proof.evidence.activated, *proof.credential_secret);
         grant(&mut ours, &proof, &secret()).await.unwrap();
     };
     let node = async {
-        assert_eq!(
-            nodes.receive::<Request>().await.unwrap().purpose,
-            Purpose::Recover
-        );
+        assert_eq!(nodes.receive::<Request>().await.unwrap().purpose, Purpose::Recover);
         nodes.send(&world.hello).await.unwrap();
-        prove(
-            &mut nodes,
-            &world.hello,
-            VerifierRole::Owner,
-            &mut world.tpm,
-        )
-        .await
-        .unwrap()
+        prove(&mut nodes, &world.hello, VerifierRole::Owner, &mut world.tpm).await.unwrap()
     };
     let ((), (verdict, binding)) = tokio::join!(verifier, node);
     assert!(unseal::<RecoverKey>(&verdict, &binding, &world.boot.opener).unwrap() == secret());
@@ -145,21 +102,12 @@ async fn a_refused_node_learns_an_id_and_no_more() {
     let (mut ours, mut nodes) = node_joins(&world).await;
     let verifier = async {
         let hello: Hello = ours.receive().await.unwrap();
-        challenge(&mut ours, hello, VerifierRole::Cluster, 1)
-            .await
-            .unwrap();
+        challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.unwrap();
         refuse(&mut ours, "refusal-1").await.unwrap();
     };
     let node = async {
         nodes.send(&world.hello).await.unwrap();
-        prove(
-            &mut nodes,
-            &world.hello,
-            VerifierRole::Cluster,
-            &mut world.tpm,
-        )
-        .await
-        .map(drop)
+        prove(&mut nodes, &world.hello, VerifierRole::Cluster, &mut world.tpm).await.map(drop)
     };
     let ((), error) = tokio::join!(verifier, node);
     assert!(matches!(error, Err(Error::Refused { id }) if id == "refusal-1"));
@@ -171,29 +119,17 @@ async fn reattestation_ends_with_a_plain_yes_that_holds_no_secret() {
     let (mut ours, mut nodes) = owner_calls(&world).await;
     let verifier = async {
         let hello = ask(&mut ours, Purpose::Reattest).await.unwrap();
-        challenge(&mut ours, hello, VerifierRole::Cluster, 1)
-            .await
-            .unwrap();
+        challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.unwrap();
         accept(&mut ours).await.unwrap();
     };
     let node = async {
         nodes.receive::<Request>().await.unwrap();
         nodes.send(&world.hello).await.unwrap();
-        prove(
-            &mut nodes,
-            &world.hello,
-            VerifierRole::Cluster,
-            &mut world.tpm,
-        )
-        .await
-        .unwrap()
+        prove(&mut nodes, &world.hello, VerifierRole::Cluster, &mut world.tpm).await.unwrap()
     };
     let ((), (verdict, binding)) = tokio::join!(verifier, node);
     assert_eq!(verdict, Verdict::Accepted {});
-    assert!(matches!(
-        unseal::<RecoverKey>(&verdict, &binding, &world.boot.opener),
-        Err(Error::NoSecret)
-    ));
+    assert!(matches!(unseal::<RecoverKey>(&verdict, &binding, &world.boot.opener), Err(Error::NoSecret)));
 }
 
 /// The bindings that both sides compute, with the node's view of the conversation altered.
@@ -204,17 +140,13 @@ async fn bindings(node_role: VerifierRole, alter: impl FnOnce(&mut Hello)) -> (V
     alter(&mut believed);
     let verifier = async {
         let hello: Hello = ours.receive().await.unwrap();
-        let proof = challenge(&mut ours, hello, VerifierRole::Cluster, 1)
-            .await
-            .unwrap();
+        let proof = challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.unwrap();
         accept(&mut ours).await.unwrap();
         (proof.evidence.quote, proof.binding)
     };
     let node = async {
         nodes.send(&world.hello).await.unwrap();
-        prove(&mut nodes, &believed, node_role, &mut world.tpm)
-            .await
-            .unwrap();
+        prove(&mut nodes, &believed, node_role, &mut world.tpm).await.unwrap();
     };
     tokio::join!(verifier, node).0
 }
@@ -260,14 +192,8 @@ async fn a_hello_with_one_wrong_shape_is_refused_before_the_challenge() {
         let refused = challenge(&mut ours, hello, VerifierRole::Cluster, 1).await;
         assert!(matches!(refused, Err(Error::Hello(_))));
     }
-    let hello = Hello {
-        ek_public: vec![0, 1, 0],
-        ..world.hello.clone()
-    };
-    assert!(matches!(
-        challenge(&mut ours, hello, VerifierRole::Cluster, 1).await,
-        Err(Error::Credential(_))
-    ));
+    let hello = Hello { ek_public: vec![0, 1, 0], ..world.hello.clone() };
+    assert!(matches!(challenge(&mut ours, hello, VerifierRole::Cluster, 1).await, Err(Error::Credential(_))));
 }
 
 #[tokio::test]
@@ -275,39 +201,26 @@ async fn a_node_that_answers_for_another_purpose_is_left() {
     let world = world(Purpose::Join);
     let (mut ours, mut nodes) = owner_calls(&world).await;
     nodes.send(&world.hello).await.unwrap();
-    assert!(matches!(
-        ask(&mut ours, Purpose::Init).await,
-        Err(Error::Purpose(Purpose::Join))
-    ));
+    assert!(matches!(ask(&mut ours, Purpose::Init).await, Err(Error::Purpose(Purpose::Join))));
 }
 
 #[tokio::test]
 async fn a_tpm_that_cannot_open_the_credential_sends_no_evidence() {
     let world = world(Purpose::Join);
     let (mut ours, mut nodes) = node_joins(&world).await;
-    let mut other = SoftTpm {
-        ek: SoftEk::ecc(),
-        ak: world.tpm.ak.clone(),
-    };
+    let mut other = SoftTpm { ek: SoftEk::ecc(), ak: world.tpm.ak.clone() };
     let verifier = async {
         let hello: Hello = ours.receive().await.unwrap();
-        challenge(&mut ours, hello, VerifierRole::Cluster, 1)
-            .await
-            .map(drop)
+        challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.map(drop)
     };
     let node = async {
         nodes.send(&world.hello).await.unwrap();
-        let refused = prove(&mut nodes, &world.hello, VerifierRole::Cluster, &mut other)
-            .await
-            .map(drop);
+        let refused = prove(&mut nodes, &world.hello, VerifierRole::Cluster, &mut other).await.map(drop);
         drop(nodes);
         refused
     };
     let (verifier, node) = tokio::join!(verifier, node);
-    assert!(matches!(
-        node,
-        Err(Error::Attester("opening the credential", _))
-    ));
+    assert!(matches!(node, Err(Error::Attester("opening the credential", _))));
     assert!(matches!(verifier, Err(Error::Channel(_))));
 }
 
@@ -315,20 +228,8 @@ async fn a_tpm_that_cannot_open_the_credential_sends_no_evidence() {
 async fn a_challenge_without_a_proper_nonce_is_refused() {
     let mut world = world(Purpose::Join);
     let (mut ours, mut nodes) = node_joins(&world).await;
-    let challenge = Challenge {
-        nonce: vec![0; 31],
-        policy_revision: 1,
-        credential: vec![],
-        credential_secret: vec![],
-    };
+    let challenge = Challenge { nonce: vec![0; 31], policy_revision: 1, credential: vec![], credential_secret: vec![] };
     ours.send(&challenge).await.unwrap();
-    let refused = prove(
-        &mut nodes,
-        &world.hello,
-        VerifierRole::Cluster,
-        &mut world.tpm,
-    )
-    .await
-    .map(drop);
+    let refused = prove(&mut nodes, &world.hello, VerifierRole::Cluster, &mut world.tpm).await.map(drop);
     assert!(matches!(refused, Err(Error::Challenge)));
 }

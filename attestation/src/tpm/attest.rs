@@ -82,15 +82,6 @@ impl Attest {
         }
         let pcr_digest = reader.sized("pcrDigest")?.to_vec();
         reader.end()?;
-        Ok(Self {
-            extra_data,
-            clock,
-            reset_count,
-            restart_count,
-            safe,
-            firmware_version,
-            selections,
-            pcr_digest,
-        })
+        Ok(Self { extra_data, clock, reset_count, restart_count, safe, firmware_version, selections, pcr_digest })
     }
 }

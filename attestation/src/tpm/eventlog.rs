@@ -71,7 +71,8 @@ impl EventLog {
             let mut sha256 = None;
             for _ in 0..count {
                 let algorithm = reader.u16("digest.hashAlg")?;
-                let size = *sizes.get(&algorithm).ok_or(Error::Value { what: "digest.hashAlg", value: algorithm.into() })?;
+                let size =
+                    *sizes.get(&algorithm).ok_or(Error::Value { what: "digest.hashAlg", value: algorithm.into() })?;
                 let digest = reader.take(size, "digest")?;
                 if algorithm == ALG_SHA256 && sha256.replace(digest).is_some() {
                     return Err(Error::Value { what: "repeated digest.hashAlg", value: algorithm.into() });
@@ -113,7 +114,11 @@ impl EventLog {
     pub fn explain(&self, pcr: u8, actual: &[u8]) -> String {
         const SHOWN: usize = 16;
         let events: Vec<_> = self.of(pcr).map(Event::describe).collect();
-        let replayed = if self.replay(pcr) == actual { "the event log replays to this value" } else { "the event log does NOT replay to this value: something was measured after the firmware, or the log was altered" };
+        let replayed = if self.replay(pcr) == actual {
+            "the event log replays to this value"
+        } else {
+            "the event log does NOT replay to this value: something was measured after the firmware, or the log was altered"
+        };
         if events.is_empty() {
             return format!("{replayed}; it has no event for PCR {pcr}");
         }

@@ -99,7 +99,14 @@ fn check_contents(attest: &Attest, presented: &Presented<'_>, wrong: &mut Vec<Mi
         wrong.push(Mismatch {
             clause: clause::SELECTION.into(),
             expected: Some(format!("sha256 {:?}", presented.pcrs)),
-            actual: Some(attest.selections.iter().map(|s| format!("{:#06x} {:?}", s.bank, s.pcrs)).collect::<Vec<_>>().join(", ")),
+            actual: Some(
+                attest
+                    .selections
+                    .iter()
+                    .map(|s| format!("{:#06x} {:?}", s.bank, s.pcrs))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            ),
             message: "the quote covers other registers than were asked for".into(),
         });
     }

@@ -90,16 +90,11 @@ fn damaged() -> crate::error::Error {
 }
 
 fn slice(bytes: &[u8], at: usize, size: usize) -> Result<&[u8]> {
-    at.checked_add(size)
-        .and_then(|end| bytes.get(at..end))
-        .ok_or_else(damaged)
+    at.checked_add(size).and_then(|end| bytes.get(at..end)).ok_or_else(damaged)
 }
 
 fn number(bytes: &[u8], at: usize, size: usize) -> Result<u64> {
-    Ok(slice(bytes, at, size)?
-        .iter()
-        .rev()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    Ok(slice(bytes, at, size)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
 }
 
 fn index(bytes: &[u8], at: usize, size: usize) -> Result<usize> {
@@ -121,10 +116,7 @@ fn read(bytes: &[u8]) -> Result<Bucket> {
         }
     }
     let (_, at) = newest.ok_or_else(damaged)?;
-    let mut root = Bucket {
-        sequence: number(bytes, at + 24, 8)?,
-        items: Vec::new(),
-    };
+    let mut root = Bucket { sequence: number(bytes, at + 24, 8)?, items: Vec::new() };
     read_page(bytes, index(bytes, at + 16, 8)?, &mut root, 0)?;
     Ok(root)
 }
@@ -156,17 +148,9 @@ fn read_node(bytes: &[u8], page: &[u8], bucket: &mut Bucket, depth: usize) -> Re
         let item = if number(page, at, 4)? & u64::from(IS_BUCKET) == 0 {
             Item::Value(value.to_vec())
         } else {
-            let mut inner = Bucket {
-                sequence: number(value, 8, 8)?,
-                items: Vec::new(),
-            };
+            let mut inner = Bucket { sequence: number(value, 8, 8)?, items: Vec::new() };
             match index(value, 0, 8)? {
-                0 => read_node(
-                    bytes,
-                    value.get(16..).ok_or_else(damaged)?,
-                    &mut inner,
-                    depth + 1,
-                )?,
+                0 => read_node(bytes, value.get(16..).ok_or_else(damaged)?, &mut inner, depth + 1)?,
                 root => read_page(bytes, root, &mut inner, depth + 1)?,
             }
             Item::Bucket(inner)
@@ -193,13 +177,8 @@ impl Pages {
         let units = (PAGE_HEADER + body.len()).div_ceil(PAGE_BYTES);
         self.0.extend_from_slice(&id.to_le_bytes());
         self.0.extend_from_slice(&flags.to_le_bytes());
-        self.0
-            .extend_from_slice(&u16::try_from(count).map_err(|_| damaged())?.to_le_bytes());
-        self.0.extend_from_slice(
-            &u32::try_from(units - 1)
-                .map_err(|_| damaged())?
-                .to_le_bytes(),
-        );
+        self.0.extend_from_slice(&u16::try_from(count).map_err(|_| damaged())?.to_le_bytes());
+        self.0.extend_from_slice(&u32::try_from(units - 1).map_err(|_| damaged())?.to_le_bytes());
         self.0.extend_from_slice(body);
         let size = self.0.len().next_multiple_of(PAGE_BYTES);
         self.0.resize(size, 0);
@@ -228,10 +207,7 @@ fn write(root: &Bucket) -> Result<Vec<u8>> {
         let sum = checksum(slice(&meta, PAGE_HEADER, 56)?);
         meta.extend_from_slice(&sum.to_le_bytes());
         let at = if page == 0 { 0 } else { PAGE_BYTES };
-        bytes
-            .get_mut(at..at + meta.len())
-            .ok_or_else(damaged)?
-            .copy_from_slice(&meta);
+        bytes.get_mut(at..at + meta.len()).ok_or_else(damaged)?.copy_from_slice(&meta);
     }
     Ok(bytes)
 }
@@ -241,11 +217,7 @@ fn elements(pages: &mut Pages, bucket: &Bucket) -> Result<Vec<Element>> {
     let mut rows = Vec::with_capacity(bucket.items.len());
     for (key, item) in &bucket.items {
         rows.push(match item {
-            Item::Value(value) => Element {
-                flags: 0,
-                key: key.clone(),
-                value: value.clone(),
-            },
+            Item::Value(value) => Element { flags: 0, key: key.clone(), value: value.clone() },
             Item::Bucket(inner) => {
                 let inside = elements(pages, inner)?;
                 let body = leaf(&inside)?;
@@ -259,19 +231,11 @@ fn elements(pages: &mut Pages, bucket: &Bucket) -> Result<Vec<Element>> {
                     value.extend_from_slice(&inner.sequence.to_le_bytes());
                     value.extend_from_slice(&0_u64.to_le_bytes());
                     value.extend_from_slice(&LEAF.to_le_bytes());
-                    value.extend_from_slice(
-                        &u16::try_from(inside.len())
-                            .map_err(|_| damaged())?
-                            .to_le_bytes(),
-                    );
+                    value.extend_from_slice(&u16::try_from(inside.len()).map_err(|_| damaged())?.to_le_bytes());
                     value.extend_from_slice(&[0; 4]);
                     value.extend_from_slice(&body);
                 }
-                Element {
-                    flags: IS_BUCKET,
-                    key: key.clone(),
-                    value,
-                }
+                Element { flags: IS_BUCKET, key: key.clone(), value }
             }
         });
     }
@@ -291,10 +255,7 @@ fn write_tree(pages: &mut Pages, rows: &[Element]) -> Result<u64> {
     while level.len() > 1 {
         let mut above = Vec::new();
         for group in groups(&level, |(key, _)| key.len()) {
-            let key = group
-                .first()
-                .map(|(key, _)| key.clone())
-                .unwrap_or_default();
+            let key = group.first().map(|(key, _)| key.clone()).unwrap_or_default();
             above.push((key, pages.add(BRANCH, group.len(), &branch(group)?)?));
         }
         level = above;
@@ -326,11 +287,7 @@ fn leaf(rows: &[Element]) -> Result<Vec<u8>> {
     let (mut table, mut data) = (Vec::new(), Vec::new());
     for (at, row) in rows.iter().enumerate() {
         table.extend_from_slice(&row.flags.to_le_bytes());
-        for value in [
-            (rows.len() - at) * ELEMENT + data.len(),
-            row.key.len(),
-            row.value.len(),
-        ] {
+        for value in [(rows.len() - at) * ELEMENT + data.len(), row.key.len(), row.value.len()] {
             table.extend_from_slice(&u32::try_from(value).map_err(|_| damaged())?.to_le_bytes());
         }
         data.extend_from_slice(&row.key);
@@ -355,9 +312,7 @@ fn branch(rows: &[(Vec<u8>, u64)]) -> Result<Vec<u8>> {
 
 /// FNV-1a, 64 bits.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -365,15 +320,9 @@ mod tests {
     use super::*;
 
     fn database(time: u8) -> Bucket {
-        let mut many = Bucket {
-            sequence: 5,
-            items: Vec::new(),
-        };
+        let mut many = Bucket { sequence: 5, items: Vec::new() };
         for at in 0..600_u32 {
-            many.items.push((
-                format!("key-{at:04}").into_bytes(),
-                Item::Value(vec![7; 40]),
-            ));
+            many.items.push((format!("key-{at:04}").into_bytes(), Item::Value(vec![7; 40])));
         }
         let record = Bucket {
             sequence: 0,
@@ -403,18 +352,8 @@ mod tests {
 
     #[test]
     fn only_times_are_changed_and_then_the_bytes_are_the_same() {
-        let first = normalise(
-            &write(&database(3)).unwrap(),
-            Kind::Snapshots,
-            1_767_225_600,
-        )
-        .unwrap();
-        let second = normalise(
-            &write(&database(4)).unwrap(),
-            Kind::Snapshots,
-            1_767_225_600,
-        )
-        .unwrap();
+        let first = normalise(&write(&database(3)).unwrap(), Kind::Snapshots, 1_767_225_600).unwrap();
+        let second = normalise(&write(&database(4)).unwrap(), Kind::Snapshots, 1_767_225_600).unwrap();
         assert!(first == second);
         let mut expected = database(3);
         settle(&mut expected, Kind::Metadata, &go_time(1_767_225_600));

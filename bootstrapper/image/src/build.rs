@@ -71,22 +71,14 @@ pub fn build(options: &Options) -> Result<manifest::Summary> {
     check_word(&options.version)?;
     let begin = Instant::now();
     let say = |step: usize, text: &str| {
-        (options.progress)(&format!(
-            "[{step}/{STEPS}] {text} ({:.1} s)",
-            begin.elapsed().as_secs_f32()
-        ));
+        (options.progress)(&format!("[{step}/{STEPS}] {text} ({:.1} s)", begin.elapsed().as_secs_f32()));
     };
-    let stage_text = |name: &str, stage: &Stage| {
-        format!("{name}: {}", if stage.fresh { "made" } else { "cached" })
-    };
+    let stage_text = |name: &str, stage: &Stage| format!("{name}: {}", if stage.fresh { "made" } else { "cached" });
     let cache = Cache::open(&options.cache)?;
     tool::make_folder(&options.out)?;
 
     let debian = match &options.rootfs {
-        Some(path) => Stage {
-            path: path.clone(),
-            fresh: false,
-        },
+        Some(path) => Stage { path: path.clone(), fresh: false },
         None => rootfs::build(&cache)?,
     };
     say(1, &stage_text("Debian root", &debian));
@@ -118,58 +110,33 @@ pub fn build(options: &Options) -> Result<manifest::Summary> {
 
     let report = inspect::predict(&target)?;
     let signer = Signer::open(&options.out, options.signing_key.as_deref())?;
-    let summary = manifest::write(
-        &options.out,
-        &target,
-        &report,
-        &options.version,
-        options.revision,
-        &signer,
-    )?;
-    say(
-        8,
-        &format!(
-            "registers predicted, manifest signed by {}",
-            signer.fingerprint()
-        ),
-    );
+    let summary = manifest::write(&options.out, &target, &report, &options.version, options.revision, &signer)?;
+    say(8, &format!("registers predicted, manifest signed by {}", signer.fingerprint()));
     Ok(summary)
 }
 
 /// The Debian root without what differs from build to build; kernel, modules and a few programs are read from it.
 fn base(cache: &Cache, debian: &Stage, digest: &str) -> Result<Stage> {
-    cache.stage(
-        "base",
-        &Key::new("base-1").input("rootfs", digest),
-        |draft| rootfs::unpack(&debian.path, draft),
-    )
+    cache.stage("base", &Key::new("base-1").input("rootfs", digest), |draft| rootfs::unpack(&debian.path, draft))
 }
 
 /// Two small static programs: the first one of the node, and the one that holds a pod's namespaces.
 fn compiled(cache: &Cache) -> Result<(Vec<u8>, Vec<u8>)> {
     let compiler = tool::run(tool::command("cc").arg("--version"))?;
     let one = |name: &str, source: &str| {
-        let key = Key::new("program-1")
-            .input("source", source)
-            .input("compiler", &compiler);
+        let key = Key::new("program-1").input("source", source).input("compiler", &compiler);
         let stage = cache.stage(name, &key, |draft| {
             let file = draft.with_extension("c");
             tool::write(&file, source)?;
             let result = tool::run(
-                tool::command("cc")
-                    .args(["-static", "-Os", "-s", "-Wl,--build-id=none", "-o"])
-                    .arg(draft)
-                    .arg(&file),
+                tool::command("cc").args(["-static", "-Os", "-s", "-Wl,--build-id=none", "-o"]).arg(draft).arg(&file),
             );
             tool::remove(&file)?;
             result.map(drop)
         })?;
         tool::read(&stage.path)
     };
-    Ok((
-        one("init", include_str!("../files/init.c"))?,
-        one("pause", include_str!("../files/pause.c"))?,
-    ))
+    Ok((one("init", include_str!("../files/init.c"))?, one("pause", include_str!("../files/pause.c"))?))
 }
 
 /// Makes the container images and has them unpacked, unless that was done before with the same programs.
@@ -186,12 +153,8 @@ fn root_file_system(
     debian: &Path,
     seed: &Stage,
 ) -> Result<Stage> {
-    let mut key = Key::new("root-1")
-        .input("rootfs", debian_digest)
-        .input("files", &tree::fingerprint());
-    key = key
-        .file("seed", &seed.path.join("id"))?
-        .input("seed folder", &seed.path.display().to_string());
+    let mut key = Key::new("root-1").input("rootfs", debian_digest).input("files", &tree::fingerprint());
+    key = key.file("seed", &seed.path.join("id"))?.input("seed folder", &seed.path.display().to_string());
     for (path, place) in programs.list() {
         key = key.file(&place, &path)?;
     }
@@ -218,37 +181,19 @@ fn hash_tree(root: &Path, salt: &[u8; 32]) -> Result<Tree> {
 }
 
 /// Kernel, initial RAM disk and command line in one executable.
-fn unified(
-    options: &Options,
-    base: &Path,
-    init: &[u8],
-    tree: &Tree,
-    salt: &[u8; 32],
-) -> Result<Vec<u8>> {
+fn unified(options: &Options, base: &Path, init: &[u8], tree: &Tree, salt: &[u8; 32]) -> Result<Vec<u8>> {
     let kernel = match &options.kernel {
         Some(path) => tool::read(path)?,
         None => tool::read(&kernel_of(base)?)?,
     };
     let stub = tool::read(options.stub.as_deref().unwrap_or(Path::new(STUB)))?;
     let initrd = initrd::build(base, init)?;
-    let line = command_line(
-        &options.version,
-        tree,
-        salt,
-        options.command_line_extra.as_deref(),
-    );
-    let release = format!(
-        "ID=constellation\nVERSION_ID={0}\nPRETTY_NAME=\"Constellation node {0}\"\n",
-        options.version
-    );
+    let line = command_line(&options.version, tree, salt, options.command_line_extra.as_deref());
+    let release =
+        format!("ID=constellation\nVERSION_ID={0}\nPRETTY_NAME=\"Constellation node {0}\"\n", options.version);
     uki::build(
         &stub,
-        &[
-            (".osrel", release.as_bytes()),
-            (".cmdline", line.as_bytes()),
-            (".linux", &kernel),
-            (".initrd", &initrd),
-        ],
+        &[(".osrel", release.as_bytes()), (".cmdline", line.as_bytes()), (".linux", &kernel), (".initrd", &initrd)],
     )
 }
 
@@ -272,30 +217,19 @@ fn kernel_of(base: &Path) -> Result<PathBuf> {
     let mut found = rootfs::glob(&base.join("boot/vmlinuz-*"))?;
     match (found.pop(), found.is_empty()) {
         (Some(path), true) => Ok(path),
-        _ => Err(invalid(
-            "root file system",
-            "it does not have exactly one kernel in /boot; give --kernel",
-        )),
+        _ => Err(invalid("root file system", "it does not have exactly one kernel in /boot; give --kernel")),
     }
 }
 
 /// A version is one word of the command line and part of names of objects.
 fn check_word(version: &str) -> Result<()> {
-    let fine = |each: char| {
-        each.is_ascii_lowercase() || each.is_ascii_digit() || each == '-' || each == '.'
-    };
+    let fine = |each: char| each.is_ascii_lowercase() || each.is_ascii_digit() || each == '-' || each == '.';
     let ends = |each: Option<char>| each.is_some_and(|each| each.is_ascii_alphanumeric());
-    if version.len() <= 40
-        && version.chars().all(fine)
-        && ends(version.chars().next())
-        && ends(version.chars().last())
+    if version.len() <= 40 && version.chars().all(fine) && ends(version.chars().next()) && ends(version.chars().last())
     {
         return Ok(());
     }
-    Err(invalid(
-        "version",
-        format!("'{version}': use up to 40 lower-case letters, digits, dots and dashes"),
-    ))
+    Err(invalid("version", format!("'{version}': use up to 40 lower-case letters, digits, dots and dashes")))
 }
 
 #[cfg(test)]
@@ -303,11 +237,7 @@ mod tests {
     use super::*;
 
     fn tree() -> Tree {
-        Tree {
-            root: [1; 32],
-            blocks: 7,
-            bytes: Vec::new(),
-        }
+        Tree { root: [1; 32], blocks: 7, bytes: Vec::new() }
     }
 
     #[test]

@@ -56,20 +56,12 @@ impl Cache {
         let path = folder.join(".lock");
         let lock = File::create(&path).map_err(io("create", &path))?;
         lock.lock().map_err(io("lock", &path))?;
-        Ok(Self {
-            folder,
-            _lock: lock,
-        })
+        Ok(Self { folder, _lock: lock })
     }
 
     /// Returns the output of a stage, making it when it is not there. An interrupted run leaves nothing that could be
     /// mistaken for an output: `make` writes to another name, which becomes the output by renaming.
-    pub(crate) fn stage(
-        &self,
-        name: &str,
-        key: &Key,
-        make: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<Stage> {
+    pub(crate) fn stage(&self, name: &str, key: &Key, make: impl FnOnce(&Path) -> Result<()>) -> Result<Stage> {
         let path = self.folder.join(format!("{name}-{}", key.hex()));
         if path.exists() {
             return Ok(Stage { path, fresh: false });
@@ -96,16 +88,11 @@ impl Cache {
         for entry in fs::read_dir(&self.folder).map_err(io("list", &self.folder))? {
             let entry = entry.map_err(io("list", &self.folder))?;
             let path = entry.path();
-            let ours = entry
-                .file_name()
-                .to_str()
-                .and_then(|each| each.strip_prefix(name)?.strip_prefix('-').map(str::len))
-                == Some(16);
+            let ours =
+                entry.file_name().to_str().and_then(|each| each.strip_prefix(name)?.strip_prefix('-').map(str::len))
+                    == Some(16);
             if ours && path != keep {
-                let changed = entry
-                    .metadata()
-                    .and_then(|meta| meta.modified())
-                    .map_err(io("look at", &path))?;
+                let changed = entry.metadata().and_then(|meta| meta.modified()).map_err(io("look at", &path))?;
                 old.push((changed, path));
             }
         }

@@ -29,59 +29,29 @@ pub(crate) fn assemble(uki: &[u8], root: &Path, tree: &Tree, target: &Path) -> R
     let mut partition = |kind: &str, guid: String, name: &str, sectors: u64| {
         let first = next;
         next += aligned(sectors);
-        Partition {
-            kind: kind.to_owned(),
-            guid,
-            name: name.to_owned(),
-            first,
-            sectors,
-        }
+        Partition { kind: kind.to_owned(), guid, name: name.to_owned(), first, sectors }
     };
     let partitions = [
-        partition(
-            gpt::TYPE_ESP,
-            derived("esp", &tree.root),
-            "esp",
-            esp_sectors,
-        ),
-        partition(
-            gpt::TYPE_ROOT,
-            root_id,
-            ROOT_NAME,
-            root_bytes.div_ceil(SECTOR_BYTES),
-        ),
-        partition(
-            gpt::TYPE_VERITY,
-            tree_id,
-            VERITY_NAME,
-            (tree.bytes.len() as u64).div_ceil(SECTOR_BYTES),
-        ),
+        partition(gpt::TYPE_ESP, derived("esp", &tree.root), "esp", esp_sectors),
+        partition(gpt::TYPE_ROOT, root_id, ROOT_NAME, root_bytes.div_ceil(SECTOR_BYTES)),
+        partition(gpt::TYPE_VERITY, tree_id, VERITY_NAME, (tree.bytes.len() as u64).div_ceil(SECTOR_BYTES)),
     ];
     let disk_sectors = next + ALIGNMENT_SECTORS;
     let table = gpt::build(&derived("disk", &tree.root), &partitions, disk_sectors)?;
-    let esp = fat::build(
-        usize::try_from(esp_sectors).map_err(|_| invalid("disk", "it is too large"))?,
-        uki,
-    )?;
+    let esp = fat::build(usize::try_from(esp_sectors).map_err(|_| invalid("disk", "it is too large"))?, uki)?;
 
     let draft = target.with_extension("draft");
     let mut file = File::create(&draft).map_err(io("create", &draft))?;
-    file.set_len(disk_sectors * SECTOR_BYTES)
-        .map_err(io("grow", &draft))?;
+    file.set_len(disk_sectors * SECTOR_BYTES).map_err(io("grow", &draft))?;
     let mut write = |sector: u64, bytes: &[u8]| -> Result<()> {
-        file.seek(SeekFrom::Start(sector * SECTOR_BYTES))
-            .map_err(io("seek in", &draft))?;
+        file.seek(SeekFrom::Start(sector * SECTOR_BYTES)).map_err(io("seek in", &draft))?;
         write_sparse(&mut file, bytes).map_err(io("write", &draft))
     };
     write(0, &table.head)?;
-    write(
-        disk_sectors - table.tail.len() as u64 / SECTOR_BYTES,
-        &table.tail,
-    )?;
+    write(disk_sectors - table.tail.len() as u64 / SECTOR_BYTES, &table.tail)?;
     write(partitions[0].first, &esp)?;
     write(partitions[2].first, &tree.bytes)?;
-    file.seek(SeekFrom::Start(partitions[1].first * SECTOR_BYTES))
-        .map_err(io("seek in", &draft))?;
+    file.seek(SeekFrom::Start(partitions[1].first * SECTOR_BYTES)).map_err(io("seek in", &draft))?;
     std::io::copy(&mut tool::open(root)?, &mut file).map_err(io("write", &draft))?;
     drop(file);
     fs::rename(&draft, target).map_err(io("rename", &draft))
@@ -99,8 +69,7 @@ pub(crate) fn copy(source: &Path, target: &Path) -> Result<()> {
         if count == 0 {
             return Ok(());
         }
-        write_sparse(&mut output, buffer.get(..count).unwrap_or_default())
-            .map_err(io("write", target))?;
+        write_sparse(&mut output, buffer.get(..count).unwrap_or_default()).map_err(io("write", target))?;
     }
 }
 
@@ -114,41 +83,26 @@ pub(crate) fn boot_partition(image: &Path) -> Result<(u64, Vec<u8>)> {
         .find(|each| each.kind == gpt::TYPE_ESP)
         .ok_or_else(|| invalid(image.display().to_string(), "no boot partition"))?;
     let length = file.metadata().map_err(io("look at", image))?.len();
-    let (start, size) = (
-        partition.first.saturating_mul(SECTOR_BYTES),
-        partition.sectors.saturating_mul(SECTOR_BYTES),
-    );
+    let (start, size) = (partition.first.saturating_mul(SECTOR_BYTES), partition.sectors.saturating_mul(SECTOR_BYTES));
     if start.saturating_add(size) > length {
-        return Err(invalid(
-            image.display().to_string(),
-            "its boot partition is cut off",
-        ));
+        return Err(invalid(image.display().to_string(), "its boot partition is cut off"));
     }
-    file.seek(SeekFrom::Start(start))
-        .map_err(io("seek in", image))?;
-    let mut bytes =
-        vec![0; usize::try_from(size).map_err(|_| invalid("boot partition", "it is too large"))?];
+    file.seek(SeekFrom::Start(start)).map_err(io("seek in", image))?;
+    let mut bytes = vec![0; usize::try_from(size).map_err(|_| invalid("boot partition", "it is too large"))?];
     file.read_exact(&mut bytes).map_err(io("read", image))?;
     Ok((start, bytes))
 }
 
 /// Overwrites one byte of a file.
 pub(crate) fn poke(path: &Path, at: u64, byte: u8) -> Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .map_err(io("open", path))?;
-    file.seek(SeekFrom::Start(at))
-        .and_then(|_| file.write_all(&[byte]))
-        .map_err(io("write", path))
+    let mut file = OpenOptions::new().write(true).open(path).map_err(io("open", path))?;
+    file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(&[byte])).map_err(io("write", path))
 }
 
 fn write_sparse(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
     for chunk in bytes.chunks(64 * 1024) {
         if chunk.iter().all(|byte| *byte == 0) {
-            file.seek(SeekFrom::Current(
-                i64::try_from(chunk.len()).unwrap_or_default(),
-            ))?;
+            file.seek(SeekFrom::Current(i64::try_from(chunk.len()).unwrap_or_default()))?;
         } else {
             file.write_all(chunk)?;
         }

@@ -12,13 +12,7 @@ pub(crate) struct Library {
     pub(crate) file: PathBuf,
 }
 
-const FOLDERS: &[&str] = &[
-    "lib/x86_64-linux-gnu",
-    "usr/lib/x86_64-linux-gnu",
-    "lib64",
-    "usr/lib",
-    "lib",
-];
+const FOLDERS: &[&str] = &["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib", "lib"];
 
 /// All libraries a program needs, directly or not, in a fixed order. A static program needs none.
 ///
@@ -47,23 +41,15 @@ pub(crate) fn libraries(program: &Path, root: &Path) -> Result<Vec<Library>> {
 
 /// The library names in the dynamic section; the interpreter is among them for programs.
 fn needed(file: &Path) -> Result<Vec<String>> {
-    let text = tool::run(
-        tool::command("readelf")
-            .args(["--wide", "--dynamic", "--program-headers"])
-            .arg(file),
-    )?;
+    let text = tool::run(tool::command("readelf").args(["--wide", "--dynamic", "--program-headers"]).arg(file))?;
     let mut names = Vec::new();
     for line in text.lines() {
         if line.contains("(NEEDED)") {
             names.extend(between(line, '[', ']').map(str::to_owned));
         } else if line.contains("program interpreter:") {
-            names.extend(between(line, ':', ']').map(|path| {
-                path.trim()
-                    .rsplit('/')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            }));
+            names.extend(
+                between(line, ':', ']').map(|path| path.trim().rsplit('/').next().unwrap_or_default().to_owned()),
+            );
         }
     }
     Ok(names)
@@ -76,19 +62,11 @@ fn between(line: &str, open: char, close: char) -> Option<&str> {
 }
 
 fn find(name: &str, root: &Path) -> Option<Library> {
-    let folders: &[&str] = if name.starts_with("ld-linux") {
-        &["lib64"]
-    } else {
-        FOLDERS
-    };
+    let folders: &[&str] = if name.starts_with("ld-linux") { &["lib64"] } else { FOLDERS };
     folders.iter().find_map(|folder| {
         let path = format!("{folder}/{name}");
         let file = root.join(&path);
-        let file = if file.exists() {
-            file
-        } else {
-            inside(&file, root)?
-        };
+        let file = if file.exists() { file } else { inside(&file, root)? };
         file.is_file().then_some(Library { path, file })
     })
 }
@@ -109,10 +87,7 @@ mod tests {
         let found = libraries(Path::new("/bin/ls"), Path::new("/")).unwrap();
         let paths: Vec<&str> = found.iter().map(|each| each.path.as_str()).collect();
         assert!(paths.contains(&"lib64/ld-linux-x86-64.so.2"), "{paths:?}");
-        assert!(
-            paths.contains(&"lib/x86_64-linux-gnu/libc.so.6"),
-            "{paths:?}"
-        );
+        assert!(paths.contains(&"lib/x86_64-linux-gnu/libc.so.6"), "{paths:?}");
     }
 
     #[test]

@@ -47,22 +47,12 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Makes a mapper from an I/O error to [`Error::Io`].
-pub(crate) fn io(
-    action: &'static str,
-    path: impl Into<PathBuf>,
-) -> impl FnOnce(std::io::Error) -> Error {
+pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.into();
-    move |source| Error::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::Io { action, path, source }
 }
 
 /// Makes an [`Error::Invalid`].
 pub(crate) fn invalid(what: impl Into<String>, why: impl Into<String>) -> Error {
-    Error::Invalid {
-        what: what.into(),
-        why: why.into(),
-    }
+    Error::Invalid { what: what.into(), why: why.into() }
 }

@@ -42,33 +42,18 @@ pub fn build(sectors: usize, file: &[u8]) -> Result<Vec<u8>> {
     // Clusters: 2 root, 3 EFI, 4 BOOT, 5 and on the file, in one piece.
     let mut table: Vec<u32> = vec![0x0fff_fff8, END, END, END, END];
     for index in 0..wanted {
-        table.push(if index + 1 == wanted {
-            END
-        } else {
-            small(6 + index)?
-        });
+        table.push(if index + 1 == wanted { END } else { small(6 + index)? });
     }
     let table: Vec<u8> = table.into_iter().flat_map(u32::to_le_bytes).collect();
     for copy in 0..2 {
-        place(
-            &mut image,
-            (RESERVED_SECTORS + copy * table_sectors) * SECTOR,
-            &table,
-        )?;
+        place(&mut image, (RESERVED_SECTORS + copy * table_sectors) * SECTOR, &table)?;
     }
 
     let cluster = |number: usize| (data + number - 2) * SECTOR;
-    let root = [
-        entry(b"ESP        ", LABEL, 0, 0),
-        entry(b"EFI        ", FOLDER, 3, 0),
-    ]
-    .concat();
-    let efi = [
-        entry(b".          ", FOLDER, 3, 0),
-        entry(b"..         ", FOLDER, 0, 0),
-        entry(b"BOOT       ", FOLDER, 4, 0),
-    ]
-    .concat();
+    let root = [entry(b"ESP        ", LABEL, 0, 0), entry(b"EFI        ", FOLDER, 3, 0)].concat();
+    let efi =
+        [entry(b".          ", FOLDER, 3, 0), entry(b"..         ", FOLDER, 0, 0), entry(b"BOOT       ", FOLDER, 4, 0)]
+            .concat();
     let size = small(file.len())?;
     let inner = [
         entry(b".          ", FOLDER, 4, 0),
@@ -101,9 +86,7 @@ impl Found {
         let mut content = Vec::with_capacity(self.size.min(image.len()));
         for (at, size) in &self.pieces {
             content.extend_from_slice(
-                image
-                    .get(*at..at + size)
-                    .ok_or_else(|| invalid("boot partition", "it is cut off"))?,
+                image.get(*at..at + size).ok_or_else(|| invalid("boot partition", "it is cut off"))?,
             );
         }
         content.truncate(self.size);
@@ -132,11 +115,7 @@ pub fn find(image: &[u8], path: &[&str]) -> Result<Found> {
     let mut cluster = volume.root;
     for (depth, name) in path.iter().enumerate() {
         let pieces = volume.chain(cluster)?;
-        let content = Found {
-            size: pieces.iter().map(|piece| piece.1).sum(),
-            pieces,
-        }
-        .read(image)?;
+        let content = Found { size: pieces.iter().map(|piece| piece.1).sum(), pieces }.read(image)?;
         let row = content
             .chunks_exact(32)
             .take_while(|row| row.first() != Some(&0))
@@ -147,10 +126,7 @@ pub fn find(image: &[u8], path: &[&str]) -> Result<Found> {
             let pieces = volume.chain(cluster)?;
             let size = value(row, 28, 4);
             if pieces.iter().map(|piece| piece.1).sum::<usize>() < size {
-                return Err(invalid(
-                    "boot partition",
-                    "a file is shorter than its entry says",
-                ));
+                return Err(invalid("boot partition", "a file is shorter than its entry says"));
             }
             return Ok(Found { pieces, size });
         }
@@ -171,17 +147,12 @@ impl<'a> Volume<'a> {
         if image.get(510..512) != Some(&[0x55, 0xaa]) || value(image, 11, 2) != SECTOR {
             return Err(bad("no FAT32 file system"));
         }
-        let (reserved, tables, table_sectors) = (
-            value(image, 14, 2),
-            value(image, 16, 1),
-            value(image, 36, 4),
-        );
+        let (reserved, tables, table_sectors) = (value(image, 14, 2), value(image, 16, 1), value(image, 36, 4));
         if table_sectors == 0 || value(image, 22, 2) != 0 {
             return Err(bad("no FAT32 file system"));
         }
-        let table = image
-            .get(reserved * SECTOR..(reserved + table_sectors) * SECTOR)
-            .ok_or_else(|| bad("it is cut off"))?;
+        let table =
+            image.get(reserved * SECTOR..(reserved + table_sectors) * SECTOR).ok_or_else(|| bad("it is cut off"))?;
         Ok(Self {
             table,
             data: (reserved + tables * table_sectors) * SECTOR,
@@ -222,11 +193,7 @@ fn short_name(row: &[u8]) -> Option<String> {
     }
     let stem = std::str::from_utf8(row.get(..8)?).ok()?.trim_end();
     let extension = std::str::from_utf8(row.get(8..11)?).ok()?.trim_end();
-    Some(if extension.is_empty() {
-        stem.to_owned()
-    } else {
-        format!("{stem}.{extension}")
-    })
+    Some(if extension.is_empty() { stem.to_owned() } else { format!("{stem}.{extension}") })
 }
 
 fn boot_sector(sectors: usize, table_sectors: usize) -> Result<Vec<u8>> {
@@ -286,17 +253,11 @@ fn place(image: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
 }
 
 fn small(value: usize) -> Result<u32> {
-    u32::try_from(value)
-        .map_err(|_| invalid("boot partition", "it is larger than the format allows"))
+    u32::try_from(value).map_err(|_| invalid("boot partition", "it is larger than the format allows"))
 }
 
 fn value(bytes: &[u8], at: usize, size: usize) -> usize {
-    bytes
-        .iter()
-        .skip(at)
-        .take(size)
-        .rev()
-        .fold(0, |value, byte| value << 8 | usize::from(*byte))
+    bytes.iter().skip(at).take(size).rev().fold(0, |value, byte| value << 8 | usize::from(*byte))
 }
 
 #[cfg(test)]
@@ -320,12 +281,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("esp");
         std::fs::write(&path, build(SECTORS, b"hello").unwrap()).unwrap();
-        let Ok(text) = crate::tool::run(
-            crate::tool::command("mtype")
-                .arg("-i")
-                .arg(&path)
-                .arg("::/EFI/BOOT/BOOTX64.EFI"),
-        ) else {
+        let Ok(text) =
+            crate::tool::run(crate::tool::command("mtype").arg("-i").arg(&path).arg("::/EFI/BOOT/BOOTX64.EFI"))
+        else {
             eprintln!("mtools is not installed: only our own reader was used");
             return;
         };

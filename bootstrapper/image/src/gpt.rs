@@ -49,16 +49,11 @@ pub struct Table {
 /// When a GUID is malformed or the disk too small.
 pub fn build(disk_guid: &str, partitions: &[Partition], disk_sectors: u64) -> Result<Table> {
     let mut entries = vec![0; ENTRIES * ENTRY_BYTES];
-    let last_usable = disk_sectors
-        .checked_sub(TABLE_SECTORS + 2)
-        .ok_or_else(|| invalid("disk", "it is too small"))?;
+    let last_usable = disk_sectors.checked_sub(TABLE_SECTORS + 2).ok_or_else(|| invalid("disk", "it is too small"))?;
     for (partition, entry) in partitions.iter().zip(entries.chunks_exact_mut(ENTRY_BYTES)) {
         let last = partition.first + partition.sectors - 1;
         if last > last_usable || partition.first < TABLE_SECTORS + 2 {
-            return Err(invalid(
-                "disk",
-                format!("partition {} lies outside of it", partition.name),
-            ));
+            return Err(invalid("disk", format!("partition {} lies outside of it", partition.name)));
         }
         let mut row = Vec::with_capacity(ENTRY_BYTES);
         row.extend_from_slice(&guid_bytes(&partition.kind)?);
@@ -66,13 +61,7 @@ pub fn build(disk_guid: &str, partitions: &[Partition], disk_sectors: u64) -> Re
         row.extend_from_slice(&partition.first.to_le_bytes());
         row.extend_from_slice(&last.to_le_bytes());
         row.extend_from_slice(&[0; 8]);
-        row.extend(
-            partition
-                .name
-                .encode_utf16()
-                .take(36)
-                .flat_map(u16::to_le_bytes),
-        );
+        row.extend(partition.name.encode_utf16().take(36).flat_map(u16::to_le_bytes));
         row.resize(ENTRY_BYTES, 0);
         entry.copy_from_slice(&row);
     }
@@ -110,26 +99,19 @@ pub fn build(disk_guid: &str, partitions: &[Partition], disk_sectors: u64) -> Re
 /// # Errors
 /// When it is not there, or its checksums are wrong.
 pub fn parse(head: &[u8]) -> Result<Vec<Partition>> {
-    let header = head
-        .get(512..604)
-        .ok_or_else(|| invalid("disk", "it is too small"))?;
+    let header = head.get(512..604).ok_or_else(|| invalid("disk", "it is too small"))?;
     if !header.starts_with(b"EFI PART") {
         return Err(invalid("disk", "it has no GUID partition table"));
     }
     let mut blank = header.to_vec();
     blank.splice(16..20, [0; 4]);
-    let entries = head
-        .get(1024..1024 + ENTRIES * ENTRY_BYTES)
-        .ok_or_else(|| invalid("disk", "it is too small"))?;
+    let entries = head.get(1024..1024 + ENTRIES * ENTRY_BYTES).ok_or_else(|| invalid("disk", "it is too small"))?;
     let usual = word(header, 72) == 2 && word(header, 80) == (128 | 128 << 32);
     if !usual || half(header, 16) != crc32(&blank) || half(header, 88) != crc32(entries) {
         return Err(invalid("disk", "its partition table is damaged"));
     }
     let mut found = Vec::new();
-    for entry in entries
-        .chunks_exact(ENTRY_BYTES)
-        .filter(|entry| entry.iter().take(16).any(|byte| *byte != 0))
-    {
+    for entry in entries.chunks_exact(ENTRY_BYTES).filter(|entry| entry.iter().take(16).any(|byte| *byte != 0)) {
         let (first, last) = (word(entry, 32), word(entry, 40));
         let wide: Vec<u16> = entry
             .iter()
@@ -138,9 +120,7 @@ pub fn parse(head: &[u8]) -> Result<Vec<Partition>> {
             .zip(entry.iter().skip(57).step_by(2))
             .map(|(low, high)| u16::from_le_bytes([*low, *high]))
             .collect();
-        let name = String::from_utf16_lossy(&wide)
-            .trim_end_matches('\0')
-            .to_owned();
+        let name = String::from_utf16_lossy(&wide).trim_end_matches('\0').to_owned();
         let sectors = last
             .checked_sub(first)
             .and_then(|size| size.checked_add(1))
@@ -170,14 +150,7 @@ pub fn guid_from(digest: &[u8; 16]) -> String {
 pub fn plain_guid(bytes: &[u8; 16]) -> String {
     let text = hex::encode(bytes);
     let part = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
-    format!(
-        "{}-{}-{}-{}-{}",
-        part(0, 8),
-        part(8, 12),
-        part(12, 16),
-        part(16, 20),
-        part(20, 32)
-    )
+    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
 }
 
 /// Text form to the mixed-endian form on disk.
@@ -187,9 +160,7 @@ fn guid_bytes(text: &str) -> Result<[u8; 16]> {
 }
 
 fn guid_text(bytes: &[u8]) -> String {
-    swap(bytes.get(..16).unwrap_or_default())
-        .map(|bytes| plain_guid(&bytes))
-        .unwrap_or_default()
+    swap(bytes.get(..16).unwrap_or_default()).map(|bytes| plain_guid(&bytes)).unwrap_or_default()
 }
 
 /// The first three fields are little-endian on disk; the exchange is its own inverse.
@@ -205,10 +176,7 @@ fn swap(bytes: &[u8]) -> Option<[u8; 16]> {
 fn protective(disk_sectors: u64) -> Vec<u8> {
     let mut bytes = vec![0; 512];
     let size = u32::try_from(disk_sectors - 1).unwrap_or(u32::MAX);
-    let row: Vec<u8> = [0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0]
-        .into_iter()
-        .chain(size.to_le_bytes())
-        .collect();
+    let row: Vec<u8> = [0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0].into_iter().chain(size.to_le_bytes()).collect();
     bytes.splice(446..462, row);
     bytes.splice(510..512, [0x55, 0xaa]);
     bytes
@@ -219,24 +187,18 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 }
 
 fn half(bytes: &[u8], at: usize) -> u32 {
-    bytes
-        .iter()
-        .skip(at)
-        .take(4)
-        .rev()
-        .fold(0, |value, byte| value << 8 | u32::from(*byte))
+    bytes.iter().skip(at).take(4).rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 
 /// CRC-32 (ISO-HDLC), bit by bit: sixteen kilobytes once per image.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |value, byte| {
-        (0..8).fold(value ^ u32::from(*byte), |value, _| {
-            if value & 1 == 1 {
-                value >> 1 ^ 0xedb8_8320
-            } else {
-                value >> 1
-            }
-        })
+        (0..8).fold(
+            value ^ u32::from(*byte),
+            |value, _| {
+                if value & 1 == 1 { value >> 1 ^ 0xedb8_8320 } else { value >> 1 }
+            },
+        )
     })
 }
 
@@ -263,9 +225,7 @@ mod tests {
 
     #[test]
     fn a_changed_table_is_refused() {
-        let mut head = build(&guid_from(&[1; 16]), &[partition()], 4096)
-            .unwrap()
-            .head;
+        let mut head = build(&guid_from(&[1; 16]), &[partition()], 4096).unwrap().head;
         head[1024 + 32] ^= 1;
         assert!(parse(&head).is_err());
         assert!(parse(&head[..600]).is_err());

@@ -9,20 +9,12 @@ use crate::tool;
 
 /// What stands between the firmware and the verified root. The SIMD variants of SHA-256 stay out on purpose: without
 /// hardware virtualisation they verify at half the speed of the generic one (25 against 50 MB/s, measured).
-const MODULES: &[&str] = &[
-    "virtio_pci",
-    "virtio_blk",
-    "dm_mod",
-    "dm_verity",
-    "erofs",
-    "overlay",
-];
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "dm_mod", "dm_verity", "erofs", "overlay"];
 
 /// Makes the initial RAM disk for the kernel whose modules are in `root`.
 pub(crate) fn build(root: &Path, init: &[u8]) -> Result<Vec<u8>> {
     let folder = modules_folder(root)?;
-    let dependencies =
-        String::from_utf8_lossy(&tool::read(&folder.join("modules.dep"))?).into_owned();
+    let dependencies = String::from_utf8_lossy(&tool::read(&folder.join("modules.dep"))?).into_owned();
     let mut archive = Cpio::default();
     for name in ["dev", "m", "new", "proc", "ro", "rw", "sys"] {
         archive.entry(name, 0o040_755, &[]);
@@ -31,11 +23,7 @@ pub(crate) fn build(root: &Path, init: &[u8]) -> Result<Vec<u8>> {
     let mut order = String::new();
     for path in load_order(&dependencies, MODULES)? {
         let name = path.rsplit('/').next().unwrap_or_default();
-        archive.entry(
-            &format!("m/{name}"),
-            0o100_644,
-            &tool::read(&folder.join(&path))?,
-        );
+        archive.entry(&format!("m/{name}"), 0o100_644, &tool::read(&folder.join(&path))?);
         order.push_str(name);
         order.push('\n');
     }
@@ -48,10 +36,7 @@ pub(crate) fn modules_folder(root: &Path) -> Result<std::path::PathBuf> {
     let mut found = rootfs::glob(&root.join("usr/lib/modules/*"))?;
     match (found.pop(), found.len()) {
         (Some(folder), 0) => Ok(folder),
-        (Some(_), more) => Err(invalid(
-            "root file system",
-            format!("{} kernels; one is wanted", more + 1),
-        )),
+        (Some(_), more) => Err(invalid("root file system", format!("{} kernels; one is wanted", more + 1))),
         (None, _) => Err(invalid("root file system", "no kernel modules")),
     }
 }
@@ -61,18 +46,10 @@ pub(crate) fn modules_folder(root: &Path) -> Result<std::path::PathBuf> {
 fn load_order(dependencies: &str, wanted: &[&str]) -> Result<Vec<String>> {
     let mut table = BTreeMap::new();
     for line in dependencies.lines() {
-        let (path, needs) = line
-            .split_once(':')
-            .ok_or_else(|| invalid("modules.dep", "a line without a colon"))?;
+        let (path, needs) = line.split_once(':').ok_or_else(|| invalid("modules.dep", "a line without a colon"))?;
         table.insert(
             module_name(path),
-            (
-                path.to_owned(),
-                needs
-                    .split_whitespace()
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>(),
-            ),
+            (path.to_owned(), needs.split_whitespace().map(str::to_owned).collect::<Vec<_>>()),
         );
     }
     let mut order: Vec<String> = Vec::new();
@@ -114,25 +91,10 @@ impl Cpio {
     }
 
     fn write(&mut self, inode: u32, mode: u32, links: u32, name: &str, content: &[u8]) {
-        let fields = [
-            inode,
-            mode,
-            0,
-            0,
-            links,
-            0,
-            small(content.len()),
-            0,
-            0,
-            0,
-            0,
-            small(name.len() + 1),
-            0,
-        ];
+        let fields = [inode, mode, 0, 0, links, 0, small(content.len()), 0, 0, 0, 0, small(name.len() + 1), 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes
-                .extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -160,14 +122,7 @@ mod tests {
     #[test]
     fn a_module_comes_after_what_it_needs_and_once() {
         let order = load_order(DEP, &["dm_mod", "dm_verity", "built_in"]).unwrap();
-        assert_eq!(
-            order,
-            [
-                "kernel/a/dm-mod.ko",
-                "kernel/a/dm-bufio.ko",
-                "kernel/a/dm-verity.ko"
-            ]
-        );
+        assert_eq!(order, ["kernel/a/dm-mod.ko", "kernel/a/dm-bufio.ko", "kernel/a/dm-verity.ko"]);
     }
 
     #[test]

@@ -34,11 +34,7 @@ pub fn predict(image: &Path) -> Result<Report> {
     let (_, partition) = disk::boot_partition(image)?;
     let executable = fat::find(&partition, &fat::BOOT_PATH)?.read(&partition)?;
     let found = predict::predict(&executable)?;
-    Ok(Report {
-        pcrs: found.to_hex(),
-        authenticode: hex::encode(found.authenticode),
-        command_line: found.command_line,
-    })
+    Ok(Report { pcrs: found.to_hex(), authenticode: hex::encode(found.authenticode), command_line: found.command_line })
 }
 
 /// Copies a disk image with one byte of its kernel command line changed: the last character of the version. The copy
@@ -50,20 +46,15 @@ pub fn tamper(image: &Path, target: &Path) -> Result<()> {
     let (start, partition) = disk::boot_partition(image)?;
     let file = fat::find(&partition, &fat::BOOT_PATH)?;
     let executable = file.read(&partition)?;
-    let parsed = pe::Image::parse(&executable)
-        .map_err(|error| invalid("boot executable", error.to_string()))?;
+    let parsed = pe::Image::parse(&executable).map_err(|error| invalid("boot executable", error.to_string()))?;
     let row = parsed
         .sections()
         .iter()
         .find(|each| each.name == ".cmdline")
         .ok_or_else(|| invalid("boot executable", "no command line"))?;
-    let line = parsed
-        .section(".cmdline")
-        .map_err(|error| invalid("boot executable", error.to_string()))?;
+    let line = parsed.section(".cmdline").map_err(|error| invalid("boot executable", error.to_string()))?;
     let line = std::str::from_utf8(line).map_err(|_| invalid("command line", "not text"))?;
-    let word = line
-        .find(VERSION_WORD)
-        .ok_or_else(|| invalid("command line", format!("no {VERSION_WORD}")))?;
+    let word = line.find(VERSION_WORD).ok_or_else(|| invalid("command line", format!("no {VERSION_WORD}")))?;
     let begin = word + VERSION_WORD.len();
     let rest = line.get(begin..).unwrap_or_default();
     let length = rest.find([' ', '\0', '\n']).unwrap_or(rest.len());
@@ -71,9 +62,8 @@ pub fn tamper(image: &Path, target: &Path) -> Result<()> {
         .get(..length)
         .and_then(|each| each.bytes().last())
         .ok_or_else(|| invalid("command line", "an empty version"))?;
-    let at = file
-        .position(row.raw_offset + begin + length - 1)
-        .ok_or_else(|| invalid("boot partition", "it is cut off"))?;
+    let at =
+        file.position(row.raw_offset + begin + length - 1).ok_or_else(|| invalid("boot partition", "it is cut off"))?;
     disk::copy(image, target)?;
     disk::poke(target, start + at as u64, changed(old))
 }
@@ -94,21 +84,14 @@ mod tests {
 
     #[test]
     fn a_changed_character_stays_of_its_kind() {
-        assert_eq!(
-            [b'1', b'9', b'a', b'z'].map(changed),
-            [b'2', b'0', b'b', b'a']
-        );
+        assert_eq!([b'1', b'9', b'a', b'z'].map(changed), [b'2', b'0', b'b', b'a']);
     }
 
     /// A whole disk with a small root and a boot executable made of the smallest stub.
     fn disk(folder: &Path, line: &str) -> std::path::PathBuf {
         let stub = crate::uki::tests::stub();
-        let sections: [(&str, &[u8]); 4] = [
-            (".osrel", b"ID=x\n"),
-            (".cmdline", line.as_bytes()),
-            (".linux", &stub),
-            (".initrd", b"initrd"),
-        ];
+        let sections: [(&str, &[u8]); 4] =
+            [(".osrel", b"ID=x\n"), (".cmdline", line.as_bytes()), (".linux", &stub), (".initrd", b"initrd")];
         let executable = crate::uki::build(&stub, &sections).unwrap();
         let root = folder.join("root");
         std::fs::write(&root, vec![3; 64 * 1024]).unwrap();
@@ -121,9 +104,7 @@ mod tests {
     #[test]
     fn two_disks_of_the_same_inputs_are_the_same() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let digests = folders
-            .each_ref()
-            .map(|folder| crate::digest::file_hex(&disk(folder.path(), "quiet")).unwrap());
+        let digests = folders.each_ref().map(|folder| crate::digest::file_hex(&disk(folder.path(), "quiet")).unwrap());
         assert_eq!(digests[0], digests[1]);
     }
 
@@ -135,22 +116,11 @@ mod tests {
         tamper(&image, &copy).unwrap();
         let (before, after) = (predict(&image).unwrap(), predict(&copy).unwrap());
         assert_eq!(after.command_line, "quiet constellation.version=v2 more=x");
-        let changed: Vec<u8> = before
-            .pcrs
-            .iter()
-            .filter(|(index, value)| after.pcrs[index] != **value)
-            .map(|(index, _)| *index)
-            .collect();
+        let changed: Vec<u8> =
+            before.pcrs.iter().filter(|(index, value)| after.pcrs[index] != **value).map(|(index, _)| *index).collect();
         assert_eq!(changed, [4, 9, 11]);
         let bytes = [&image, &copy].map(|path| std::fs::read(path).unwrap());
-        assert_eq!(
-            bytes[0]
-                .iter()
-                .zip(&bytes[1])
-                .filter(|(a, b)| a != b)
-                .count(),
-            1
-        );
+        assert_eq!(bytes[0].iter().zip(&bytes[1]).filter(|(a, b)| a != b).count(), 1);
         assert_eq!(bytes[0].len(), bytes[1].len());
     }
 

@@ -35,8 +35,5 @@ pub use error::{Error, Result};
 #[must_use]
 pub fn epoch() -> u64 {
     const DEFAULT: u64 = 1_767_225_600;
-    std::env::var("SOURCE_DATE_EPOCH")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(DEFAULT)
+    std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()).unwrap_or(DEFAULT)
 }

@@ -101,16 +101,9 @@ fn run() -> anyhow::Result<()> {
             let summary = build::build(&options.into()).context("build of the image")?;
             println!("{}", serde_json::to_string_pretty(&summary)?);
         }
-        Command::Predict { image } => println!(
-            "{}",
-            serde_json::to_string_pretty(&inspect::predict(&image)?)?
-        ),
+        Command::Predict { image } => println!("{}", serde_json::to_string_pretty(&inspect::predict(&image)?)?),
         Command::Tamper { image, out } => inspect::tamper(&image, &out)?,
-        Command::VerifyManifest {
-            manifest,
-            public_key,
-            image,
-        } => {
+        Command::VerifyManifest { manifest, public_key, image } => {
             let found = manifest::verify(&manifest, &public_key, image.as_deref())?;
             println!("{}", serde_json::to_string_pretty(&found)?);
         }

@@ -54,22 +54,14 @@ impl Signer {
     pub fn open(out: &Path, given: Option<&Path>) -> Result<Self> {
         let path = given.map_or_else(|| out.join(PRIVATE_KEY_FILE), Path::to_owned);
         if given.is_none() && !path.exists() {
-            let key = owner::SigningKey::generate()
-                .map_err(|error| Error::Manifest(error.to_string()))?;
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-                .map_err(io("create", &path))?;
-            file.write_all(key.to_pkcs8_pem().as_bytes())
-                .map_err(io("write", &path))?;
+            let key = owner::SigningKey::generate().map_err(|error| Error::Manifest(error.to_string()))?;
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(io("create", &path))?;
+            file.write_all(key.to_pkcs8_pem().as_bytes()).map_err(io("write", &path))?;
             return Ok(Self(key));
         }
         let text = fs::read_to_string(&path).map_err(io("read", &path))?;
-        owner::SigningKey::from_pkcs8_pem(&text)
-            .map(Self)
-            .map_err(|error| Error::Manifest(error.to_string()))
+        owner::SigningKey::from_pkcs8_pem(&text).map(Self).map_err(|error| Error::Manifest(error.to_string()))
     }
 
     /// SHA-256 of the public key, hex.
@@ -104,8 +96,7 @@ pub fn write(
         platform: PLATFORM.to_owned(),
         pcrs: report.pcrs.clone(),
     };
-    set.validate()
-        .map_err(|error| Error::Manifest(error.to_string()))?;
+    set.validate().map_err(|error| Error::Manifest(error.to_string()))?;
     let manifest = MeasurementManifest {
         revision,
         kubernetes_version: KUBERNETES_VERSION.to_owned(),
@@ -118,10 +109,7 @@ pub fn write(
     tool::write(&out.join(PUBLIC_KEY_FILE), &public_key)?;
     tool::write(&out.join("image.json"), json(&summary)?)?;
     tool::write(&out.join("configmap.yaml"), config_map(version, &envelope))?;
-    tool::write(
-        &out.join("nodeversion.yaml"),
-        node_version(&summary, &public_key),
-    )?;
+    tool::write(&out.join("nodeversion.yaml"), node_version(&summary, &public_key))?;
     Ok(summary)
 }
 
@@ -130,19 +118,13 @@ pub fn write(
 ///
 /// # Errors
 /// With the reason of the refusal.
-pub fn verify(
-    envelope: &Path,
-    public_key: &Path,
-    image: Option<&Path>,
-) -> Result<MeasurementManifest> {
+pub fn verify(envelope: &Path, public_key: &Path, image: Option<&Path>) -> Result<MeasurementManifest> {
     let refuse = |why: String| Error::Manifest(why);
     let text = fs::read_to_string(envelope).map_err(io("read", envelope))?;
     let pem = fs::read_to_string(public_key).map_err(io("read", public_key))?;
     let spki = owner::spki_from_pem(&pem).map_err(|error| refuse(error.to_string()))?;
-    let payload =
-        dsse::verify(&text, MANIFEST_TYPE, &spki).map_err(|error| refuse(error.to_string()))?;
-    let manifest: MeasurementManifest =
-        serde_json::from_slice(&payload).map_err(|error| refuse(error.to_string()))?;
+    let payload = dsse::verify(&text, MANIFEST_TYPE, &spki).map_err(|error| refuse(error.to_string()))?;
+    let manifest: MeasurementManifest = serde_json::from_slice(&payload).map_err(|error| refuse(error.to_string()))?;
     if manifest.sets.is_empty() {
         return Err(refuse("it has no measurement set".to_owned()));
     }
@@ -184,9 +166,7 @@ fn node_version(summary: &Summary, public_key: &str) -> String {
 }
 
 fn indented(text: &str, by: usize) -> String {
-    text.lines().fold(String::new(), |all, line| {
-        format!("{all}{:by$}{line}\n", "")
-    })
+    text.lines().fold(String::new(), |all, line| format!("{all}{:by$}{line}\n", ""))
 }
 
 #[cfg(test)]
@@ -194,15 +174,8 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let pcrs = [4, 9, 11, 12, 13]
-            .into_iter()
-            .map(|index| (index, vec!["00".repeat(32)]))
-            .collect();
-        Report {
-            pcrs,
-            authenticode: "00".repeat(32),
-            command_line: "quiet".to_owned(),
-        }
+        let pcrs = [4, 9, 11, 12, 13].into_iter().map(|index| (index, vec!["00".repeat(32)])).collect();
+        Report { pcrs, authenticode: "00".repeat(32), command_line: "quiet".to_owned() }
     }
 
     fn written() -> tempfile::TempDir {
@@ -217,12 +190,7 @@ mod tests {
     #[test]
     fn a_manifest_is_accepted_with_the_publishers_key() {
         let out = written();
-        let manifest = verify(
-            &out.path().join(MANIFEST_FILE),
-            &out.path().join(PUBLIC_KEY_FILE),
-            None,
-        )
-        .unwrap();
+        let manifest = verify(&out.path().join(MANIFEST_FILE), &out.path().join(PUBLIC_KEY_FILE), None).unwrap();
         assert_eq!((manifest.revision, manifest.sets.len()), (3, 1));
         assert_eq!(manifest.sets[0].pcrs, report().pcrs);
     }
@@ -230,21 +198,10 @@ mod tests {
     #[test]
     fn a_manifest_is_refused_with_another_key_or_image() {
         let (out, other) = (written(), written());
-        assert!(
-            verify(
-                &out.path().join(MANIFEST_FILE),
-                &other.path().join(PUBLIC_KEY_FILE),
-                None
-            )
-            .is_err()
-        );
+        assert!(verify(&out.path().join(MANIFEST_FILE), &other.path().join(PUBLIC_KEY_FILE), None).is_err());
         let image = out.path().join("other.raw");
         fs::write(&image, b"another").unwrap();
-        let result = verify(
-            &out.path().join(MANIFEST_FILE),
-            &out.path().join(PUBLIC_KEY_FILE),
-            Some(&image),
-        );
+        let result = verify(&out.path().join(MANIFEST_FILE), &out.path().join(PUBLIC_KEY_FILE), Some(&image));
         assert!(result.unwrap_err().to_string().contains("another image"));
     }
 
@@ -254,10 +211,7 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let first = Signer::open(out.path(), None).unwrap().fingerprint();
         assert_eq!(Signer::open(out.path(), None).unwrap().fingerprint(), first);
-        let mode = fs::metadata(out.path().join(PRIVATE_KEY_FILE))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(out.path().join(PRIVATE_KEY_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -266,8 +220,7 @@ mod tests {
         let out = written();
         let object = fs::read_to_string(out.path().join("nodeversion.yaml")).unwrap();
         assert!(
-            object.contains("configMap: v1-measurements")
-                && object.contains("        -----BEGIN PUBLIC KEY-----"),
+            object.contains("configMap: v1-measurements") && object.contains("        -----BEGIN PUBLIC KEY-----"),
             "{object}"
         );
         let map = fs::read_to_string(out.path().join("configmap.yaml")).unwrap();

@@ -19,9 +19,8 @@ pub const TEST_IMAGE: &str = "constellation.dev/busybox:1";
 const REGISTRY: &str = "registry.k8s.io";
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const APPLETS: &[&str] = &[
-    "cat", "echo", "grep", "head", "hostname", "httpd", "ip", "ls", "nc", "nslookup", "ping",
-    "seq", "sh", "sleep", "tail", "test", "timeout", "true", "wget", "date", "env", "mkdir", "rm",
-    "printf", "ps", "kill",
+    "cat", "echo", "grep", "head", "hostname", "httpd", "ip", "ls", "nc", "nslookup", "ping", "seq", "sh", "sleep",
+    "tail", "test", "timeout", "true", "wget", "date", "env", "mkdir", "rm", "printf", "ps", "kill",
 ];
 
 /// One image: its name and its OCI layout as a tar file.
@@ -34,82 +33,42 @@ pub(crate) struct Image {
 pub(crate) fn all(kubernetes: &Path, root: &Path, pause: &[u8]) -> Result<Vec<Image>> {
     let mut images = Vec::new();
     for (file, name, entry) in [
-        (
-            "kube-apiserver",
-            format!("{REGISTRY}/kube-apiserver:{KUBERNETES_VERSION}"),
-            "usr/local/bin/kube-apiserver",
-        ),
+        ("kube-apiserver", format!("{REGISTRY}/kube-apiserver:{KUBERNETES_VERSION}"), "usr/local/bin/kube-apiserver"),
         (
             "kube-controller-manager",
             format!("{REGISTRY}/kube-controller-manager:{KUBERNETES_VERSION}"),
             "usr/local/bin/kube-controller-manager",
         ),
-        (
-            "kube-scheduler",
-            format!("{REGISTRY}/kube-scheduler:{KUBERNETES_VERSION}"),
-            "usr/local/bin/kube-scheduler",
-        ),
-        (
-            "etcd",
-            format!("{REGISTRY}/etcd:3.6.8-0"),
-            "usr/local/bin/etcd",
-        ),
-        (
-            "coredns",
-            format!("{REGISTRY}/coredns/coredns:v1.14.2"),
-            "coredns",
-        ),
+        ("kube-scheduler", format!("{REGISTRY}/kube-scheduler:{KUBERNETES_VERSION}"), "usr/local/bin/kube-scheduler"),
+        ("etcd", format!("{REGISTRY}/etcd:3.6.8-0"), "usr/local/bin/etcd"),
+        ("coredns", format!("{REGISTRY}/coredns/coredns:v1.14.2"), "coredns"),
     ] {
         let mut layer = Archive::default();
         layer.file(entry, 0o755, &tool::read(&kubernetes.join(file))?);
-        images.push(Image {
-            file,
-            tar: layout(&name, Some(entry), layer),
-        });
+        images.push(Image { file, tar: layout(&name, Some(entry), layer) });
     }
 
     let mut layer = Archive::default();
-    layer.file(
-        "usr/local/bin/kube-proxy",
-        0o755,
-        &tool::read(&kubernetes.join("kube-proxy"))?,
-    );
-    layer.file(
-        "usr/sbin/nft",
-        0o755,
-        &tool::read(&root.join("usr/sbin/nft"))?,
-    );
+    layer.file("usr/local/bin/kube-proxy", 0o755, &tool::read(&kubernetes.join("kube-proxy"))?);
+    layer.file("usr/sbin/nft", 0o755, &tool::read(&root.join("usr/sbin/nft"))?);
     for library in elf::libraries(&root.join("usr/sbin/nft"), root)? {
         layer.file(&library.path, 0o755, &tool::read(&library.file)?);
     }
     let name = format!("{REGISTRY}/kube-proxy:{KUBERNETES_VERSION}");
-    images.push(Image {
-        file: "kube-proxy",
-        tar: layout(&name, Some("usr/local/bin/kube-proxy"), layer),
-    });
+    images.push(Image { file: "kube-proxy", tar: layout(&name, Some("usr/local/bin/kube-proxy"), layer) });
 
     let mut layer = Archive::default();
     layer.file("pause", 0o755, pause);
-    images.push(Image {
-        file: "pause",
-        tar: layout(&format!("{REGISTRY}/pause:3.10.2"), Some("pause"), layer),
-    });
+    images.push(Image { file: "pause", tar: layout(&format!("{REGISTRY}/pause:3.10.2"), Some("pause"), layer) });
 
     let mut layer = Archive::default();
-    layer.file(
-        "bin/busybox",
-        0o755,
-        &tool::read(&root.join("bin/busybox"))?,
-    );
+    layer.file("bin/busybox", 0o755, &tool::read(&root.join("bin/busybox"))?);
     for applet in APPLETS {
         layer.link(&format!("bin/{applet}"), "busybox");
     }
     layer.folder("etc", 0o755);
     layer.folder("www", 0o755);
-    images.push(Image {
-        file: "busybox",
-        tar: layout(TEST_IMAGE, None, layer),
-    });
+    images.push(Image { file: "busybox", tar: layout(TEST_IMAGE, None, layer) });
     Ok(images)
 }
 

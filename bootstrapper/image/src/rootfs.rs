@@ -37,24 +37,15 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// Documentation is left out while unpacking.
-const EXCLUDED: &[&str] = &[
-    "/usr/share/doc/*",
-    "/usr/share/man/*",
-    "/usr/share/locale/*",
-    "/usr/share/info/*",
-];
+const EXCLUDED: &[&str] = &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"];
 
 /// Makes the tar file, or finds it. The key holds the package list and the versions this machine would install now.
 pub(crate) fn build(cache: &Cache) -> Result<Stage> {
     let sources = sources(Path::new("/etc/apt"))?;
     let versions = tool::run(tool::command("apt-cache").arg("policy").args(PACKAGES))?;
-    let resolved: Vec<&str> = versions
-        .lines()
-        .filter(|line| !line.starts_with(' ') || line.contains("Candidate:"))
-        .collect();
-    let mut key = Key::new("rootfs-1")
-        .input("suite", &suite()?)
-        .input("versions", &resolved.join("\n"));
+    let resolved: Vec<&str> =
+        versions.lines().filter(|line| !line.starts_with(' ') || line.contains("Candidate:")).collect();
+    let mut key = Key::new("rootfs-1").input("suite", &suite()?).input("versions", &resolved.join("\n"));
     for package in PACKAGES {
         key = key.input("package", package);
     }
@@ -65,11 +56,7 @@ fn bootstrap(sources: &str, draft: &Path) -> Result<()> {
     let list = draft.with_extension("sources");
     tool::write(&list, sources)?;
     let mut command = tool::command("mmdebstrap");
-    command.args([
-        "--variant=minbase",
-        "--format=tar",
-        "--aptopt=APT::Install-Recommends \"false\"",
-    ]);
+    command.args(["--variant=minbase", "--format=tar", "--aptopt=APT::Install-Recommends \"false\""]);
     for pattern in EXCLUDED {
         command.arg(format!("--dpkgopt=path-exclude={pattern}"));
     }
@@ -85,10 +72,7 @@ fn suite() -> Result<String> {
     let text = tool::read(Path::new("/etc/os-release"))?;
     String::from_utf8_lossy(&text)
         .lines()
-        .find_map(|line| {
-            line.strip_prefix("VERSION_CODENAME=")
-                .map(|word| word.trim_matches('"').to_owned())
-        })
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME=").map(|word| word.trim_matches('"').to_owned()))
         .ok_or_else(|| invalid("/etc/os-release", "no VERSION_CODENAME; give --rootfs"))
 }
 
@@ -112,63 +96,40 @@ fn sources(apt: &Path) -> Result<String> {
             .filter(|line| !line.trim_start().starts_with('#'))
             .fold(String::new(), |all, line| all + line + "\n");
         match extension(path) {
-            "sources" => text
-                .split("\n\n")
-                .filter(|stanza| of_suite(stanza, &suite))
-                .for_each(|stanza| {
-                    stanzas.push_str(stanza.trim());
-                    stanzas.push_str("\n\n");
-                }),
-            "list" => text
-                .lines()
-                .filter(|line| line.starts_with("deb ") && of_suite(line, &suite))
-                .for_each(|line| {
-                    lines.push_str(line);
-                    lines.push('\n');
-                }),
+            "sources" => text.split("\n\n").filter(|stanza| of_suite(stanza, &suite)).for_each(|stanza| {
+                stanzas.push_str(stanza.trim());
+                stanzas.push_str("\n\n");
+            }),
+            "list" => text.lines().filter(|line| line.starts_with("deb ") && of_suite(line, &suite)).for_each(|line| {
+                lines.push_str(line);
+                lines.push('\n');
+            }),
             _ => {}
         }
     }
     match (stanzas.is_empty(), lines.is_empty()) {
         (false, _) => Ok(stanzas),
         (true, false) => Ok(lines),
-        (true, true) => Err(invalid(
-            "/etc/apt",
-            format!("no source of suite {suite}; give --rootfs"),
-        )),
+        (true, true) => Err(invalid("/etc/apt", format!("no source of suite {suite}; give --rootfs"))),
     }
 }
 
 /// Whether a source names the suite as a word of its own (`bookworm`, `bookworm-updates`, `bookworm-security`).
 fn of_suite(source: &str, suite: &str) -> bool {
-    source.split_whitespace().any(|word| {
-        word == suite
-            || word
-                .strip_prefix(suite)
-                .is_some_and(|rest| rest.starts_with('-'))
-    })
+    source
+        .split_whitespace()
+        .any(|word| word == suite || word.strip_prefix(suite).is_some_and(|rest| rest.starts_with('-')))
 }
 
 fn extension(path: &Path) -> &str {
-    path.extension()
-        .and_then(|each| each.to_str())
-        .unwrap_or(if path.ends_with("sources.list") {
-            "list"
-        } else {
-            ""
-        })
+    path.extension().and_then(|each| each.to_str()).unwrap_or(if path.ends_with("sources.list") { "list" } else { "" })
 }
 
 /// Unpacks the tar file into a folder and takes away what differs from build to build or is of no use in a node.
 pub(crate) fn unpack(tar: &Path, folder: &Path) -> Result<()> {
     tool::make_folder(folder)?;
     tool::run(
-        tool::command("tar")
-            .arg("-xpf")
-            .arg(tar)
-            .arg("-C")
-            .arg(folder)
-            .args(["--numeric-owner", "--exclude=./dev/*"]),
+        tool::command("tar").arg("-xpf").arg(tar).arg("-C").arg(folder).args(["--numeric-owner", "--exclude=./dev/*"]),
     )?;
     for each in USELESS {
         for path in glob(&folder.join(each))? {
@@ -180,16 +141,9 @@ pub(crate) fn unpack(tar: &Path, folder: &Path) -> Result<()> {
 
 /// Expands a `*` in the last part of a path.
 pub(crate) fn glob(pattern: &Path) -> Result<Vec<PathBuf>> {
-    let name = pattern
-        .file_name()
-        .and_then(|each| each.to_str())
-        .unwrap_or_default();
+    let name = pattern.file_name().and_then(|each| each.to_str()).unwrap_or_default();
     let Some((before, after)) = name.split_once('*') else {
-        return Ok(if pattern.symlink_metadata().is_ok() {
-            vec![pattern.to_owned()]
-        } else {
-            Vec::new()
-        });
+        return Ok(if pattern.symlink_metadata().is_ok() { vec![pattern.to_owned()] } else { Vec::new() });
     };
     let folder = pattern.parent().unwrap_or(Path::new("/"));
     if !folder.is_dir() {
@@ -198,14 +152,8 @@ pub(crate) fn glob(pattern: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(io("list", folder))? {
         let path = entry.map_err(io("list", folder))?.path();
-        let file = path
-            .file_name()
-            .and_then(|each| each.to_str())
-            .unwrap_or_default();
-        if file.len() >= before.len() + after.len()
-            && file.starts_with(before)
-            && file.ends_with(after)
-        {
+        let file = path.file_name().and_then(|each| each.to_str()).unwrap_or_default();
+        if file.len() >= before.len() + after.len() && file.starts_with(before) && file.ends_with(after) {
             found.push(path);
         }
     }
@@ -252,18 +200,15 @@ mod tests {
         let list = folder.path().join("sources.list.d");
         fs::create_dir_all(&list).unwrap();
         let suite = suite().unwrap();
-        fs::write(list.join("a.sources"), format!("Types: deb\n# no\nURIs: x\nSuites: {suite} {suite}-updates\n\nTypes: deb\nSuites: other\n")).unwrap();
-        fs::write(list.join("b.list"), "deb y other main\n").unwrap();
         fs::write(
-            list.join("c.sources.disabled"),
-            format!("Suites: {suite}\n"),
+            list.join("a.sources"),
+            format!("Types: deb\n# no\nURIs: x\nSuites: {suite} {suite}-updates\n\nTypes: deb\nSuites: other\n"),
         )
         .unwrap();
+        fs::write(list.join("b.list"), "deb y other main\n").unwrap();
+        fs::write(list.join("c.sources.disabled"), format!("Suites: {suite}\n")).unwrap();
         let text = sources(folder.path()).unwrap();
-        assert_eq!(
-            text,
-            format!("Types: deb\nURIs: x\nSuites: {suite} {suite}-updates\n\n")
-        );
+        assert_eq!(text, format!("Types: deb\nURIs: x\nSuites: {suite} {suite}-updates\n\n"));
     }
 
     #[test]

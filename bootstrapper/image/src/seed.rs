@@ -33,9 +33,7 @@ pub(crate) fn build(cache: &Cache, kubernetes: &Path, images: &[Image]) -> Resul
         key = key.input(image.file, &digest::sha256_hex(&image.tar));
     }
     let work = cache.scratch("seed")?;
-    let stage = cache.stage("seed", &key, |draft| {
-        unpack(&work, kubernetes, images, draft)
-    })?;
+    let stage = cache.stage("seed", &key, |draft| unpack(&work, kubernetes, images, draft))?;
     tool::remove(&work)?;
     Ok(stage)
 }
@@ -43,10 +41,7 @@ pub(crate) fn build(cache: &Cache, kubernetes: &Path, images: &[Image]) -> Resul
 fn unpack(work: &Path, kubernetes: &Path, images: &[Image], draft: &Path) -> Result<()> {
     let root = work.join("root");
     // The address of a socket may be 107 bytes long at most; a cache folder may be deeper.
-    let state = tempfile::Builder::new()
-        .prefix("cseed")
-        .tempdir_in("/tmp")
-        .map_err(io("make folder", "/tmp"))?;
+    let state = tempfile::Builder::new().prefix("cseed").tempdir_in("/tmp").map_err(io("make folder", "/tmp"))?;
     let socket = state.path().join("c.sock");
     let config = work.join("containerd.toml");
     tool::write(&config, settings(&root, state.path()))?;
@@ -63,20 +58,12 @@ fn unpack(work: &Path, kubernetes: &Path, images: &[Image], draft: &Path) -> Res
     let mut containerd = Running(child);
     let ctr = |words: &[&str]| {
         let mut command = tool::command(kubernetes.join("ctr"));
-        command
-            .arg("-a")
-            .arg(&socket)
-            .args(["-n", "k8s.io"])
-            .args(words);
+        command.arg("-a").arg(&socket).args(["-n", "k8s.io"]).args(words);
         command
     };
     let begin = Instant::now();
     while tool::run(&mut ctr(&["version"])).is_err() {
-        let ended = containerd
-            .0
-            .try_wait()
-            .map_err(io("wait for", "containerd"))?
-            .is_some();
+        let ended = containerd.0.try_wait().map_err(io("wait for", "containerd"))?.is_some();
         if ended || begin.elapsed() > START_LIMIT {
             let text = String::from_utf8_lossy(&tool::read(&log)?).into_owned();
             return Err(Error::Tool {
@@ -90,16 +77,8 @@ fn unpack(work: &Path, kubernetes: &Path, images: &[Image], draft: &Path) -> Res
     for image in images {
         let file = work.join(format!("{}.tar", image.file));
         tool::write(&file, &image.tar)?;
-        let path = file
-            .to_str()
-            .ok_or_else(|| invalid("cache folder", "its name is not text"))?;
-        tool::run(&mut ctr(&[
-            "images",
-            "import",
-            "--label",
-            "io.cri-containerd.image=managed",
-            path,
-        ]))?;
+        let path = file.to_str().ok_or_else(|| invalid("cache folder", "its name is not text"))?;
+        tool::run(&mut ctr(&["images", "import", "--label", "io.cri-containerd.image=managed", path]))?;
         tool::remove(&file)?;
     }
     // Deleting a lease synchronously waits for a garbage collection. Without it what is left depends on when the last
@@ -114,11 +93,7 @@ fn collect(root: &Path, draft: &Path) -> Result<()> {
     tool::make_folder(&draft.join("blobs"))?;
     let epoch = crate::epoch();
     let meta = bolt::normalise(&tool::read(&root.join(METADATA))?, Kind::Metadata, epoch)?;
-    let snap = bolt::normalise(
-        &tool::read(&root.join(SNAPSHOTTER).join("metadata.db"))?,
-        Kind::Snapshots,
-        epoch,
-    )?;
+    let snap = bolt::normalise(&tool::read(&root.join(SNAPSHOTTER).join("metadata.db"))?, Kind::Snapshots, epoch)?;
     tool::write(&draft.join("meta.db"), &meta)?;
     tool::write(&draft.join("snap.db"), &snap)?;
     let blobs = root.join(BLOBS);
@@ -126,8 +101,7 @@ fn collect(root: &Path, draft: &Path) -> Result<()> {
         let entry = entry.map_err(io("list", &blobs))?;
         let size = entry.metadata().map_err(io("look at", entry.path()))?.len();
         if size <= SMALL_BLOB_BYTES {
-            fs::copy(entry.path(), draft.join("blobs").join(entry.file_name()))
-                .map_err(io("copy", entry.path()))?;
+            fs::copy(entry.path(), draft.join("blobs").join(entry.file_name())).map_err(io("copy", entry.path()))?;
         }
     }
     let snapshots = root.join(SNAPSHOTTER).join("snapshots");

@@ -49,12 +49,7 @@ impl Archive {
         put(&mut header, 108, 8, b"0000000");
         put(&mut header, 116, 8, b"0000000");
         put(&mut header, 124, 12, format!("{size:011o}").as_bytes());
-        put(
-            &mut header,
-            136,
-            12,
-            format!("{:011o}", crate::epoch()).as_bytes(),
-        );
+        put(&mut header, 136, 12, format!("{:011o}", crate::epoch()).as_bytes());
         put(&mut header, 148, 8, b"        ");
         put(&mut header, 156, 1, &[kind]);
         put(&mut header, 157, 100, target.as_bytes());

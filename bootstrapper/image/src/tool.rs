@@ -12,10 +12,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C.UTF-8")
         .env("TZ", "UTC")
         .env("HOME", "/root")
@@ -34,14 +31,11 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 /// With the end of its error output when it does not exist or does not succeed.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| Error::Tool {
-            program: program.clone(),
-            status: "could not be started".to_owned(),
-            output: error.to_string(),
-        })?;
+    let output = command.stdin(Stdio::null()).output().map_err(|error| Error::Tool {
+        program: program.clone(),
+        status: "could not be started".to_owned(),
+        output: error.to_string(),
+    })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -49,11 +43,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
     if text.trim().is_empty() {
         text = String::from_utf8_lossy(&output.stdout).into_owned();
     }
-    Err(Error::Tool {
-        program,
-        status: output.status.to_string(),
-        output: tail(&text),
-    })
+    Err(Error::Tool { program, status: output.status.to_string(), output: tail(&text) })
 }
 
 /// The last lines of a text.

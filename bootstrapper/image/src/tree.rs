@@ -12,11 +12,7 @@ use crate::tool;
 /// Files written into every image: path, mode, content.
 const FILES: &[(&str, u32, &str)] = &[
     ("etc/.updated", 0o644, ""),
-    (
-        "etc/containerd/config.toml",
-        0o644,
-        include_str!("../files/containerd.toml"),
-    ),
+    ("etc/containerd/config.toml", 0o644, include_str!("../files/containerd.toml")),
     ("etc/fstab", 0o644, ""),
     ("etc/hosts", 0o644, "127.0.0.1 localhost\n"),
     // Empty: systemd makes one in memory at each boot, so no two nodes share one.
@@ -29,11 +25,7 @@ const FILES: &[(&str, u32, &str)] = &[
         0o644,
         "[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\nForwardToConsole=no\nAudit=no\n",
     ),
-    (
-        "etc/systemd/system/cseed.service",
-        0o644,
-        include_str!("../files/units/cseed.service"),
-    ),
+    ("etc/systemd/system/cseed.service", 0o644, include_str!("../files/units/cseed.service")),
     (
         "etc/systemd/system/constellation-bootstrapper.service",
         0o644,
@@ -49,26 +41,10 @@ const FILES: &[(&str, u32, &str)] = &[
         0o644,
         include_str!("../files/units/constellation-verifier.service"),
     ),
-    (
-        "etc/systemd/system/containerd.service",
-        0o644,
-        include_str!("../files/units/containerd.service"),
-    ),
-    (
-        "etc/systemd/system/kubelet.service",
-        0o644,
-        include_str!("../files/units/kubelet.service"),
-    ),
-    (
-        "etc/systemd/system/kubelet.service.d/10-kubeadm.conf",
-        0o644,
-        include_str!("../files/units/10-kubeadm.conf"),
-    ),
-    (
-        "usr/lib/constellation/seed",
-        0o755,
-        include_str!("../files/seed.sh"),
-    ),
+    ("etc/systemd/system/containerd.service", 0o644, include_str!("../files/units/containerd.service")),
+    ("etc/systemd/system/kubelet.service", 0o644, include_str!("../files/units/kubelet.service")),
+    ("etc/systemd/system/kubelet.service.d/10-kubeadm.conf", 0o644, include_str!("../files/units/10-kubeadm.conf")),
+    ("usr/lib/constellation/seed", 0o755, include_str!("../files/seed.sh")),
     (
         "usr/lib/os-release",
         0o644,
@@ -103,14 +79,7 @@ const SYSCTLS: &str = "\
 net.ipv4.ip_forward=1\nnet.ipv4.conf.all.rp_filter=0\nvm.overcommit_memory=1\nkernel.panic=10\nkernel.panic_on_oops=1\n";
 
 /// Programs of Kubernetes and the container runtime.
-const PROGRAMS: &[&str] = &[
-    "containerd",
-    "containerd-shim-runc-v2",
-    "ctr",
-    "kubeadm",
-    "kubectl",
-    "kubelet",
-];
+const PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "kubeadm", "kubectl", "kubelet"];
 const NETWORK_PLUGINS: &[&str] = &["bridge", "host-local", "loopback", "portmap"];
 
 /// Units that must never run. Three kinds: ways to a shell; things that would extend register 11 or wait for udev;
@@ -191,15 +160,9 @@ impl Programs {
             (&self.bootstrapper, "usr/bin/constellation-bootstrapper"),
             (&self.verifier, "usr/bin/constellation-verifier"),
         ];
-        let ours = ours
-            .into_iter()
-            .map(|(path, place)| (path.clone(), place.to_owned()));
-        let programs = PROGRAMS
-            .iter()
-            .map(|name| (self.kubernetes.join(name), format!("usr/bin/{name}")));
-        let plugins = NETWORK_PLUGINS
-            .iter()
-            .map(|name| (self.kubernetes.join(name), format!("opt/cni/bin/{name}")));
+        let ours = ours.into_iter().map(|(path, place)| (path.clone(), place.to_owned()));
+        let programs = PROGRAMS.iter().map(|name| (self.kubernetes.join(name), format!("usr/bin/{name}")));
+        let plugins = NETWORK_PLUGINS.iter().map(|name| (self.kubernetes.join(name), format!("opt/cni/bin/{name}")));
         ours.chain(programs).chain(plugins).collect()
     }
 }
@@ -219,15 +182,10 @@ pub(crate) fn fill(root: &Path, programs: &Programs, seed: &Path) -> Result<()> 
         // A link, such as os-release or resolv.conf, must not be followed out of the root.
         tool::remove(&path)?;
         tool::write(&path, content)?;
-        fs::set_permissions(&path, Permissions::from_mode(*mode))
-            .map_err(io("set mode of", &path))?;
+        fs::set_permissions(&path, Permissions::from_mode(*mode)).map_err(io("set mode of", &path))?;
     }
     link(root, "etc/os-release", "../usr/lib/os-release")?;
-    link(
-        root,
-        "etc/systemd/system/default.target",
-        "/lib/systemd/system/multi-user.target",
-    )?;
+    link(root, "etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target")?;
     link(
         root,
         "etc/systemd/system/multi-user.target.wants/constellation-bootstrapper.service",
@@ -260,16 +218,14 @@ fn install(source: &Path, root: &Path, place: &str) -> Result<()> {
     tool::remove(&target)?;
     fs::copy(source, &target).map_err(io("copy", source))?;
     tool::run(tool::command("strip").arg("--strip-all").arg(&target))?;
-    fs::set_permissions(&target, Permissions::from_mode(0o755))
-        .map_err(io("set mode of", &target))?;
+    fs::set_permissions(&target, Permissions::from_mode(0o755)).map_err(io("set mode of", &target))?;
     elf::libraries(&target, root).map(drop)
 }
 
 /// No account has a password, and every entry for one is marked as locked.
 fn lock_accounts(root: &Path) -> Result<()> {
     let path = root.join("etc/shadow");
-    let text =
-        String::from_utf8(tool::read(&path)?).map_err(|_| invalid("etc/shadow", "not text"))?;
+    let text = String::from_utf8(tool::read(&path)?).map_err(|_| invalid("etc/shadow", "not text"))?;
     let mut locked = String::new();
     for line in text.lines() {
         let mut fields: Vec<&str> = line.split(':').collect();
@@ -298,19 +254,14 @@ mod tests {
     #[test]
     fn only_the_node_agent_and_its_modules_start_by_themselves() {
         for (path, _, content) in FILES.iter().filter(|each| each.0.ends_with(".service")) {
-            let wanted = path.contains("constellation-bootstrapper")
-                || path.contains("constellation-modules");
+            let wanted = path.contains("constellation-bootstrapper") || path.contains("constellation-modules");
             assert_eq!(content.contains("[Install]"), wanted, "{path}");
         }
     }
 
     #[test]
     fn files_and_masks_are_named_once() {
-        let mut names: Vec<&str> = FILES
-            .iter()
-            .map(|each| each.0)
-            .chain(MASKED.iter().copied())
-            .collect();
+        let mut names: Vec<&str> = FILES.iter().map(|each| each.0).chain(MASKED.iter().copied()).collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();
@@ -321,11 +272,7 @@ mod tests {
     #[test]
     fn every_account_is_locked() {
         let folder = tempfile::tempdir().unwrap();
-        tool::write(
-            &folder.path().join("etc/shadow"),
-            "root:$6$secret:20000:0:99999:7:::\nbin:*:1::::::\n",
-        )
-        .unwrap();
+        tool::write(&folder.path().join("etc/shadow"), "root:$6$secret:20000:0:99999:7:::\nbin:*:1::::::\n").unwrap();
         lock_accounts(folder.path()).unwrap();
         let text = fs::read_to_string(folder.path().join("etc/shadow")).unwrap();
         assert_eq!(text, "root:!*:20000:0:99999:7:::\nbin:!*:1::::::\n");

@@ -24,31 +24,13 @@ pub fn build(stub: &[u8], sections: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let old = parsed.sections().len();
     let table = optional + short(&image, coff + 20)?;
     let needed = table + 40 * (old + sections.len());
-    let first = parsed
-        .sections()
-        .iter()
-        .map(|each| each.raw_offset)
-        .filter(|at| *at > 0)
-        .min()
-        .unwrap_or(image.len());
-    let first_address = parsed
-        .sections()
-        .iter()
-        .map(|each| each.virtual_address)
-        .min()
-        .unwrap_or(alignment);
+    let first = parsed.sections().iter().map(|each| each.raw_offset).filter(|at| *at > 0).min().unwrap_or(image.len());
+    let first_address = parsed.sections().iter().map(|each| each.virtual_address).min().unwrap_or(alignment);
 
     // Symbols and debug data behind the sections are not loaded; they are cut off, with the header's pointer to them.
-    let end = parsed
-        .sections()
-        .iter()
-        .map(|each| each.raw_offset + each.raw_size)
-        .max()
-        .unwrap_or(image.len());
+    let end = parsed.sections().iter().map(|each| each.raw_offset + each.raw_size).max().unwrap_or(image.len());
     image.truncate(end);
-    let grown = needed
-        .saturating_sub(first)
-        .next_multiple_of(file_alignment);
+    let grown = needed.saturating_sub(first).next_multiple_of(file_alignment);
     if grown > 0 {
         image.splice(first..first, std::iter::repeat_n(0, grown));
         for index in 0..old {
@@ -61,19 +43,12 @@ pub fn build(stub: &[u8], sections: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     }
     let headers = first + grown;
     if headers > first_address {
-        return Err(invalid(
-            "boot stub",
-            "no room for more sections in its headers",
-        ));
+        return Err(invalid("boot stub", "no room for more sections in its headers"));
     }
     pad(&mut image, file_alignment);
 
-    let mut address = parsed
-        .sections()
-        .iter()
-        .map(|each| each.virtual_address + each.virtual_size)
-        .max()
-        .unwrap_or(headers);
+    let mut address =
+        parsed.sections().iter().map(|each| each.virtual_address + each.virtual_size).max().unwrap_or(headers);
     for (index, (name, content)) in sections.iter().enumerate() {
         address = address.next_multiple_of(alignment);
         let offset = image.len();
@@ -95,8 +70,7 @@ pub fn build(stub: &[u8], sections: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         address += content.len();
     }
 
-    let count = u16::try_from(old + sections.len())
-        .map_err(|_| invalid("boot stub", "too many sections"))?;
+    let count = u16::try_from(old + sections.len()).map_err(|_| invalid("boot stub", "too many sections"))?;
     bytes_at(&mut image, coff + 6, 2)?.copy_from_slice(&count.to_le_bytes());
     for (at, value) in [
         (coff + 8, 0),                                        // time stamp
@@ -117,19 +91,12 @@ fn pad(image: &mut Vec<u8>, alignment: usize) {
 }
 
 fn bytes_at(image: &mut [u8], at: usize, size: usize) -> Result<&mut [u8]> {
-    image
-        .get_mut(at..at + size)
-        .ok_or_else(|| invalid("boot stub", "it is cut off"))
+    image.get_mut(at..at + size).ok_or_else(|| invalid("boot stub", "it is cut off"))
 }
 
 fn number(image: &[u8], at: usize) -> Result<usize> {
-    let bytes = image
-        .get(at..at + 4)
-        .ok_or_else(|| invalid("boot stub", "it is cut off"))?;
-    Ok(bytes
-        .iter()
-        .rev()
-        .fold(0, |value, byte| value << 8 | usize::from(*byte)))
+    let bytes = image.get(at..at + 4).ok_or_else(|| invalid("boot stub", "it is cut off"))?;
+    Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte)))
 }
 
 fn short(image: &[u8], at: usize) -> Result<usize> {
@@ -137,8 +104,7 @@ fn short(image: &[u8], at: usize) -> Result<usize> {
 }
 
 fn put(image: &mut [u8], at: usize, value: usize) -> Result<()> {
-    let value =
-        u32::try_from(value).map_err(|_| invalid("boot stub", "an offset is larger than 4 GiB"))?;
+    let value = u32::try_from(value).map_err(|_| invalid("boot stub", "an offset is larger than 4 GiB"))?;
     bytes_at(image, at, 4)?.copy_from_slice(&value.to_le_bytes());
     Ok(())
 }
@@ -166,8 +132,7 @@ pub(crate) mod tests {
         bytes[row..row + 8].copy_from_slice(b".sdmagic");
         let marker = b"#### LoaderInfo: systemd-stub 252.1 ####";
         for (at, value) in [(8, marker.len()), (12, 0x4000), (16, 512), (20, 512)] {
-            bytes[row + at..row + at + 4]
-                .copy_from_slice(&u32::try_from(value).unwrap().to_le_bytes());
+            bytes[row + at..row + at + 4].copy_from_slice(&u32::try_from(value).unwrap().to_le_bytes());
         }
         bytes[512..512 + marker.len()].copy_from_slice(marker);
         bytes
@@ -189,18 +154,9 @@ pub(crate) mod tests {
         for (name, content) in sections {
             assert_eq!(parsed.section(name).unwrap(), content);
         }
-        assert!(
-            parsed
-                .section(".sdmagic")
-                .unwrap()
-                .starts_with(b"#### LoaderInfo")
-        );
+        assert!(parsed.section(".sdmagic").unwrap().starts_with(b"#### LoaderInfo"));
         assert_eq!(parsed.sections()[1].virtual_address, 0x5000);
-        assert_eq!(
-            parsed.sections()[0].raw_offset,
-            1024,
-            "the headers grew by one step"
-        );
+        assert_eq!(parsed.sections()[0].raw_offset, 1024, "the headers grew by one step");
     }
 
     #[test]

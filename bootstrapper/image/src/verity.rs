@@ -33,10 +33,7 @@ pub fn tree(data: &Path, salt: &[u8; 32], uuid: &[u8; 16]) -> Result<Tree> {
     let file = tool::open(data)?;
     let size = file.metadata().map_err(io("look at", data))?.len();
     if size == 0 || size % BLOCK_BYTES as u64 != 0 {
-        return Err(invalid(
-            data.display().to_string(),
-            "not a whole number of blocks",
-        ));
+        return Err(invalid(data.display().to_string(), "not a whole number of blocks"));
     }
     let blocks = size / BLOCK_BYTES as u64;
     let mut level = leaves(file, data, blocks, salt)?;
@@ -44,24 +41,14 @@ pub fn tree(data: &Path, salt: &[u8; 32], uuid: &[u8; 16]) -> Result<Tree> {
     loop {
         let full = level.len().next_multiple_of(BLOCK_BYTES);
         level.resize(full, 0);
-        let above: Vec<u8> = level
-            .chunks_exact(BLOCK_BYTES)
-            .flat_map(|block| salted(salt, block))
-            .collect();
+        let above: Vec<u8> = level.chunks_exact(BLOCK_BYTES).flat_map(|block| salted(salt, block)).collect();
         levels.push(level);
         if above.len() == 32 {
             let mut root = [0; 32];
             root.copy_from_slice(&above);
             let mut bytes = superblock(blocks, salt, uuid);
-            levels
-                .iter()
-                .rev()
-                .for_each(|each| bytes.extend_from_slice(each));
-            return Ok(Tree {
-                root,
-                blocks,
-                bytes,
-            });
+            levels.iter().rev().for_each(|each| bytes.extend_from_slice(each));
+            return Ok(Tree { root, blocks, bytes });
         }
         level = above;
     }
@@ -130,9 +117,7 @@ mod tests {
     fn the_tree_is_the_one_that_veritysetup_makes() {
         let folder = tempfile::tempdir().unwrap();
         let (data, hashes) = (folder.path().join("data"), folder.path().join("hashes"));
-        let content: Vec<u8> = (0..BLOCK_BYTES * 300)
-            .map(|at| u8::try_from(at % 251).unwrap())
-            .collect();
+        let content: Vec<u8> = (0..BLOCK_BYTES * 300).map(|at| u8::try_from(at % 251).unwrap()).collect();
         std::fs::write(&data, content).unwrap();
         let mine = tree(&data, &[7; 32], &[1; 16]).unwrap();
         let Ok(output) = tool::run(

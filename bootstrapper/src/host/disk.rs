@@ -30,8 +30,17 @@ pub async fn open(integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Resul
             log.line("formatting the state disk");
             // The key is 256 random bits, so stretching it would only cost time.
             let mut words = vec![
-                "cryptsetup", "luksFormat", "--type", "luks2", "--batch-mode", "--pbkdf", "pbkdf2",
-                "--pbkdf-force-iterations", "1000", "--key-file", "-",
+                "cryptsetup",
+                "luksFormat",
+                "--type",
+                "luks2",
+                "--batch-mode",
+                "--pbkdf",
+                "pbkdf2",
+                "--pbkdf-force-iterations",
+                "1000",
+                "--key-file",
+                "-",
             ];
             if integrity {
                 words.extend(["--integrity", "hmac-sha256"]);
@@ -39,7 +48,12 @@ pub async fn open(integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Resul
             words.push(DEVICE);
             with_input(&words, key, WIPE).await?;
         }
-        with_input(&["cryptsetup", "open", "--type", "luks2", "--key-file", "-", DEVICE, NAME], key, Duration::from_mins(1)).await?;
+        with_input(
+            &["cryptsetup", "open", "--type", "luks2", "--key-file", "-", DEVICE, NAME],
+            key,
+            Duration::from_mins(1),
+        )
+        .await?;
     }
     if !has_ext4(Path::new(MAPPED))? {
         run(&["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1,nodiscard", MAPPED]).await?;

@@ -70,7 +70,8 @@ async fn real(action: &Action, disk_key: &Zeroizing<Vec<u8>>, log: &Log) -> Resu
                 let target = Path::new(to).join(entry.file_name());
                 if to_move(&entry.file_name().to_string_lossy()) {
                     std::fs::create_dir_all(to).map_err(|e| Error::File(format!("making {to}"), e))?;
-                    std::fs::copy(entry.path(), &target).map_err(|e| Error::File(format!("writing {}", target.display()), e))?;
+                    std::fs::copy(entry.path(), &target)
+                        .map_err(|e| Error::File(format!("writing {}", target.display()), e))?;
                     std::fs::remove_file(entry.path()).map_err(|e| Error::File(format!("removing from {from}"), e))?;
                 }
             }

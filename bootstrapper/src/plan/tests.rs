@@ -58,8 +58,15 @@ fn a_worker_never_runs_kubeadm_and_never_holds_control_plane_material() {
     for material in [false, true] {
         let plan = join(&ticket(material), Role::Worker, "KEY\n", b"{}", fresh());
         assert_eq!(commands(&plan), ["start containerd", "restart kubelet"]);
-        let written: Vec<_> = plan.iter().filter_map(|a| if let Action::Write { path, .. } = a { Some(path.as_str()) } else { None }).collect();
-        assert!(!written.iter().any(|path| path.contains("ca.key") || path.contains("disk-secret") || path.contains("verifier-ca")));
+        let written: Vec<_> = plan
+            .iter()
+            .filter_map(|a| if let Action::Write { path, .. } = a { Some(path.as_str()) } else { None })
+            .collect();
+        assert!(
+            !written
+                .iter()
+                .any(|path| path.contains("ca.key") || path.contains("disk-secret") || path.contains("verifier-ca"))
+        );
         assert_eq!(written.last(), Some(&MEMBER));
     }
 }
@@ -90,7 +97,11 @@ fn secrets_are_for_root_only_and_never_in_an_argument() {
     for action in &plan {
         if let Action::Write { path, mode, contents } = action {
             let public = path.ends_with(".crt") || path.ends_with(".conflist");
-            assert_eq!(*mode, if public { if path.contains("verifier-ca") { 0o600 } else { 0o644 } } else { 0o600 }, "{path}");
+            assert_eq!(
+                *mode,
+                if public { if path.contains("verifier-ca") { 0o600 } else { 0o644 } } else { 0o600 },
+                "{path}"
+            );
             assert!(!contents.is_empty() || path == MEMBER, "{path}");
         }
     }

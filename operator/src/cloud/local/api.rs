@@ -142,9 +142,7 @@ pub(super) enum Error {
 const LONGEST: u64 = 1 << 20;
 
 /// Reads one line; bytes after it stay in `from`.
-pub(super) async fn read<T: DeserializeOwned>(
-    from: &mut (impl AsyncBufRead + Unpin),
-) -> Result<T, Error> {
+pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Unpin)) -> Result<T, Error> {
     let mut line = Vec::new();
     from.take(LONGEST).read_until(b'\n', &mut line).await?;
     if line.pop() != Some(b'\n') {
@@ -154,10 +152,7 @@ pub(super) async fn read<T: DeserializeOwned>(
 }
 
 /// Writes one line.
-pub(super) async fn write<T: Serialize>(
-    to: &mut (impl AsyncWrite + Unpin),
-    words: &T,
-) -> Result<(), Error> {
+pub(super) async fn write<T: Serialize>(to: &mut (impl AsyncWrite + Unpin), words: &T) -> Result<(), Error> {
     let mut line = serde_json::to_vec(words)?;
     line.push(b'\n');
     to.write_all(&line).await?;
@@ -176,9 +171,7 @@ mod bytes {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        BASE64_STANDARD
-            .decode(String::deserialize(from)?)
-            .map_err(D::Error::custom)
+        BASE64_STANDARD.decode(String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 
@@ -205,31 +198,20 @@ mod tests {
     #[tokio::test]
     async fn a_request_survives_the_wire_and_leaves_what_follows() {
         let mut wire = Vec::new();
-        write(&mut wire, &Request::Launch { vm: record() })
-            .await
-            .unwrap();
+        write(&mut wire, &Request::Launch { vm: record() }).await.unwrap();
         wire.extend_from_slice(b"raw");
         let mut wire = wire.as_slice();
-        let Request::Launch { vm } = read(&mut wire).await.unwrap() else {
-            panic!("another request came out")
-        };
+        let Request::Launch { vm } = read(&mut wire).await.unwrap() else { panic!("another request came out") };
         assert_eq!(vm, record());
         assert_eq!(wire, b"raw");
     }
 
     #[tokio::test]
     async fn a_cut_or_foreign_line_is_refused() {
+        assert!(matches!(read::<Request>(&mut b"{\"call\":\"find\"}".as_slice()).await, Err(Error::Cut)));
+        assert!(matches!(read::<Request>(&mut b"{\"call\":\"format\"}\n".as_slice()).await, Err(Error::Malformed(_))));
         assert!(matches!(
-            read::<Request>(&mut b"{\"call\":\"find\"}".as_slice()).await,
-            Err(Error::Cut)
-        ));
-        assert!(matches!(
-            read::<Request>(&mut b"{\"call\":\"format\"}\n".as_slice()).await,
-            Err(Error::Malformed(_))
-        ));
-        assert!(matches!(
-            read::<Request>(&mut b"{\"call\":\"restart\",\"node\":\"n\",\"x\":1}\n".as_slice())
-                .await,
+            read::<Request>(&mut b"{\"call\":\"restart\",\"node\":\"n\",\"x\":1}\n".as_slice()).await,
             Err(Error::Malformed(_))
         ));
     }
@@ -237,21 +219,9 @@ mod tests {
     #[test]
     fn a_refusal_keeps_its_kind() {
         let through = |error| Reply::from(error).into_result().unwrap_err();
-        assert!(matches!(
-            through(CloudError::Capacity("x".into())),
-            CloudError::Capacity(_)
-        ));
-        assert!(matches!(
-            through(CloudError::NotFound("x".into())),
-            CloudError::NotFound(_)
-        ));
-        assert!(matches!(
-            through(CloudError::Unsupported("x".into())),
-            CloudError::Unsupported(_)
-        ));
-        assert!(matches!(
-            through(CloudError::Transient("x".into())),
-            CloudError::Transient(_)
-        ));
+        assert!(matches!(through(CloudError::Capacity("x".into())), CloudError::Capacity(_)));
+        assert!(matches!(through(CloudError::NotFound("x".into())), CloudError::NotFound(_)));
+        assert!(matches!(through(CloudError::Unsupported("x".into())), CloudError::Unsupported(_)));
+        assert!(matches!(through(CloudError::Transient("x".into())), CloudError::Transient(_)));
     }
 }

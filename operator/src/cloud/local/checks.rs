@@ -9,14 +9,10 @@ use crate::cloud::CloudError;
 pub(super) fn check_image(image: &Path) -> Result<(), CloudError> {
     let wrong = |why: &str| CloudError::Unsupported(format!("image {} {why}", image.display()));
     if !image.is_absolute() {
-        return Err(wrong(
-            "is not an absolute path to a disk image on this host",
-        ));
+        return Err(wrong("is not an absolute path to a disk image on this host"));
     }
     let file = fs::File::open(image).map_err(|e| wrong(&format!("cannot be read: {e}")))?;
-    let metadata = file
-        .metadata()
-        .map_err(|e| wrong(&format!("cannot be read: {e}")))?;
+    let metadata = file.metadata().map_err(|e| wrong(&format!("cannot be read: {e}")))?;
     if !metadata.is_file() || metadata.len() == 0 {
         return Err(wrong("is not a file, or is empty"));
     }
@@ -25,24 +21,14 @@ pub(super) fn check_image(image: &Path) -> Result<(), CloudError> {
 
 /// Refuses a VM that would soon stop for want of disk or memory. State disks are sparse and rarely filled: a fresh
 /// node writes under 1 GiB, so 2 GiB of each is asked for at most.
-pub(super) fn check_room(
-    dir: &Path,
-    state_disk_bytes: u64,
-    shape: Shape,
-) -> Result<(), CloudError> {
+pub(super) fn check_room(dir: &Path, state_disk_bytes: u64, shape: Shape) -> Result<(), CloudError> {
     const MOST: u64 = 2 << 30;
     const SPARE: u64 = 256 << 20;
     if state_disk_bytes == 0 {
-        return Err(CloudError::Unsupported(
-            "a node needs a state disk: its size is 0".to_owned(),
-        ));
+        return Err(CloudError::Unsupported("a node needs a state disk: its size is 0".to_owned()));
     }
-    let disk = rustix::fs::statvfs(dir).map_err(|e| {
-        CloudError::Transient(format!(
-            "looking for free space in {} failed: {e}",
-            dir.display()
-        ))
-    })?;
+    let disk = rustix::fs::statvfs(dir)
+        .map_err(|e| CloudError::Transient(format!("looking for free space in {} failed: {e}", dir.display())))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let wanted = state_disk_bytes.min(MOST) + SPARE;
     if free < wanted {
@@ -64,9 +50,7 @@ pub(super) fn check_room(
 }
 
 fn available_memory_mib(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kib >> 10)
 }
@@ -89,31 +73,16 @@ mod tests {
     #[test]
     fn a_vm_larger_than_the_host_is_a_matter_of_capacity() {
         let dir = std::env::temp_dir();
-        let huge = Shape {
-            vcpus: 1,
-            memory_mib: 1 << 40,
-        };
-        assert!(matches!(
-            check_room(&dir, 1, huge),
-            Err(CloudError::Capacity(_))
-        ));
-        let small = Shape {
-            vcpus: 1,
-            memory_mib: 1,
-        };
+        let huge = Shape { vcpus: 1, memory_mib: 1 << 40 };
+        assert!(matches!(check_room(&dir, 1, huge), Err(CloudError::Capacity(_))));
+        let small = Shape { vcpus: 1, memory_mib: 1 };
         assert!(check_room(&dir, 1, small).is_ok());
-        assert!(matches!(
-            check_room(&dir, 0, small),
-            Err(CloudError::Unsupported(_))
-        ));
+        assert!(matches!(check_room(&dir, 0, small), Err(CloudError::Unsupported(_))));
     }
 
     #[test]
     fn available_memory_is_read_in_mebibytes() {
-        assert_eq!(
-            available_memory_mib("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"),
-            Some(2)
-        );
+        assert_eq!(available_memory_mib("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2));
         assert_eq!(available_memory_mib("MemTotal: 9 kB\n"), None);
     }
 }

@@ -15,9 +15,7 @@ use crate::cloud::CloudError;
 pub(super) fn vms(reply: Reply) -> Result<Vec<View>, CloudError> {
     match reply {
         Reply::Vms { vms } => Ok(vms),
-        _ => Err(CloudError::Transient(
-            "the supervisor gave another answer than was asked for".into(),
-        )),
+        _ => Err(CloudError::Transient("the supervisor gave another answer than was asked for".into())),
     }
 }
 
@@ -32,23 +30,16 @@ pub(super) async fn converse(
     request: &Request,
 ) -> Result<(BufReader<UnixStream>, Reply), CloudError> {
     let failed = |e: &dyn std::fmt::Display| {
-        CloudError::Transient(format!(
-            "asking the supervisor of {} failed: {e}",
-            dir.path().display()
-        ))
+        CloudError::Transient(format!("asking the supervisor of {} failed: {e}", dir.path().display()))
     };
     let conversation = async {
         let (path, _open) = launcher::socket_path(dir).map_err(|e| failed(&e))?;
         let mut stream = BufReader::new(UnixStream::connect(path).await.map_err(|e| failed(&e))?);
-        api::write(&mut stream, request)
-            .await
-            .map_err(|e| failed(&e))?;
+        api::write(&mut stream, request).await.map_err(|e| failed(&e))?;
         let reply = api::read(&mut stream).await.map_err(|e| failed(&e))?;
         Ok((stream, reply))
     };
-    timeout(ANSWER, conversation)
-        .await
-        .map_err(|_| failed(&"it does not answer"))?
+    timeout(ANSWER, conversation).await.map_err(|_| failed(&"it does not answer"))?
 }
 
 /// The longest answers wait for a removal during a launch: up to a second or two, more on a busy host.

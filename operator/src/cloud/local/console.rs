@@ -9,16 +9,10 @@ use std::{
 /// The last `lines` lines that hold anything, joined by " | ", without control sequences.
 pub(super) fn tail(text: &[u8], lines: usize) -> String {
     let text = plain(&String::from_utf8_lossy(text));
-    let kept: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let kept: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let joined = kept[kept.len().saturating_sub(lines)..].join(" | ");
     let from = joined.len().saturating_sub(LONGEST);
-    let from = (from..joined.len())
-        .find(|at| joined.is_char_boundary(*at))
-        .unwrap_or(0);
+    let from = (from..joined.len()).find(|at| joined.is_char_boundary(*at)).unwrap_or(0);
     joined[from..].to_owned()
 }
 

@@ -66,10 +66,7 @@ pub(super) enum Order {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("{what} could not be made")]
-    File {
-        what: &'static str,
-        source: io::Error,
-    },
+    File { what: &'static str, source: io::Error },
     #[error("the tap could not be made")]
     Network(#[from] netns::Error),
     #[error("QEMU did not start")]
@@ -139,11 +136,7 @@ impl Vm {
             match ended {
                 Ended::Fallback => {
                     tracing::warn!("KVM does not run this guest, using software from now on");
-                    *self
-                        .host
-                        .accelerator
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner) = Accelerator::Tcg;
+                    *self.host.accelerator.lock().unwrap_or_else(PoisonError::into_inner) = Accelerator::Tcg;
                 }
                 Ended::Itself(message) => failure = Some(message),
                 Ended::Ordered(Order::Restart(done)) => {
@@ -184,11 +177,7 @@ impl Vm {
         self.prepare(&dir).await?;
         let mut tpm = swtpm::start(&dir, &self.host.tools)?;
         await_socket(&dir, &mut tpm).await?;
-        let accelerator = *self
-            .host
-            .accelerator
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let accelerator = *self.host.accelerator.lock().unwrap_or_else(PoisonError::into_inner);
         let mut qemu = self.start_qemu(&dir, accelerator)?;
         self.phase.send_replace(Phase::Running);
         tracing::info!(node = self.record.node, address = %self.address, ?accelerator, "Started VM");
@@ -208,37 +197,21 @@ impl Vm {
     /// Makes what is missing: disks, firmware variables, TPM, tap.
     async fn prepare(&self, dir: &Path) -> Result<(), Error> {
         let file = |what| move |source| Error::File { what, source };
-        let state = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(dir.join(qemu::STATE_DISK));
+        let state = fs::File::options().create(true).append(true).open(dir.join(qemu::STATE_DISK));
         let state = state.map_err(file("the state disk"))?;
         if state.metadata().map_err(file("the state disk"))?.len() < self.record.state_disk_bytes {
-            state
-                .set_len(self.record.state_disk_bytes)
-                .map_err(file("the state disk"))?;
+            state.set_len(self.record.state_disk_bytes).map_err(file("the state disk"))?;
         }
         let variables = dir.join(qemu::VARIABLES);
         if !variables.exists() {
             let unfinished = variables.with_extension("unfinished");
             let template = &self.host.tools.variables;
             fs::copy(template, &unfinished)
-                .and_then(|_| {
-                    fs::set_permissions(
-                        &unfinished,
-                        std::os::unix::fs::PermissionsExt::from_mode(0o600),
-                    )
-                })
+                .and_then(|_| fs::set_permissions(&unfinished, std::os::unix::fs::PermissionsExt::from_mode(0o600)))
                 .and_then(|()| fs::rename(&unfinished, &variables))
                 .map_err(file("the firmware's variables"))?;
         }
-        swtpm::manufacture(
-            &dir.join("tpm"),
-            &self.record.node,
-            &self.host.ca,
-            &self.host.tools,
-        )
-        .await?;
+        swtpm::manufacture(&dir.join("tpm"), &self.record.node, &self.host.ca, &self.host.tools).await?;
         netns::ensure_tap(&self.host.tools.ip, &netns::tap_name(self.address)).await?;
         Ok(())
     }
@@ -256,17 +229,9 @@ impl Vm {
         };
         let arguments = qemu::arguments(&machine);
         let file = |what| move |source| Error::File { what, source };
-        let shown = format!(
-            "{} {}\n",
-            self.host.tools.qemu.display(),
-            arguments.join(" ")
-        );
+        let shown = format!("{} {}\n", self.host.tools.qemu.display(), arguments.join(" "));
         fs::write(dir.join("qemu.cmd"), shown).map_err(file("qemu.cmd"))?;
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(dir.join(LOG))
-            .map_err(file("QEMU's log"))?;
+        let log = fs::File::options().create(true).append(true).open(dir.join(LOG)).map_err(file("QEMU's log"))?;
         Command::new(&self.host.tools.qemu)
             .args(arguments)
             .current_dir(dir)
@@ -330,8 +295,7 @@ impl Vm {
             Some("guest-panic") => self.with_console("the guest's kernel panicked"),
             Some(reason) => self.with_console(&format!("QEMU ended ({reason})")),
             None => {
-                let status =
-                    status.map_or_else(|| "unknown status".to_owned(), |status| status.to_string());
+                let status = status.map_or_else(|| "unknown status".to_owned(), |status| status.to_string());
                 let log = tail_of(&self.dir().join(LOG), 2);
                 self.with_console(&format!("QEMU ended ({status}): {log}"))
             }
@@ -351,9 +315,7 @@ impl Vm {
     async fn remove(&self) -> io::Result<()> {
         self.phase.send_replace(Phase::Terminating);
         // It is not there if the launch never came so far.
-        netns::remove_tap(&self.host.tools.ip, &netns::tap_name(self.address))
-            .await
-            .ok();
+        netns::remove_tap(&self.host.tools.ip, &netns::tap_name(self.address)).await.ok();
         shelf::remove_dir(&self.host.instances, &self.record.node)
     }
 }

@@ -38,16 +38,9 @@ use crate::cloud::CloudError;
 /// The path at which a cluster's socket can be reached however long the directory's own path is. The path is good
 /// for as long as the descriptor is open.
 pub(super) fn socket_path(dir: &ClusterDir) -> io::Result<(PathBuf, OwnedFd)> {
-    let opened = rustix::fs::open(
-        dir.path(),
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let opened = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let number = std::os::fd::AsRawFd::as_raw_fd(&opened);
-    Ok((
-        PathBuf::from(format!("/proc/self/fd/{number}/{SOCKET}")),
-        opened,
-    ))
+    Ok((PathBuf::from(format!("/proc/self/fd/{number}/{SOCKET}")), opened))
 }
 
 /// Whether a supervisor holds the cluster's lock.
@@ -58,14 +51,8 @@ pub(super) fn is_supervised(dir: &ClusterDir) -> Result<bool, CloudError> {
 /// Takes the cluster's lock; nothing if somebody holds it.
 pub(super) fn take_lock(dir: &ClusterDir) -> Result<Option<OwnedFd>, CloudError> {
     let path = dir.lock();
-    let failed =
-        |e: io::Error| CloudError::Transient(format!("locking {} failed: {e}", path.display()));
-    let file = fs::File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+    let failed = |e: io::Error| CloudError::Transient(format!("locking {} failed: {e}", path.display()));
+    let file = fs::File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file.into())),
         Err(Errno::WOULDBLOCK) => Ok(None),
@@ -90,14 +77,9 @@ pub(super) fn launch(dir: &ClusterDir, cidr: &str) -> Result<(), CloudError> {
         }
         _ => {}
     }
-    let log = fs::File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(dir.log());
+    let log = fs::File::options().create(true).append(true).mode(0o600).open(dir.log());
     let mut log = log.map_err(|e| failed("opening the supervisor's log", e))?;
-    writeln!(log, "Starting supervisor with {versions}")
-        .map_err(|e| failed("writing the supervisor's log", e))?;
+    writeln!(log, "Starting supervisor with {versions}").map_err(|e| failed("writing the supervisor's log", e))?;
     let executable = env::current_exe().map_err(|e| failed("finding our executable", e))?;
     let mut command = Command::new(&tools.unshare);
     if !geteuid().is_root() {
@@ -105,14 +87,7 @@ pub(super) fn launch(dir: &ClusterDir, cidr: &str) -> Result<(), CloudError> {
         command.args(["--user", "--map-current-user", "--keep-caps"]);
     }
     let mut child = command
-        .args([
-            "--net",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "--",
-        ])
+        .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
         .arg(executable)
         .args(["local-supervisor", "--inside", "--cidr", cidr, "--dir"])
         .arg(dir.path())
@@ -138,16 +113,13 @@ pub(super) fn launch(dir: &ClusterDir, cidr: &str) -> Result<(), CloudError> {
 /// Binds the port that this cluster had before, or any that is free and keeps it.
 fn outside_port(dir: &ClusterDir) -> Result<TcpListener, CloudError> {
     let path = dir.port();
-    let failed = |e: io::Error| {
-        CloudError::Transient(format!(
-            "choosing the cluster's port on 127.0.0.1 failed: {e}"
-        ))
-    };
+    let failed = |e: io::Error| CloudError::Transient(format!("choosing the cluster's port on 127.0.0.1 failed: {e}"));
     match fs::read_to_string(&path) {
         Ok(text) => {
-            let port: u16 = text.trim().parse().map_err(|_| {
-                CloudError::Unsupported(format!("{} holds no port", path.display()))
-            })?;
+            let port: u16 = text
+                .trim()
+                .parse()
+                .map_err(|_| CloudError::Unsupported(format!("{} holds no port", path.display())))?;
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|e| {
                 CloudError::Transient(format!(
                     "port {port} on 127.0.0.1, which this cluster had before, cannot be had: {e}"
@@ -158,9 +130,7 @@ fn outside_port(dir: &ClusterDir) -> Result<TcpListener, CloudError> {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
             let port = listener.local_addr().map_err(failed)?.port();
             let unfinished = path.with_extension("unfinished");
-            fs::write(&unfinished, port.to_string())
-                .and_then(|()| fs::rename(&unfinished, &path))
-                .map_err(failed)?;
+            fs::write(&unfinished, port.to_string()).and_then(|()| fs::rename(&unfinished, &path)).map_err(failed)?;
             Ok(listener)
         }
         Err(e) => Err(failed(e)),
@@ -208,9 +178,7 @@ fn await_answer(dir: &ClusterDir, child: &mut Child) -> Result<(), CloudError> {
 }
 
 fn answers(dir: &ClusterDir) -> bool {
-    socket_path(dir)
-        .and_then(|(path, _open)| UnixStream::connect(path))
-        .is_ok()
+    socket_path(dir).and_then(|(path, _open)| UnixStream::connect(path)).is_ok()
 }
 
 /// Why the supervisor ended before it answered.
@@ -236,9 +204,7 @@ pub(super) fn stop(dir: &ClusterDir) -> Result<(), CloudError> {
         }
         if Instant::now() > deadline {
             let left = leaks::processes(dir.path()).join("; ");
-            return Err(CloudError::Transient(format!(
-                "the supervisor does not end: {left}"
-            )));
+            return Err(CloudError::Transient(format!("the supervisor does not end: {left}")));
         }
         // Milliseconds, in all; several processes have to be gone and none is our child.
         std::thread::sleep(POLL);
@@ -247,9 +213,7 @@ pub(super) fn stop(dir: &ClusterDir) -> Result<(), CloudError> {
 
 /// Kills the process in `supervisor.pid` if it is really the one: the id is checked after the descriptor is held.
 fn kill(dir: &ClusterDir) {
-    let pid = fs::read_to_string(dir.pid())
-        .ok()
-        .and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
+    let pid = fs::read_to_string(dir.pid()).ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
     let Some(pid) = pid else { return };
     let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else {
         return;
@@ -261,16 +225,9 @@ fn kill(dir: &ClusterDir) {
 }
 
 /// The operator's half: runs the launcher and reads what it says.
-pub(super) async fn ensure(
-    executable: &Path,
-    dir: &ClusterDir,
-    cidr: &str,
-) -> Result<(), CloudError> {
+pub(super) async fn ensure(executable: &Path, dir: &ClusterDir, cidr: &str) -> Result<(), CloudError> {
     let failed = |what: String| {
-        CloudError::Transient(format!(
-            "starting the supervisor of {} failed: {what}",
-            dir.path().display()
-        ))
+        CloudError::Transient(format!("starting the supervisor of {} failed: {what}", dir.path().display()))
     };
     let child = tokio::process::Command::new(executable)
         .args(["local-supervisor", "--cidr", cidr, "--dir"])
@@ -280,9 +237,7 @@ pub(super) async fn ensure(
         .stderr(Stdio::piped())
         .output();
     let output = tokio::time::timeout(START + Duration::from_secs(5), child).await;
-    let output = output
-        .map_err(|_| failed("it takes too long".into()))?
-        .map_err(|e| failed(e.to_string()))?;
+    let output = output.map_err(|_| failed("it takes too long".into()))?.map_err(|e| failed(e.to_string()))?;
     match serde_json::from_slice::<Reply>(&output.stdout) {
         Ok(reply) => reply.into_result().map(|_| ()),
         Err(_) => Err(failed(super::console::tail(&output.stderr, 2))),
@@ -302,18 +257,10 @@ mod tests {
 
     #[test]
     fn a_host_that_forbids_namespaces_is_unsupported_and_told_why() {
-        let refused = refusal(
-            "exit status: 1",
-            "unshare: unshare failed: Operation not permitted",
-        );
-        let CloudError::Unsupported(message) = refused else {
-            panic!("{refused}")
-        };
+        let refused = refusal("exit status: 1", "unshare: unshare failed: Operation not permitted");
+        let CloudError::Unsupported(message) = refused else { panic!("{refused}") };
         assert!(message.contains("user namespaces"), "{message}");
-        assert!(matches!(
-            refusal("exit status: 1", "out of memory"),
-            CloudError::Transient(_)
-        ));
+        assert!(matches!(refusal("exit status: 1", "out of memory"), CloudError::Transient(_)));
     }
 
     #[test]
@@ -321,9 +268,7 @@ mod tests {
         let path = env::temp_dir().join(format!("constellation-lock-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         let dir = ClusterDir::at(path.clone());
-        let held = take_lock(&dir)
-            .unwrap()
-            .expect("nobody else knows this directory");
+        let held = take_lock(&dir).unwrap().expect("nobody else knows this directory");
         assert!(is_supervised(&dir).unwrap());
         drop(held);
         assert!(!is_supervised(&dir).unwrap());

@@ -80,9 +80,7 @@ pub(super) fn plain_name(name: &str) -> Result<(), CloudError> {
     if plain {
         Ok(())
     } else {
-        Err(CloudError::Unsupported(format!(
-            "{name:?} is not a uid: use letters, digits and '-', at most 64"
-        )))
+        Err(CloudError::Unsupported(format!("{name:?} is not a uid: use letters, digits and '-', at most 64")))
     }
 }
 
@@ -134,16 +132,13 @@ impl Subnet {
 
     /// The address of the node with this number.
     pub(super) fn node(self, index: u32) -> Result<Ipv4Addr, CloudError> {
-        let host = FIRST_NODE
-            .checked_add(index)
-            .filter(|host| *host < host_mask(self.prefix))
-            .ok_or_else(|| {
-                CloudError::Unsupported(format!(
-                    "node CIDR {}/{} has no address for node number {index}: use a larger network",
-                    Ipv4Addr::from(self.first),
-                    self.prefix
-                ))
-            })?;
+        let host = FIRST_NODE.checked_add(index).filter(|host| *host < host_mask(self.prefix)).ok_or_else(|| {
+            CloudError::Unsupported(format!(
+                "node CIDR {}/{} has no address for node number {index}: use a larger network",
+                Ipv4Addr::from(self.first),
+                self.prefix
+            ))
+        })?;
         Ok(Ipv4Addr::from(self.first + host))
     }
 
@@ -184,10 +179,8 @@ impl Shape {
         if !digits(vcpus) || !digits(memory) {
             return Err(wrong());
         }
-        let shape = Self {
-            vcpus: vcpus.parse().map_err(|_| wrong())?,
-            memory_mib: memory.parse().map_err(|_| wrong())?,
-        };
+        let shape =
+            Self { vcpus: vcpus.parse().map_err(|_| wrong())?, memory_mib: memory.parse().map_err(|_| wrong())? };
         // OVMF with a TPM does not come up with less than 256 MiB; 1 TiB catches bytes given for MiB.
         if (1..=64).contains(&shape.vcpus) && (256..=1 << 20).contains(&shape.memory_mib) {
             Ok(shape)
@@ -221,50 +214,20 @@ mod tests {
 
     #[test]
     fn nonsense_subnets_are_refused() {
-        for cidr in [
-            "",
-            "10.77.0.0",
-            "10.77.0.1/24",
-            "10.77.0.0/28",
-            "10.77.0.0/33",
-            "fd00::/64",
-            "10.77.0.0/x",
-            "0.0.0.0/0",
-        ] {
-            assert!(
-                matches!(Subnet::parse(cidr), Err(CloudError::Unsupported(_))),
-                "{cidr}"
-            );
+        for cidr in
+            ["", "10.77.0.0", "10.77.0.1/24", "10.77.0.0/28", "10.77.0.0/33", "fd00::/64", "10.77.0.0/x", "0.0.0.0/0"]
+        {
+            assert!(matches!(Subnet::parse(cidr), Err(CloudError::Unsupported(_))), "{cidr}");
         }
     }
 
     #[test]
     fn an_instance_type_is_vcpus_and_memory() {
-        assert_eq!(
-            Shape::parse("2x3072").unwrap(),
-            Shape {
-                vcpus: 2,
-                memory_mib: 3072
-            }
-        );
-        for wrong in [
-            "",
-            "2",
-            "x",
-            "2x",
-            "x512",
-            "0x512",
-            "2x255",
-            "65x512",
-            "+2x512",
-            "2x99999999",
-            "2X512",
-            "2x512x1",
-        ] {
-            assert!(
-                matches!(Shape::parse(wrong), Err(CloudError::Unsupported(_))),
-                "{wrong}"
-            );
+        assert_eq!(Shape::parse("2x3072").unwrap(), Shape { vcpus: 2, memory_mib: 3072 });
+        for wrong in
+            ["", "2", "x", "2x", "x512", "0x512", "2x255", "65x512", "+2x512", "2x99999999", "2X512", "2x512x1"]
+        {
+            assert!(matches!(Shape::parse(wrong), Err(CloudError::Unsupported(_))), "{wrong}");
         }
     }
 
@@ -274,14 +237,8 @@ mod tests {
         let id = instance_id(&ours, &NodeUid("n-1".into()));
         assert_eq!(node_of(&ours, &id).unwrap(), NodeUid("n-1".into()));
         assert!(matches!(node_of(&other, &id), Err(CloudError::NotFound(_))));
-        assert!(matches!(
-            node_of(&ours, &InstanceId("local://c-1/../x".into())),
-            Err(CloudError::NotFound(_))
-        ));
-        assert!(matches!(
-            node_of(&ours, &InstanceId("aws:///x".into())),
-            Err(CloudError::NotFound(_))
-        ));
+        assert!(matches!(node_of(&ours, &InstanceId("local://c-1/../x".into())), Err(CloudError::NotFound(_))));
+        assert!(matches!(node_of(&ours, &InstanceId("aws:///x".into())), Err(CloudError::NotFound(_))));
     }
 
     #[test]

@@ -40,11 +40,7 @@ pub(super) fn belongs_to(pid: &str, dir: &Path) -> bool {
 
 fn command(pid: &str) -> String {
     let line = fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
-    let words: Vec<_> = line
-        .split(|b| *b == 0)
-        .take(4)
-        .map(String::from_utf8_lossy)
-        .collect();
+    let words: Vec<_> = line.split(|b| *b == 0).take(4).map(String::from_utf8_lossy).collect();
     words.join(" ").trim().to_owned()
 }
 
@@ -64,10 +60,7 @@ mod tests {
             .unwrap();
         let left = leaks(&dir);
         assert_eq!(left.len(), 2, "{left:?}");
-        assert!(
-            left[0].starts_with("process ") && left[1].ends_with("/cluster"),
-            "{left:?}"
-        );
+        assert!(left[0].starts_with("process ") && left[1].ends_with("/cluster"), "{left:?}");
         child.kill().unwrap();
         child.wait().unwrap();
         fs::remove_dir_all(dir).unwrap();

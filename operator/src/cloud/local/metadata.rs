@@ -20,19 +20,12 @@ use tokio::net::TcpListener;
 use super::{proxy::VERIFIER, supervisor::Supervisor};
 
 /// Serves for ever.
-pub(super) async fn serve(
-    listener: TcpListener,
-    supervisor: Arc<Supervisor>,
-) -> std::io::Result<()> {
+pub(super) async fn serve(listener: TcpListener, supervisor: Arc<Supervisor>) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/constellation/v1/launch-config", get(launch_config))
         .route("/constellation/v1/peers", get(peers))
         .with_state(supervisor);
-    axum::serve(
-        listener,
-        routes.into_make_service_with_connect_info::<SocketAddr>(),
-    )
-    .await
+    axum::serve(listener, routes.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
 async fn launch_config(

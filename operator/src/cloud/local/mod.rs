@@ -47,8 +47,8 @@ use self::{
     layout::{ClusterDir, Subnet, instance_id, node_of, plain_name},
 };
 use super::{
-    Cloud, CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, Network,
-    NetworkRequest, NodeUid, Stream,
+    Cloud, CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, Network, NetworkRequest,
+    NodeUid, Stream,
 };
 
 pub use self::leaks::leaks;
@@ -111,36 +111,22 @@ pub fn supervise(args: &SupervisorArgs) -> Result<(), Error> {
         return message.map_or(Ok(()), |message| Err(Error::Launch(message)));
     }
     let failed = |e: &dyn std::error::Error| {
-        let cause = e
-            .source()
-            .map(|cause| format!(": {cause}"))
-            .unwrap_or_default();
+        let cause = e.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         Error::Supervise(format!("{e}{cause}"))
     };
     std::env::set_current_dir(dir.path()).map_err(|e| failed(&e))?;
     // Whoever called us may have set one up already.
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .try_init()
-        .ok();
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).try_init().ok();
     let cidr = args.cidr.clone();
     // A thread of its own: the caller may be inside a runtime already.
     let work = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         match runtime {
-            Ok(runtime) => runtime
-                .block_on(supervisor::run(dir, &cidr))
-                .map_err(|e| failed(&e)),
+            Ok(runtime) => runtime.block_on(supervisor::run(dir, &cidr)).map_err(|e| failed(&e)),
             Err(e) => Err(failed(&e)),
         }
     });
-    let outcome = work
-        .join()
-        .unwrap_or_else(|_| Err(Error::Supervise("it panicked, see its log".into())));
+    let outcome = work.join().unwrap_or_else(|_| Err(Error::Supervise("it panicked, see its log".into())));
     if let Err(error) = &outcome {
         // The last line of the log is what the launcher tells the operator.
         tracing::error!(%error, "Supervisor ended");
@@ -154,11 +140,7 @@ impl LocalCloud {
     #[must_use]
     pub fn new(state_dir: PathBuf) -> Self {
         let state_dir = std::path::absolute(&state_dir).unwrap_or(state_dir);
-        Self {
-            state_dir,
-            executable: None,
-            turns: SyncMutex::default(),
-        }
+        Self { state_dir, executable: None, turns: SyncMutex::default() }
     }
 
     /// Uses another executable than this process's own as supervisor; it must have the subcommand `local-supervisor`.
@@ -184,13 +166,8 @@ impl LocalCloud {
     /// # Errors
     /// [`CloudError::NotFound`] if there is no such VM, or it has not written anything yet.
     pub fn console(&self, cluster: &ClusterUid, id: &InstanceId) -> Result<String, CloudError> {
-        let path = self
-            .dir(cluster)?
-            .instances()
-            .join(node_of(cluster, id)?.0)
-            .join(qemu::CONSOLE);
-        let bytes = fs::read(&path)
-            .map_err(|e| CloudError::NotFound(format!("console {}: {e}", path.display())))?;
+        let path = self.dir(cluster)?.instances().join(node_of(cluster, id)?.0).join(qemu::CONSOLE);
+        let bytes = fs::read(&path).map_err(|e| CloudError::NotFound(format!("console {}: {e}", path.display())))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -204,15 +181,11 @@ impl LocalCloud {
     }
 
     /// Starts the supervisor unless it answers.
-    async fn ensure_supervisor(
-        &self,
-        cluster: &ClusterUid,
-        dir: &ClusterDir,
-    ) -> Result<(), CloudError> {
+    async fn ensure_supervisor(&self, cluster: &ClusterUid, dir: &ClusterDir) -> Result<(), CloudError> {
         let turn = self.turn(cluster);
         let _turn = turn.lock().await;
-        let description = describe(dir)?
-            .ok_or_else(|| CloudError::NotFound(format!("network of cluster {}", cluster.0)))?;
+        let description =
+            describe(dir)?.ok_or_else(|| CloudError::NotFound(format!("network of cluster {}", cluster.0)))?;
         self.start(dir, &description).await
     }
 
@@ -223,9 +196,8 @@ impl LocalCloud {
         }
         let executable = match &self.executable {
             Some(path) => path.clone(),
-            None => std::env::current_exe().map_err(|e| {
-                CloudError::Transient(format!("finding our executable failed: {e}"))
-            })?,
+            None => std::env::current_exe()
+                .map_err(|e| CloudError::Transient(format!("finding our executable failed: {e}")))?,
         };
         launcher::ensure(&executable, dir, &description.node_cidr).await
     }
@@ -260,9 +232,8 @@ impl Cloud for LocalCloud {
         let ca = self.dir(cluster)?.ca();
         let read = |name| {
             let path = ca.join(name);
-            fs::read_to_string(&path).map_err(|e| {
-                CloudError::NotFound(format!("TPM CA certificate {}: {e}", path.display()))
-            })
+            fs::read_to_string(&path)
+                .map_err(|e| CloudError::NotFound(format!("TPM CA certificate {}: {e}", path.display())))
         };
         swtpm::CERTIFICATES.into_iter().map(read).collect()
     }
@@ -272,9 +243,7 @@ impl Cloud for LocalCloud {
         let gateway = Subnet::parse(&request.node_cidr)?.gateway();
         let turn = self.turn(&request.cluster);
         let _turn = turn.lock().await;
-        let failed = |e: io::Error| {
-            CloudError::Transient(format!("making {} failed: {e}", dir.path().display()))
-        };
+        let failed = |e: io::Error| CloudError::Transient(format!("making {} failed: {e}", dir.path().display()));
         let description = match describe(&dir)? {
             Some(there) if there.node_cidr == request.node_cidr => there,
             Some(there) => {
@@ -284,20 +253,11 @@ impl Cloud for LocalCloud {
                 )));
             }
             None => {
-                fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(dir.path())
-                    .map_err(failed)?;
-                let new = Description {
-                    name: request.name.clone(),
-                    node_cidr: request.node_cidr.clone(),
-                };
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.path()).map_err(failed)?;
+                let new = Description { name: request.name.clone(), node_cidr: request.node_cidr.clone() };
                 let unfinished = dir.network().with_extension("unfinished");
                 let text = serde_json::to_vec_pretty(&new).map_err(|e| failed(e.into()))?;
-                fs::write(&unfinished, text)
-                    .and_then(|()| fs::rename(&unfinished, dir.network()))
-                    .map_err(failed)?;
+                fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, dir.network())).map_err(failed)?;
                 new
             }
         };
@@ -316,18 +276,12 @@ impl Cloud for LocalCloud {
         let turn = self.turn(cluster);
         let _turn = turn.lock().await;
         if !dir.path().exists() {
-            return Err(CloudError::NotFound(format!(
-                "network of cluster {}",
-                cluster.0
-            )));
+            return Err(CloudError::NotFound(format!("network of cluster {}", cluster.0)));
         }
-        let failed = |e: &dyn std::fmt::Display| {
-            CloudError::Transient(format!("removing {} failed: {e}", dir.path().display()))
-        };
+        let failed =
+            |e: &dyn std::fmt::Display| CloudError::Transient(format!("removing {} failed: {e}", dir.path().display()));
         let doomed = dir.clone();
-        tokio::task::spawn_blocking(move || launcher::stop(&doomed))
-            .await
-            .map_err(|e| failed(&e))??;
+        tokio::task::spawn_blocking(move || launcher::stop(&doomed)).await.map_err(|e| failed(&e))??;
         fs::remove_dir_all(dir.path()).map_err(|e| failed(&e))
     }
 
@@ -335,17 +289,9 @@ impl Cloud for LocalCloud {
         plain_name(&request.node.0)?;
         let dir = self.dir(&request.cluster)?;
         self.ensure_supervisor(&request.cluster, &dir).await?;
-        let vms = vms(call(
-            &dir,
-            &Request::Launch {
-                vm: Record::from(request),
-            },
-        )
-        .await?)?;
+        let vms = vms(call(&dir, &Request::Launch { vm: Record::from(request) }).await?)?;
         let view = vms.into_iter().find(|view| view.node == request.node.0);
-        let view = view.ok_or_else(|| {
-            CloudError::Transient("the supervisor answered for another node".into())
-        })?;
+        let view = view.ok_or_else(|| CloudError::Transient("the supervisor answered for another node".into()))?;
         Ok(Self::instance(&request.cluster, view))
     }
 
@@ -359,10 +305,7 @@ impl Cloud for LocalCloud {
         } else {
             ended(&dir, &description)?
         };
-        Ok(views
-            .into_iter()
-            .map(|view| Self::instance(cluster, view))
-            .collect())
+        Ok(views.into_iter().map(|view| Self::instance(cluster, view)).collect())
     }
 
     async fn terminate(&self, cluster: &ClusterUid, id: &InstanceId) -> Result<(), CloudError> {
@@ -378,32 +321,22 @@ impl Cloud for LocalCloud {
             if !dir.instances().join(&node).exists() {
                 return Err(CloudError::NotFound(format!("VM of node {node}")));
             }
-            return shelf::remove_dir(&dir.instances(), &node).map_err(|e| {
-                CloudError::Transient(format!("removing the directory of node {node} failed: {e}"))
-            });
+            return shelf::remove_dir(&dir.instances(), &node)
+                .map_err(|e| CloudError::Transient(format!("removing the directory of node {node} failed: {e}")));
         }
         drop(held);
         call(&dir, &Request::Terminate { node }).await.map(|_| ())
     }
 
-    async fn set_endpoint_targets(
-        &self,
-        cluster: &ClusterUid,
-        targets: &[InstanceId],
-    ) -> Result<(), CloudError> {
-        let nodes = targets
-            .iter()
-            .map(|id| node_of(cluster, id).map(|node| node.0))
-            .collect::<Result<_, _>>()?;
+    async fn set_endpoint_targets(&self, cluster: &ClusterUid, targets: &[InstanceId]) -> Result<(), CloudError> {
+        let nodes = targets.iter().map(|id| node_of(cluster, id).map(|node| node.0)).collect::<Result<_, _>>()?;
         let dir = self.dir(cluster)?;
         self.ensure_supervisor(cluster, &dir).await?;
         call(&dir, &Request::Targets { nodes }).await.map(|_| ())
     }
 
     async fn clusters(&self) -> Result<Vec<ClusterUid>, CloudError> {
-        let failed = |e: io::Error| {
-            CloudError::Transient(format!("reading {} failed: {e}", self.state_dir.display()))
-        };
+        let failed = |e: io::Error| CloudError::Transient(format!("reading {} failed: {e}", self.state_dir.display()));
         let entries = match fs::read_dir(&self.state_dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(failed)?,
@@ -422,11 +355,7 @@ impl Cloud for LocalCloud {
         Ok(clusters)
     }
 
-    async fn dial(
-        &self,
-        cluster: &ClusterUid,
-        address: SocketAddr,
-    ) -> Result<Box<dyn Stream>, CloudError> {
+    async fn dial(&self, cluster: &ClusterUid, address: SocketAddr) -> Result<Box<dyn Stream>, CloudError> {
         let dir = self.dir(cluster)?;
         let (stream, reply) = converse(&dir, &Request::Dial { address }).await?;
         reply.into_result()?;
@@ -437,13 +366,9 @@ impl Cloud for LocalCloud {
 /// What the network was made from; nothing if it was not made.
 fn describe(dir: &ClusterDir) -> Result<Option<Description>, CloudError> {
     let path = dir.network();
-    let failed = |e: &dyn std::fmt::Display| {
-        CloudError::Transient(format!("reading {} failed: {e}", path.display()))
-    };
+    let failed = |e: &dyn std::fmt::Display| CloudError::Transient(format!("reading {} failed: {e}", path.display()));
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| failed(&e)),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| failed(&e)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(failed(&e)),
     }
@@ -452,9 +377,8 @@ fn describe(dir: &ClusterDir) -> Result<Option<Description>, CloudError> {
 /// The VMs of a cluster without supervisor.
 fn ended(dir: &ClusterDir, description: &Description) -> Result<Vec<View>, CloudError> {
     let subnet = Subnet::parse(&description.node_cidr)?;
-    let records = shelf::load(&dir.instances(), false).map_err(|e| {
-        CloudError::Transient(format!("reading {} failed: {e}", dir.instances().display()))
-    })?;
+    let records = shelf::load(&dir.instances(), false)
+        .map_err(|e| CloudError::Transient(format!("reading {} failed: {e}", dir.instances().display())))?;
     let view = |record: Record| View {
         address: subnet.node(record.index).ok(),
         node: record.node,

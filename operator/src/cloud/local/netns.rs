@@ -29,12 +29,7 @@ pub(super) async fn ensure_bridge(ip: &Path, subnet: Subnet) -> Result<(), Error
 pub(super) async fn ensure_tap(ip: &Path, tap: &str) -> Result<(), Error> {
     // Fails when there is none, which is the usual case.
     remove_tap(ip, tap).await.ok();
-    batch(
-        ip,
-        tap,
-        &format!("tuntap add dev {tap} mode tap\nlink set {tap} master {BRIDGE} up\n"),
-    )
-    .await
+    batch(ip, tap, &format!("tuntap add dev {tap} mode tap\nlink set {tap} master {BRIDGE} up\n")).await
 }
 
 /// Removes a tap.
@@ -74,19 +69,13 @@ async fn batch(ip: &Path, what: &str, commands: &str) -> Result<(), Error> {
         .spawn()
         .map_err(Error::Run)?;
     if let Some(mut input) = child.stdin.take() {
-        input
-            .write_all(commands.as_bytes())
-            .await
-            .map_err(Error::Run)?;
+        input.write_all(commands.as_bytes()).await.map_err(Error::Run)?;
     }
     let Output { status, stderr, .. } = child.wait_with_output().await.map_err(Error::Run)?;
     if status.success() {
         Ok(())
     } else {
-        Err(Error::Refused {
-            what: what.to_owned(),
-            output: super::console::tail(&stderr, 3),
-        })
+        Err(Error::Refused { what: what.to_owned(), output: super::console::tail(&stderr, 3) })
     }
 }
 

@@ -42,9 +42,8 @@ impl Tools {
         program("certtool", "gnutls-bin");
         let ip = program("ip", "iproute2");
         let unshare = program("unshare", "util-linux");
-        let firmware = FIRMWARE
-            .iter()
-            .find(|(code, variables)| Path::new(code).exists() && Path::new(variables).exists());
+        let firmware =
+            FIRMWARE.iter().find(|(code, variables)| Path::new(code).exists() && Path::new(variables).exists());
         if firmware.is_none() {
             missing.push("OVMF firmware, OVMF_CODE.fd and OVMF_VARS.fd (package ovmf)".to_owned());
         }
@@ -62,10 +61,7 @@ impl Tools {
                 firmware: code.into(),
                 variables: variables.into(),
             }),
-            _ => Err(CloudError::Unsupported(format!(
-                "local VMs need what is not here: {}",
-                missing.join("; ")
-            ))),
+            _ => Err(CloudError::Unsupported(format!("local VMs need what is not here: {}", missing.join("; ")))),
         }
     }
 
@@ -73,58 +69,25 @@ impl Tools {
     pub(super) fn check_versions(&self) -> Result<String, CloudError> {
         let qemu = version_of(&self.qemu, "version ", (6, 0), "qemu-system-x86")?;
         let swtpm = version_of(&self.swtpm, "version ", (0, 6), "swtpm")?;
-        Ok(format!(
-            "QEMU {}.{}, swtpm {}.{}, {}",
-            qemu.0,
-            qemu.1,
-            swtpm.0,
-            swtpm.1,
-            self.firmware.display()
-        ))
+        Ok(format!("QEMU {}.{}, swtpm {}.{}, {}", qemu.0, qemu.1, swtpm.0, swtpm.1, self.firmware.display()))
     }
 }
 
 /// Pairs of code and variables; the 2 MiB build first: it boots 3 s faster in software.
 const FIRMWARE: &[(&str, &str)] = &[
-    (
-        "/usr/share/OVMF/OVMF_CODE.fd",
-        "/usr/share/OVMF/OVMF_VARS.fd",
-    ),
-    (
-        "/usr/share/OVMF/OVMF_CODE_4M.fd",
-        "/usr/share/OVMF/OVMF_VARS_4M.fd",
-    ),
-    (
-        "/usr/share/edk2/ovmf/OVMF_CODE.fd",
-        "/usr/share/edk2/ovmf/OVMF_VARS.fd",
-    ),
-    (
-        "/usr/share/edk2/x64/OVMF_CODE.fd",
-        "/usr/share/edk2/x64/OVMF_VARS.fd",
-    ),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.fd", "/usr/share/edk2/x64/OVMF_VARS.fd"),
 ];
 
-fn version_of(
-    program: &Path,
-    before: &str,
-    least: (u32, u32),
-    package: &str,
-) -> Result<(u32, u32), CloudError> {
-    let unusable = |why: String| {
-        CloudError::Unsupported(format!("{} {why} (package {package})", program.display()))
-    };
-    let output = Command::new(program)
-        .arg("--version")
-        .output()
-        .map_err(|e| unusable(format!("does not run: {e}")))?;
+fn version_of(program: &Path, before: &str, least: (u32, u32), package: &str) -> Result<(u32, u32), CloudError> {
+    let unusable = |why: String| CloudError::Unsupported(format!("{} {why} (package {package})", program.display()));
+    let output = Command::new(program).arg("--version").output().map_err(|e| unusable(format!("does not run: {e}")))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let version = parse_version(&text, before)
-        .ok_or_else(|| unusable("does not tell its version".to_owned()))?;
+    let version = parse_version(&text, before).ok_or_else(|| unusable("does not tell its version".to_owned()))?;
     if version < least {
-        return Err(unusable(format!(
-            "is {}.{}, {}.{} or later is needed",
-            version.0, version.1, least.0, least.1
-        )));
+        return Err(unusable(format!("is {}.{}, {}.{} or later is needed", version.0, version.1, least.0, least.1)));
     }
     Ok(version)
 }
@@ -152,14 +115,8 @@ pub(super) fn which(name: &str) -> Option<PathBuf> {
 /// second judge, see `instance`.
 pub(super) fn accelerator() -> Accelerator {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let module = ["/sys/module/kvm_intel", "/sys/module/kvm_amd"]
-        .iter()
-        .any(|path| Path::new(path).exists());
-    let device = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok();
+    let module = ["/sys/module/kvm_intel", "/sys/module/kvm_amd"].iter().any(|path| Path::new(path).exists());
+    let device = File::options().read(true).write(true).open("/dev/kvm").is_ok();
     choose(&cpuinfo, module, device)
 }
 
@@ -167,15 +124,8 @@ fn choose(cpuinfo: &str, module: bool, device: bool) -> Accelerator {
     let offered = cpuinfo
         .lines()
         .filter(|line| line.starts_with("flags"))
-        .any(|line| {
-            line.split_whitespace()
-                .any(|flag| flag == "vmx" || flag == "svm")
-        });
-    if offered && module && device {
-        Accelerator::Kvm
-    } else {
-        Accelerator::Tcg
-    }
+        .any(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"));
+    if offered && module && device { Accelerator::Kvm } else { Accelerator::Tcg }
 }
 
 #[cfg(test)]
@@ -196,14 +146,8 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_what_the_programs_print() {
-        assert_eq!(
-            parse_version("QEMU emulator version 7.2.22 (Debian 1:7.2)\n", "version "),
-            Some((7, 2))
-        );
-        assert_eq!(
-            parse_version("TPM emulator version 0.7.1, Copyright\n", "version "),
-            Some((0, 7))
-        );
+        assert_eq!(parse_version("QEMU emulator version 7.2.22 (Debian 1:7.2)\n", "version "), Some((7, 2)));
+        assert_eq!(parse_version("TPM emulator version 0.7.1, Copyright\n", "version "), Some((0, 7)));
         assert_eq!(parse_version("no number", "version "), None);
         assert_eq!(parse_version("version x", "version "), None);
     }

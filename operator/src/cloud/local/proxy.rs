@@ -26,21 +26,12 @@ const ROUNDS: [Duration; 2] = [Duration::from_millis(700), Duration::from_secs(3
 
 /// Accepts for ever; each connection goes to the next target that accepts one on `port`, and ends when its target is
 /// no target any more.
-pub(super) async fn forward(
-    listener: TcpListener,
-    port: u16,
-    targets: watch::Receiver<Vec<Ipv4Addr>>,
-) {
+pub(super) async fn forward(listener: TcpListener, port: u16, targets: watch::Receiver<Vec<Ipv4Addr>>) {
     let turn = Arc::new(AtomicUsize::new(0));
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                tokio::spawn(serve(
-                    client,
-                    port,
-                    targets.clone(),
-                    turn.fetch_add(1, Ordering::Relaxed),
-                ));
+                tokio::spawn(serve(client, port, targets.clone(), turn.fetch_add(1, Ordering::Relaxed)));
             }
             Err(error) => {
                 tracing::warn!(%error, port, "Accepting a connection failed");
@@ -51,12 +42,7 @@ pub(super) async fn forward(
     }
 }
 
-async fn serve(
-    mut client: TcpStream,
-    port: u16,
-    mut targets: watch::Receiver<Vec<Ipv4Addr>>,
-    turn: usize,
-) {
+async fn serve(mut client: TcpStream, port: u16, mut targets: watch::Receiver<Vec<Ipv4Addr>>, turn: usize) {
     let now = targets.borrow_and_update().clone();
     let Some((target, mut server)) = connect_any(&now, port, turn).await else {
         tracing::debug!(port, targets = ?now, "No target accepts connections");
@@ -71,11 +57,7 @@ async fn serve(
     }
 }
 
-async fn connect_any(
-    targets: &[Ipv4Addr],
-    port: u16,
-    turn: usize,
-) -> Option<(Ipv4Addr, TcpStream)> {
+async fn connect_any(targets: &[Ipv4Addr], port: u16, turn: usize) -> Option<(Ipv4Addr, TcpStream)> {
     let start = turn % targets.len().max(1);
     let (before, after) = targets.split_at_checked(start)?;
     for patience in ROUNDS {
@@ -110,10 +92,7 @@ mod tests {
         port
     }
 
-    async fn given_proxy(
-        port: u16,
-        targets: watch::Receiver<Vec<Ipv4Addr>>,
-    ) -> std::net::SocketAddr {
+    async fn given_proxy(port: u16, targets: watch::Receiver<Vec<Ipv4Addr>>) -> std::net::SocketAddr {
         let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(forward(listener, port, targets));
@@ -142,9 +121,7 @@ mod tests {
         let mut client = TcpStream::connect(proxy).await.unwrap();
         let mut hello = [0; 5];
         client.read_exact(&mut hello).await.unwrap();
-        change
-            .send(vec![LOCAL, Ipv4Addr::new(127, 0, 0, 9)])
-            .unwrap();
+        change.send(vec![LOCAL, Ipv4Addr::new(127, 0, 0, 9)]).unwrap();
         change.send(vec![LOCAL]).unwrap();
         client.write_all(b"still here").await.unwrap();
     }

@@ -37,15 +37,8 @@ pub(super) const TPM_SOCKET: &str = "tpm.sock";
 
 /// The arguments after the program's name.
 pub(super) fn arguments(machine: &Machine) -> Vec<String> {
-    let mut args: Vec<String> = [
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-    ]
-    .map(String::from)
-    .into();
+    let mut args: Vec<String> =
+        ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(String::from).into();
     let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
     add("-name", format!("guest={}", doubled(&machine.name)));
     add("-machine", "q35,smm=off".into());
@@ -65,58 +58,22 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
     // The monitor is QEMU's standard input and output: no socket to name, to leak, or to find open.
     add("-chardev", "stdio,id=monitor,signal=off".into());
     add("-mon", "chardev=monitor,mode=control".into());
-    add(
-        "-chardev",
-        format!("file,id=console,path={CONSOLE},append=on"),
-    );
+    add("-chardev", format!("file,id=console,path={CONSOLE},append=on"));
     add("-serial", "chardev:console".into());
-    add(
-        "-drive",
-        format!(
-            "if=pflash,format=raw,unit=0,readonly=on,file={}",
-            path(&machine.firmware)
-        ),
-    );
-    add(
-        "-drive",
-        format!("if=pflash,format=raw,unit=1,file={VARIABLES}"),
-    );
-    add(
-        "-drive",
-        format!(
-            "if=none,id=image,format=raw,readonly=on,file={}",
-            path(&machine.image)
-        ),
-    );
+    add("-drive", format!("if=pflash,format=raw,unit=0,readonly=on,file={}", path(&machine.firmware)));
+    add("-drive", format!("if=pflash,format=raw,unit=1,file={VARIABLES}"));
+    add("-drive", format!("if=none,id=image,format=raw,readonly=on,file={}", path(&machine.image)));
     add("-device", "virtio-blk-pci,drive=image,bootindex=1".into());
     // The state disk ends with its VM, so nothing is gained by flushing it to the host's disk.
-    add(
-        "-drive",
-        format!("if=none,id=state,format=raw,cache=unsafe,discard=unmap,file={STATE_DISK}"),
-    );
+    add("-drive", format!("if=none,id=state,format=raw,cache=unsafe,discard=unmap,file={STATE_DISK}"));
     add("-device", "virtio-blk-pci,drive=state".into());
     add("-chardev", format!("socket,id=tpm,path={TPM_SOCKET}"));
     add("-tpmdev", "emulator,id=tpm0,chardev=tpm".into());
     add("-device", "tpm-crb,tpmdev=tpm0".into());
     add("-device", "virtio-rng-pci".into());
-    add(
-        "-netdev",
-        format!("tap,id=net,ifname={},script=no,downscript=no", machine.tap),
-    );
-    add(
-        "-device",
-        format!(
-            "virtio-net-pci,netdev=net,mac={},romfile=",
-            mac(machine.address)
-        ),
-    );
-    add(
-        "-fw_cfg",
-        format!(
-            "name=opt/constellation/network,string={}",
-            doubled(&network_hint(machine).to_string())
-        ),
-    );
+    add("-netdev", format!("tap,id=net,ifname={},script=no,downscript=no", machine.tap));
+    add("-device", format!("virtio-net-pci,netdev=net,mac={},romfile=", mac(machine.address)));
+    add("-fw_cfg", format!("name=opt/constellation/network,string={}", doubled(&network_hint(machine).to_string())));
     args
 }
 
@@ -163,10 +120,7 @@ mod tests {
         Machine {
             name: "workers-1".into(),
             accelerator: Accelerator::Tcg,
-            shape: Shape {
-                vcpus: 2,
-                memory_mib: 2048,
-            },
+            shape: Shape { vcpus: 2, memory_mib: 2048 },
             firmware: "/fw/OVMF_CODE.fd".into(),
             image: "/images/node.img".into(),
             tap: "tap1".into(),
@@ -176,36 +130,18 @@ mod tests {
     }
 
     fn values<'a>(args: &'a [String], option: &str) -> Vec<&'a str> {
-        args.windows(2)
-            .filter(|w| w[0] == option)
-            .map(|w| w[1].as_str())
-            .collect()
+        args.windows(2).filter(|w| w[0] == option).map(|w| w[1].as_str()).collect()
     }
 
     #[test]
     fn the_image_is_the_first_disk_read_only_and_the_state_disk_the_second() {
         let args = arguments(&machine());
         let drives = values(&args, "-drive");
-        assert_eq!(
-            drives[0],
-            "if=pflash,format=raw,unit=0,readonly=on,file=/fw/OVMF_CODE.fd"
-        );
-        assert_eq!(
-            drives[2],
-            "if=none,id=image,format=raw,readonly=on,file=/images/node.img"
-        );
-        assert_eq!(
-            drives[3],
-            "if=none,id=state,format=raw,cache=unsafe,discard=unmap,file=state.img"
-        );
+        assert_eq!(drives[0], "if=pflash,format=raw,unit=0,readonly=on,file=/fw/OVMF_CODE.fd");
+        assert_eq!(drives[2], "if=none,id=image,format=raw,readonly=on,file=/images/node.img");
+        assert_eq!(drives[3], "if=none,id=state,format=raw,cache=unsafe,discard=unmap,file=state.img");
         let devices = values(&args, "-device");
-        assert_eq!(
-            devices[..2],
-            [
-                "virtio-blk-pci,drive=image,bootindex=1",
-                "virtio-blk-pci,drive=state"
-            ]
-        );
+        assert_eq!(devices[..2], ["virtio-blk-pci,drive=image,bootindex=1", "virtio-blk-pci,drive=state"]);
     }
 
     #[test]
@@ -213,40 +149,23 @@ mod tests {
         let args = arguments(&machine());
         assert_eq!(
             values(&args, "-fw_cfg"),
-            [
-                r#"name=opt/constellation/network,string={"address":"10.77.0.11/24",,"gateway":"10.77.0.1"}"#
-            ]
+            [r#"name=opt/constellation/network,string={"address":"10.77.0.11/24",,"gateway":"10.77.0.1"}"#]
         );
     }
 
     #[test]
     fn the_card_sits_on_its_tap_with_an_address_of_its_own() {
         let args = arguments(&machine());
-        assert_eq!(
-            values(&args, "-netdev"),
-            ["tap,id=net,ifname=tap1,script=no,downscript=no"]
-        );
-        assert!(
-            values(&args, "-device")
-                .contains(&"virtio-net-pci,netdev=net,mac=52:54:0a:4d:00:0b,romfile=")
-        );
+        assert_eq!(values(&args, "-netdev"), ["tap,id=net,ifname=tap1,script=no,downscript=no"]);
+        assert!(values(&args, "-device").contains(&"virtio-net-pci,netdev=net,mac=52:54:0a:4d:00:0b,romfile="));
     }
 
     #[test]
     fn the_accelerator_chooses_the_processor() {
         let tcg = arguments(&machine());
-        assert_eq!(
-            (values(&tcg, "-accel"), values(&tcg, "-cpu")),
-            (vec!["tcg,thread=multi"], vec!["max"])
-        );
-        let kvm = arguments(&Machine {
-            accelerator: Accelerator::Kvm,
-            ..machine()
-        });
-        assert_eq!(
-            (values(&kvm, "-accel"), values(&kvm, "-cpu")),
-            (vec!["kvm"], vec!["host"])
-        );
+        assert_eq!((values(&tcg, "-accel"), values(&tcg, "-cpu")), (vec!["tcg,thread=multi"], vec!["max"]));
+        let kvm = arguments(&Machine { accelerator: Accelerator::Kvm, ..machine() });
+        assert_eq!((values(&kvm, "-accel"), values(&kvm, "-cpu")), (vec!["kvm"], vec!["host"]));
     }
 
     #[test]
@@ -264,10 +183,7 @@ mod tests {
     fn a_guest_that_resets_or_powers_off_says_so_on_the_monitor() {
         let reset = r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#;
         assert_eq!(shutdown_reason(reset).as_deref(), Some("guest-reset"));
-        assert_eq!(
-            shutdown_reason(r#"{"event":"RESET","data":{"guest":true,"reason":"guest-reset"}}"#),
-            None
-        );
+        assert_eq!(shutdown_reason(r#"{"event":"RESET","data":{"guest":true,"reason":"guest-reset"}}"#), None);
         assert_eq!(shutdown_reason(r#"{"return":{}}"#), None);
         assert_eq!(shutdown_reason("not json"), None);
     }

@@ -23,13 +23,8 @@ pub(super) fn load(instances: &Path, sweep: bool) -> io::Result<Vec<Record>> {
     };
     for entry in entries {
         let path = entry?.path();
-        let record = fs::read(path.join(REQUEST))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        let named = |record: &Record| {
-            path.file_name()
-                .is_some_and(|name| name == record.node.as_str())
-        };
+        let record = fs::read(path.join(REQUEST)).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+        let named = |record: &Record| path.file_name().is_some_and(|name| name == record.node.as_str());
         match record.filter(named) {
             Some(record) => records.push(record),
             None if sweep => fs::remove_dir_all(&path)?,
@@ -72,10 +67,7 @@ mod tests {
     }
 
     fn given_dir(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!(
-            "constellation-instance-{name}-{}",
-            std::process::id()
-        ));
+        let dir = std::env::temp_dir().join(format!("constellation-instance-{name}-{}", std::process::id()));
         fs::remove_dir_all(&dir).ok();
         fs::create_dir_all(&dir).unwrap();
         dir

@@ -38,10 +38,7 @@ pub(super) enum Error {
     #[error("the network's description is not understood")]
     Network(#[source] CloudError),
     #[error("setting up {what} failed")]
-    Setup {
-        what: &'static str,
-        source: io::Error,
-    },
+    Setup { what: &'static str, source: io::Error },
     #[error("setting up the bridge failed")]
     Bridge(#[from] netns::Error),
     #[error("making the TPM CA failed")]
@@ -87,32 +84,14 @@ pub(super) async fn run(dir: ClusterDir, cidr: &str) -> Result<(), Error> {
 
     let bind = |address: Ipv4Addr, port| TcpListener::bind(SocketAddr::from((address, port)));
     let gateway = supervisor.gateway();
-    let api_server = bind(gateway, API_SERVER)
-        .await
-        .map_err(setup("the endpoint"))?;
-    let verifier = bind(gateway, VERIFIER)
-        .await
-        .map_err(setup("the endpoint of the verifiers"))?;
-    let metadata = bind(METADATA, 80)
-        .await
-        .map_err(setup("the metadata service"))?;
+    let api_server = bind(gateway, API_SERVER).await.map_err(setup("the endpoint"))?;
+    let verifier = bind(gateway, VERIFIER).await.map_err(setup("the endpoint of the verifiers"))?;
+    let metadata = bind(METADATA, 80).await.map_err(setup("the metadata service"))?;
     let socket = UnixListener::bind(SOCKET).map_err(setup("the socket"))?;
     let mut stop = signal(SignalKind::terminate()).map_err(setup("signals"))?;
-    tokio::spawn(proxy::forward(
-        outside,
-        API_SERVER,
-        supervisor.reachable.subscribe(),
-    ));
-    tokio::spawn(proxy::forward(
-        api_server,
-        API_SERVER,
-        supervisor.reachable.subscribe(),
-    ));
-    tokio::spawn(proxy::forward(
-        verifier,
-        VERIFIER,
-        supervisor.reachable.subscribe(),
-    ));
+    tokio::spawn(proxy::forward(outside, API_SERVER, supervisor.reachable.subscribe()));
+    tokio::spawn(proxy::forward(api_server, API_SERVER, supervisor.reachable.subscribe()));
+    tokio::spawn(proxy::forward(verifier, VERIFIER, supervisor.reachable.subscribe()));
     tokio::spawn(metadata::serve(metadata, supervisor.clone()));
     tracing::info!(dir = %supervisor.dir.path().display(), "Supervising");
     loop {
@@ -142,27 +121,15 @@ impl Supervisor {
     fn load(dir: ClusterDir, host: Arc<Host>) -> Result<Arc<Self>, Error> {
         let read = |path: PathBuf| move |source| Error::Read { path, source };
         let targets = match fs::read(dir.targets()) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|e| read(dir.targets())(e.into()))?
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| read(dir.targets())(e.into()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(read(dir.targets())(error)),
         };
         let left = shelf::load(&host.instances, true).map_err(read(host.instances.clone()))?;
         let (reachable, _) = watch::channel(Vec::new());
-        let supervisor = Arc::new(Self {
-            dir,
-            host,
-            vms: Mutex::default(),
-            targets: Mutex::new(targets),
-            reachable,
-        });
+        let supervisor = Arc::new(Self { dir, host, vms: Mutex::default(), targets: Mutex::new(targets), reachable });
         for record in left {
-            let address = supervisor
-                .host
-                .subnet
-                .node(record.index)
-                .map_err(Error::Network)?;
+            let address = supervisor.host.subnet.node(record.index).map_err(Error::Network)?;
             let begin = Begin::Failed(ENDED_WITH_SUPERVISOR.to_owned());
             let slot = supervisor.begin(record, address, begin);
             lock(&supervisor.vms).insert(slot.record.node.clone(), slot);
@@ -177,10 +144,7 @@ impl Supervisor {
 
     /// The launch configuration of the VM at this address.
     pub(super) fn launch_config(&self, address: Ipv4Addr) -> Option<Vec<u8>> {
-        lock(&self.vms)
-            .values()
-            .find(|slot| slot.address == address)
-            .map(|slot| slot.record.launch_config.clone())
+        lock(&self.vms).values().find(|slot| slot.address == address).map(|slot| slot.record.launch_config.clone())
     }
 
     async fn answer(self: Arc<Self>, stream: UnixStream) {
@@ -190,18 +154,15 @@ impl Supervisor {
             // Somebody looked whether the socket answers.
             Ok(Err(api::Error::Cut)) | Err(_) => return,
             Ok(Err(error)) => {
-                let reply = Reply::from(CloudError::Unsupported(format!(
-                    "the supervisor does not understand: {error}"
-                )));
+                let reply =
+                    Reply::from(CloudError::Unsupported(format!("the supervisor does not understand: {error}")));
                 api::write(&mut stream, &reply).await.ok();
                 return;
             }
         };
         let reply = match request {
             Request::Dial { address } => return self.dial(stream, address).await,
-            Request::Find => Ok(Reply::Vms {
-                vms: lock(&self.vms).values().map(view).collect(),
-            }),
+            Request::Find => Ok(Reply::Vms { vms: lock(&self.vms).values().map(view).collect() }),
             Request::Launch { vm } => self.launch(vm),
             Request::Ping => Ok(Reply::Done),
             Request::Restart { node } => self.restart(&node).await,
@@ -209,9 +170,7 @@ impl Supervisor {
             Request::Terminate { node } => self.terminate(&node).await,
         };
         // A caller that went away asks again.
-        api::write(&mut stream, &reply.unwrap_or_else(Reply::from))
-            .await
-            .ok();
+        api::write(&mut stream, &reply.unwrap_or_else(Reply::from)).await.ok();
     }
 
     async fn dial(&self, mut stream: BufReader<UnixStream>, address: SocketAddr) {
@@ -222,15 +181,11 @@ impl Supervisor {
         let connected = if allowed {
             match timeout(DIAL_PATIENCE, TcpStream::connect(address)).await {
                 Ok(Ok(node)) => Ok(node),
-                Ok(Err(error)) => Err(CloudError::Transient(format!(
-                    "connecting to {address} failed: {error}"
-                ))),
+                Ok(Err(error)) => Err(CloudError::Transient(format!("connecting to {address} failed: {error}"))),
                 Err(_) => Err(CloudError::Transient(format!("{address} does not answer"))),
             }
         } else {
-            Err(CloudError::Unsupported(format!(
-                "{address} is not in the cluster's network"
-            )))
+            Err(CloudError::Unsupported(format!("{address} is not in the cluster's network")))
         };
         match connected {
             Ok(mut node) => {
@@ -250,9 +205,7 @@ impl Supervisor {
     fn launch(self: &Arc<Self>, record: Record) -> Result<Reply, CloudError> {
         let mut vms = lock(&self.vms);
         if let Some(slot) = vms.get(&record.node) {
-            return Ok(Reply::Vms {
-                vms: vec![view(slot)],
-            });
+            return Ok(Reply::Vms { vms: vec![view(slot)] });
         }
         plain_name(&record.node)?;
         let shape = Shape::parse(&record.instance_type)?;
@@ -260,22 +213,13 @@ impl Supervisor {
         check_image(Path::new(&record.image))?;
         check_room(&self.host.instances, record.state_disk_bytes, shape)?;
         if let Some(other) = vms.values().find(|slot| slot.address == address) {
-            return Err(CloudError::Transient(format!(
-                "{address} is still used by node {}",
-                other.record.node
-            )));
+            return Err(CloudError::Transient(format!("{address} is still used by node {}", other.record.node)));
         }
         tracing::info!(node = record.node, name = record.name, %address, "Launching VM");
-        shelf::create(&self.host.instances, &record).map_err(|e| {
-            CloudError::Transient(format!(
-                "making the directory of node {} failed: {e}",
-                record.node
-            ))
-        })?;
+        shelf::create(&self.host.instances, &record)
+            .map_err(|e| CloudError::Transient(format!("making the directory of node {} failed: {e}", record.node)))?;
         let slot = self.begin(record, address, Begin::Start);
-        let reply = Reply::Vms {
-            vms: vec![view(&slot)],
-        };
+        let reply = Reply::Vms { vms: vec![view(&slot)] };
         vms.insert(slot.record.node.clone(), slot);
         Ok(reply)
     }
@@ -290,33 +234,25 @@ impl Supervisor {
     async fn terminate(&self, node: &str) -> Result<Reply, CloudError> {
         let (done, answer) = oneshot::channel();
         self.order(node, Order::Terminate(done)).await?;
-        answer.await.map_err(|_| not_found(node))?.map_err(|why| {
-            CloudError::Transient(format!("removing the VM of node {node} failed: {why}"))
-        })?;
+        answer
+            .await
+            .map_err(|_| not_found(node))?
+            .map_err(|why| CloudError::Transient(format!("removing the VM of node {node} failed: {why}")))?;
         lock(&self.vms).remove(node);
         self.refresh();
         Ok(Reply::Done)
     }
 
     async fn order(&self, node: &str, order: Order) -> Result<(), CloudError> {
-        let orders = lock(&self.vms)
-            .get(node)
-            .map(|slot| slot.orders.clone())
-            .ok_or_else(|| not_found(node))?;
+        let orders = lock(&self.vms).get(node).map(|slot| slot.orders.clone()).ok_or_else(|| not_found(node))?;
         orders.send(order).await.map_err(|_| not_found(node))
     }
 
     fn set_targets(&self, nodes: Vec<String>) -> Result<Reply, CloudError> {
-        let failed = |e: io::Error| {
-            CloudError::Transient(format!("writing the endpoint's targets failed: {e}"))
-        };
+        let failed = |e: io::Error| CloudError::Transient(format!("writing the endpoint's targets failed: {e}"));
         let path = self.dir.targets();
         let unfinished = path.with_extension("unfinished");
-        fs::write(
-            &unfinished,
-            serde_json::to_vec(&nodes).map_err(|e| failed(e.into()))?,
-        )
-        .map_err(failed)?;
+        fs::write(&unfinished, serde_json::to_vec(&nodes).map_err(|e| failed(e.into()))?).map_err(failed)?;
         fs::rename(unfinished, path).map_err(failed)?;
         *lock(&self.targets) = nodes;
         self.refresh();
@@ -328,9 +264,7 @@ impl Supervisor {
         let targets = lock(&self.targets).clone();
         let vms = lock(&self.vms);
         let running = |node: &String| {
-            vms.get(node)
-                .filter(|slot| *slot.phase.borrow() == Phase::Running)
-                .map(|slot| slot.address)
+            vms.get(node).filter(|slot| *slot.phase.borrow() == Phase::Running).map(|slot| slot.address)
         };
         let now: Vec<Ipv4Addr> = targets.iter().filter_map(running).collect();
         self.reachable.send_if_modified(|old| {
@@ -347,22 +281,8 @@ impl Supervisor {
     fn begin(self: &Arc<Self>, record: Record, address: Ipv4Addr, begin: Begin) -> Slot {
         let (phase, mut changes) = watch::channel(Phase::Starting);
         let (orders, received) = mpsc::channel(8);
-        let slot = Slot {
-            record: record.clone(),
-            address,
-            phase: changes.clone(),
-            orders,
-        };
-        tokio::spawn(
-            Vm {
-                host: self.host.clone(),
-                record,
-                address,
-                phase,
-                orders: received,
-            }
-            .run(begin),
-        );
+        let slot = Slot { record: record.clone(), address, phase: changes.clone(), orders };
+        tokio::spawn(Vm { host: self.host.clone(), record, address, phase, orders: received }.run(begin));
         let supervisor = self.clone();
         tokio::spawn(async move {
             while changes.changed().await.is_ok() {
@@ -379,12 +299,7 @@ fn view(slot: &Slot) -> View {
         Phase::Running | Phase::Starting => (State::Running, None),
         Phase::Terminating => (State::Terminating, None),
     };
-    View {
-        node: slot.record.node.clone(),
-        address: Some(slot.address),
-        state,
-        message,
-    }
+    View { node: slot.record.node.clone(), address: Some(slot.address), state, message }
 }
 
 fn not_found(node: &str) -> CloudError {
@@ -397,8 +312,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Also said of VMs that are found while no supervisor runs.
-pub(super) const ENDED_WITH_SUPERVISOR: &str =
-    "the VM ended with its supervisor; the node must be replaced";
+pub(super) const ENDED_WITH_SUPERVISOR: &str = "the VM ended with its supervisor; the node must be replaced";
 
 /// A node's SYN is answered by its kernel, so this is for hosts that are very busy.
 const DIAL_PATIENCE: Duration = Duration::from_secs(10);

@@ -18,17 +18,11 @@ pub(super) enum Error {
     #[error("writing the TPM CA's configuration {} failed", path.display())]
     Configuration { path: PathBuf, source: io::Error },
     #[error("{program} did not run")]
-    Run {
-        program: &'static str,
-        source: io::Error,
-    },
+    Run { program: &'static str, source: io::Error },
     #[error("{program} did not finish in {}s", MANUFACTURE_TIMEOUT.as_secs())]
     Slow { program: &'static str },
     #[error("{program} failed: {output}")]
-    Failed {
-        program: &'static str,
-        output: String,
-    },
+    Failed { program: &'static str, output: String },
     #[error("the TPM at {} could not be put in place", path.display())]
     Place { path: PathBuf, source: io::Error },
 }
@@ -60,14 +54,10 @@ pub(super) fn configure(ca: &Path, tools: &Tools) -> Result<(), Error> {
         ),
         (
             "localca.options",
-            "--platform-manufacturer Constellation\n--platform-version 1\n--platform-model QEMU\n"
-                .to_owned(),
+            "--platform-manufacturer Constellation\n--platform-version 1\n--platform-model QEMU\n".to_owned(),
         ),
     ];
-    fs::create_dir_all(ca).map_err(|source| Error::Configuration {
-        path: ca.to_owned(),
-        source,
-    })?;
+    fs::create_dir_all(ca).map_err(|source| Error::Configuration { path: ca.to_owned(), source })?;
     for (name, content) in files {
         let path = ca.join(name);
         fs::write(&path, content).map_err(|source| Error::Configuration { path, source })?;
@@ -83,26 +73,15 @@ pub(super) async fn ensure_ca(ca: &Path, tools: &Tools) -> Result<(), Error> {
     }
     let scratch = ca.join("scratch");
     manufacture(&scratch, "scratch", ca, tools).await?;
-    fs::remove_dir_all(&scratch).map_err(|source| Error::Place {
-        path: scratch,
-        source,
-    })
+    fs::remove_dir_all(&scratch).map_err(|source| Error::Place { path: scratch, source })
 }
 
 /// Makes a TPM with endorsement key and certificate in `tpm`; one that is there already stays as it is.
-pub(super) async fn manufacture(
-    tpm: &Path,
-    owner: &str,
-    ca: &Path,
-    tools: &Tools,
-) -> Result<(), Error> {
+pub(super) async fn manufacture(tpm: &Path, owner: &str, ca: &Path, tools: &Tools) -> Result<(), Error> {
     if tpm.exists() {
         return Ok(());
     }
-    let place = |source| Error::Place {
-        path: tpm.to_owned(),
-        source,
-    };
+    let place = |source| Error::Place { path: tpm.to_owned(), source };
     let unfinished = tpm.with_extension("unfinished");
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(place)?;
@@ -110,14 +89,7 @@ pub(super) async fn manufacture(
     fs::create_dir_all(&unfinished).map_err(place)?;
     let mut command = Command::new(&tools.swtpm_setup);
     command
-        .args([
-            "--tpm2",
-            "--create-ek-cert",
-            "--create-platform-cert",
-            "--lock-nvram",
-            "--pcr-banks",
-            "sha256",
-        ])
+        .args(["--tpm2", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--pcr-banks", "sha256"])
         .args(["--vmid", owner, "--config"])
         .arg(ca.join(SETUP))
         .arg("--tpmstate")
@@ -129,10 +101,7 @@ pub(super) async fn manufacture(
     }
     let output = finish("swtpm_setup", command).await?;
     if !output.status.success() {
-        return Err(Error::Failed {
-            program: "swtpm_setup",
-            output: last_lines(&output),
-        });
+        return Err(Error::Failed { program: "swtpm_setup", output: last_lines(&output) });
     }
     fs::rename(&unfinished, tpm).map_err(place)
 }
@@ -143,28 +112,12 @@ pub(super) fn start(instance: &Path, tools: &Tools) -> Result<Child, Error> {
     if let Err(source) = fs::remove_file(&socket)
         && source.kind() != io::ErrorKind::NotFound
     {
-        return Err(Error::Place {
-            path: socket,
-            source,
-        });
+        return Err(Error::Place { path: socket, source });
     }
-    let log = fs::File::options()
-        .create(true)
-        .append(true)
-        .open(instance.join("swtpm.log"));
-    let log = log.map_err(|source| Error::Place {
-        path: instance.to_owned(),
-        source,
-    })?;
+    let log = fs::File::options().create(true).append(true).open(instance.join("swtpm.log"));
+    let log = log.map_err(|source| Error::Place { path: instance.to_owned(), source })?;
     Command::new(&tools.swtpm)
-        .args([
-            "socket",
-            "--tpm2",
-            "--tpmstate",
-            "dir=tpm",
-            "--terminate",
-            "--ctrl",
-        ])
+        .args(["socket", "--tpm2", "--tpmstate", "dir=tpm", "--terminate", "--ctrl"])
         .arg(format!("type=unixio,path={TPM_SOCKET}"))
         .current_dir(instance)
         .stdin(Stdio::null())
@@ -172,10 +125,7 @@ pub(super) fn start(instance: &Path, tools: &Tools) -> Result<Child, Error> {
         .stderr(log)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|source| Error::Run {
-            program: "swtpm",
-            source,
-        })
+        .map_err(|source| Error::Run { program: "swtpm", source })
 }
 
 /// Runs a command to its end; its whole process group is killed when it takes too long.
@@ -187,9 +137,7 @@ async fn finish(program: &'static str, mut command: Command) -> Result<Output, E
         .process_group(0)
         .spawn()
         .map_err(|source| Error::Run { program, source })?;
-    let group = child
-        .id()
-        .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     if let Ok(output) = tokio::time::timeout(MANUFACTURE_TIMEOUT, child.wait_with_output()).await {
         return output.map_err(|source| Error::Run { program, source });
     }
