@@ -199,7 +199,10 @@ fn proxy_config() -> serde_json::Value {
 
 /// JSON is YAML; one document per line.
 fn documents(list: &[serde_json::Value]) -> String {
-    list.iter().map(|document| format!("---\n{document}\n")).collect()
+    list.iter().fold(String::new(), |mut text, document| {
+        let _ = writeln!(text, "---\n{document}");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
                 return plan;
             }
             plan.extend(material.pki.iter().map(|(name, contents)| {
-                let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
+                let mode = if name.rsplit('.').next() == Some("key") { 0o600 } else { 0o644 };
                 Action::Write {
                     path: format!("/etc/kubernetes/pki/{name}"),
                     mode,

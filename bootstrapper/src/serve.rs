@@ -84,14 +84,13 @@ fn allowed(purpose: Purpose, trust: Option<Trust>, machine: &Machine) -> Result<
         _ => return refuse("the caller isn't known"),
     };
     match purpose {
-        Purpose::Reattest => Ok(role),
         Purpose::Init | Purpose::Recover | Purpose::Leave if role != VerifierRole::Owner => {
             refuse("only the owner may")
         }
         Purpose::Init | Purpose::Leave if !machine.is_control_plane() => refuse("this isn't a control-plane node"),
         Purpose::Leave if machine.state() != State::Member => refuse("this node isn't a member"),
         Purpose::Recover if machine.state() == State::Member => refuse("this node is a member"),
-        Purpose::Init | Purpose::Recover | Purpose::Leave => Ok(role),
+        Purpose::Init | Purpose::Leave | Purpose::Reattest | Purpose::Recover => Ok(role),
         Purpose::Join => refuse("a node asks for that itself"),
     }
 }

@@ -80,10 +80,10 @@ impl EventLog {
             }
             let size = reader.u32("eventSize")?;
             let data = reader.take(usize::try_from(size).map_err(|_| Error::Short("event"))?, "event")?;
-            if kind == EV_NO_ACTION {
-                if let Some([locality]) = data.strip_prefix(STARTUP_LOCALITY) {
-                    log.startup_locality = *locality;
-                }
+            if kind == EV_NO_ACTION
+                && let Some([locality]) = data.strip_prefix(STARTUP_LOCALITY)
+            {
+                log.startup_locality = *locality;
             }
             let digest = sha256.and_then(|d| d.try_into().ok()).ok_or(Error::Short("SHA-256 digest"))?;
             log.events.push(Event { number, pcr, kind, digest, data: data.to_vec() });
@@ -200,7 +200,7 @@ fn header(reader: &mut Little<'_>) -> Result<BTreeMap<u16, usize>, Error> {
 /// Printable text in an event's data, ASCII or UTF-16, at most 160 characters.
 fn text(data: &[u8]) -> Option<String> {
     let utf16: Vec<u16> = data.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
-    let wide = data.len() % 2 == 0 && utf16.len() >= 2 && utf16.iter().all(|&c| c < 0x80);
+    let wide = data.len().is_multiple_of(2) && utf16.len() >= 2 && utf16.iter().all(|&c| c < 0x80);
     let text: String = if wide { String::from_utf16_lossy(&utf16) } else { String::from_utf8(data.to_vec()).ok()? };
     let text = text.trim_end_matches('\0');
     let printable = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c == ' ');

@@ -6,7 +6,7 @@ pub mod public;
 pub mod quote;
 pub mod signature;
 
-/// `TPM_ALG_RSA` (TPM 2.0 Library, Part 2, 6.3 "TPM_ALG_ID"; so are the next ones).
+/// `TPM_ALG_RSA` (TPM 2.0 Library, Part 2, 6.3 `TPM_ALG_ID`; so are the next ones).
 pub const ALG_RSA: u16 = 0x0001;
 /// `TPM_ALG_SHA256`.
 pub const ALG_SHA256: u16 = 0x000b;

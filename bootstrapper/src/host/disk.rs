@@ -18,7 +18,7 @@ const FOLDERS: [&str; 5] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib
 /// A disk that was never written to starts with this many zeros; LUKS2's own header is 16 MiB (its specification, 2.1).
 const BLANK: usize = 1024 * 1024;
 /// Wiping for dm-integrity takes about 24 s for 512 MiB without KVM.
-const WIPE: Duration = Duration::from_mins(60);
+const WIPE: Duration = Duration::from_hours(1);
 
 /// Opens the disk; formats it only if it was never written to. May run twice.
 pub async fn open(integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {

@@ -7,7 +7,7 @@ fn node() -> NodeSettings {
         node_name: "demo-w-2".into(),
         provider_id: "local://c/n".into(),
         pod_cidr: "10.244.2.0/24".into(),
-        labels: Default::default(),
+        labels: std::collections::BTreeMap::default(),
         taints: vec![],
         disk_integrity: false,
     }
@@ -96,7 +96,7 @@ fn secrets_are_for_root_only_and_never_in_an_argument() {
     let plan = join(&ticket(true), Role::ControlPlane, "PRIVATE\n", b"{}", fresh());
     for action in &plan {
         if let Action::Write { path, mode, contents } = action {
-            let public = path.ends_with(".crt") || path.ends_with(".conflist");
+            let public = matches!(path.rsplit('.').next(), Some("crt" | "conflist"));
             assert_eq!(
                 *mode,
                 if public { if path.contains("verifier-ca") { 0o600 } else { 0o644 } } else { 0o600 },
