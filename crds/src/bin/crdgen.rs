@@ -143,7 +143,14 @@ fn type_of(schema: &JSONSchemaProps) -> String {
     }
 }
 
-/// Keeps a text inside one cell of a table, and angle brackets out of HTML.
+/// Keeps a text inside one cell of a table, and angle brackets out of HTML; code in backticks shows them as they are.
 fn escape(text: &str) -> String {
-    text.replace('\n', " ").replace('|', "\\|").replace('<', "&lt;").replace('>', "&gt;")
+    let flat = text.replace('\n', " ").replace('|', "\\|");
+    let parts = flat.split('`').enumerate();
+    let parts = parts.map(
+        |(n, part)| {
+            if n % 2 == 0 { part.replace('<', "&lt;").replace('>', "&gt;") } else { part.to_owned() }
+        },
+    );
+    parts.collect::<Vec<_>>().join("`")
 }
