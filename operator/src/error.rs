@@ -1,0 +1,95 @@
+//! What can go wrong while acting, and how to react: the class decides, never the text.
+
+use std::time::Duration;
+
+use crate::cloud::CloudError;
+
+/// How to react.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A mistake of ours.
+    Bug,
+    /// Somebody must grant something.
+    Denied,
+    /// It may work the next time.
+    Transient,
+    /// The user must change something.
+    User,
+    /// It will work later.
+    Wait(Duration),
+}
+
+/// Why a step failed. No variant holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cloud said no.
+    #[error("{0}")]
+    Cloud(#[from] CloudError),
+    /// The Kubernetes API said no.
+    #[error("{doing}")]
+    Kube {
+        /// What we were doing, with names.
+        doing: String,
+        /// The API's answer.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// An object isn't what it should be; says what to change.
+    #[error("{0}")]
+    Invalid(String),
+    /// It took longer than it may.
+    #[error("{0} took too long")]
+    Time(&'static str),
+}
+
+impl Error {
+    /// For `map_err`: what we were doing.
+    pub fn kube(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Kube { doing, source: Box::new(source) }
+    }
+
+    /// How to react.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Cloud(CloudError::Denied(_)) => Class::Denied,
+            Self::Cloud(CloudError::Throttled { after }) => Class::Wait(*after),
+            Self::Cloud(CloudError::Capacity(_) | CloudError::Quota(_)) => Class::Wait(Duration::from_mins(1)),
+            Self::Cloud(CloudError::Unsupported(_)) | Self::Invalid(_) => Class::User,
+            Self::Cloud(CloudError::NotFound(_) | CloudError::Transient(_)) | Self::Time(_) => Class::Transient,
+            Self::Kube { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) if status.is_forbidden() => Class::Denied,
+                kube::Error::Api(status) if status.is_invalid() => Class::Bug,
+                _ => Class::Transient,
+            },
+        }
+    }
+
+    /// A fixed word for metrics and events.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self.class() {
+            Class::Bug => "Bug",
+            Class::Denied => "Denied",
+            Class::Transient => "Transient",
+            Class::User => "User",
+            Class::Wait(_) => "Wait",
+        }
+    }
+}
+
+/// The error and its causes, each once.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,110 @@
+//! `NodeVersion`: is this release signed by its publisher, and what does a machine measure that runs it?
+//!
+//! observe reads the object and its manifest; [`appraise::appraise`] verifies and resolves (pure); the status is written
+//! when it changed. A `ConfigMap` that holds a manifest wakes the versions that name it.
+
+pub mod appraise;
+
+use std::{sync::Arc, time::Duration};
+
+use constellation_crds::NodeVersion;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{Patch, PatchParams},
+    runtime::{
+        Controller,
+        controller::{Action, Config},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+
+use self::appraise::{MANIFEST_KEY, Manifest, Observed};
+use crate::{
+    backoff,
+    error::{Error, chain},
+};
+
+/// Field manager of a version's status.
+const MANAGER: &str = "constellation-version";
+/// One reconcile is a few API calls; at twice this the API server is in trouble and waiting doesn't help.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Versions are few and cheap.
+const CONCURRENCY: u16 = 4;
+
+/// Reconciles versions for ever.
+pub async fn run(client: Client, namespace: Option<String>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let versions: Api<NodeVersion> = scope(&client, namespace.as_deref());
+    let maps: Api<ConfigMap> = scope(&client, namespace.as_deref());
+    let controller = Controller::new(versions, watcher::Config::default());
+    let store = controller.store();
+    controller
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .watches(maps, watcher::Config::default(), move |map| {
+            let (name, namespace) = (map.name_any(), map.namespace());
+            let named = |version: &NodeVersion| {
+                version.namespace() == namespace
+                    && version.spec.measurements.signed.as_ref().is_some_and(|signed| signed.config_map == name)
+            };
+            store.state().iter().filter(|v| named(v)).map(|v| ObjectRef::from_obj(v.as_ref())).collect::<Vec<_>>()
+        })
+        .graceful_shutdown_on(stop)
+        .run(reconcile, on_error, Arc::new(client))
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(error = chain(&error), "Controller of versions");
+            }
+        })
+        .await;
+}
+
+fn scope<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace))
+}
+
+async fn reconcile(version: Arc<NodeVersion>, client: Arc<Client>) -> Result<Action, Error> {
+    tokio::time::timeout(LIMIT, look_and_tell(&version, &client))
+        .await
+        .map_err(|_| Error::Time("reconciling a node version"))?
+}
+
+async fn look_and_tell(version: &NodeVersion, client: &Client) -> Result<Action, Error> {
+    let name = version.name_any();
+    let namespace = version.namespace().unwrap_or_default();
+    let manifest = match &version.spec.measurements.signed {
+        None => Manifest::Inline,
+        Some(signed) => {
+            let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+            let map = maps
+                .get_opt(&signed.config_map)
+                .await
+                .map_err(Error::kube(format!("reading ConfigMap {}", signed.config_map)))?;
+            map.and_then(|map| map.data.and_then(|mut data| data.remove(MANIFEST_KEY)))
+                .map_or(Manifest::Missing, Manifest::Envelope)
+        }
+    };
+    let observed = Observed { version, manifest: &manifest, now: jiff::Timestamp::now() };
+    let status = appraise::appraise(&observed);
+    if version.status.as_ref() != Some(&status) {
+        let body = serde_json::json!({
+            "apiVersion": "constellation.dev/v1alpha1", "kind": "NodeVersion", "metadata": {"name": name}, "status": status,
+        });
+        let api: Api<NodeVersion> = Api::namespaced(client.clone(), &namespace);
+        api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))
+            .await
+            .map_err(Error::kube(format!("writing the status of node version {name}")))?;
+        tracing::info!(namespace, name, digest = status.digest, "Appraised node version");
+    }
+    Ok(Action::await_change())
+}
+
+fn on_error(version: Arc<NodeVersion>, error: &Error, _: Arc<Client>) -> Action {
+    tracing::warn!(name = version.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
+    Action::requeue(backoff::delay(4, error.class(), 0))
+}
