@@ -1,0 +1,406 @@
+//! What a cluster needs next: a total function of what was seen. It decides; it touches nothing.
+
+mod sizes;
+#[cfg(test)]
+mod tests;
+
+use constellation_crds::{
+    cluster::{AcceptedVersion, DeletionPolicy},
+    condition::reason,
+    node::{Phase, Role},
+};
+
+use super::seen::{Init, NodeSeen, Observed, SecretSeen, VersionSeen};
+
+/// How many VMs of one cluster may boot at a time. Without hardware virtualisation a booting VM takes whole cores, and
+/// several that boot at once starve each other and the control plane they want to join.
+pub const MAX_BOOTING: usize = 1;
+
+/// One thing to do. Each may be done twice.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Puts our finalizer on the cluster.
+    AddFinalizer,
+    /// Takes it off: the object goes.
+    RemoveFinalizer,
+    /// Makes the owner key.
+    CreateOwnerKey,
+    /// Makes the master secret.
+    CreateMasterSecret,
+    /// Makes network and endpoint.
+    EnsureNetwork,
+    /// Removes them.
+    RemoveNetwork,
+    /// Makes a `NodeGroup`, or takes over a changed size from the cluster's spec.
+    ApplyGroup {
+        /// Name of the group in the spec.
+        group: String,
+        /// Size.
+        replicas: u32,
+        /// Size in the cluster's spec, to be remembered.
+        spec: String,
+    },
+    /// Removes the `NodeGroup` of a group that the spec no longer has.
+    DeleteGroup(String),
+    /// Makes a node of the target version.
+    CreateNode {
+        /// Group, `control-plane` for the control plane.
+        group: String,
+        /// Role.
+        role: Role,
+        /// Number in the cluster.
+        index: u32,
+        /// How many nodes in this place failed one after the other.
+        failures: u32,
+    },
+    /// Deletes a node.
+    DeleteNode {
+        /// Its name.
+        name: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// Forgets a node and leaves its VM running.
+    OrphanNode(String),
+    /// Talks to the first control-plane node until Kubernetes is initialised.
+    StartInit(String),
+    /// Hands a restarted control-plane node its disk key.
+    StartRecover(String),
+    /// Keeps the administrator's kubeconfig.
+    SaveKubeconfig(String),
+    /// Installs our kinds and rights in the cluster.
+    Install,
+    /// Signs and writes the trust bundle.
+    WriteTrust,
+    /// Makes these instances the endpoint's targets.
+    SetTargets(Vec<String>),
+}
+
+impl Step {
+    /// For people.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::AddFinalizer => "Mark the cluster for cleanup when it is deleted".into(),
+            Self::RemoveFinalizer => "Let the cluster's object go".into(),
+            Self::CreateOwnerKey => "Make the owner key".into(),
+            Self::CreateMasterSecret => "Make the master secret".into(),
+            Self::EnsureNetwork => "Make network and endpoint".into(),
+            Self::RemoveNetwork => "Remove network and endpoint".into(),
+            Self::ApplyGroup { group, replicas, .. } => format!("Set the size of group {group} to {replicas}"),
+            Self::DeleteGroup(group) => format!("Remove group {group}"),
+            Self::CreateNode { group, index, .. } => format!("Make node {group}-{index}"),
+            Self::DeleteNode { name, why } => format!("Delete node {name}: {why}"),
+            Self::OrphanNode(name) => format!("Leave the VM of node {name} running and forget it"),
+            Self::StartInit(name) => format!("Initialise Kubernetes on node {name}"),
+            Self::StartRecover(name) => format!("Hand node {name} its disk key"),
+            Self::SaveKubeconfig(_) => "Save the kubeconfig".into(),
+            Self::Install => "Install our kinds and rights in the cluster".into(),
+            Self::WriteTrust => "Sign and write the trust bundle".into(),
+            Self::SetTargets(targets) => format!("Point the endpoint at {} control-plane nodes", targets.len()),
+        }
+    }
+}
+
+/// Why nothing more can be done now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// Reason of the condition.
+    pub reason: &'static str,
+    /// For people: what to do, or what is waited for.
+    pub message: String,
+    /// Whether it needs somebody's help.
+    pub stalled: bool,
+}
+
+/// What to do, and what is accepted from now on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// What comes after, for people.
+    pub next: Vec<String>,
+    /// Why it ends here.
+    pub blocked: Option<Blocked>,
+    /// Versions whose nodes are accepted.
+    pub accepted: Vec<AcceptedVersion>,
+}
+
+impl Plan {
+    /// For people: the steps and what follows.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        self.steps.iter().map(Step::words).chain(self.next.iter().cloned()).collect()
+    }
+
+    fn wait(mut self, reason: &'static str, message: impl Into<String>) -> Self {
+        self.blocked = Some(Blocked { reason, message: message.into(), stalled: false });
+        self
+    }
+
+    fn stall(mut self, reason: &'static str, message: impl Into<String>) -> Self {
+        self.blocked = Some(Blocked { reason, message: message.into(), stalled: true });
+        self
+    }
+
+    fn then(mut self, next: &str) -> Self {
+        self.next.push(next.to_owned());
+        self
+    }
+}
+
+/// Decides what is next.
+#[must_use]
+pub fn plan(seen: &Observed) -> Plan {
+    let mut plan = Plan { accepted: seen.accepted.clone(), ..Plan::default() };
+    if seen.paused && !seen.deleting {
+        return plan.wait(reason::PAUSED, "the cluster is paused: nothing is changed until that is taken back");
+    }
+    if seen.deleting {
+        return delete(seen, plan);
+    }
+    if !seen.finalizer {
+        plan.steps.push(Step::AddFinalizer);
+    }
+    if let Some(refusal) = &seen.provider_refused {
+        return plan.stall(reason::PROVIDER_NOT_ALLOWED, refusal);
+    }
+    match &seen.owner_key {
+        SecretSeen::Present => {}
+        SecretSeen::Invalid(problem) => return plan.stall(reason::SECRET_INVALID, problem),
+        SecretSeen::Missing(name) if seen.owner_key_known => {
+            return plan.stall(
+                reason::SECRET_NOT_FOUND,
+                format!("Secret {name} with the cluster's owner key is gone: restore it; nodes trust no other key"),
+            );
+        }
+        SecretSeen::Missing(_) => plan.steps.push(Step::CreateOwnerKey),
+    }
+    match &seen.master_secret {
+        SecretSeen::Present => {}
+        SecretSeen::Invalid(problem) => return plan.stall(reason::SECRET_INVALID, problem),
+        SecretSeen::Missing(name) if seen.cluster_id_known || seen.master_secret_named => {
+            return plan.stall(
+                reason::SECRET_NOT_FOUND,
+                format!("Secret {name} with the master secret is missing: provide 32 bytes under key `secret`"),
+            );
+        }
+        SecretSeen::Missing(_) => plan.steps.push(Step::CreateMasterSecret),
+    }
+    if !seen.network {
+        plan.steps.push(Step::EnsureNetwork);
+    }
+    groups(seen, &mut plan);
+    let target = match &seen.version {
+        VersionSeen::Missing(name) => {
+            return plan.wait(reason::NODE_VERSION_NOT_FOUND, format!("there is no NodeVersion {name}: create it"));
+        }
+        VersionSeen::NotReady(message) => return plan.wait(reason::NODE_VERSION_NOT_READY, message),
+        VersionSeen::NoImage(name) => {
+            let message = format!("NodeVersion {name} names no image for this provider: add one");
+            return plan.stall(reason::IMAGE_NOT_FOUND, message);
+        }
+        VersionSeen::NoSet(name) => {
+            let message = format!("NodeVersion {name} has no measurements for this provider's platform: add a set");
+            return plan.stall(reason::NO_MEASUREMENTS, message);
+        }
+        VersionSeen::Ready(version) => version,
+    };
+    if !plan.accepted.iter().any(|known| known.digest == target.digest && known.sets == target.sets) {
+        plan.accepted.retain(|known| known.digest != target.digest);
+        plan.accepted.push(target.clone());
+    }
+    let prepared = !plan.steps.iter().any(|step| {
+        matches!(step, Step::CreateOwnerKey | Step::CreateMasterSecret | Step::EnsureNetwork | Step::AddFinalizer)
+    });
+    if !prepared || plan.accepted != seen.accepted {
+        return plan
+            .then("Make the control-plane node that initialises Kubernetes, and then the other nodes")
+            .wait(reason::CREATING_INFRASTRUCTURE, "keys, network and the accepted version are being prepared");
+    }
+    if seen.simulated && !prepare_inside(seen, &mut plan) {
+        return plan.wait(reason::IN_PROGRESS, "the signed trust bundle is being written");
+    }
+    if !seen.initialized {
+        return initialize(seen, &target.digest, plan);
+    }
+    if !seen.reachable {
+        return unreachable(seen, plan);
+    }
+    if !prepare_inside(seen, &mut plan) {
+        return plan
+            .then("Let the other nodes join")
+            .wait(reason::WAITING_FOR_CONTROL_PLANE, "the cluster gets its kinds, rights and trust bundle");
+    }
+    sizes::sizes(seen, &target.digest, &mut plan);
+    targets(seen, &mut plan);
+    retire(seen, &target.digest, &mut plan);
+    plan
+}
+
+/// Our kinds and the trust bundle; true when both are as they should be.
+fn prepare_inside(seen: &Observed, plan: &mut Plan) -> bool {
+    if !seen.installed {
+        plan.steps.push(Step::Install);
+    }
+    if !seen.installed || !seen.trust_current {
+        plan.steps.push(Step::WriteTrust);
+    }
+    seen.installed && seen.trust_current
+}
+
+fn initialize(seen: &Observed, target: &str, mut plan: Plan) -> Plan {
+    let after = "Install our kinds, write the trust bundle and make the other nodes";
+    sizes::failed(seen, &mut plan);
+    let Some(first) = seen.control_plane().find(|node| node.alive()) else {
+        let standing = seen.control_plane().any(|node| node.phase == Phase::Failed && !node.deleting);
+        if !standing && seen.control_plane().all(|node| node.deleting) {
+            sizes::create(seen, &mut plan, "control-plane", Role::ControlPlane, 0);
+        }
+        return plan
+            .then("Initialise Kubernetes on it")
+            .then(after)
+            .wait(reason::INITIALIZING_CONTROL_PLANE, failed_words(seen));
+    };
+    if first.digest != target && first.phase != Phase::Ready && seen.init_of(&first.uid).is_none() {
+        // Nothing is in it yet: the newer version may take its place.
+        let why = "another version is wanted before this one was initialised".to_owned();
+        plan.steps.push(Step::DeleteNode { name: first.name.clone(), why });
+        return plan.wait(reason::INITIALIZING_CONTROL_PLANE, "the first node is made anew with the wanted version");
+    }
+    if seen.simulated {
+        return plan.then("Make the other nodes").wait(
+            reason::INITIALIZING_CONTROL_PLANE,
+            format!("node {} is {}", first.name, phase(first.phase)),
+        );
+    }
+    let (Some(_), Some(id)) = (&first.address, &first.provider_id) else {
+        return plan
+            .then("Initialise Kubernetes on it")
+            .then(after)
+            .wait(reason::INITIALIZING_CONTROL_PLANE, format!("the VM of node {} is being launched", first.name));
+    };
+    set_targets(seen, &mut plan, vec![id.clone()]);
+    let message = match seen.init_of(&first.uid) {
+        None => {
+            plan.steps.push(Step::StartInit(first.name.clone()));
+            format!("node {} is asked for its evidence", first.name)
+        }
+        Some(Init::Running(line)) => format!("node {}: {line}", first.name),
+        Some(Init::Done) => {
+            plan.steps.push(Step::SaveKubeconfig(first.name.clone()));
+            "the kubeconfig is being saved".to_owned()
+        }
+        Some(Init::Failed(why)) => {
+            plan.steps.push(Step::DeleteNode { name: first.name.clone(), why: why.clone() });
+            format!("initialising Kubernetes failed, the node is replaced: {why}")
+        }
+        Some(Init::Refused(why)) => format!("node {} was refused: {why}", first.name),
+    };
+    plan.then(after).wait(reason::INITIALIZING_CONTROL_PLANE, message)
+}
+
+fn failed_words(seen: &Observed) -> String {
+    match seen.control_plane().find(|node| node.phase == Phase::Failed) {
+        Some(node) => format!("node {} failed and will be replaced: {}", node.name, node.message),
+        None => "the first control-plane node is being made".to_owned(),
+    }
+}
+
+fn unreachable(seen: &Observed, mut plan: Plan) -> Plan {
+    for node in seen.control_plane().filter(|node| node.alive() && node.was_ready && node.address.is_some()) {
+        if seen.init_of(&node.uid).is_none_or(|talk| matches!(talk, Init::Failed(_))) {
+            plan.steps.push(Step::StartRecover(node.name.clone()));
+        }
+    }
+    targets(seen, &mut plan);
+    plan.wait(
+        reason::API_SERVER_UNREACHABLE,
+        "the cluster's API server does not answer; restarted control-plane nodes are offered their disk keys",
+    )
+}
+
+/// The control-plane nodes that Kubernetes knows, but those that go now.
+fn targets(seen: &Observed, plan: &mut Plan) {
+    let goes = |node: &NodeSeen| {
+        plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { name, .. } if *name == node.name))
+    };
+    let wanted: Vec<String> = seen
+        .control_plane()
+        .filter(|node| !node.deleting && (node.was_joined || matches!(node.phase, Phase::Joined | Phase::Ready)))
+        .filter(|node| node.phase != Phase::Failed && !goes(node))
+        .filter_map(|node| node.provider_id.clone())
+        .collect();
+    if !wanted.is_empty() {
+        set_targets(seen, plan, wanted);
+    }
+}
+
+/// Before nodes are deleted: the endpoint must not lead to one that goes.
+fn set_targets(seen: &Observed, plan: &mut Plan, mut wanted: Vec<String>) {
+    wanted.sort();
+    if seen.targets.as_ref() != Some(&wanted) {
+        plan.steps.insert(0, Step::SetTargets(wanted));
+    }
+}
+
+fn retire(seen: &Observed, target: &str, plan: &mut Plan) {
+    plan.accepted.retain(|known| known.digest == target || seen.nodes.iter().any(|node| node.digest == known.digest));
+}
+
+fn groups(seen: &Observed, plan: &mut Plan) {
+    for group in &seen.groups {
+        let is_new = group.current.is_none();
+        let edited = group.remembered.as_ref() != Some(&group.spec);
+        let current = group.current.unwrap_or(group.wanted);
+        let wanted = if is_new || edited { group.wanted } else { current }.clamp(group.min, group.max);
+        let wanted = if edited && !is_new && group.autoscaled { current.clamp(group.min, group.max) } else { wanted };
+        if is_new || edited || wanted != current {
+            let (group, spec) = (group.name.clone(), group.spec.clone());
+            plan.steps.push(Step::ApplyGroup { group, replicas: wanted, spec });
+        }
+    }
+    plan.steps.extend(seen.stale_groups.iter().cloned().map(Step::DeleteGroup));
+}
+
+fn delete(seen: &Observed, mut plan: Plan) -> Plan {
+    if !seen.finalizer {
+        return plan;
+    }
+    if seen.deletion_policy == DeletionPolicy::Orphan {
+        plan.steps.extend(seen.nodes.iter().map(|node| Step::OrphanNode(node.name.clone())));
+        plan.steps.push(Step::RemoveFinalizer);
+        return plan;
+    }
+    for role in [Role::Worker, Role::ControlPlane] {
+        let nodes: Vec<_> = seen.nodes.iter().filter(|node| node.role == role).collect();
+        if nodes.is_empty() {
+            continue;
+        }
+        for node in nodes.iter().filter(|node| !node.deleting) {
+            let why = "the cluster is being deleted".to_owned();
+            plan.steps.push(Step::DeleteNode { name: node.name.clone(), why });
+        }
+        return plan
+            .then("Remove network and endpoint when the last VM is gone")
+            .wait(reason::DELETING, format!("{} {} nodes are being removed", nodes.len(), role.as_str()));
+    }
+    plan.steps.push(Step::RemoveNetwork);
+    plan.then("Let the cluster's object go when nothing is left")
+        .wait(reason::DELETING, "network and endpoint are being removed")
+}
+
+/// A phase, for people.
+#[must_use]
+pub fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "waiting for its VM",
+        Phase::Booting => "booting",
+        Phase::Attested => "attested and joining",
+        Phase::Joined => "joined and not Ready yet",
+        Phase::Ready => "Ready",
+        Phase::Draining => "being drained",
+        Phase::Terminating => "being removed",
+        Phase::Failed => "failed",
+    }
+}

@@ -1,0 +1,208 @@
+//! How many nodes, and which: replace, scale, roll. Part of the plan: total and pure.
+
+use std::cmp::Reverse;
+
+use constellation_crds::{
+    condition::reason,
+    node::{Phase, Role},
+};
+
+use super::{MAX_BOOTING, Plan, Step};
+use crate::cluster::seen::{NodeSeen, Observed};
+
+/// Seconds a place stays empty after its node was refused or failed again; doubled with each further failure.
+const HOLD_SECONDS: i64 = 60;
+/// Greatest hold: half an hour keeps a broken image from filling a cloud's bill, and still heals by itself.
+const HOLD_MAX_SECONDS: i64 = 1800;
+/// A node that was Ready for so long was a good one: its failures before are forgotten.
+const FORGET_SECONDS: i64 = 600;
+
+/// Replaces failed nodes whose hold is over. The failed object stays until then, so that a person can read why.
+pub fn failed(seen: &Observed, plan: &mut Plan) {
+    let held = |node: &&NodeSeen| node.phase == Phase::Failed && !node.deleting;
+    for node in seen.nodes.iter().filter(held) {
+        let failures = failures(node);
+        if seen.now < node.failed_at.unwrap_or(node.created) + hold(node, failures) {
+            plan.next.push(format!("Replace node {}, which failed: {}", node.name, node.message));
+            continue;
+        }
+        let live = seen.nodes.iter().filter(|other| other.alive() && other.group == node.group).count();
+        // During a roll the failed one may be the surplus node: its place is kept, with its count of failures.
+        let rolling = seen.nodes.iter().any(|other| {
+            other.alive() && other.group == node.group && seen.target().is_some_and(|target| other.digest != target)
+        });
+        let wanted = size(seen, &node.group) + usize::from(rolling);
+        let booting = seen.nodes.iter().filter(|other| other.booting()).count() + creating(plan);
+        if live < wanted {
+            if booting >= MAX_BOOTING {
+                plan.next.push(format!("Replace node {}, which failed: {}", node.name, node.message));
+                continue;
+            }
+            create(seen, plan, &node.group, node.role, failures + 1);
+        }
+        let why = format!("it failed: {}", node.message);
+        plan.steps.push(Step::DeleteNode { name: node.name.clone(), why });
+    }
+}
+
+/// Failures in a row in this place.
+fn failures(node: &NodeSeen) -> u32 {
+    let lasted = node.ready_at.zip(node.failed_at).is_some_and(|(ready, failed)| failed - ready >= FORGET_SECONDS);
+    if lasted { 0 } else { node.failures }
+}
+
+fn hold(node: &NodeSeen, failures: u32) -> i64 {
+    // The first time a VM merely vanished or broke, another may be luckier at once. A refusal is no bad luck.
+    let doublings = if node.accepted == Some(false) { Some(failures) } else { failures.checked_sub(1) };
+    doublings.map_or(0, |n| HOLD_SECONDS.saturating_mul(1_i64 << n.min(20)).min(HOLD_MAX_SECONDS))
+}
+
+fn size(seen: &Observed, group: &str) -> usize {
+    let count = if group == "control-plane" {
+        seen.control_plane_replicas
+    } else {
+        seen.groups.iter().find(|g| g.name == group).map_or(0, |g| g.current.unwrap_or(g.wanted))
+    };
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+fn creating(plan: &Plan) -> usize {
+    plan.steps.iter().filter(|step| matches!(step, Step::CreateNode { .. })).count()
+}
+
+/// Makes a node under the smallest number that no node of the cluster has.
+pub fn create(seen: &Observed, plan: &mut Plan, group: &str, role: Role, failures: u32) {
+    let taken = |index: u32| {
+        seen.nodes.iter().any(|node| node.index == index)
+            || plan.steps.iter().any(|step| matches!(step, Step::CreateNode { index: i, .. } if *i == index))
+    };
+    match (1..=244).find(|index| !taken(*index)) {
+        Some(index) => plan.steps.push(Step::CreateNode { group: group.to_owned(), role, index, failures }),
+        None => plan.next.push("Make more nodes when the network has room: 244 is the most".to_owned()),
+    }
+}
+
+/// One group, or the control plane.
+struct Place<'a> {
+    group: &'a str,
+    role: Role,
+    wanted: usize,
+    live: Vec<&'a NodeSeen>,
+    held: usize,
+}
+
+impl Place<'_> {
+    fn outdated(&self, target: &str) -> usize {
+        self.live.iter().filter(|node| node.digest != target).count()
+    }
+}
+
+/// Brings every group to its size and version, workers first.
+pub fn sizes(seen: &Observed, target: &str, plan: &mut Plan) {
+    failed(seen, plan);
+    for node in seen.nodes.iter().filter(|node| node.role == Role::Worker && node.alive()) {
+        if !seen.groups.iter().any(|group| group.name == node.group) {
+            let why = format!("the spec has no group {}", node.group);
+            plan.steps.push(Step::DeleteNode { name: node.name.clone(), why });
+        }
+    }
+    let mut places = vec![place(seen, "control-plane", Role::ControlPlane)];
+    places.extend(seen.groups.iter().map(|group| place(seen, &group.name, Role::Worker)));
+    for place in &places {
+        shrink(seen, place, target, plan);
+    }
+    let mut room = MAX_BOOTING.saturating_sub(seen.nodes.iter().filter(|n| n.booting()).count() + creating(plan));
+    for place in &places {
+        for missing in (place.live.len() + place.held)..place.wanted {
+            if room == 0 {
+                let group = place.group;
+                plan.next.push(format!("Make {} more nodes of group {group}, one by one", place.wanted - missing));
+                break;
+            }
+            room -= 1;
+            create(seen, plan, place.group, place.role, 0);
+        }
+    }
+    let whole = places.iter().all(|place| place.live.len() >= place.wanted && place.held == 0);
+    roll(seen, &places, target, whole && room > 0, plan);
+    waits(seen, plan);
+}
+
+fn place<'a>(seen: &'a Observed, group: &'a str, role: Role) -> Place<'a> {
+    let of: Vec<_> = seen.nodes.iter().filter(|node| node.group == group && !node.deleting).collect();
+    let held = of.iter().filter(|node| node.phase == Phase::Failed).count();
+    Place { group, role, wanted: size(seen, group), live: of.into_iter().filter(|node| node.alive()).collect(), held }
+}
+
+/// Too many: the one that is asked to go first, then outdated ones, then those not Ready, then the newest.
+fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
+    let mut surplus = place.live.len().saturating_sub(place.wanted);
+    let outdated = place.outdated(target);
+    if surplus == 0 {
+        return;
+    }
+    let careful = place.role == Role::ControlPlane || outdated > 0;
+    if careful {
+        let newcomers_ready = place.live.iter().all(|node| node.digest != target || node.phase == Phase::Ready);
+        let going = seen.nodes.iter().any(|node| node.deleting && node.role == place.role);
+        // More than the roll's own surplus goes at once: the user asked for fewer.
+        if going || (!newcomers_ready && surplus <= usize::try_from(seen.max_surge).unwrap_or(1)) {
+            return;
+        }
+        surplus = 1;
+    }
+    let mut candidates = place.live.clone();
+    candidates.sort_by_key(|node| {
+        (!node.delete_first, node.digest == target, node.phase == Phase::Ready, Reverse((node.created, node.index)))
+    });
+    for node in candidates.into_iter().take(surplus) {
+        if place.role == Role::ControlPlane {
+            let others = place.live.iter().filter(|other| other.name != node.name);
+            if others.clone().any(|other| other.phase != Phase::Ready) || others.count() == 0 {
+                plan.next.push(format!("Delete node {} when all other control-plane nodes are Ready", node.name));
+                return;
+            }
+        }
+        let why = if node.digest == target {
+            format!("group {} has more nodes than the {} it wants", place.group, place.wanted)
+        } else {
+            "it runs another version than the wanted one, and its replacement is Ready".to_owned()
+        };
+        plan.steps.push(Step::DeleteNode { name: node.name.clone(), why });
+    }
+}
+
+/// One place at a time gets one more node of the wanted version than it wants; [`shrink`] then takes an outdated one.
+fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &mut Plan) {
+    let mut old = places.iter().filter(|place| place.outdated(target) > 0);
+    let workers_first = old.clone().find(|place| place.role == Role::Worker);
+    let Some(place) = workers_first.or_else(|| old.next()) else { return };
+    let outdated: usize = places.iter().map(|place| place.outdated(target)).sum();
+    plan.next.push(format!("Replace {outdated} nodes that run another version, workers first"));
+    let unready = seen.nodes.iter().any(|node| node.alive() && node.digest == target && node.phase != Phase::Ready);
+    let going = seen.nodes.iter().any(|node| node.deleting)
+        || plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { .. }));
+    let surge = match place.role {
+        // One more etcd member at a time.
+        Role::ControlPlane => 1,
+        Role::Worker => usize::try_from(seen.max_surge.max(1)).unwrap_or(1),
+    };
+    let extra = place.live.len().saturating_sub(place.wanted);
+    if may && !unready && !going && extra < surge && extra < place.outdated(target) {
+        create(seen, plan, place.group, place.role, 0);
+    }
+}
+
+/// Says what is waited for when nothing can be done.
+fn waits(seen: &Observed, plan: &mut Plan) {
+    if let Some(node) = seen.nodes.iter().find(|node| node.phase == Phase::Failed && !node.deleting) {
+        let message = format!("node {} failed and will be replaced: {}", node.name, node.message);
+        plan.blocked = Some(super::Blocked { reason: reason::REPLACING_NODE, message, stalled: false });
+    } else if let Some(node) = seen.nodes.iter().find(|node| node.alive() && node.phase != Phase::Ready) {
+        let message = format!("node {} is {}", node.name, super::phase(node.phase));
+        plan.blocked = Some(super::Blocked { reason: reason::NODES_NOT_READY, message, stalled: false });
+    } else if let Some(node) = seen.nodes.iter().find(|node| node.deleting) {
+        let message = format!("node {} is leaving", node.name);
+        plan.blocked = Some(super::Blocked { reason: reason::TERMINATING, message, stalled: false });
+    }
+}

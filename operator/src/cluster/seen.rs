@@ -1,0 +1,212 @@
+//! What was seen of a cluster: plain values for plan and report.
+
+use constellation_crds::{
+    cluster::{AcceptedVersion, DeletionPolicy},
+    node::{Phase, Role},
+};
+
+/// A Secret that the cluster needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSeen {
+    /// It is not there; this is its name.
+    Missing(String),
+    /// It is there and can't be used; says why.
+    Invalid(String),
+    /// It is there.
+    Present,
+}
+
+/// The `NodeVersion` that the cluster names.
+#[derive(Clone, Debug, PartialEq)]
+pub enum VersionSeen {
+    /// There is none of that name.
+    Missing(String),
+    /// It is not verified; says why.
+    NotReady(String),
+    /// It has no image for the provider; its name.
+    NoImage(String),
+    /// It has no set for the platform; its name.
+    NoSet(String),
+    /// It can be launched.
+    Ready(AcceptedVersion),
+}
+
+/// A conversation with a control-plane node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// It goes on; the last line.
+    Running(String),
+    /// Kubernetes is initialised, or the disk is open.
+    Done,
+    /// The node failed for good, or did not answer in time.
+    Failed(String),
+    /// The node's evidence was refused.
+    Refused(String),
+}
+
+/// A `ConfidentialNode`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
+pub struct NodeSeen {
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// Group.
+    pub group: String,
+    /// Role.
+    pub role: Role,
+    /// Number in the cluster.
+    pub index: u32,
+    /// Digest of its version.
+    pub digest: String,
+    /// Phase.
+    pub phase: Phase,
+    /// Its object is being deleted.
+    pub deleting: bool,
+    /// The user wants it to go first.
+    pub delete_first: bool,
+    /// Its last evidence was accepted; or refused; or there was none.
+    pub accepted: Option<bool>,
+    /// When it was made, seconds since 1970.
+    pub created: i64,
+    /// When it failed, seconds since 1970.
+    pub failed_at: Option<i64>,
+    /// Kubernetes knew it once.
+    pub was_joined: bool,
+    /// It was Ready once.
+    pub was_ready: bool,
+    /// When it was Ready for the first time.
+    pub ready_at: Option<i64>,
+    /// How many nodes failed in its place before it.
+    pub failures: u32,
+    /// The cloud's id of the VM.
+    pub provider_id: Option<String>,
+    /// Its address.
+    pub address: Option<String>,
+    /// One line for people.
+    pub message: String,
+}
+
+impl NodeSeen {
+    /// Neither failed nor on its way out.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        !self.deleting && !matches!(self.phase, Phase::Failed | Phase::Terminating)
+    }
+
+    /// Whether its VM takes its time to start.
+    #[must_use]
+    pub fn booting(&self) -> bool {
+        self.alive() && !self.was_ready && matches!(self.phase, Phase::Pending | Phase::Booting)
+    }
+}
+
+/// A group of the spec, and its `NodeGroup`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSeen {
+    /// Name in the spec.
+    pub name: String,
+    /// Size that the spec asks for; the least one of an autoscaled group.
+    pub wanted: u32,
+    /// The spec's size as it is remembered on the `NodeGroup`.
+    pub spec: String,
+    /// The one that is remembered.
+    pub remembered: Option<String>,
+    /// Size in the `NodeGroup`.
+    pub current: Option<u32>,
+    /// Least size.
+    pub min: u32,
+    /// Greatest size.
+    pub max: u32,
+    /// Others set its size between the two.
+    pub autoscaled: bool,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
+pub struct Observed {
+    /// Name of the cluster.
+    pub name: String,
+    /// Seconds since 1970.
+    pub now: i64,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// What happens to the VMs then.
+    pub deletion_policy: DeletionPolicy,
+    /// Our finalizer is on it.
+    pub finalizer: bool,
+    /// The user paused it.
+    pub paused: bool,
+    /// Nothing but records stands behind its machines.
+    pub simulated: bool,
+    /// Why the operator may not use its provider.
+    pub provider_refused: Option<String>,
+    /// The owner key.
+    pub owner_key: SecretSeen,
+    /// There was an owner key before.
+    pub owner_key_known: bool,
+    /// The master secret.
+    pub master_secret: SecretSeen,
+    /// The spec names it.
+    pub master_secret_named: bool,
+    /// There was a master secret before.
+    pub cluster_id_known: bool,
+    /// Network and endpoint exist.
+    pub network: bool,
+    /// The version that is wanted.
+    pub version: VersionSeen,
+    /// Versions that are accepted.
+    pub accepted: Vec<AcceptedVersion>,
+    /// Kubernetes was initialised.
+    pub initialized: bool,
+    /// Its API server answers.
+    pub reachable: bool,
+    /// Our kinds and rights are in it.
+    pub installed: bool,
+    /// The trust bundle in it says what is accepted.
+    pub trust_current: bool,
+    /// Wanted number of control-plane nodes.
+    pub control_plane_replicas: u32,
+    /// How many nodes more than asked for there may be during a roll.
+    pub max_surge: u32,
+    /// Groups of the spec.
+    pub groups: Vec<GroupSeen>,
+    /// `NodeGroup`s of groups that the spec no longer has.
+    pub stale_groups: Vec<String>,
+    /// Nodes.
+    pub nodes: Vec<NodeSeen>,
+    /// Conversations, by UID of the node.
+    pub talks: Vec<(String, Init)>,
+    /// The endpoint's targets, as far as known.
+    pub targets: Option<Vec<String>>,
+}
+
+impl Observed {
+    /// The control-plane nodes.
+    pub fn control_plane(&self) -> impl Iterator<Item = &NodeSeen> {
+        self.nodes.iter().filter(|node| node.role == Role::ControlPlane)
+    }
+
+    /// The conversation with a node.
+    #[must_use]
+    pub fn init_of(&self, uid: &str) -> Option<&Init> {
+        self.talks.iter().find(|(of, _)| of == uid).map(|(_, talk)| talk)
+    }
+
+    /// Number of nodes that are asked for.
+    #[must_use]
+    pub fn desired(&self) -> u32 {
+        self.control_plane_replicas + self.groups.iter().map(|group| group.current.unwrap_or(group.wanted)).sum::<u32>()
+    }
+
+    /// Digest of the wanted version.
+    #[must_use]
+    pub fn target(&self) -> Option<&str> {
+        match &self.version {
+            VersionSeen::Ready(version) => Some(&version.digest),
+            _ => None,
+        }
+    }
+}

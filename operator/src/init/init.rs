@@ -1,0 +1,114 @@
+//! What the first control-plane node is given: everything it needs to initialise Kubernetes.
+
+use constellation_attestation::{
+    keys,
+    protocol::{ClusterSettings, InitRequest, NodeSettings, Purpose},
+};
+use constellation_crds::{
+    ConfidentialNode, ConstellationCluster, LABEL_CLUSTER, LABEL_GROUP, LABEL_ROLE,
+    cluster::{Cni, DiskIntegrity},
+};
+use kube::ResourceExt as _;
+
+use super::talk::Secret;
+use crate::cloud::Network;
+
+/// Pods' addresses where the spec says nothing.
+pub const POD_CIDR: &str = "10.244.0.0/16";
+/// Services' addresses where the spec says nothing.
+pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+
+impl Secret for InitRequest {
+    const PURPOSE: Purpose = Purpose::Init;
+}
+
+/// The CA of the cluster's verifiers.
+pub struct VerifierCa {
+    /// Certificate, PEM.
+    pub certificate: String,
+    /// Private key, PEM.
+    pub key: zeroize::Zeroizing<String>,
+}
+
+/// Puts the request together.
+#[must_use]
+pub fn request(
+    cluster: &ConstellationCluster,
+    node: &ConfidentialNode,
+    network: &Network,
+    kubernetes_version: &str,
+    master_secret: &[u8],
+    ca: &VerifierCa,
+) -> InitRequest {
+    let disk_secret = keys::derive(master_secret, keys::DISK_SECRET);
+    let uid = node.uid().unwrap_or_default();
+    InitRequest {
+        disk_key: keys::disk_key(disk_secret.as_slice(), &uid).to_vec(),
+        disk_secret: disk_secret.to_vec(),
+        cluster_id: keys::derive(master_secret, keys::CLUSTER_ID).to_vec(),
+        verifier_ca_certificate: ca.certificate.clone(),
+        verifier_ca_key: ca.key.to_string(),
+        node: node_settings(cluster, node),
+        cluster: cluster_settings(cluster, network, kubernetes_version),
+    }
+}
+
+/// What the cluster's nodes are told about it.
+#[must_use]
+pub fn cluster_settings(cluster: &ConstellationCluster, network: &Network, kubernetes_version: &str) -> ClusterSettings {
+    let spec = cluster.spec.network.clone().unwrap_or_default();
+    let mut cert_sans = network.cert_sans.clone();
+    cert_sans.extend(spec.api_server_cert_sans);
+    ClusterSettings {
+        name: cluster.name_any(),
+        kubernetes_version: kubernetes_version.to_owned(),
+        endpoint: network.endpoint.clone(),
+        cert_sans,
+        pod_cidr: spec.pod_cidr.unwrap_or_else(|| POD_CIDR.to_owned()),
+        service_cidr: spec.service_cidr.unwrap_or_else(|| SERVICE_CIDR.to_owned()),
+        mesh: spec.cni != Some(Cni::None),
+    }
+}
+
+/// What a node is told about itself.
+#[must_use]
+pub fn node_settings(cluster: &ConstellationCluster, node: &ConfidentialNode) -> NodeSettings {
+    let pods = cluster.spec.network.as_ref().and_then(|network| network.pod_cidr.as_deref()).unwrap_or(POD_CIDR);
+    let mut labels = node.spec.labels.clone();
+    labels.insert(LABEL_CLUSTER.to_owned(), cluster.name_any());
+    labels.insert(LABEL_GROUP.to_owned(), node.spec.node_group.clone());
+    labels.insert(LABEL_ROLE.to_owned(), node.spec.role.as_str().to_owned());
+    NodeSettings {
+        node_name: node.name_any(),
+        provider_id: node.status.as_ref().and_then(|status| status.provider_id.clone()).unwrap_or_default(),
+        pod_cidr: pod_cidr(pods, node.spec.index),
+        labels,
+        taints: node
+            .spec
+            .taints
+            .iter()
+            .map(|taint| format!("{}={}:{}", taint.key, taint.value.as_deref().unwrap_or_default(), taint.effect))
+            .collect(),
+        disk_integrity: node.spec.state_disk.as_ref().and_then(|disk| disk.integrity) == Some(DiskIntegrity::Hmac),
+    }
+}
+
+/// The n-th /24 of the pod network.
+#[must_use]
+pub fn pod_cidr(pods: &str, index: u32) -> String {
+    let base: std::net::Ipv4Addr =
+        pods.split('/').next().and_then(|text| text.parse().ok()).unwrap_or(std::net::Ipv4Addr::new(10, 244, 0, 0));
+    let network = u32::from(base).wrapping_add(index << 8);
+    format!("{}/24", std::net::Ipv4Addr::from(network & 0xffff_ff00))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_gets_the_slice_of_its_number() {
+        assert_eq!(pod_cidr("10.244.0.0/16", 3), "10.244.3.0/24");
+        assert_eq!(pod_cidr("10.0.0.0/8", 254), "10.0.254.0/24");
+    }
+}

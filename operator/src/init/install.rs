@@ -1,0 +1,121 @@
+//! Our kinds and rights inside a cluster that was made.
+
+use constellation_crds::definition;
+use k8s_openapi::{
+    api::rbac::v1::ClusterRoleBinding,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams},
+    core::GroupVersionKind,
+    discovery::ApiResource,
+    runtime::{conditions, wait},
+};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// Field manager of the cluster controller.
+pub const MANAGER: &str = "constellation-cluster";
+const GROUP: &str = "rbac.authorization.k8s.io";
+/// On the object that is written last: digest of everything that was installed.
+const ANNOTATION: &str = "constellation.dev/installed";
+const LAST: &str = "constellation:verifier";
+/// How long an API server may take to serve a new kind.
+const ESTABLISH_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Kind, name, namespace, body.
+fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
+    let ours = "constellation.dev";
+    let mesh = json!([{"apiGroups": [ours], "resources": ["nodeadmissions"], "verbs": ["get", "list", "watch"]}]);
+    let verifier = json!([
+        {"apiGroups": [ours], "resources": ["nodeadmissions", "nodeadmissions/status"],
+         "verbs": ["get", "list", "watch", "update", "patch"]},
+        {"apiGroups": [ours], "resources": ["trustbundles"], "verbs": ["get", "list", "watch"]},
+    ]);
+    let config = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"],
+        "verbs": ["get"]}]);
+    let binding = |kind: &str, role: &str, subject: (&str, &str)| {
+        json!({"roleRef": {"apiGroup": GROUP, "kind": kind, "name": role},
+            "subjects": [{"apiGroup": GROUP, "kind": subject.0, "name": subject.1}]})
+    };
+    let (nodes, user) = (("Group", "system:nodes"), ("User", LAST));
+    let system = Some("kube-system");
+    vec![
+        ("ClusterRole", "constellation:mesh", None, json!({"rules": mesh})),
+        ("ClusterRoleBinding", "constellation:mesh", None, binding("ClusterRole", "constellation:mesh", nodes)),
+        ("Role", LAST, system, json!({"rules": config})),
+        ("RoleBinding", LAST, system, binding("Role", LAST, user)),
+        ("ClusterRole", LAST, None, json!({"rules": verifier})),
+        ("ClusterRoleBinding", LAST, None, binding("ClusterRole", LAST, user)),
+    ]
+}
+
+fn digest() -> String {
+    let all = json!({"kinds": definition::workload(), "rights": rights()});
+    hex::encode(Sha256::digest(all.to_string()))
+}
+
+/// Whether everything is there, in this operator's version. In a simulated cluster: whether the kinds are served.
+pub async fn installed(client: &Client, simulated: bool) -> kube::Result<bool> {
+    if simulated {
+        let kinds: Api<CustomResourceDefinition> = Api::all(client.clone());
+        for kind in definition::workload() {
+            let name = kind.metadata.name.as_deref().unwrap_or_default();
+            if kinds.get_opt(name).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        return Ok(true);
+    }
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let last = bindings.get_opt(LAST).await?;
+    let found = last.and_then(|binding| binding.metadata.annotations).unwrap_or_default();
+    Ok(found.get(ANNOTATION) == Some(&digest()))
+}
+
+/// Installs it, or brings it up to date.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub async fn install(client: &Client, simulated: bool) -> kube::Result<()> {
+    let params = PatchParams::apply(MANAGER).force();
+    let kinds: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for kind in definition::workload() {
+        let name = kind.metadata.name.clone().unwrap_or_default();
+        kinds.patch(&name, &params, &Patch::Apply(&kind)).await?;
+        let served = wait::await_condition(kinds.clone(), &name, conditions::is_crd_established());
+        if tokio::time::timeout(ESTABLISH_LIMIT, served).await.is_err() {
+            tracing::info!(name, "the kind is not served yet");
+        }
+    }
+    if simulated {
+        return Ok(());
+    }
+    for (kind, name, namespace, body) in rights() {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", kind));
+        let mut object = DynamicObject::new(name, &resource).data(body);
+        if (kind, name) == ("ClusterRoleBinding", LAST) {
+            object.metadata.annotations = Some([(ANNOTATION.to_owned(), digest())].into());
+        }
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        api.patch(name, &params, &Patch::Apply(&object)).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifier_may_not_create_or_delete_and_no_secret_is_named() {
+        let text = json!(rights()).to_string();
+        for word in ["\"*\"", "secrets", "create", "delete", "bind", "escalate", "impersonate"] {
+            assert!(!text.contains(&format!("\"{word}\"")), "{word}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The owner's conversations with nodes: Init, Recover, Leave, and what is installed and signed afterwards.
+
+#[path = "init.rs"]
+pub mod begin;
+pub mod install;
+pub mod leave;
+pub mod recover;
+pub mod talk;
+pub mod trust;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use constellation_crds::node::AttestationResult;
+use zeroize::Zeroizing;
+
+pub use talk::{Error, Peer};
+
+/// How many lines of a node's output are kept for its status.
+const LINES: usize = 20;
+/// How long a node may take until it answers and is done, over all attempts: kubeadm in a VM without hardware
+/// virtualisation needs minutes.
+const LIMIT: Duration = Duration::from_mins(20);
+
+/// How a conversation ended.
+#[derive(Clone)]
+pub enum Outcome {
+    /// The node is done; an administrator's kubeconfig after Init, empty after Recover.
+    Done(Zeroizing<String>),
+    /// It failed for good; says why.
+    Failed(String),
+    /// Its evidence was refused; [`InitState::attestation`] has the reasons.
+    Refused,
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done(_) => f.write_str("Done"),
+            Self::Failed(why) => f.debug_tuple("Failed").field(why).finish(),
+            Self::Refused => f.write_str("Refused"),
+        }
+    }
+}
+
+/// A conversation as it stands.
+#[derive(Clone, Debug, Default)]
+pub struct InitState {
+    /// Result of the appraisal, once there was one.
+    pub attestation: Option<AttestationResult>,
+    /// The last lines that the node streamed.
+    pub progress: Vec<String>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+#[derive(Default)]
+struct Entry {
+    attestation: Option<AttestationResult>,
+    progress: VecDeque<String>,
+    outcome: Option<Outcome>,
+}
+
+/// Conversations that run or ended, by UID of the node. A restarted operator has none and begins them anew: the node
+/// answers the same request again.
+#[derive(Default)]
+pub struct Registry(Mutex<BTreeMap<String, Arc<Mutex<Entry>>>>);
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Registry").finish()
+    }
+}
+
+/// Where a conversation writes what it learns.
+#[derive(Clone)]
+pub struct Journal(Arc<Mutex<Entry>>);
+
+impl Journal {
+    /// One more line of the node.
+    pub fn line(&self, text: String) {
+        self.with(|entry| {
+            if entry.progress.len() == LINES {
+                entry.progress.pop_front();
+            }
+            entry.progress.push_back(text);
+        });
+    }
+
+    /// The result of the appraisal.
+    pub fn attestation(&self, result: AttestationResult) {
+        self.with(|entry| entry.attestation = Some(result));
+    }
+
+    fn end(&self, outcome: Outcome) {
+        self.with(|entry| entry.outcome = Some(outcome));
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Entry) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Registry {
+    /// The conversation with a node, if there is one.
+    #[must_use]
+    pub fn state(&self, node_uid: &str) -> Option<InitState> {
+        let entry = self.all(|all| all.get(node_uid).cloned())?;
+        let entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(InitState {
+            attestation: entry.attestation.clone(),
+            progress: entry.progress.iter().cloned().collect(),
+            outcome: entry.outcome.clone(),
+        })
+    }
+
+    /// Begins a conversation unless one with this node runs.
+    pub fn start<S>(&self, peer: Peer, secret: S)
+    where
+        S: talk::Secret,
+    {
+        let uid = peer.node_uid.clone();
+        let journal = Journal(Arc::default());
+        let fresh = self.all(|all| {
+            let runs = all.get(&uid).is_some_and(|entry| {
+                entry.lock().unwrap_or_else(PoisonError::into_inner).outcome.is_none()
+            });
+            if !runs {
+                all.insert(uid.clone(), Arc::clone(&journal.0));
+            }
+            !runs
+        });
+        if fresh {
+            tokio::spawn(run(peer, secret, journal));
+        }
+    }
+
+    /// Forgets a node.
+    pub fn forget(&self, node_uid: &str) {
+        self.all(|all| all.remove(node_uid));
+    }
+
+    fn all<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<Mutex<Entry>>>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Talks until the node is done, refused, failed for good, or out of time.
+async fn run<S: talk::Secret>(peer: Peer, secret: S, journal: Journal) {
+    let attempts = async {
+        let mut pause = talk::FIRST_PAUSE;
+        loop {
+            match talk::give(&peer, &secret, &journal).await {
+                Ok(kubeconfig) => return Outcome::Done(kubeconfig),
+                Err(Error::Refused(result)) => {
+                    journal.attestation(*result);
+                    return Outcome::Refused;
+                }
+                Err(Error::Node(message)) => return Outcome::Failed(message),
+                Err(error) => {
+                    tracing::info!(node = peer.node_uid, %error, "a conversation broke off and is begun again");
+                    journal.line(format!("trying again: {error}"));
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(talk::GREATEST_PAUSE);
+        }
+    };
+    let outcome = tokio::time::timeout(LIMIT, attempts)
+        .await
+        .unwrap_or_else(|_| Outcome::Failed(format!("the node was not done in {} minutes", LIMIT.as_secs() / 60)));
+    tracing::info!(node = peer.node_uid, ?outcome, "the conversation ended");
+    journal.end(outcome);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_keeps_the_last_lines_only() {
+        let journal = Journal(Arc::default());
+        (0..50).for_each(|n| journal.line(n.to_string()));
+        let registry = Registry::default();
+        registry.all(|all| all.insert("a".into(), Arc::clone(&journal.0)));
+        let state = registry.state("a").unwrap();
+        assert_eq!((state.progress.len(), state.progress[0].as_str()), (LINES, "30"));
+        assert!(state.outcome.is_none() && registry.state("b").is_none());
+        registry.forget("a");
+        assert!(registry.state("a").is_none());
+    }
+
+    #[test]
+    fn an_outcome_does_not_show_the_kubeconfig() {
+        let outcome = Outcome::Done(Zeroizing::new("secret-kubeconfig".into()));
+        assert_eq!(format!("{outcome:?}"), "Done");
+    }
+}

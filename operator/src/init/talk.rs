@@ -1,0 +1,206 @@
+//! One conversation with a node: dial, ask, challenge, appraise, and give it what it proved to be worth.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use constellation_attestation::{
+    appraise::{Appraisal, Presented, appraise, clause, pcr15_after_join, pcr15_before_join},
+    binding::VerifierRole,
+    channel::{self, Channel, Identity},
+    owner::SigningKey,
+    policy::{LAUNCH_PCR, TrustPolicy},
+    protocol::{BOOTSTRAPPER_PORT, Progress, Purpose},
+    session::{self, Proof},
+};
+use constellation_crds::node::{AttestationResult, Mismatch};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::Journal;
+use crate::cloud::{Cloud, CloudError, ClusterUid, Stream};
+
+/// Pause after the first failed attempt to reach a node; doubled with each.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Greatest pause between attempts.
+pub const GREATEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a VM may take until its bootstrapper answers: firmware, boot and TPM keys without hardware virtualisation.
+const ANSWER_LIMIT: Duration = Duration::from_mins(10);
+/// How long a node may be silent while it works. Images are in the disk, so no step waits for the network.
+const SILENCE_LIMIT: Duration = Duration::from_mins(15);
+
+/// Why a conversation did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cloud can't connect us.
+    #[error("the node can't be reached")]
+    Cloud(#[from] CloudError),
+    /// The connection can't be opened or used.
+    #[error("the connection to the node failed: {0}")]
+    Channel(#[from] channel::Error),
+    /// The node says that it failed for good.
+    #[error("the node failed: {0}")]
+    Node(String),
+    /// The evidence was refused.
+    #[error("the node's evidence was refused")]
+    Refused(Box<AttestationResult>),
+    /// The node did not keep to the protocol.
+    #[error("the conversation failed: {0}")]
+    Session(#[from] session::Error),
+}
+
+/// A node, and what it must prove.
+#[derive(Clone)]
+pub struct Peer {
+    /// The cloud it runs in.
+    pub cloud: Arc<dyn Cloud>,
+    /// Its cluster.
+    pub cluster: ClusterUid,
+    /// UID of the node.
+    pub node_uid: String,
+    /// Its address.
+    pub address: std::net::IpAddr,
+    /// The owner key.
+    pub owner: Arc<SigningKey>,
+    /// The launch configuration exactly as it was delivered.
+    pub launch_config: Vec<u8>,
+    /// Identity of the cluster.
+    pub cluster_id: Zeroizing<Vec<u8>>,
+    /// What is accepted.
+    pub policy: TrustPolicy,
+}
+
+/// What a node is given after it proved itself.
+pub trait Secret: Serialize + Zeroize + Send + Sync + 'static {
+    /// What the conversation is for.
+    const PURPOSE: Purpose;
+}
+
+/// Reaches the node, waiting until it answers.
+pub async fn open(peer: &Peer) -> Result<Channel<Box<dyn Stream>>, Error> {
+    let address = SocketAddr::new(peer.address, BOOTSTRAPPER_PORT);
+    let end = tokio::time::Instant::now() + ANSWER_LIMIT;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let attempt = async {
+            let identity = Identity::owner_client(&peer.owner)?;
+            let stream = peer.cloud.dial(&peer.cluster, address).await?;
+            Ok::<_, Error>(channel::verifier_connect(stream, &identity).await?)
+        };
+        match attempt.await {
+            Ok(channel) => return Ok(channel),
+            Err(error) if tokio::time::Instant::now() + pause > end => return Err(error),
+            Err(error) => tracing::debug!(node = peer.node_uid, %error, "not yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(GREATEST_PAUSE);
+    }
+}
+
+/// Which states of a node are good for a purpose.
+fn expected(peer: &Peer, purpose: Purpose) -> Vec<[u8; 32]> {
+    let before = pcr15_before_join(&peer.launch_config);
+    let after = pcr15_after_join(&before, &peer.cluster_id);
+    match purpose {
+        // A node that was granted once and lost its connection is a member by now, and goes on.
+        Purpose::Init | Purpose::Recover => vec![before, after],
+        Purpose::Join => vec![before],
+        Purpose::Leave | Purpose::Reattest => vec![after],
+    }
+}
+
+/// Asks for evidence and appraises it; a refusal is told to the node and is an error.
+pub async fn prove(
+    peer: &Peer,
+    channel: &mut Channel<Box<dyn Stream>>,
+    purpose: Purpose,
+) -> Result<(Proof, AttestationResult), Error> {
+    let hello = session::ask(channel, purpose).await?;
+    let proof = session::challenge(channel, hello, VerifierRole::Owner, peer.policy.revision).await?;
+    let now = jiff::Timestamp::now();
+    let mut result: Option<AttestationResult> = None;
+    for pcr15 in expected(peer, purpose) {
+        let appraisal = appraise(
+            &Presented {
+                hello: &proof.hello,
+                evidence: &proof.evidence,
+                binding: &proof.binding,
+                credential_secret: &proof.credential_secret,
+                platform: peer.cloud.platform(),
+                expected_pcr15: &pcr15,
+            },
+            &peer.policy,
+            now,
+        );
+        let only_launch = only_launch_register(&appraisal);
+        let mut this = convert(peer, appraisal, now);
+        if proof.hello.node_uid != peer.node_uid || proof.hello.cluster_uid != peer.cluster.0 {
+            this.verdict = "Refused".to_owned();
+            this.mismatches.push(Mismatch {
+                clause: "node.uid".to_owned(),
+                expected: Some(peer.node_uid.clone()),
+                actual: Some(proof.hello.node_uid.clone()),
+                message: "another node answers at this node's address".to_owned(),
+            });
+        }
+        if this.verdict == "Accepted" {
+            return Ok((proof, this));
+        }
+        result.get_or_insert(this);
+        if !only_launch {
+            break;
+        }
+    }
+    let mut result = result.unwrap_or_default();
+    let id = hex::encode(&Sha256::digest(proof.binding)[..8]);
+    session::refuse(channel, &id).await?;
+    result.refusal_id = Some(id);
+    Err(Error::Refused(Box::new(result)))
+}
+
+fn only_launch_register(appraisal: &Appraisal) -> bool {
+    let launch = format!("{}{LAUNCH_PCR}", clause::PCR);
+    !appraisal.accepted && appraisal.mismatches.iter().all(|mismatch| mismatch.clause == launch)
+}
+
+fn convert(peer: &Peer, appraisal: Appraisal, now: jiff::Timestamp) -> AttestationResult {
+    AttestationResult {
+        verdict: if appraisal.accepted { "Accepted" } else { "Refused" }.to_owned(),
+        platform: peer.cloud.platform().to_owned(),
+        measurement_set: appraisal.set,
+        trust_revision: Some(peer.policy.revision),
+        time: Some(now.to_string()),
+        evidence_digest: Some(appraisal.evidence_digest),
+        refusal_id: None,
+        mismatches: appraisal
+            .mismatches
+            .into_iter()
+            .map(|m| Mismatch { clause: m.clause, expected: m.expected, actual: m.actual, message: m.message })
+            .collect(),
+    }
+}
+
+/// Gives a node its secret after it proved itself, and listens until it is done.
+pub async fn give<S: Secret>(peer: &Peer, secret: &S, journal: &Journal) -> Result<Zeroizing<String>, Error> {
+    let mut channel = open(peer).await?;
+    journal.line("the node answers; it is asked for evidence".to_owned());
+    let (proof, result) = prove(peer, &mut channel, S::PURPOSE).await?;
+    journal.attestation(result);
+    session::grant(&mut channel, &proof, secret).await?;
+    journal.line("the evidence was accepted".to_owned());
+    listen(&mut channel, |line| journal.line(line)).await
+}
+
+/// Listens to a node that works.
+pub async fn listen(
+    channel: &mut Channel<Box<dyn Stream>>,
+    mut line: impl FnMut(String),
+) -> Result<Zeroizing<String>, Error> {
+    loop {
+        match channel.receive_within(SILENCE_LIMIT).await? {
+            Progress::Phase { name } => line(format!("phase {name}")),
+            Progress::Line { text } => line(text),
+            Progress::Done { kubeconfig } => return Ok(Zeroizing::new(kubeconfig)),
+            Progress::Failed { message } => return Err(Error::Node(message)),
+        }
+    }
+}
