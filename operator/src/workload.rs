@@ -1,0 +1,101 @@
+//! The clusters that were made, seen from outside.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use constellation_crds::ConstellationCluster;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client, ResourceExt as _,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use crate::{context::provider, error::Error};
+
+/// Key of the kubeconfig in its Secret; Cluster API's naming.
+pub const KUBECONFIG_KEY: &str = "value";
+/// Where our objects live in a real cluster.
+const NAMESPACE: &str = "kube-system";
+
+/// A cluster that was made.
+#[derive(Clone)]
+pub enum Workload {
+    /// Its own API server.
+    Real {
+        /// An administrator's client.
+        client: Client,
+    },
+    /// The management cluster itself plays it.
+    Simulated {
+        /// The management cluster's client.
+        client: Client,
+        /// The cluster's namespace.
+        namespace: String,
+    },
+}
+
+impl Workload {
+    /// The client.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        match self {
+            Self::Real { client } | Self::Simulated { client, .. } => client.clone(),
+        }
+    }
+
+    /// Where `TrustBundle` and `NodeAdmission` live.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        match self {
+            Self::Real { .. } => NAMESPACE,
+            Self::Simulated { namespace, .. } => namespace,
+        }
+    }
+}
+
+/// One client per cluster, made anew when its kubeconfig changes.
+#[derive(Default)]
+pub struct Registry(Mutex<HashMap<String, (String, Client)>>);
+
+impl Registry {
+    /// The cluster that was made, or nothing while there is none yet.
+    ///
+    /// # Errors
+    /// When the Secret can't be read, or holds no kubeconfig.
+    pub async fn of(&self, management: &Client, cluster: &ConstellationCluster) -> Result<Option<Workload>, Error> {
+        let namespace = cluster.namespace().unwrap_or_default();
+        if provider(cluster) == "simulated" {
+            return Ok(Some(Workload::Simulated { client: management.clone(), namespace }));
+        }
+        let name = kubeconfig_name(&cluster.name_any());
+        let secrets: Api<Secret> = Api::namespaced(management.clone(), &namespace);
+        let Some(secret) = secrets.get_opt(&name).await.map_err(Error::kube(format!("reading Secret {name}")))? else {
+            return Ok(None);
+        };
+        let version = secret.resource_version().unwrap_or_default();
+        let key = cluster.uid().unwrap_or_default();
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some((_, client)) = known.filter(|(known, _)| *known == version) {
+            return Ok(Some(Workload::Real { client }));
+        }
+        let wrong = || Error::Invalid(format!("Secret {name} holds no kubeconfig under key {KUBECONFIG_KEY}; delete it to have it written again"));
+        let bytes = secret.data.and_then(|mut data| data.remove(KUBECONFIG_KEY)).ok_or_else(wrong)?;
+        let text = String::from_utf8(bytes.0).map_err(|_| wrong())?;
+        let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|_| wrong())?;
+        let mut config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|_| wrong())?;
+        config.connect_timeout = Some(std::time::Duration::from_secs(5));
+        config.read_timeout = Some(std::time::Duration::from_secs(30));
+        let client = Client::try_from(config).map_err(|_| wrong())?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (version, client.clone()));
+        Ok(Some(Workload::Real { client }))
+    }
+}
+
+/// Name of a cluster's kubeconfig Secret.
+#[must_use]
+pub fn kubeconfig_name(cluster: &str) -> String {
+    format!("{cluster}-kubeconfig")
+}
