@@ -1,11 +1,18 @@
 //! Makes the world match the resources: observe, plan, apply, report.
 
+pub mod args;
 pub mod backoff;
 pub mod cloud;
+pub mod cluster;
 pub mod context;
 pub mod error;
 pub mod events;
+pub mod group;
+pub mod health;
 pub mod init;
+pub mod lease;
+pub mod node;
+pub mod run;
 pub mod telemetry;
 pub mod version;
 pub mod workload;

@@ -1,9 +1,15 @@
 //! Parses arguments and runs what they name.
 
 use clap::{Parser, Subcommand};
-use constellation_operator::cloud::local::{SupervisorArgs, supervise};
+use constellation_operator::{
+    args::Run,
+    cloud::local::{SupervisorArgs, supervise},
+    run, telemetry,
+};
 
+/// Kubernetes clusters of confidential VMs that prove what they booted.
 #[derive(Parser)]
+#[command(version, about)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -14,10 +20,20 @@ enum Command {
     /// Starts, or is, the supervisor of a local cluster; the operator calls this.
     #[command(hide = true)]
     LocalSupervisor(SupervisorArgs),
+    /// Reconcile clusters until told to stop.
+    Run(Run),
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
+        // Before any log: its standard streams carry its answers.
         Command::LocalSupervisor(args) => Ok(supervise(&args)?),
+        Command::Run(args) => {
+            telemetry::start();
+            rustls::crypto::aws_lc_rs::default_provider()
+                .install_default()
+                .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(args))
+        }
     }
 }

@@ -1,0 +1,28 @@
+//! The command line of `run`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+
+/// Reconcile clusters until told to stop.
+#[derive(Args, Clone, Debug)]
+pub struct Run {
+    /// Allow provider `simulated`. It proves nothing: for trials and tests only.
+    #[arg(long)]
+    pub allow_simulated: bool,
+    /// Folder for the VMs of provider `local`; absent: the provider isn't offered.
+    #[arg(long, value_name = "DIR")]
+    pub local_state_dir: Option<PathBuf>,
+    /// Only this namespace.
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Where /healthz, /readyz and /metrics are served; absent: nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub health_address: Option<SocketAddr>,
+    /// Wait for leadership before doing anything; several operators may then run.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+    /// Namespace of the lease.
+    #[arg(long, default_value = "default", env = "POD_NAMESPACE")]
+    pub lease_namespace: String,
+}

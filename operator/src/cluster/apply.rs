@@ -1,0 +1,347 @@
+//! Carries out one step of a plan. Every step may be done twice.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use constellation_attestation::{
+    keys,
+    protocol::{self, LaunchConfig},
+};
+use constellation_crds::{
+    ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
+    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, TrustBundleSpec,
+    cluster::LocalRef,
+    node::Role,
+};
+use kube::{
+    Api, Resource as _, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde_json::json;
+
+use super::{
+    Memory,
+    observe::{self, ANNOTATION_FAILURES, ANNOTATION_SPEC_SIZE, World, trust_bundle_name},
+    plan::Step,
+    secrets,
+};
+use crate::{
+    cloud::{CloudError, ClusterUid, InstanceId, NetworkRequest},
+    context::Context,
+    error::Error,
+    init::{self, Outcome, begin, install, recover, trust},
+};
+
+/// Nodes' addresses where the spec says nothing.
+const NODE_CIDR: &str = "10.77.0.0/24";
+
+fn missing(what: &str) -> Error {
+    Error::Invalid(format!("{what} is not there yet"))
+}
+
+/// What a cluster's network is made from.
+#[must_use]
+pub fn network_request(cluster: &ConstellationCluster) -> NetworkRequest {
+    let cidr = cluster.spec.network.as_ref().and_then(|network| network.node_cidr.clone());
+    NetworkRequest {
+        cluster: ClusterUid(cluster.uid().unwrap_or_default()),
+        name: cluster.name_any(),
+        node_cidr: cidr.unwrap_or_else(|| NODE_CIDR.to_owned()),
+    }
+}
+
+/// Carries a step out.
+pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Step) -> Result<(), Error> {
+    let client = &ctx.client;
+    let cluster = &world.cluster;
+    match step {
+        Step::AddFinalizer => finalizers(ctx, cluster, true).await,
+        Step::RemoveFinalizer => finalizers(ctx, cluster, false).await,
+        Step::CreateOwnerKey => secrets::create_owner_key(client, cluster).await,
+        Step::CreateMasterSecret => secrets::create_master_secret(client, cluster).await,
+        Step::EnsureNetwork => {
+            let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
+            let request = network_request(cluster);
+            memory.network = Some(cloud.ensure_network(&request).await?);
+            memory.ensured = Some(std::time::Instant::now());
+            Ok(())
+        }
+        Step::RemoveNetwork => remove_network(ctx, world, memory).await,
+        Step::ApplyGroup { group, replicas, spec } => apply_group(ctx, cluster, group, *replicas, spec).await,
+        Step::DeleteGroup(group) => {
+            let api: Api<NodeGroup> = namespaced(ctx, cluster);
+            gone(api.delete(&format!("{}-{group}", cluster.name_any()), &DeleteParams::default()).await, "deleting a group")
+        }
+        Step::CreateNode { group, role, index, failures } => {
+            create_node(ctx, world, group, *role, *index, *failures).await
+        }
+        Step::DeleteNode { name, .. } => {
+            let uid = world.nodes.iter().find(|node| node.name_any() == *name).and_then(ConfidentialNode::uid);
+            let params = DeleteParams {
+                preconditions: Some(Preconditions { uid: uid.clone(), resource_version: None }),
+                ..DeleteParams::default()
+            };
+            let api: Api<ConfidentialNode> = namespaced(ctx, cluster);
+            gone(api.delete(name, &params).await, "deleting a node")?;
+            if let Some(uid) = uid {
+                ctx.inits.forget(&uid);
+            }
+            Ok(())
+        }
+        Step::OrphanNode(name) => orphan(ctx, world, name).await,
+        Step::StartInit(name) => start_init(ctx, world, name).await,
+        Step::StartRecover(name) => {
+            let (peer, _) = peer(world, name)?;
+            let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
+            let key = recover::key(master, &peer.node_uid);
+            ctx.inits.start(peer, key);
+            Ok(())
+        }
+        Step::SaveKubeconfig(name) => {
+            let node = named(world, name)?;
+            let state = node.uid().and_then(|uid| ctx.inits.state(&uid));
+            let Some(Outcome::Done(kubeconfig)) = state.and_then(|state| state.outcome) else {
+                return Err(missing("the kubeconfig"));
+            };
+            let network = world.network.as_ref().ok_or_else(|| missing("the network"))?;
+            secrets::save_kubeconfig(client, cluster, &kubeconfig, &network.external_url).await
+        }
+        Step::Install => {
+            let workload = world.workload.as_ref().ok_or_else(|| missing("the cluster's API server"))?;
+            install::install(&workload.client(), world.seen.simulated)
+                .await
+                .map_err(Error::kube("installing our kinds and rights"))
+        }
+        Step::WriteTrust => write_trust(world).await,
+        Step::SetTargets(targets) => {
+            let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
+            let ids: Vec<_> = targets.iter().cloned().map(InstanceId).collect();
+            cloud.set_endpoint_targets(&world.uid, &ids).await?;
+            memory.targets = Some(targets.clone());
+            Ok(())
+        }
+    }
+}
+
+fn namespaced<K>(ctx: &Context, cluster: &ConstellationCluster) -> Api<K>
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+{
+    Api::namespaced(ctx.client.clone(), &cluster.namespace().unwrap_or_default())
+}
+
+fn gone<T>(result: kube::Result<T>, doing: &str) -> Result<(), Error> {
+    match result {
+        Ok(_) => Ok(()),
+        // Another object has the name by now: the one that was meant is gone.
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(error) => Err(Error::kube(doing)(error)),
+    }
+}
+
+async fn finalizers(ctx: &Context, cluster: &ConstellationCluster, ours: bool) -> Result<(), Error> {
+    let mut list: Vec<_> = cluster.finalizers().iter().filter(|f| *f != FINALIZER_CLUSTER).cloned().collect();
+    if ours {
+        list.push(FINALIZER_CLUSTER.to_owned());
+    }
+    // With the version that was seen: somebody else's finalizer that came meanwhile must not be lost.
+    let body = json!({"metadata": {"finalizers": list, "resourceVersion": cluster.resource_version()}});
+    let api: Api<ConstellationCluster> = namespaced(ctx, cluster);
+    let result = api.patch(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&body)).await;
+    match result {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop).map_err(Error::kube("changing the cluster's finalizer")),
+    }
+}
+
+async fn remove_network(ctx: &Context, world: &World, memory: &mut Memory) -> Result<(), Error> {
+    if let (Some(workload), true) = (&world.workload, world.seen.simulated) {
+        let api: Api<TrustBundle> = Api::namespaced(workload.client(), workload.namespace());
+        let name = trust_bundle_name(workload, &world.cluster);
+        gone(api.delete(&name, &DeleteParams::default()).await, "deleting the trust bundle")?;
+    }
+    let groups: Api<NodeGroup> = namespaced(ctx, &world.cluster);
+    for group in &world.seen.groups {
+        let name = format!("{}-{}", world.seen.name, group.name);
+        gone(groups.delete(&name, &DeleteParams::default()).await, "deleting a group")?;
+    }
+    let cloud = world.cloud.as_ref().ok_or_else(|| {
+        Error::Invalid(world.seen.provider_refused.clone().unwrap_or_else(|| "the operator has no such cloud".into()))
+    })?;
+    memory.network = None;
+    memory.targets = None;
+    match cloud.remove_network(&world.uid).await {
+        Ok(()) => Ok(()),
+        Err(CloudError::NotFound(_)) => finalizers(ctx, &world.cluster, false).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn apply_group(
+    ctx: &Context,
+    cluster: &ConstellationCluster,
+    group: &str,
+    replicas: u32,
+    spec: &str,
+) -> Result<(), Error> {
+    let name = format!("{}-{group}", cluster.name_any());
+    let mut object = NodeGroup::new(
+        &name,
+        NodeGroupSpec { cluster_ref: LocalRef { name: cluster.name_any() }, group: group.to_owned(), replicas },
+    );
+    object.metadata.labels = Some(
+        [(LABEL_CLUSTER.to_owned(), cluster.name_any()), (LABEL_GROUP.to_owned(), group.to_owned())].into(),
+    );
+    object.metadata.annotations = Some([(ANNOTATION_SPEC_SIZE.to_owned(), spec.to_owned())].into());
+    object.metadata.owner_references = Some(cluster.controller_owner_ref(&()).into_iter().collect());
+    let api: Api<NodeGroup> = namespaced(ctx, cluster);
+    api.patch(&name, &PatchParams::apply(install::MANAGER).force(), &Patch::Apply(&object))
+        .await
+        .map(drop)
+        .map_err(Error::kube(format!("writing NodeGroup {name}")))
+}
+
+async fn create_node(
+    ctx: &Context,
+    world: &World,
+    group: &str,
+    role: Role,
+    index: u32,
+    failures: u32,
+) -> Result<(), Error> {
+    let cluster = &world.cluster;
+    let version = world.version.as_ref().ok_or_else(|| missing("the node version"))?;
+    let image = observe::image(cluster, version).ok_or_else(|| missing("the image"))?;
+    let digest = world.seen.target().ok_or_else(|| missing("the node version's digest"))?.to_owned();
+    let control_plane = &cluster.spec.control_plane;
+    let worker = cluster.spec.node_groups.iter().find(|known| known.name == group);
+    let (instance_type, state_disk) = match (role, worker) {
+        (Role::ControlPlane, _) => (control_plane.instance_type.clone(), control_plane.state_disk.clone()),
+        (Role::Worker, Some(worker)) => (worker.instance_type.clone(), worker.state_disk.clone()),
+        (Role::Worker, None) => return Err(missing("the group")),
+    };
+    let zones = worker.map(|worker| worker.zones.as_slice()).unwrap_or_default();
+    let zone = usize::try_from(index).ok().and_then(|index| zones.get(index % zones.len().max(1)).cloned());
+    let short = if role == Role::ControlPlane { "cp" } else { group };
+    let name = format!("{}-{short}-{index}", cluster.name_any());
+    let mut node = ConfidentialNode::new(
+        &name,
+        ConfidentialNodeSpec {
+            cluster_ref: LocalRef { name: cluster.name_any() },
+            node_group: group.to_owned(),
+            role,
+            node_version: version.name_any(),
+            version_digest: digest,
+            image,
+            instance_type,
+            zone,
+            state_disk,
+            index,
+            labels: worker.map(|worker| worker.labels.clone()).unwrap_or_default(),
+            taints: worker.map(|worker| worker.taints.clone()).unwrap_or_default(),
+        },
+    );
+    node.metadata.labels = Some(
+        [
+            (LABEL_CLUSTER, cluster.name_any()),
+            (LABEL_GROUP, group.to_owned()),
+            (LABEL_ROLE, role.as_str().to_owned()),
+            (LABEL_VERSION, version.name_any()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into(),
+    );
+    if failures > 0 {
+        node.metadata.annotations = Some([(ANNOTATION_FAILURES.to_owned(), failures.to_string())].into());
+    }
+    node.metadata.finalizers = Some(vec![FINALIZER_NODE.to_owned()]);
+    node.metadata.owner_references = Some(cluster.controller_owner_ref(&()).into_iter().collect());
+    let api: Api<ConfidentialNode> = namespaced(ctx, cluster);
+    match api.create(&kube::api::PostParams::default(), &node).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(Error::kube(format!("creating node {name}"))(error)),
+    }
+}
+
+async fn orphan(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
+    let node = named(world, name)?;
+    let rest: Vec<_> = node.finalizers().iter().filter(|f| *f != FINALIZER_NODE).cloned().collect();
+    let body = json!({"metadata": {"finalizers": rest, "resourceVersion": node.resource_version()}});
+    let api: Api<ConfidentialNode> = namespaced(ctx, &world.cluster);
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(&body)).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+        Err(error) => return Err(Error::kube(format!("letting node {name} go"))(error)),
+        Ok(_) => {}
+    }
+    gone(api.delete(name, &DeleteParams::default()).await, "forgetting a node")
+}
+
+fn named<'a>(world: &'a World, name: &str) -> Result<&'a ConfidentialNode, Error> {
+    world.nodes.iter().find(|node| node.name_any() == name).ok_or_else(|| missing("the node"))
+}
+
+/// A node as the other end of a conversation.
+fn peer<'a>(world: &'a World, name: &str) -> Result<(init::Peer, &'a ConfidentialNode), Error> {
+    let node = named(world, name)?;
+    let owner = world.owner.as_ref().ok_or_else(|| missing("the owner key"))?;
+    let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
+    let address = node.status.as_ref().and_then(|status| status.address.as_ref()?.parse().ok());
+    let uid = node.uid().unwrap_or_default();
+    let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
+    let revision = world.facts.trust_revision.or_else(|| world.cluster.status.as_ref()?.trust_revision).unwrap_or(0);
+    let accepted = &world.seen.accepted;
+    let peer = init::Peer {
+        cloud: Arc::clone(cloud),
+        cluster: world.uid.clone(),
+        address: address.ok_or_else(|| missing("the node's address"))?,
+        owner: Arc::clone(owner),
+        launch_config: LaunchConfig {
+            cluster_uid: world.uid.0.clone(),
+            node_uid: uid.clone(),
+            node_name: node.name_any(),
+            role: match node.spec.role {
+                Role::ControlPlane => protocol::Role::ControlPlane,
+                Role::Worker => protocol::Role::Worker,
+            },
+            owner_public_key: STANDARD.encode(owner.public_spki()),
+        }
+        .to_bytes(),
+        node_uid: uid,
+        cluster_id: keys::derive(master, keys::CLUSTER_ID).to_vec().into(),
+        policy: trust::policy(&world.uid.0, revision, accepted, cloud.platform(), world.roots.clone()),
+    };
+    Ok((peer, node))
+}
+
+async fn start_init(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
+    let (peer, node) = peer(world, name)?;
+    let network = world.network.as_ref().ok_or_else(|| missing("the network"))?;
+    let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
+    let version = world.version.as_ref().ok_or_else(|| missing("the node version"))?;
+    let ca = secrets::verifier_ca(&ctx.client, &world.cluster, &peer.owner).await?;
+    let kubernetes = &version.spec.kubernetes_version;
+    let request = begin::request(&world.cluster, node, network, kubernetes, master, &ca);
+    ctx.inits.start(peer, request);
+    Ok(())
+}
+
+async fn write_trust(world: &World) -> Result<(), Error> {
+    let workload = world.workload.as_ref().ok_or_else(|| missing("the cluster's API server"))?;
+    let owner = world.owner.as_ref().ok_or_else(|| missing("the owner key"))?;
+    let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
+    let api: Api<TrustBundle> = Api::namespaced(workload.client(), workload.namespace());
+    let name = trust_bundle_name(workload, &world.cluster);
+    let recorded = world.cluster.status.as_ref().and_then(|status| status.trust_revision);
+    let revision = world.facts.trust_revision.max(recorded).unwrap_or(0) + 1;
+    let policy =
+        trust::policy(&world.uid.0, revision, &world.seen.accepted, cloud.platform(), world.roots.clone());
+    if !world.seen.simulated {
+        policy.validate().map_err(|error| Error::Invalid(format!("the trust policy can't be used: {error}")))?;
+    }
+    let bundle = TrustBundle::new(&name, TrustBundleSpec { envelope: trust::sign(&policy, owner) });
+    api.patch(&name, &PatchParams::apply(install::MANAGER).force(), &Patch::Apply(&bundle))
+        .await
+        .map(drop)
+        .map_err(Error::kube("writing the trust bundle"))
+}

@@ -1,0 +1,232 @@
+//! `ConstellationCluster`: observe, plan, apply, report.
+
+pub mod apply;
+pub mod observe;
+pub mod plan;
+pub mod report;
+pub mod secrets;
+pub mod seen;
+pub mod sweep;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use constellation_crds::{
+    ConfidentialNode, ConstellationCluster, ConstellationClusterStatus, NodeGroup, NodeVersion,
+    condition::{self, Status, kind, reason},
+};
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams},
+    core::NamespaceResourceScope,
+    runtime::{
+        Controller,
+        controller::{Action, Config},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+use serde_json::json;
+use tokio::sync::Mutex as AsyncMutex;
+
+use self::{observe::World, plan::Step};
+use crate::{
+    backoff,
+    cloud::Network,
+    context::Context,
+    error::{Error, chain},
+    init::install::MANAGER,
+};
+
+/// One reconcile is tens of API calls and a few of a cloud.
+const LIMIT: Duration = Duration::from_mins(2);
+/// Clusters reconcile beside each other; each is mostly waiting.
+const CONCURRENCY: u16 = 8;
+/// How soon to look again while something is going on that no watch tells.
+const SOON: Duration = Duration::from_secs(2);
+/// How soon after steps were carried out.
+const NEXT: Duration = Duration::from_millis(300);
+/// How often a cluster is looked at in which nothing happens: its API server can't wake us.
+const CALM: Duration = Duration::from_mins(1);
+/// How often network and endpoint are repaired: a host may have restarted.
+const REPAIR: Duration = Duration::from_mins(5);
+
+/// What is known of a cluster between two looks; a restarted operator finds it out again.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Network and endpoint.
+    pub network: Option<Network>,
+    /// When they were last made or repaired.
+    pub ensured: Option<Instant>,
+    /// The endpoint's targets as they were set last.
+    pub targets: Option<Vec<String>>,
+}
+
+struct Reconciler {
+    ctx: Arc<Context>,
+    memories: Mutex<HashMap<String, Arc<AsyncMutex<Memory>>>>,
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+/// Reconciles clusters until `stop`.
+pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let controller = Controller::new(scope::<ConstellationCluster>(&ctx), watcher::Config::default());
+    let store = controller.store();
+    controller
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .owns(scope::<ConfidentialNode>(&ctx), watcher::Config::default())
+        .owns(scope::<NodeGroup>(&ctx), watcher::Config::default())
+        .watches(scope::<NodeVersion>(&ctx), watcher::Config::default(), move |version| {
+            let (name, namespace) = (version.name_any(), version.namespace());
+            let uses = |c: &ConstellationCluster| c.namespace() == namespace && c.spec.node_version == name;
+            store.state().iter().filter(|c| uses(c)).map(|c| ObjectRef::from_obj(c.as_ref())).collect::<Vec<_>>()
+        })
+        .graceful_shutdown_on(stop)
+        .run(
+            reconcile,
+            on_error,
+            Arc::new(Reconciler { ctx: Arc::clone(&ctx), memories: Mutex::default(), failures: Mutex::default() }),
+        )
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(error = chain(&error), "Controller of clusters");
+            }
+        })
+        .await;
+}
+
+fn scope<K>(ctx: &Context) -> Api<K>
+where
+    K: kube::Resource<Scope = NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    let client = ctx.client.clone();
+    ctx.namespace.as_ref().map_or_else(|| Api::all(client.clone()), |name| Api::namespaced(client.clone(), name))
+}
+
+async fn reconcile(cluster: Arc<ConstellationCluster>, reconciler: Arc<Reconciler>) -> Result<Action, Error> {
+    let uid = cluster.uid().unwrap_or_default();
+    let memory = {
+        let mut all = reconciler.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(uid.clone()).or_default())
+    };
+    let mut memory = memory.lock().await;
+    let action = tokio::time::timeout(LIMIT, once(&reconciler.ctx, cluster, &mut memory))
+        .await
+        .map_err(|_| Error::Time("reconciling a cluster"))??;
+    reconciler.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+    Ok(action)
+}
+
+/// One look at one cluster.
+async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Memory) -> Result<Action, Error> {
+    if cluster.status.is_none() {
+        let mut status = ConstellationClusterStatus::default();
+        let generation = cluster.metadata.generation;
+        let message = "the operator has not looked at it yet";
+        let now = Timestamp::now();
+        let list = &mut status.conditions;
+        condition::set(list, kind::READY, Status::Unknown, reason::NOT_YET_RECONCILED, message, generation, now);
+        write(ctx, &cluster, &status).await?;
+    }
+    repair(ctx, &cluster, memory).await;
+    let mut world = observe::observe(ctx, Arc::clone(&cluster), memory).await?;
+    let plan = plan::plan(&world.seen);
+    let failure = carry_out(ctx, &world, memory, &plan.steps).await.err();
+    world.facts.error = failure.as_ref().map(|error| chain(error));
+    let before = cluster.status.clone().unwrap_or_default();
+    let status = report::report(&world.seen, &plan, &world.facts, &before, Timestamp::now());
+    if !(world.seen.deleting && plan.steps.contains(&Step::RemoveFinalizer)) && cluster.status.as_ref() != Some(&status) {
+        write(ctx, &cluster, &status).await?;
+        announce(ctx, &cluster, &before, &status).await;
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    Ok(Action::requeue(if !plan.steps.is_empty() || status.accepted_versions != before.accepted_versions {
+        NEXT
+    } else if report::converged(&world.seen, &plan) || world.seen.paused {
+        CALM
+    } else {
+        SOON
+    }))
+}
+
+async fn carry_out(ctx: &Context, world: &World, memory: &mut Memory, steps: &[Step]) -> Result<(), Error> {
+    for step in steps {
+        let (namespace, name) = (world.cluster.namespace(), &world.seen.name);
+        tracing::info!(namespace, name, step = step.words(), "Step");
+        apply::apply(ctx, world, memory, step).await?;
+    }
+    Ok(())
+}
+
+/// Finds network and endpoint again after a restart, and mends them now and then.
+async fn repair(ctx: &Context, cluster: &ConstellationCluster, memory: &mut Memory) {
+    let known = cluster.status.as_ref().is_some_and(|status| status.endpoint.is_some());
+    let due = memory.ensured.is_none_or(|last| last.elapsed() > REPAIR);
+    let paused = cluster.spec.paused == Some(true);
+    if !known || !due || paused || cluster.metadata.deletion_timestamp.is_some() {
+        return;
+    }
+    let Ok(cloud) = ctx.cloud(cluster) else { return };
+    match cloud.ensure_network(&apply::network_request(cluster)).await {
+        Ok(network) => {
+            memory.network = Some(network);
+            memory.ensured = Some(Instant::now());
+        }
+        Err(error) => tracing::warn!(name = cluster.name_any(), error = chain(&error), "Mending the network failed"),
+    }
+}
+
+async fn write(ctx: &Context, cluster: &ConstellationCluster, status: &ConstellationClusterStatus) -> Result<(), Error> {
+    let name = cluster.name_any();
+    let api: Api<ConstellationCluster> =
+        Api::namespaced(ctx.client.clone(), &cluster.namespace().unwrap_or_default());
+    // With the uid: an object of the same name that was made anew is another cluster.
+    let body = json!({
+        "apiVersion": "constellation.dev/v1alpha1", "kind": "ConstellationCluster",
+        "metadata": {"name": name, "uid": cluster.uid()}, "status": status,
+    });
+    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await {
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
+        other => other.map(drop).map_err(Error::kube(format!("writing the status of cluster {name}"))),
+    }
+}
+
+/// One Event per change of `Ready`.
+async fn announce(
+    ctx: &Context,
+    cluster: &ConstellationCluster,
+    before: &ConstellationClusterStatus,
+    after: &ConstellationClusterStatus,
+) {
+    let ready = |status: &ConstellationClusterStatus| {
+        status.conditions.iter().find(|c| c.type_ == kind::READY).map(|c| (c.status.clone(), c.reason.clone()))
+    };
+    let Some((status, why)) = ready(after).filter(|now| Some(now) != ready(before).as_ref()) else { return };
+    let message = after.summary.clone().unwrap_or_default();
+    if status == "True" || !condition::is_true(&after.conditions, kind::STALLED) {
+        ctx.events.normal(cluster, &why, message).await;
+    } else {
+        ctx.events.warning(cluster, &why, message).await;
+    }
+}
+
+fn on_error(cluster: Arc<ConstellationCluster>, error: &Error, reconciler: Arc<Reconciler>) -> Action {
+    let uid = cluster.uid().unwrap_or_default();
+    let attempts = {
+        let mut failures = reconciler.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let attempts = failures.entry(uid).or_default();
+        *attempts += 1;
+        *attempts
+    };
+    let spread = u8::try_from(Timestamp::now().subsec_nanosecond().unsigned_abs() % 256).unwrap_or(0);
+    tracing::warn!(name = cluster.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
+    Action::requeue(backoff::delay(attempts, error.class(), spread))
+}

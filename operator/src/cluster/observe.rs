@@ -1,0 +1,299 @@
+//! Looks at everything a decision about a cluster needs; changes nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use constellation_attestation::{keys, owner};
+use constellation_crds::{
+    ANNOTATION_DELETE_FIRST, ANNOTATION_PAUSED, ConfidentialNode, ConstellationCluster, FINALIZER_CLUSTER, NodeGroup,
+    NodeVersion, TrustBundle,
+    cluster::{AcceptedVersion, CloudResource, DeletionPolicy},
+    condition::{self, kind},
+    node::Phase,
+};
+use jiff::Timestamp;
+use kube::{Api, Client, ResourceExt as _, api::ListParams};
+use zeroize::Zeroizing;
+
+use super::{
+    Memory,
+    report::Facts,
+    secrets,
+    seen::{GroupSeen, Init, NodeSeen, Observed, VersionSeen},
+};
+use crate::{
+    cloud::{Cloud, ClusterUid, Network},
+    context::{Context, provider},
+    error::Error,
+    init::{Outcome, install, trust},
+    workload::Workload,
+};
+
+/// On a `NodeGroup`: the size that the cluster's spec asked for when it was last taken over.
+pub const ANNOTATION_SPEC_SIZE: &str = "constellation.dev/spec-replicas";
+/// On a node: how many nodes failed in its place before it, one after the other.
+pub const ANNOTATION_FAILURES: &str = "constellation.dev/failures";
+/// How long an API server may take to say that it is there.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// Name of the trust bundle in a real cluster.
+const TRUST_BUNDLE: &str = "constellation";
+
+/// What was seen, and what acting on it needs. Holds secrets: no `Debug`.
+pub struct World {
+    /// For plan and report.
+    pub seen: Observed,
+    /// For report.
+    pub facts: Facts,
+    /// The cluster.
+    pub cluster: Arc<ConstellationCluster>,
+    /// Its UID.
+    pub uid: ClusterUid,
+    /// Its cloud, unless the operator may not use it.
+    pub cloud: Option<Arc<dyn Cloud>>,
+    /// Its owner key.
+    pub owner: Option<Arc<owner::SigningKey>>,
+    /// Its master secret.
+    pub master: Option<Zeroizing<Vec<u8>>>,
+    /// Its network.
+    pub network: Option<Network>,
+    /// The wanted version.
+    pub version: Option<NodeVersion>,
+    /// Its nodes.
+    pub nodes: Vec<ConfidentialNode>,
+    /// The cluster that was made.
+    pub workload: Option<Workload>,
+    /// Roots of its TPMs' certificates.
+    pub roots: Vec<String>,
+}
+
+/// Name of the trust bundle: several simulated clusters may share a namespace.
+pub fn trust_bundle_name(workload: &Workload, cluster: &ConstellationCluster) -> String {
+    match workload {
+        Workload::Real { .. } => TRUST_BUNDLE.to_owned(),
+        Workload::Simulated { .. } => format!("{}-{TRUST_BUNDLE}", cluster.name_any()),
+    }
+}
+
+/// Looks.
+pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &Memory) -> Result<World, Error> {
+    let client = &ctx.client;
+    let namespace = cluster.namespace().unwrap_or_default();
+    let uid = ClusterUid(cluster.uid().unwrap_or_default());
+    let status = cluster.status.clone().unwrap_or_default();
+    let accepted = status.accepted_versions.clone();
+    let simulated = provider(&cluster) == "simulated";
+    let (cloud, provider_refused) = match ctx.cloud(&cluster) {
+        Ok(cloud) => (Some(Arc::clone(cloud)), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let mine = ListParams::default().fields(&format!("spec.clusterRef.name={}", cluster.name_any()));
+    let nodes: Api<ConfidentialNode> = Api::namespaced(client.clone(), &namespace);
+    let nodes = nodes.list(&mine).await.map_err(Error::kube("listing the cluster's nodes"))?.items;
+    let groups: Api<NodeGroup> = Api::namespaced(client.clone(), &namespace);
+    let groups = groups.list(&mine).await.map_err(Error::kube("listing the cluster's groups"))?.items;
+    let versions: Api<NodeVersion> = Api::namespaced(client.clone(), &namespace);
+    let wanted = &cluster.spec.node_version;
+    let version = versions.get_opt(wanted).await.map_err(Error::kube(format!("reading NodeVersion {wanted}")))?;
+    let (owner_seen, owner) = secrets::owner_key(client, &cluster).await?;
+    let (master_seen, master) = secrets::master_secret(client, &cluster).await?;
+    let workload = ctx.workloads.of(client, &cluster).await?;
+    let roots = match &cloud {
+        Some(cloud) if memory.network.is_some() => cloud.endorsement_roots(&uid).await?,
+        _ => Vec::new(),
+    };
+    let node_list: Vec<NodeSeen> = nodes.iter().map(node).collect();
+    let kubeconfig = !simulated && secrets::has_kubeconfig(client, &cluster).await?;
+    let recorded = condition::is_true(&status.conditions, kind::CONTROL_PLANE_INITIALIZED)
+        || status.initialization.as_ref().is_some_and(|facts| facts.control_plane_initialized_at.is_some());
+    let ready_control_plane = node_list.iter().any(|n| n.role.as_str() == "control-plane" && n.phase == Phase::Ready);
+    let inside = inside(&cluster, workload.as_ref(), simulated, owner.as_deref(), &uid, cloud.as_deref(), &roots).await;
+    let names: Vec<_> = cluster.spec.node_groups.iter().map(|group| group.name.as_str()).collect();
+    let platform = cloud.as_ref().map(|cloud| cloud.platform());
+    let seen = Observed {
+        name: cluster.name_any(),
+        now: Timestamp::now().as_second(),
+        deleting: cluster.metadata.deletion_timestamp.is_some(),
+        deletion_policy: cluster.spec.deletion_policy.unwrap_or(DeletionPolicy::Delete),
+        finalizer: cluster.finalizers().iter().any(|finalizer| finalizer == FINALIZER_CLUSTER),
+        paused: cluster.spec.paused == Some(true)
+            || cluster.annotations().get(ANNOTATION_PAUSED).is_some_and(|value| value != "false"),
+        simulated,
+        provider_refused,
+        owner_key_known: status.owner_key.is_some(),
+        owner_key: owner_seen,
+        master_secret_named: cluster.spec.master_secret.as_ref().is_some_and(|m| m.existing_secret.is_some()),
+        cluster_id_known: status.cluster_id.is_some(),
+        master_secret: master_seen,
+        network: memory.network.is_some(),
+        version: version_seen(&cluster, version.as_ref(), platform),
+        accepted,
+        initialized: recorded || kubeconfig || (simulated && ready_control_plane),
+        reachable: inside.reachable,
+        installed: inside.installed,
+        trust_current: inside.trust_current,
+        control_plane_replicas: cluster.spec.control_plane.replicas,
+        max_surge: max_surge(&cluster, version.as_ref()),
+        groups: cluster.spec.node_groups.iter().map(|group| group_seen(group, &groups)).collect(),
+        stale_groups: groups
+            .iter()
+            .filter(|group| !names.contains(&group.spec.group.as_str()) && group.metadata.deletion_timestamp.is_none())
+            .map(|group| group.spec.group.clone())
+            .collect(),
+        talks: nodes.iter().filter_map(|node| talk(ctx, node)).collect(),
+        nodes: node_list,
+        targets: memory.targets.clone(),
+    };
+    let facts = Facts {
+        generation: cluster.metadata.generation,
+        cluster_id: master.as_ref().map(|master| hex::encode(keys::derive(master, keys::CLUSTER_ID).as_slice())),
+        owner_key: owner.as_ref().map(|key| owner::fingerprint(&key.public_spki())),
+        endpoint: memory.network.as_ref().map(|network| network.endpoint.clone()),
+        kubeconfig: kubeconfig.then(|| secrets::kubeconfig_name(&cluster)),
+        trust_revision: inside.revision,
+        resources: resources(memory, &nodes),
+        error: None,
+    };
+    let network = memory.network.clone();
+    Ok(World { seen, facts, cluster, uid, cloud, owner, master, network, version, nodes, workload, roots })
+}
+
+fn resources(memory: &Memory, nodes: &[ConfidentialNode]) -> Vec<CloudResource> {
+    let network = memory.network.iter().map(|n| CloudResource { kind: "network".into(), id: n.id.clone() });
+    let ids = nodes.iter().filter_map(|node| node.status.as_ref()?.provider_id.clone());
+    network.chain(ids.map(|id| CloudResource { kind: "instance".into(), id })).collect()
+}
+
+fn max_surge(cluster: &ConstellationCluster, version: Option<&NodeVersion>) -> u32 {
+    let of_version = version.and_then(|version| version.spec.rollout.as_ref()?.max_surge);
+    of_version.or_else(|| cluster.spec.rollout.as_ref()?.max_surge).unwrap_or(1)
+}
+
+fn version_seen(cluster: &ConstellationCluster, version: Option<&NodeVersion>, platform: Option<&str>) -> VersionSeen {
+    let name = cluster.spec.node_version.clone();
+    let Some(version) = version else { return VersionSeen::Missing(name) };
+    let Some(status) = &version.status else {
+        return VersionSeen::NotReady(format!("NodeVersion {name} is being verified"));
+    };
+    if status.observed_generation != version.metadata.generation {
+        return VersionSeen::NotReady(format!("NodeVersion {name} changed and is being verified"));
+    }
+    let ready = status.conditions.iter().find(|c| c.type_ == kind::READY);
+    let (Some(digest), true) = (&status.digest, ready.is_some_and(|c| c.status == "True")) else {
+        let why = ready.map_or("it is being verified", |c| c.message.as_str());
+        return VersionSeen::NotReady(format!("NodeVersion {name} is not Ready: {why}"));
+    };
+    if image(cluster, version).is_none() {
+        return VersionSeen::NoImage(name);
+    }
+    if !status.sets.iter().any(|set| Some(set.platform.as_str()) == platform) {
+        return VersionSeen::NoSet(name);
+    }
+    VersionSeen::Ready(AcceptedVersion { digest: digest.clone(), name, sets: status.sets.clone() })
+}
+
+/// The image of a version for the cluster's provider.
+pub fn image(cluster: &ConstellationCluster, version: &NodeVersion) -> Option<String> {
+    let image = &version.spec.image;
+    if provider(cluster) == "simulated" { image.simulated.clone() } else { image.local.clone() }
+}
+
+fn group_seen(group: &constellation_crds::cluster::WorkerGroup, existing: &[NodeGroup]) -> GroupSeen {
+    let found = existing.iter().find(|known| known.spec.group == group.name);
+    let (min, max) = group.autoscaling.as_ref().map_or((0, 240), |bounds| (bounds.min, bounds.max));
+    GroupSeen {
+        name: group.name.clone(),
+        wanted: group.replicas.unwrap_or(min),
+        spec: group.replicas.map_or_else(|| format!("{min}-{max}"), |replicas| replicas.to_string()),
+        remembered: found.and_then(|known| known.annotations().get(ANNOTATION_SPEC_SIZE).cloned()),
+        current: found.map(|known| known.spec.replicas),
+        min,
+        max,
+        autoscaled: group.autoscaling.is_some(),
+    }
+}
+
+fn node(node: &ConfidentialNode) -> NodeSeen {
+    let status = node.status.clone().unwrap_or_default();
+    let at = |phase: &str| Some(status.phase_times.get(phase)?.parse::<Timestamp>().ok()?.as_second());
+    NodeSeen {
+        name: node.name_any(),
+        uid: node.uid().unwrap_or_default(),
+        group: node.spec.node_group.clone(),
+        role: node.spec.role,
+        index: node.spec.index,
+        digest: node.spec.version_digest.clone(),
+        phase: status.phase.unwrap_or(Phase::Pending),
+        deleting: node.metadata.deletion_timestamp.is_some(),
+        delete_first: node.annotations().contains_key(ANNOTATION_DELETE_FIRST),
+        accepted: status.attestation.as_ref().map(|result| result.verdict == "Accepted"),
+        created: node.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        failed_at: at("Failed"),
+        was_joined: at("Joined").is_some() || at("Ready").is_some(),
+        was_ready: at("Ready").is_some(),
+        ready_at: at("Ready"),
+        failures: node.annotations().get(ANNOTATION_FAILURES).and_then(|text| text.parse().ok()).unwrap_or(0),
+        provider_id: status.provider_id,
+        address: status.address,
+        message: status.summary.unwrap_or_default(),
+    }
+}
+
+fn talk(ctx: &Context, node: &ConfidentialNode) -> Option<(String, Init)> {
+    let uid = node.uid()?;
+    let state = ctx.inits.state(&uid)?;
+    let said = match state.outcome {
+        None => Init::Running(state.progress.last().cloned().unwrap_or_else(|| "waiting for its answer".to_owned())),
+        Some(Outcome::Done(_)) => Init::Done,
+        Some(Outcome::Failed(why)) => Init::Failed(why),
+        Some(Outcome::Refused) => {
+            let result = state.attestation.unwrap_or_default();
+            let why: Vec<_> = result.mismatches.into_iter().map(|m| format!("{}: {}", m.clause, m.message)).collect();
+            Init::Refused(why.join("; "))
+        }
+    };
+    Some((uid, said))
+}
+
+#[derive(Default)]
+struct Inside {
+    reachable: bool,
+    installed: bool,
+    trust_current: bool,
+    revision: Option<u64>,
+}
+
+/// Looks into the cluster that was made; whatever does not answer is not there.
+async fn inside(
+    cluster: &ConstellationCluster,
+    workload: Option<&Workload>,
+    simulated: bool,
+    owner: Option<&owner::SigningKey>,
+    uid: &ClusterUid,
+    cloud: Option<&dyn Cloud>,
+    roots: &[String],
+) -> Inside {
+    let Some(workload) = workload else { return Inside::default() };
+    let look = async {
+        let client: Client = workload.client();
+        if !simulated {
+            client.apiserver_version().await?;
+        }
+        let mut inside = Inside { reachable: true, installed: install::installed(&client, simulated).await?, ..Inside::default() };
+        let (true, Some(owner), Some(cloud)) = (inside.installed, owner, cloud) else { return Ok(inside) };
+        let bundles: Api<TrustBundle> = Api::namespaced(client, workload.namespace());
+        let found = bundles.get_opt(&trust_bundle_name(workload, cluster)).await?;
+        let there = found.and_then(|bundle| trust::read(&bundle.spec.envelope, &owner.public_spki()));
+        let accepted = cluster.status.as_ref().map(|s| s.accepted_versions.as_slice()).unwrap_or_default();
+        let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), roots.to_vec());
+        inside.trust_current = there.as_ref().is_some_and(|there| trust::same(there, &wanted));
+        inside.revision = there.map(|there| there.revision);
+        Ok::<_, kube::Error>(inside)
+    };
+    match tokio::time::timeout(PROBE_LIMIT, look).await {
+        Ok(Ok(inside)) => inside,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the cluster's API server does not answer");
+            Inside::default()
+        }
+        Err(_) => Inside::default(),
+    }
+}

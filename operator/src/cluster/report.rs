@@ -1,0 +1,258 @@
+//! What people are told about a cluster: conditions, counts, one line. A total function of what was seen and planned.
+
+#[cfg(test)]
+mod tests;
+
+use constellation_crds::{
+    cluster::{AcceptedVersion, ConstellationClusterStatus, Initialization},
+    condition::{self, Status, kind, reason},
+    node::Phase,
+};
+use jiff::Timestamp;
+
+use super::{
+    plan::{Blocked, Plan, Step},
+    seen::{NodeSeen, Observed},
+};
+
+/// Facts for the status that need no decision.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// Generation of the spec.
+    pub generation: Option<i64>,
+    /// Identity of the cluster, hex.
+    pub cluster_id: Option<String>,
+    /// Fingerprint of the owner key.
+    pub owner_key: Option<String>,
+    /// Endpoint.
+    pub endpoint: Option<String>,
+    /// Name of the Secret with the kubeconfig, once it is there.
+    pub kubeconfig: Option<String>,
+    /// Revision of the trust bundle.
+    pub trust_revision: Option<u64>,
+    /// Cloud objects.
+    pub resources: Vec<constellation_crds::cluster::CloudResource>,
+    /// A step failed; for people.
+    pub error: Option<String>,
+}
+
+/// The status. `before` is what is there now; times of conditions that did not change are kept.
+#[must_use]
+pub fn report(
+    seen: &Observed,
+    plan: &Plan,
+    facts: &Facts,
+    before: &ConstellationClusterStatus,
+    now: Timestamp,
+) -> ConstellationClusterStatus {
+    let target = seen.target();
+    let nodes: Vec<_> = seen.nodes.iter().filter(|node| !node.deleting).collect();
+    let count = |test: &dyn Fn(&&&NodeSeen) -> bool| u32::try_from(nodes.iter().filter(test).count()).unwrap_or(u32::MAX);
+    let all_target = !nodes.is_empty() && nodes.iter().all(|node| Some(node.digest.as_str()) == target);
+    let initialized_at = before
+        .initialization
+        .as_ref()
+        .and_then(|facts| facts.control_plane_initialized_at.clone())
+        .or_else(|| seen.initialized.then(|| now.to_string()));
+    let mut status = ConstellationClusterStatus {
+        observed_generation: facts.generation,
+        conditions: before.conditions.clone(),
+        summary: None,
+        plan: plan.words(),
+        cluster_id: facts.cluster_id.clone().or_else(|| before.cluster_id.clone()),
+        owner_key: facts.owner_key.clone().or_else(|| before.owner_key.clone()),
+        endpoint: facts.endpoint.clone().or_else(|| before.endpoint.clone()),
+        kubeconfig_ref: facts
+            .kubeconfig
+            .clone()
+            .map(|name| constellation_crds::cluster::LocalRef { name })
+            .or_else(|| before.kubeconfig_ref.clone()),
+        desired_nodes: Some(seen.desired()),
+        current_nodes: Some(u32::try_from(seen.nodes.len()).unwrap_or(u32::MAX)),
+        ready_nodes: Some(count(&|node| node.phase == Phase::Ready)),
+        up_to_date_nodes: Some(count(&|node| Some(node.digest.as_str()) == target)),
+        attested_nodes: Some(count(&|node| node.accepted == Some(true))),
+        current_version: if all_target { target.map(str::to_owned) } else { before.current_version.clone() },
+        target_version: target.map(str::to_owned).or_else(|| before.target_version.clone()),
+        accepted_versions: if seen.deleting { before.accepted_versions.clone() } else { accepted(plan) },
+        trust_revision: facts.trust_revision.or(before.trust_revision),
+        resources: if facts.resources.is_empty() { before.resources.clone() } else { facts.resources.clone() },
+        initialization: initialized_at.map(|at| Initialization { control_plane_initialized_at: Some(at) }),
+    };
+    conditions(seen, plan, facts, &mut status, now);
+    status
+}
+
+fn accepted(plan: &Plan) -> Vec<AcceptedVersion> {
+    plan.accepted.clone()
+}
+
+/// Whether everything is as the spec asks.
+#[must_use]
+pub fn converged(seen: &Observed, plan: &Plan) -> bool {
+    let target = seen.target();
+    let desired = usize::try_from(seen.desired()).unwrap_or(usize::MAX);
+    plan.steps.iter().all(|step| matches!(step, Step::SetTargets(_)))
+        && plan.blocked.is_none()
+        && seen.initialized
+        && seen.nodes.len() == desired
+        && seen.nodes.iter().all(|node| {
+            node.alive() && node.phase == Phase::Ready && Some(node.digest.as_str()) == target && node.accepted != Some(false)
+        })
+}
+
+struct Board<'a> {
+    status: &'a mut ConstellationClusterStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+}
+
+impl Board<'_> {
+    fn set(&mut self, kind: &str, holds: Status, reason: &str, message: impl Into<String>) {
+        condition::set(&mut self.status.conditions, kind, holds, reason, message, self.generation, self.now);
+    }
+
+    fn say(&mut self, kind: &str, holds: bool, reasons: (&str, &str), message: impl Into<String>) {
+        let (status, reason) = if holds { (Status::True, reasons.0) } else { (Status::False, reasons.1) };
+        self.set(kind, status, reason, message);
+    }
+
+    fn only(&mut self, kind: &str, holds: bool, reason: &str, message: impl Into<String>) {
+        if holds {
+            self.set(kind, Status::True, reason, message);
+        } else {
+            condition::clear(&mut self.status.conditions, kind);
+        }
+    }
+}
+
+fn conditions(
+    seen: &Observed,
+    plan: &Plan,
+    facts: &Facts,
+    status: &mut ConstellationClusterStatus,
+    now: Timestamp,
+) {
+    let ready = converged(seen, plan) && facts.error.is_none();
+    let desired = seen.desired();
+    let ready_nodes = status.ready_nodes.unwrap_or(0);
+    let rolling = seen.initialized
+        && seen.nodes.iter().any(|node| node.alive() && seen.target().is_some_and(|target| node.digest != target));
+    let (why, message) = why_not_ready(seen, plan, facts, rolling);
+    let control_plane_ready = seen.control_plane().any(|node| node.alive() && node.phase == Phase::Ready);
+    let available = seen.initialized && seen.reachable && control_plane_ready;
+    let mut board = Board { status, generation: facts.generation, now };
+    if ready {
+        board.set(kind::READY, Status::True, reason::RECONCILED, format!("all {desired} nodes are attested and Ready"));
+    } else {
+        board.set(kind::READY, Status::False, why, message.clone());
+    }
+    let stalled = plan.blocked.as_ref().is_some_and(|blocked| blocked.stalled);
+    board.only(kind::STALLED, stalled, why, message.clone());
+    board.only(kind::RECONCILING, !ready && !stalled && !seen.paused, reason::IN_PROGRESS, message.clone());
+    board.say(kind::PAUSED, seen.paused, (reason::PAUSED, reason::NOT_PAUSED), "");
+    board.say(
+        kind::INFRASTRUCTURE_READY,
+        seen.network && !seen.deleting,
+        (reason::INFRASTRUCTURE_READY, if seen.deleting { reason::DELETING } else { reason::CREATING_INFRASTRUCTURE }),
+        "",
+    );
+    board.say(
+        kind::CONTROL_PLANE_INITIALIZED,
+        seen.initialized,
+        (reason::CONTROL_PLANE_INITIALIZED, reason::INITIALIZING_CONTROL_PLANE),
+        "",
+    );
+    let unavailable = if !seen.initialized {
+        (reason::INITIALIZING_CONTROL_PLANE, "Kubernetes is not initialised yet")
+    } else if seen.reachable {
+        (reason::NODES_NOT_READY, "no control-plane node is Ready")
+    } else {
+        (reason::API_SERVER_UNREACHABLE, "the cluster's API server does not answer")
+    };
+    board.say(
+        kind::AVAILABLE,
+        available,
+        (reason::API_SERVER_REACHABLE, unavailable.0),
+        if available { "" } else { unavailable.1 },
+    );
+    attestation(seen, &mut board);
+    etcd(seen, available, &mut board);
+    let old = seen.nodes.iter().filter(|node| seen.target().is_some_and(|target| node.digest != target)).count();
+    board.say(
+        kind::NODES_UP_TO_DATE,
+        old == 0 && seen.target().is_some() && !seen.nodes.is_empty(),
+        (reason::UP_TO_DATE, if rolling { reason::ROLLING_OUT } else { reason::CREATING_NODES }),
+        if old == 0 { String::new() } else { format!("{old} nodes run another version") },
+    );
+    let failed: Vec<_> = seen.nodes.iter().filter(|node| node.phase == Phase::Failed).map(|n| n.name.as_str()).collect();
+    board.only(
+        kind::DEGRADED,
+        seen.initialized && (!failed.is_empty() || !available) && !seen.deleting,
+        reason::REPLACING_NODE,
+        if failed.is_empty() { unavailable.1.to_owned() } else { format!("failed: {}", failed.join(", ")) },
+    );
+    board.only(
+        kind::DELETION_BLOCKED,
+        seen.deleting && facts.error.is_some(),
+        reason::DELETION_BLOCKED,
+        format!("{}; `deletionPolicy: Orphan` lets the object go", facts.error.as_deref().unwrap_or_default()),
+    );
+    board.status.summary = Some(if ready {
+        format!("{ready_nodes} of {desired} nodes are Ready")
+    } else {
+        format!("{ready_nodes} of {desired} nodes are Ready; {message}")
+    });
+}
+
+fn why_not_ready(seen: &Observed, plan: &Plan, facts: &Facts, rolling: bool) -> (&'static str, String) {
+    if seen.deleting {
+        let detail = facts.error.clone().or_else(|| plan.blocked.as_ref().map(|b| b.message.clone()));
+        return (reason::DELETING, detail.unwrap_or_else(|| "the cluster is being deleted".to_owned()));
+    }
+    if let Some(error) = &facts.error {
+        return (reason::IN_PROGRESS, format!("a step failed and is tried again: {error}"));
+    }
+    match (&plan.blocked, rolling) {
+        (Some(Blocked { reason: why, message, .. }), true) if *why == reason::NODES_NOT_READY => {
+            (reason::ROLLING_OUT, format!("nodes are being replaced by nodes of the wanted version; {message}"))
+        }
+        (_, true) if plan.blocked.is_none() => {
+            (reason::ROLLING_OUT, "nodes are being replaced by nodes of the wanted version".to_owned())
+        }
+        (Some(blocked), _) => (blocked.reason, blocked.message.clone()),
+        (None, _) => {
+            let words = plan.words().into_iter().next().unwrap_or_else(|| "nodes are being made".to_owned());
+            (reason::CREATING_NODES, words)
+        }
+    }
+}
+
+fn attestation(seen: &Observed, board: &mut Board<'_>) {
+    let of = |verdict| seen.nodes.iter().filter(move |node| !node.deleting && node.accepted == verdict);
+    let refused: Vec<_> = of(Some(false)).map(|node| node.name.as_str()).collect();
+    let pending = of(None).count();
+    if !refused.is_empty() {
+        let message = format!("the evidence of {} was refused: see status.attestation of the node", refused.join(", "));
+        board.set(kind::ATTESTATION_VERIFIED, Status::False, reason::ATTESTATION_REFUSED, message);
+    } else if pending > 0 || seen.nodes.is_empty() {
+        let message = format!("{pending} nodes have shown no evidence yet");
+        board.set(kind::ATTESTATION_VERIFIED, Status::Unknown, reason::ATTESTATION_PENDING, message);
+    } else {
+        board.set(kind::ATTESTATION_VERIFIED, Status::True, reason::ALL_ATTESTED, "");
+    }
+}
+
+/// A member runs on every control-plane node; a Ready node's static pods run.
+fn etcd(seen: &Observed, available: bool, board: &mut Board<'_>) {
+    let members = seen.control_plane().filter(|node| node.was_joined).count();
+    let healthy = seen.control_plane().filter(|node| node.phase == Phase::Ready && !node.deleting).count();
+    if seen.simulated || !available || members == 0 {
+        board.set(kind::ETCD_HEALTHY, Status::Unknown, reason::UNKNOWN, "");
+    } else if healthy > members / 2 && (members < 3 || healthy > members / 2 + 1 || healthy == members) {
+        board.set(kind::ETCD_HEALTHY, Status::True, reason::QUORUM_HEALTHY, "");
+    } else {
+        let message = format!("{healthy} of {members} control-plane nodes are Ready");
+        board.set(kind::ETCD_HEALTHY, Status::False, reason::QUORUM_AT_RISK, message);
+    }
+}

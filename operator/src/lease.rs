@@ -1,0 +1,135 @@
+//! Leadership by a `Lease`: compare-and-swap, and a process that loses it ends.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{Api, Client, ResourceExt as _, api::PostParams};
+use tokio::time::{sleep, timeout};
+
+use crate::error::{Error, chain};
+
+/// Name of the `Lease`.
+pub const NAME: &str = "constellation-operator";
+/// Others wait this long after the last renewal (client-go's default, as are the next two).
+const DURATION: Duration = Duration::from_secs(15);
+/// Who can't renew for this long must stop: it is less than [`DURATION`], so two never lead at once.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Pause between renewals.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A claim to leadership.
+pub struct Leader {
+    api: Api<Lease>,
+    identity: String,
+}
+
+impl Leader {
+    /// A claim under a name that is unique to this process.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
+        Self { api: Api::namespaced(client, namespace), identity }
+    }
+
+    /// Waits until we lead.
+    pub async fn acquire(&self) {
+        loop {
+            match timeout(DEADLINE, self.attempt()).await {
+                Ok(Ok(true)) => return,
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => tracing::warn!(error = chain(&error), "Asking for leadership failed"),
+                Err(_) => tracing::warn!("Asking for leadership took too long"),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Renews until it can't; returns when we must stop.
+    pub async fn hold(&self) {
+        let mut last = tokio::time::Instant::now();
+        while last.elapsed() < DEADLINE {
+            sleep(RETRY).await;
+            match timeout(DEADLINE.saturating_sub(last.elapsed()), self.attempt()).await {
+                Ok(Ok(true)) => last = tokio::time::Instant::now(),
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => tracing::warn!(error = chain(&error), "Renewing leadership failed"),
+                Err(_) => return,
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<bool, Error> {
+        let now = Timestamp::now();
+        let Some(mut lease) = self.api.get_opt(NAME).await.map_err(Error::kube("reading the lease"))? else {
+            let lease = Lease {
+                metadata: kube::api::ObjectMeta { name: Some(NAME.into()), ..Default::default() },
+                spec: Some(self.spec(None, now)),
+            };
+            return won(self.api.create(&PostParams::default(), &lease).await);
+        };
+        if !free(lease.spec.as_ref(), &self.identity, now) {
+            return Ok(false);
+        }
+        lease.spec = Some(self.spec(lease.spec.as_ref(), now));
+        let name = lease.name_any();
+        won(self.api.replace(&name, &PostParams::default(), &lease).await)
+    }
+
+    fn spec(&self, before: Option<&LeaseSpec>, now: Timestamp) -> LeaseSpec {
+        let ours = before.filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity));
+        let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: ours.and_then(|spec| spec.acquire_time.clone()).or(Some(MicroTime(now))),
+            renew_time: Some(MicroTime(now)),
+            lease_transitions: Some(if ours.is_some() { transitions } else { transitions + 1 }),
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+/// Whether the lease is ours already, or nobody's.
+fn free(spec: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> bool {
+    let Some(spec) = spec else { return true };
+    let holder = spec.holder_identity.as_deref().unwrap_or_default();
+    if holder.is_empty() || holder == identity {
+        return true;
+    }
+    let seconds = i64::from(spec.lease_duration_seconds.unwrap_or(0));
+    spec.renew_time.as_ref().is_none_or(|renewed| now.as_second() - renewed.0.as_second() > seconds)
+}
+
+/// Somebody else was quicker: that is an answer, not an error.
+fn won(result: Result<Lease, kube::Error>) -> Result<bool, Error> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
+        Err(error) => Err(Error::kube("writing the lease")(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_free_only_for_its_holder_or_after_its_time() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let spec = LeaseSpec {
+            holder_identity: Some("a".into()),
+            lease_duration_seconds: Some(15),
+            renew_time: Some(MicroTime(at(100))),
+            ..LeaseSpec::default()
+        };
+        assert!(free(Some(&spec), "a", at(100)));
+        assert!(!free(Some(&spec), "b", at(115)));
+        assert!(free(Some(&spec), "b", at(116)));
+        assert!(free(None, "b", at(0)));
+        let nobody = LeaseSpec { holder_identity: Some(String::new()), ..spec };
+        assert!(free(Some(&nobody), "b", at(100)));
+    }
+}

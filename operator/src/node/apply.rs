@@ -1,0 +1,245 @@
+//! Carries out the steps of one node, in order, up to the first that fails.
+
+use std::sync::Arc;
+
+use constellation_crds::{
+    ConfidentialNode, NodeAdmission, NodeAdmissionSpec, cluster::DiskIntegrity, condition::reason,
+};
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, EvictParams, Patch, PatchParams},
+};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::{
+    observe::{LABEL_ATTESTED, Look, leaving},
+    plan::{Plan, Step},
+    report::Outcome,
+};
+use crate::{
+    cloud::{CloudError, ClusterUid, InstanceId, LaunchRequest, NodeUid},
+    cluster::secrets,
+    context::Context,
+    error::{Error, chain},
+    init,
+    workload::Workload,
+};
+
+const MANAGER: &str = "constellation-node";
+/// Absent: 8 GiB, sparse.
+const DISK_GIB: u32 = 8;
+const GIB: u64 = 1 << 30;
+
+/// Carries out a plan.
+pub async fn apply(context: &Context, look: &Look, plan: &Plan) -> Outcome {
+    let mut outcome = Outcome::default();
+    for step in &plan.steps {
+        match one(context, look, step).await {
+            Ok(()) => outcome.done.push(step.clone()),
+            Err(error) => {
+                tracing::warn!(node = look.seen.node.name_any(), ?step, error = chain(&error), "Step failed");
+                let why = match &error {
+                    Error::Cloud(CloudError::Capacity(_)) => reason::NO_CAPACITY,
+                    Error::Cloud(CloudError::Quota(_)) => reason::QUOTA_EXCEEDED,
+                    Error::Cloud(CloudError::Denied(_)) => reason::ACCESS_DENIED,
+                    _ if *step == Step::Launch => reason::LAUNCH_FAILED,
+                    _ => reason::CLOUD_ERROR,
+                };
+                outcome.failed = Some((step.clone(), why, chain(&error)));
+                break;
+            }
+        }
+    }
+    outcome
+}
+
+async fn one(context: &Context, look: &Look, step: &Step) -> Result<(), Error> {
+    let name = look.seen.node.name_any();
+    tracing::info!(node = name, ?step, "Carrying out");
+    match step {
+        Step::AddFinalizer => finalizer(context, &look.seen.node, true).await,
+        Step::DropFinalizer => {
+            context.inits.forget(&look.seen.node.uid().unwrap_or_default());
+            finalizer(context, &look.seen.node, false).await
+        }
+        Step::Launch => launch(context, look).await,
+        Step::Terminate => terminate(context, look).await,
+        Step::Leave => leave(context, look).await,
+        Step::Admit => admit(look).await,
+        Step::Evict => evict(look).await,
+        Step::Label => patch_node(look, json!({"metadata": {"labels": {LABEL_ATTESTED: "true"}}})).await,
+        Step::Cordon => {
+            let taint = json!({"key": constellation_crds::TAINT_ROLLING, "effect": "NoSchedule"});
+            patch_node(look, json!({"spec": {"taints": [taint]}})).await
+        }
+        Step::Drain => drain(look).await,
+        Step::Forget => forget(look).await,
+    }
+}
+
+async fn finalizer(context: &Context, node: &ConfidentialNode, wanted: bool) -> Result<(), Error> {
+    let name = node.name_any();
+    let api: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &node.namespace().unwrap_or_default());
+    let mut list = node.metadata.finalizers.clone().unwrap_or_default();
+    list.retain(|entry| entry != constellation_crds::FINALIZER_NODE);
+    if wanted {
+        list.push(constellation_crds::FINALIZER_NODE.into());
+    }
+    // The version makes the write fail if somebody else changed the list meanwhile.
+    let body = json!({"metadata": {"finalizers": list, "resourceVersion": node.resource_version()}});
+    match api.patch(&name, &PatchParams::default(), &Patch::Merge(&body)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() && !wanted => Ok(()),
+        Err(error) => Err(Error::kube(format!("writing the finalizers of node {name}"))(error)),
+    }
+}
+
+async fn launch(context: &Context, look: &Look) -> Result<(), Error> {
+    let node = &look.seen.node;
+    let (Some(cluster), Some(launch_config)) = (&look.cluster, &look.launch_config) else { return Ok(()) };
+    let size = node.spec.state_disk.as_ref().and_then(|disk| disk.size_gib).unwrap_or(DISK_GIB);
+    let request = LaunchRequest {
+        cluster: ClusterUid(cluster.uid().unwrap_or_default()),
+        node: NodeUid(node.uid().unwrap_or_default()),
+        name: node.name_any(),
+        control_plane: look.seen.is_control_plane(),
+        image: node.spec.image.clone(),
+        instance_type: node.spec.instance_type.clone(),
+        zone: node.spec.zone.clone(),
+        state_disk_bytes: u64::from(size) * GIB,
+        index: node.spec.index,
+        launch_config: launch_config.clone(),
+    };
+    let instance = context.cloud(cluster)?.launch(&request).await?;
+    tracing::info!(node = node.name_any(), instance = instance.id.0, "Launched instance");
+    Ok(())
+}
+
+async fn terminate(context: &Context, look: &Look) -> Result<(), Error> {
+    let (Some(cluster), Some(instance)) = (&look.cluster, &look.seen.instance) else { return Ok(()) };
+    let uid = ClusterUid(cluster.uid().unwrap_or_default());
+    match context.cloud(cluster)?.terminate(&uid, &instance.id).await {
+        Ok(()) | Err(CloudError::NotFound(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
+    let (Some(cluster), Some(instance), Some(launch_config)) = (&look.cluster, &look.seen.instance, &look.launch_config)
+    else {
+        return Ok(());
+    };
+    let (_, owner) = secrets::owner_key(&context.client, cluster).await?;
+    let (_, master) = secrets::master_secret(&context.client, cluster).await?;
+    let (Some(owner), Some(master), Some(address)) = (owner, master, instance.address) else {
+        return Err(Error::Invalid("the owner key, the master secret or the node's address is missing".into()));
+    };
+    let cloud = Arc::clone(context.cloud(cluster)?);
+    let uid = ClusterUid(cluster.uid().unwrap_or_default());
+    let status = cluster.status.clone().unwrap_or_default();
+    let roots = cloud.endorsement_roots(&uid).await?;
+    let policy = init::trust::policy(
+        &uid.0,
+        status.trust_revision.unwrap_or_default(),
+        &status.accepted_versions,
+        cloud.platform(),
+        roots,
+    );
+    let cluster_id =
+        constellation_attestation::keys::derive(&master, constellation_attestation::keys::CLUSTER_ID).to_vec();
+    let peer = init::Peer {
+        cloud,
+        cluster: uid,
+        node_uid: look.seen.node.uid().unwrap_or_default(),
+        address,
+        owner,
+        launch_config: launch_config.clone(),
+        cluster_id: Zeroizing::new(cluster_id),
+        policy,
+    };
+    init::leave::leave(&peer).await.map_err(|error| Error::Cloud(CloudError::Transient(chain(&error))))
+}
+
+/// The made cluster; a step that needs it is planned only when it can be asked.
+fn workload(look: &Look) -> Result<&Workload, Error> {
+    look.workload.as_ref().ok_or(Error::Time("waiting for the cluster's API"))
+}
+
+async fn admit(look: &Look) -> Result<(), Error> {
+    let (Some(cluster), Some(instance)) = (&look.cluster, &look.seen.instance) else { return Ok(()) };
+    let node = &look.seen.node;
+    let workload = workload(look)?;
+    let settings = init::begin::node_settings(cluster, node);
+    let uid = node.uid().unwrap_or_default();
+    let InstanceId(provider_id) = instance.id.clone();
+    let admission = NodeAdmission::new(
+        &uid,
+        NodeAdmissionSpec {
+            node_uid: uid.clone(),
+            node_name: node.name_any(),
+            role: node.spec.role,
+            launch_config_digest: look.seen.launch_digest.clone().unwrap_or_default(),
+            pod_cidr: settings.pod_cidr,
+            provider_id,
+            labels: settings.labels,
+            taints: settings.taints,
+            disk_integrity: if settings.disk_integrity { DiskIntegrity::Hmac } else { DiskIntegrity::None },
+            evicted: None,
+        },
+    );
+    let api: Api<NodeAdmission> = Api::namespaced(workload.client(), workload.namespace());
+    api.patch(&uid, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&admission))
+        .await
+        .map(|_| ())
+        .map_err(Error::kube(format!("writing admission {uid}")))
+}
+
+async fn evict(look: &Look) -> Result<(), Error> {
+    let workload = workload(look)?;
+    let uid = look.seen.node.uid().unwrap_or_default();
+    let api: Api<NodeAdmission> = Api::namespaced(workload.client(), workload.namespace());
+    let body = json!({"spec": {"evicted": true}});
+    gone_is_fine(api.patch(&uid, &PatchParams::default(), &Patch::Merge(&body)).await, "evicting a node")
+}
+
+async fn patch_node(look: &Look, body: serde_json::Value) -> Result<(), Error> {
+    let nodes: Api<Node> = Api::all(workload(look)?.client());
+    let patch = Patch::Strategic(&body);
+    gone_is_fine(nodes.patch(&look.seen.node.name_any(), &PatchParams::default(), &patch).await, "writing a Kubernetes node")
+}
+
+async fn drain(look: &Look) -> Result<(), Error> {
+    let workload = workload(look)?;
+    for pod in leaving(workload, &look.seen.node.name_any()).await? {
+        if pod.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let api = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(workload.client(), &pod.namespace().unwrap_or_default());
+        match api.evict(&pod.name_any(), &EvictParams::default()).await {
+            Ok(_) => {}
+            // A disruption budget says not now: the next look asks again, until the time for pods is over.
+            Err(kube::Error::Api(status)) if status.code == 429 || status.is_not_found() => {}
+            Err(error) => return Err(Error::kube(format!("evicting pod {}", pod.name_any()))(error)),
+        }
+    }
+    Ok(())
+}
+
+async fn forget(look: &Look) -> Result<(), Error> {
+    let workload = workload(look)?;
+    let nodes: Api<Node> = Api::all(workload.client());
+    gone_is_fine(nodes.delete(&look.seen.node.name_any(), &DeleteParams::default()).await, "deleting a Kubernetes node")?;
+    let admissions: Api<NodeAdmission> = Api::namespaced(workload.client(), workload.namespace());
+    let uid = look.seen.node.uid().unwrap_or_default();
+    gone_is_fine(admissions.delete(&uid, &DeleteParams::default()).await, "deleting an admission")
+}
+
+fn gone_is_fine<T>(result: Result<T, kube::Error>, doing: &str) -> Result<(), Error> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(Error::kube(doing)(error)),
+    }
+}

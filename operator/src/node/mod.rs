@@ -1,0 +1,127 @@
+//! One VM, one launch: finalizer, launch, admission; then, when it goes, pods, etcd, VM, object.
+//!
+//! A node is never repaired. One that is refused, vanishes or runs out of time is Failed, and the cluster's
+//! controller makes another.
+
+pub mod apply;
+pub mod observe;
+pub mod plan;
+pub mod report;
+pub mod seen;
+
+use std::{sync::Arc, time::Duration};
+
+use constellation_crds::{ConfidentialNode, ConfidentialNodeStatus, ConstellationCluster, node::Phase};
+use futures::StreamExt as _;
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams},
+    runtime::{
+        Controller,
+        controller::{Action, Config},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+
+use crate::{
+    backoff,
+    context::Context,
+    error::{Error, chain},
+};
+
+const MANAGER: &str = "constellation-node-status";
+/// Leaving etcd is the longest step and has its own limit of two minutes.
+const LIMIT: Duration = Duration::from_mins(3);
+/// Nodes at a time; each look is one call of the cloud and three of an API server.
+const CONCURRENCY: u16 = 8;
+/// While a VM boots or pods leave nobody tells us; one look costs little, and a person waits.
+const SOON: Duration = Duration::from_secs(1);
+/// A VM may vanish without a word; this bounds how long that goes unnoticed.
+const LATER: Duration = Duration::from_secs(20);
+
+/// Reconciles nodes for ever.
+pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let nodes: Api<ConfidentialNode> = scope(&context);
+    let clusters: Api<ConstellationCluster> = scope(&context);
+    let controller = Controller::new(nodes, watcher::Config::default());
+    let store = controller.store();
+    controller
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .watches(clusters, watcher::Config::default(), move |cluster| {
+            let (name, namespace) = (cluster.name_any(), cluster.namespace());
+            let of = |node: &ConfidentialNode| node.namespace() == namespace && node.spec.cluster_ref.name == name;
+            store.state().iter().filter(|n| of(n)).map(|n| ObjectRef::from_obj(n.as_ref())).collect::<Vec<_>>()
+        })
+        .graceful_shutdown_on(stop)
+        .run(reconcile, on_error, context)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(error = chain(&error), "Controller of nodes");
+            }
+        })
+        .await;
+}
+
+fn scope<K>(context: &Context) -> Api<K>
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    let client = context.client.clone();
+    context.namespace.as_deref().map_or_else(|| Api::all(client.clone()), |name| Api::namespaced(client.clone(), name))
+}
+
+async fn reconcile(node: Arc<ConfidentialNode>, context: Arc<Context>) -> Result<Action, Error> {
+    tokio::time::timeout(LIMIT, pass(&context, &node)).await.map_err(|_| Error::Time("reconciling a node"))?
+}
+
+async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Error> {
+    let look = observe::observe(context, node).await?;
+    let plan = plan::plan(&look.seen);
+    let outcome = apply::apply(context, &look, &plan).await;
+    let dropped = outcome.done.contains(&plan::Step::DropFinalizer);
+    if !dropped {
+        tell(context, node, report::report(&look.seen, &outcome)).await?;
+    }
+    if let Some((_, _, why)) = outcome.failed {
+        tracing::debug!(why, "Will try again");
+    }
+    Ok(if dropped { Action::await_change() } else { Action::requeue(if plan.soon { SOON } else { LATER }) })
+}
+
+/// Writes the status if it changed, and an event for each change that a person waits for.
+async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNodeStatus) -> Result<(), Error> {
+    if node.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let name = node.name_any();
+    let api: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &node.namespace().unwrap_or_default());
+    let body = serde_json::json!({
+        "apiVersion": "constellation.dev/v1alpha1", "kind": "ConfidentialNode", "metadata": {"name": name}, "status": status,
+    });
+    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await {
+        Ok(_) => {}
+        // It went away between look and word.
+        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+        Err(error) => return Err(Error::kube(format!("writing the status of node {name}"))(error)),
+    }
+    let before = node.status.as_ref().and_then(|status| status.phase);
+    if before != status.phase
+        && let Some(phase) = status.phase
+    {
+        let text = status.summary.clone().unwrap_or_default();
+        let reason = format!("{phase:?}");
+        if phase == Phase::Failed {
+            context.events.warning(node, &reason, text).await;
+        } else {
+            context.events.normal(node, &reason, text).await;
+        }
+    }
+    Ok(())
+}
+
+fn on_error(node: Arc<ConfidentialNode>, error: &Error, _: Arc<Context>) -> Action {
+    tracing::warn!(name = node.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
+    Action::requeue(backoff::delay(3, error.class(), 0).min(LATER))
+}

@@ -1,0 +1,189 @@
+//! Looks at one node: its cluster, its VM, its admission, its Kubernetes node, its owner's conversation with it.
+
+use constellation_attestation::protocol::{self, LaunchConfig};
+use constellation_crds::{
+    ConfidentialNode, ConstellationCluster, NodeAdmission,
+    cluster::DeletionPolicy,
+    condition::{is_true, kind},
+    node::{Phase, Role},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, ResourceExt as _, api::ListParams};
+use sha2::{Digest, Sha256};
+
+use super::seen::{AdmissionSeen, ClusterSeen, KubeSeen, Observed, TalkSeen};
+use crate::{
+    cloud::ClusterUid,
+    cluster::secrets,
+    context::Context,
+    error::Error,
+    init::Outcome,
+    workload::Workload,
+};
+
+/// Label on a Kubernetes node whose machine was attested.
+pub const LABEL_ATTESTED: &str = "constellation.dev/attested";
+/// Absent: two minutes for pods to leave.
+const DRAIN_SECONDS: u32 = 120;
+/// Absent: a quarter of an hour from launch to Ready; without KVM a control-plane node needs up to 6 minutes.
+const NODE_SECONDS: u32 = 900;
+
+/// What was seen, and the ways to act on it.
+pub struct Look {
+    /// Plain values.
+    pub seen: Observed,
+    /// The cluster's object.
+    pub cluster: Option<ConstellationCluster>,
+    /// The made cluster, if it can be asked.
+    pub workload: Option<Workload>,
+    /// The launch configuration.
+    pub launch_config: Option<Vec<u8>>,
+}
+
+/// Looks.
+pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look, Error> {
+    let namespace = node.namespace().unwrap_or_default();
+    let clusters: Api<ConstellationCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let name = &node.spec.cluster_ref.name;
+    let cluster = clusters.get_opt(name).await.map_err(Error::kube(format!("reading cluster {name}")))?;
+    let mut seen = Observed {
+        node: node.clone(),
+        cluster: None,
+        instance: None,
+        admission: None,
+        kube: None,
+        talk: talk(context, node),
+        launch_digest: None,
+        now: jiff::Timestamp::now(),
+    };
+    let Some(cluster) = cluster else {
+        return Ok(Look { seen, cluster: None, workload: None, launch_config: None });
+    };
+    let cloud = context.cloud(&cluster)?;
+    let uid = ClusterUid(cluster.uid().unwrap_or_default());
+    let node_uid = node.uid().unwrap_or_default();
+    match cloud.find(&uid).await {
+        Ok(found) => seen.instance = found.into_iter().find(|instance| instance.node.0 == node_uid),
+        Err(crate::cloud::CloudError::NotFound(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let launch_config = launch_config(context, &cluster, node).await?;
+    seen.launch_digest = launch_config.as_ref().map(|bytes| hex::encode(Sha256::digest(bytes)));
+    let status = cluster.status.clone().unwrap_or_default();
+    let initialized = is_true(&status.conditions, kind::CONTROL_PLANE_INITIALIZED);
+    let workload = context.workloads.of(&context.client, &cluster).await?;
+    if let Some(workload) = &workload {
+        seen.admission = admission(workload, &node_uid).await?;
+        seen.kube = kube_node(workload, node).await?;
+    }
+    let nodes: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &namespace);
+    let others = if seen.deleting() && seen.is_control_plane() {
+        let all = nodes.list(&ListParams::default()).await.map_err(Error::kube("listing nodes"))?;
+        let is_other = |other: &&ConfidentialNode| {
+            other.spec.cluster_ref.name == *name
+                && other.spec.role == Role::ControlPlane
+                && other.uid() != node.uid()
+                && other.metadata.deletion_timestamp.is_none()
+                && other.status.as_ref().is_some_and(|status| matches!(status.phase, Some(Phase::Joined | Phase::Ready)))
+        };
+        u32::try_from(all.iter().filter(is_other).count()).unwrap_or(u32::MAX)
+    } else {
+        0
+    };
+    let rollout = cluster.spec.rollout.clone().unwrap_or_default();
+    seen.cluster = Some(ClusterSeen {
+        deleting: cluster.metadata.deletion_timestamp.is_some(),
+        orphan: cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan),
+        paused: cluster.spec.paused == Some(true),
+        infrastructure: is_true(&status.conditions, kind::INFRASTRUCTURE_READY) && launch_config.is_some(),
+        initialized: initialized && workload.is_some(),
+        other_control_planes: others,
+        drain_seconds: rollout.drain_timeout_seconds.unwrap_or(DRAIN_SECONDS).into(),
+        node_seconds: rollout.node_timeout_seconds.unwrap_or(NODE_SECONDS).into(),
+    });
+    Ok(Look { seen, cluster: Some(cluster), workload, launch_config })
+}
+
+/// The launch configuration; nothing while there is no owner key.
+async fn launch_config(
+    context: &Context,
+    cluster: &ConstellationCluster,
+    node: &ConfidentialNode,
+) -> Result<Option<Vec<u8>>, Error> {
+    let (_, owner) = secrets::owner_key(&context.client, cluster).await?;
+    Ok(owner.map(|owner| {
+        LaunchConfig {
+            cluster_uid: cluster.uid().unwrap_or_default(),
+            node_uid: node.uid().unwrap_or_default(),
+            node_name: node.name_any(),
+            role: match node.spec.role {
+                Role::ControlPlane => protocol::Role::ControlPlane,
+                Role::Worker => protocol::Role::Worker,
+            },
+            owner_public_key: STANDARD.encode(owner.public_spki()),
+        }
+        .to_bytes()
+    }))
+}
+
+fn talk(context: &Context, node: &ConfidentialNode) -> Option<TalkSeen> {
+    let state = context.inits.state(&node.uid()?)?;
+    let failed = match state.outcome {
+        Some(Outcome::Failed(why)) => Some(why),
+        _ => None,
+    };
+    Some(TalkSeen { attestation: state.attestation, progress: state.progress, failed })
+}
+
+async fn admission(workload: &Workload, uid: &str) -> Result<Option<AdmissionSeen>, Error> {
+    let api: Api<NodeAdmission> = Api::namespaced(workload.client(), workload.namespace());
+    let found = match api.get_opt(uid).await {
+        Ok(found) => found,
+        // The kind isn't installed yet.
+        Err(kube::Error::Api(status)) if status.is_not_found() => None,
+        Err(error) => return Err(Error::kube(format!("reading admission {uid}"))(error)),
+    };
+    Ok(found.map(|found| {
+        let status = found.status.unwrap_or_default();
+        AdmissionSeen {
+            admitted: status.admission.is_some(),
+            evicted: found.spec.evicted == Some(true),
+            appraisal: status.last_appraisal,
+        }
+    }))
+}
+
+async fn kube_node(workload: &Workload, node: &ConfidentialNode) -> Result<Option<KubeSeen>, Error> {
+    let name = node.name_any();
+    let nodes: Api<Node> = Api::all(workload.client());
+    let Some(found) = nodes.get_opt(&name).await.map_err(Error::kube(format!("reading Kubernetes node {name}")))? else {
+        return Ok(None);
+    };
+    let ready = found
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())
+        .is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let taints = found.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let pods = if node.metadata.deletion_timestamp.is_some() { leaving(workload, &name).await?.len() } else { 0 };
+    Ok(Some(KubeSeen {
+        ready,
+        cordoned: taints.iter().any(|taint| taint.key == constellation_crds::TAINT_ROLLING),
+        labelled: found.labels().contains_key(LABEL_ATTESTED),
+        pods: u32::try_from(pods).unwrap_or(u32::MAX),
+    }))
+}
+
+/// Pods that leave before their node goes: not those of a `DaemonSet`, not static ones, not finished ones.
+pub async fn leaving(workload: &Workload, node: &str) -> Result<Vec<Pod>, Error> {
+    let pods: Api<Pod> = Api::all(workload.client());
+    let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    let list = pods.list(&on_node).await.map_err(Error::kube(format!("listing pods of node {node}")))?;
+    let stays = |pod: &Pod| {
+        let daemon = pod.owner_references().iter().any(|owner| owner.kind == "DaemonSet" || owner.kind == "Node");
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        daemon || pod.annotations().contains_key("kubernetes.io/config.mirror") || matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    Ok(list.items.into_iter().filter(|pod| !stays(pod)).collect())
+}

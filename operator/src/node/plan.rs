@@ -1,0 +1,125 @@
+//! From what was seen to what is done with one node. Pure.
+
+use crate::cloud::InstanceState;
+
+use super::seen::Observed;
+
+/// One thing to do. Every step may run twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Put our finalizer on the object, before there is anything to clean up.
+    AddFinalizer,
+    /// Let the verifier know the node.
+    Admit,
+    /// Keep new pods away.
+    Cordon,
+    /// Ask pods to leave.
+    Drain,
+    /// Let the object go.
+    DropFinalizer,
+    /// Take the admission back: no ticket, no place in the mesh.
+    Evict,
+    /// Remove what the made cluster knows of the node.
+    Forget,
+    /// Say on the Kubernetes node that it was attested.
+    Label,
+    /// Launch the VM.
+    Launch,
+    /// Ask the node to leave etcd.
+    Leave,
+    /// Remove the VM.
+    Terminate,
+}
+
+/// What is done now, and whether something is awaited that nobody tells us about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Steps, in order; the first that fails ends the pass.
+    pub steps: Vec<Step>,
+    /// Look again soon: a VM boots, pods leave.
+    pub soon: bool,
+}
+
+/// The plan.
+#[must_use]
+pub fn plan(seen: &Observed) -> Plan {
+    if seen.deleting() {
+        return leave(seen);
+    }
+    let Some(cluster) = seen.cluster else { return Plan::default() };
+    if cluster.paused || cluster.deleting {
+        return Plan::default();
+    }
+    let finalizer = seen.node.metadata.finalizers.iter().flatten().any(|name| name == constellation_crds::FINALIZER_NODE);
+    if !finalizer {
+        return Plan { steps: vec![Step::AddFinalizer], soon: true };
+    }
+    if seen.failure().is_some() {
+        // Not repaired: the cluster's controller deletes the object and makes another.
+        return Plan::default();
+    }
+    let mut steps = Vec::new();
+    match &seen.instance {
+        None if cluster.infrastructure => steps.push(Step::Launch),
+        None => {}
+        Some(_) if cluster.initialized && seen.admission.is_none() => steps.push(Step::Admit),
+        Some(_) => {}
+    }
+    let accepted = seen.attestation().is_some_and(|result| result.verdict == "Accepted");
+    if accepted && seen.kube.is_some_and(|kube| !kube.labelled) {
+        steps.push(Step::Label);
+    }
+    let ready = seen.kube.is_some_and(|kube| kube.ready);
+    Plan { soon: !ready || !steps.is_empty(), steps }
+}
+
+/// The way out: pods, admission, etcd, VM, and last the object.
+fn leave(seen: &Observed) -> Plan {
+    let finalizer = seen.node.metadata.finalizers.iter().flatten().any(|name| name == constellation_crds::FINALIZER_NODE);
+    if !finalizer {
+        return Plan::default();
+    }
+    let alone = Plan { steps: vec![Step::DropFinalizer], soon: false };
+    let goes = seen.instance.as_ref().map(|instance| instance.state);
+    let Some(cluster) = seen.cluster.filter(|cluster| !cluster.deleting) else {
+        // The cluster itself goes: nothing in it needs to be told. Orphaned VMs stay.
+        let orphan = seen.cluster.is_some_and(|cluster| cluster.orphan);
+        return match goes {
+            Some(_) if !orphan => Plan { steps: vec![Step::Terminate], soon: true },
+            _ => alone,
+        };
+    };
+    let mut steps = Vec::new();
+    let running = goes == Some(InstanceState::Running);
+    if let (true, Some(kube)) = (cluster.initialized && running, seen.kube) {
+        if !kube.cordoned {
+            steps.push(Step::Cordon);
+        }
+        let since = seen.node.metadata.deletion_timestamp.as_ref().map_or(0, |at| seen.now.as_second() - at.0.as_second());
+        if kube.ready && kube.pods > 0 && since < cluster.drain_seconds {
+            steps.push(Step::Drain);
+            return Plan { steps, soon: true };
+        }
+    }
+    if cluster.initialized && seen.admission.as_ref().is_some_and(|admission| !admission.evicted) {
+        steps.push(Step::Evict);
+    }
+    let member = seen.since("Joined").is_some() || seen.kube.is_some();
+    if running && member && seen.is_control_plane() && cluster.other_control_planes > 0 && seen.since("Left").is_none() {
+        steps.push(Step::Leave);
+        return Plan { steps, soon: true };
+    }
+    if goes.is_some() {
+        steps.push(Step::Terminate);
+        return Plan { steps, soon: true };
+    }
+    if cluster.initialized && (seen.kube.is_some() || seen.admission.is_some()) {
+        steps.push(Step::Forget);
+        return Plan { steps, soon: true };
+    }
+    steps.push(Step::DropFinalizer);
+    Plan { steps, soon: false }
+}
+
+#[cfg(test)]
+mod tests;

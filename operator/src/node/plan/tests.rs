@@ -1,0 +1,175 @@
+//! Seen → steps, one row per situation of a node's life.
+
+use constellation_crds::{
+    ConfidentialNodeSpec, FINALIZER_NODE,
+    cluster::LocalRef,
+    node::{AttestationResult, Role},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::*;
+use crate::{
+    cloud::{Instance, InstanceId, NodeUid},
+    node::seen::{AdmissionSeen, ClusterSeen, KubeSeen},
+};
+
+const NOW: i64 = 10_000;
+
+fn given(role: Role) -> Observed {
+    let spec = ConfidentialNodeSpec {
+        cluster_ref: LocalRef { name: "c".into() },
+        node_group: "g".into(),
+        role,
+        node_version: "v".into(),
+        version_digest: "d".into(),
+        image: "i".into(),
+        instance_type: "2x2048".into(),
+        zone: None,
+        state_disk: None,
+        index: 1,
+        labels: std::collections::BTreeMap::new(),
+        taints: vec![],
+    };
+    let mut node = constellation_crds::ConfidentialNode::new("n", spec);
+    node.metadata.finalizers = Some(vec![FINALIZER_NODE.into()]);
+    let cluster = ClusterSeen {
+        deleting: false,
+        orphan: false,
+        paused: false,
+        infrastructure: true,
+        initialized: true,
+        other_control_planes: 0,
+        drain_seconds: 60,
+        node_seconds: 900,
+    };
+    Observed {
+        node,
+        cluster: Some(cluster),
+        instance: None,
+        admission: None,
+        kube: None,
+        talk: None,
+        launch_digest: Some("ab".into()),
+        now: Timestamp::from_second(NOW).unwrap(),
+    }
+}
+
+fn running(mut seen: Observed) -> Observed {
+    seen.instance = Some(Instance {
+        id: InstanceId("i".into()),
+        node: NodeUid("u".into()),
+        address: None,
+        state: InstanceState::Running,
+        message: None,
+    });
+    seen
+}
+
+fn member(role: Role) -> Observed {
+    let mut seen = running(given(role));
+    let appraisal = AttestationResult { verdict: "Accepted".into(), ..AttestationResult::default() };
+    seen.admission = Some(AdmissionSeen { admitted: true, evicted: false, appraisal: Some(appraisal) });
+    seen.kube = Some(KubeSeen { ready: true, cordoned: false, labelled: true, pods: 0 });
+    seen
+}
+
+fn going(mut seen: Observed, seconds_ago: i64) -> Observed {
+    seen.node.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(NOW - seconds_ago).unwrap()));
+    seen
+}
+
+fn reached(mut seen: Observed, phase: &str, seconds_ago: i64) -> Observed {
+    let at = Timestamp::from_second(NOW - seconds_ago).unwrap().to_string();
+    seen.node.status.get_or_insert_default().phase_times.insert(phase.into(), at);
+    seen
+}
+
+fn steps(seen: &Observed) -> Vec<Step> {
+    plan(seen).steps
+}
+
+#[test]
+fn a_node_gets_its_finalizer_then_its_vm_then_its_admission_then_rest() {
+    let mut seen = given(Role::Worker);
+    seen.node.metadata.finalizers = None;
+    assert_eq!(steps(&seen), [Step::AddFinalizer]);
+    assert_eq!(steps(&given(Role::Worker)), [Step::Launch]);
+    assert_eq!(steps(&running(given(Role::Worker))), [Step::Admit]);
+    let seen = member(Role::Worker);
+    assert_eq!(plan(&seen), Plan { steps: vec![], soon: false });
+}
+
+#[test]
+fn nothing_is_launched_without_network_or_cluster_or_while_paused() {
+    for change in [
+        (|c: &mut ClusterSeen| c.infrastructure = false) as fn(&mut ClusterSeen),
+        |c| c.paused = true,
+        |c| c.deleting = true,
+    ] {
+        let mut seen = given(Role::Worker);
+        change(seen.cluster.as_mut().unwrap());
+        assert_eq!(steps(&seen), []);
+    }
+    let seen = Observed { cluster: None, ..given(Role::Worker) };
+    assert_eq!(plan(&seen), Plan::default());
+}
+
+#[test]
+fn a_vm_that_vanished_is_never_launched_again_under_the_same_name() {
+    let seen = reached(given(Role::Worker), "Launched", 5);
+    assert_eq!(steps(&seen), []);
+    assert!(seen.failure().is_some());
+}
+
+#[test]
+fn a_refused_or_late_node_has_failed_and_a_member_has_not() {
+    let mut seen = running(given(Role::Worker));
+    let appraisal = AttestationResult { verdict: "Refused".into(), ..AttestationResult::default() };
+    seen.admission = Some(AdmissionSeen { appraisal: Some(appraisal), ..AdmissionSeen::default() });
+    assert!(seen.failure().is_some());
+    let late = reached(running(given(Role::Worker)), "Launched", 901);
+    assert!(late.failure().is_some());
+    assert!(reached(member(Role::Worker), "Launched", 901).failure().is_none());
+}
+
+#[test]
+fn a_worker_leaves_pods_first_and_its_object_last() {
+    let mut seen = going(member(Role::Worker), 1);
+    seen.kube.as_mut().unwrap().pods = 2;
+    assert_eq!(steps(&seen), [Step::Cordon, Step::Drain]);
+    seen.kube.as_mut().unwrap().cordoned = true;
+    assert_eq!(steps(&seen), [Step::Drain]);
+    let late = Observed { now: Timestamp::from_second(NOW + 60).unwrap(), ..seen.clone() };
+    assert_eq!(steps(&late), [Step::Evict, Step::Terminate]);
+    seen.admission.as_mut().unwrap().evicted = true;
+    seen.instance = None;
+    assert_eq!(steps(&seen), [Step::Forget]);
+    seen.kube = None;
+    seen.admission = None;
+    assert_eq!(steps(&seen), [Step::DropFinalizer]);
+}
+
+#[test]
+fn a_control_plane_node_leaves_etcd_before_its_vm_goes_unless_it_is_the_last() {
+    let mut seen = going(member(Role::ControlPlane), 1);
+    seen.kube.as_mut().unwrap().cordoned = true;
+    assert_eq!(steps(&seen), [Step::Evict, Step::Terminate]);
+    seen.cluster.as_mut().unwrap().other_control_planes = 1;
+    assert_eq!(steps(&seen), [Step::Evict, Step::Leave]);
+    let left = reached(seen, "Left", 1);
+    assert_eq!(steps(&left), [Step::Evict, Step::Terminate]);
+}
+
+#[test]
+fn when_the_cluster_goes_nothing_is_drained() {
+    let mut seen = going(member(Role::ControlPlane), 1);
+    seen.cluster.as_mut().unwrap().deleting = true;
+    assert_eq!(steps(&seen), [Step::Terminate]);
+    seen.instance = None;
+    assert_eq!(steps(&seen), [Step::DropFinalizer]);
+    let mut orphan = going(member(Role::Worker), 1);
+    let cluster = orphan.cluster.as_mut().unwrap();
+    (cluster.deleting, cluster.orphan) = (true, true);
+    assert_eq!(steps(&orphan), [Step::DropFinalizer]);
+}

@@ -1,0 +1,109 @@
+//! From what was seen and done to the node's status. Pure; the only author of its conditions.
+
+use constellation_crds::{
+    ConfidentialNodeStatus,
+    condition::{self, Status, kind, reason},
+    node::Phase,
+};
+
+use super::{plan::Step, seen::Observed};
+use crate::cloud::InstanceState;
+
+/// What was done of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Steps that were carried out.
+    pub done: Vec<Step>,
+    /// The step that failed, why, and the condition reason.
+    pub failed: Option<(Step, &'static str, String)>,
+}
+
+/// The status.
+#[must_use]
+pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
+    let before = seen.before();
+    let attestation = seen.attestation();
+    let failure = seen.failure();
+    let (phase, summary) = phase(seen, outcome, failure.as_ref());
+    let mut status = ConfidentialNodeStatus {
+        observed_generation: seen.node.metadata.generation,
+        phase: Some(phase),
+        summary: Some(summary.clone()),
+        provider_id: seen.instance.as_ref().map(|i| i.id.0.clone()).or(before.provider_id),
+        address: seen.instance.as_ref().and_then(|i| i.address).map(|a| a.to_string()).or(before.address),
+        kubernetes_node: seen.kube.map(|_| seen.node.metadata.name.clone().unwrap_or_default()).or(before.kubernetes_node),
+        launch_config_digest: seen.launch_digest.clone().or(before.launch_config_digest),
+        attestation: attestation.clone(),
+        conditions: before.conditions,
+        phase_times: before.phase_times,
+        progress: seen.talk.as_ref().map(|talk| talk.progress.clone()).filter(|p| !p.is_empty()).unwrap_or(before.progress),
+    };
+    let accepted = attestation.as_ref().map(|result| result.verdict == "Accepted");
+    let facts = [
+        (kind::LAUNCHED, seen.instance.is_some(), reason::LAUNCHED, reason::PENDING),
+        (kind::BOOTED, attestation.is_some() || seen.talk.is_some(), reason::BOOTED, reason::BOOTING),
+        (kind::ATTESTED, accepted == Some(true), reason::ATTESTATION_ACCEPTED, reason::ATTESTATION_PENDING),
+        (kind::JOINED, seen.kube.is_some(), reason::JOINED, reason::JOINING),
+        (kind::READY, seen.kube.is_some_and(|kube| kube.ready), reason::KUBELET_READY, reason::KUBELET_NOT_READY),
+    ];
+    for (what, holds, yes, no) in facts {
+        if holds {
+            status.phase_times.entry(what.into()).or_insert_with(|| second(seen));
+        }
+        let refused = what == kind::ATTESTED && accepted == Some(false);
+        let why = match (&failure, holds) {
+            (_, true) => yes,
+            (_, false) if refused => reason::ATTESTATION_REFUSED,
+            (Some((why, _)), false) if what == kind::READY => why,
+            (_, false) => no,
+        };
+        let message = if holds { String::new() } else { summary.clone() };
+        let state = if holds { Status::True } else { Status::False };
+        condition::set(&mut status.conditions, what, state, why, message, status.observed_generation, seen.now);
+    }
+    let (state, why) =
+        if seen.deleting() { (Status::True, reason::DRAINING) } else { (Status::False, reason::NOT_DRAINING) };
+    condition::set(&mut status.conditions, kind::DRAINING, state, why, "", status.observed_generation, seen.now);
+    if phase == Phase::Failed {
+        status.phase_times.entry("Failed".into()).or_insert_with(|| second(seen));
+    }
+    if outcome.done.contains(&Step::Leave) {
+        status.phase_times.insert("Left".into(), second(seen));
+    }
+    status
+}
+
+fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, String)>) -> (Phase, String) {
+    let going = seen.instance.as_ref().is_none_or(|instance| instance.state == InstanceState::Terminating);
+    if seen.deleting() {
+        return match (going, seen.kube) {
+            (false, Some(kube)) if kube.pods > 0 => (Phase::Draining, format!("{} pod(s) are leaving", kube.pods)),
+            (false, Some(_)) => (Phase::Draining, "leaving the cluster".into()),
+            _ => (Phase::Terminating, "the VM is being removed".into()),
+        };
+    }
+    if let Some((_, why)) = failure {
+        return (Phase::Failed, format!("{why}; it will be replaced"));
+    }
+    if let Some((step, _, why)) = &outcome.failed
+        && seen.kube.is_none_or(|kube| !kube.ready)
+    {
+        return (if seen.instance.is_some() { Phase::Booting } else { Phase::Pending }, format!("{step:?} failed: {why}"));
+    }
+    let accepted = seen.attestation().is_some_and(|result| result.verdict == "Accepted");
+    match (&seen.instance, seen.kube) {
+        (None, _) if seen.cluster.is_none() => (Phase::Pending, "the cluster it names doesn't exist".into()),
+        (None, _) => (Phase::Pending, "waiting for the network, then for the VM".into()),
+        (Some(_), Some(kube)) if kube.ready => (Phase::Ready, "ready".into()),
+        (Some(_), Some(_)) => (Phase::Joined, "waiting until the kubelet says it is ready".into()),
+        (Some(_), None) if accepted => {
+            let last = seen.talk.as_ref().and_then(|talk| talk.progress.last().cloned());
+            (Phase::Attested, last.unwrap_or_else(|| "its evidence was accepted; waiting until it joins".into()))
+        }
+        (Some(_), None) => (Phase::Booting, "the VM boots; waiting for its evidence".into()),
+    }
+}
+
+fn second(seen: &Observed) -> String {
+    jiff::Timestamp::from_second(seen.now.as_second()).unwrap_or_default().to_string()
+}

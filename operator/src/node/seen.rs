@@ -1,0 +1,153 @@
+//! What was seen of one node: plain values for plan and report.
+
+use constellation_crds::{
+    ConfidentialNode, ConfidentialNodeStatus,
+    node::{AttestationResult, Role},
+};
+use jiff::Timestamp;
+
+use crate::cloud::{Instance, InstanceState};
+
+/// The cluster that the node belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
+pub struct ClusterSeen {
+    /// It is being deleted.
+    pub deleting: bool,
+    /// Its VMs stay when it is deleted.
+    pub orphan: bool,
+    /// The user paused it.
+    pub paused: bool,
+    /// Its network and endpoint exist, and its owner key.
+    pub infrastructure: bool,
+    /// Its API server can be asked.
+    pub initialized: bool,
+    /// Number of its other control-plane nodes that are members.
+    pub other_control_planes: u32,
+    /// Seconds that pods get to leave.
+    pub drain_seconds: i64,
+    /// Seconds from launch to Ready.
+    pub node_seconds: i64,
+}
+
+/// The node's admission in the cluster that was made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AdmissionSeen {
+    /// It was admitted.
+    pub admitted: bool,
+    /// It is marked as on its way out.
+    pub evicted: bool,
+    /// The last appraisal.
+    pub appraisal: Option<AttestationResult>,
+}
+
+/// The Kubernetes node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
+pub struct KubeSeen {
+    /// Kubernetes says that it is Ready.
+    pub ready: bool,
+    /// It takes no new pods, and it was us who said so.
+    pub cordoned: bool,
+    /// It has our label.
+    pub labelled: bool,
+    /// Pods that have to leave before it goes.
+    pub pods: u32,
+}
+
+/// The owner's conversation with the node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TalkSeen {
+    /// Result of the appraisal.
+    pub attestation: Option<AttestationResult>,
+    /// The last lines.
+    pub progress: Vec<String>,
+    /// Why it failed for good.
+    pub failed: Option<String>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// The object.
+    pub node: ConfidentialNode,
+    /// Its cluster; absent: gone.
+    pub cluster: Option<ClusterSeen>,
+    /// Its VM.
+    pub instance: Option<Instance>,
+    /// Its admission; absent: there is none, or it can't be asked.
+    pub admission: Option<AdmissionSeen>,
+    /// The Kubernetes node.
+    pub kube: Option<KubeSeen>,
+    /// The owner's conversation with it.
+    pub talk: Option<TalkSeen>,
+    /// SHA-256 of its launch configuration, hex.
+    pub launch_digest: Option<String>,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Observed {
+    /// What was told last.
+    #[must_use]
+    pub fn before(&self) -> ConfidentialNodeStatus {
+        self.node.status.clone().unwrap_or_default()
+    }
+
+    /// Whether the object is being deleted.
+    #[must_use]
+    pub fn deleting(&self) -> bool {
+        self.node.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Seconds since a phase was reached for the first time; nothing if it never was.
+    #[must_use]
+    pub fn since(&self, phase: &str) -> Option<i64> {
+        let status = self.node.status.as_ref()?;
+        let at: Timestamp = status.phase_times.get(phase)?.parse().ok()?;
+        Some(self.now.as_second() - at.as_second())
+    }
+
+    /// Whether the node runs the control plane.
+    #[must_use]
+    pub fn is_control_plane(&self) -> bool {
+        self.node.spec.role == Role::ControlPlane
+    }
+
+    /// The last appraisal, by verifier or owner; what was told before counts while neither can be asked.
+    #[must_use]
+    pub fn attestation(&self) -> Option<AttestationResult> {
+        let verifier = self.admission.as_ref().and_then(|admission| admission.appraisal.clone());
+        let owner = self.talk.as_ref().and_then(|talk| talk.attestation.clone());
+        verifier.or(owner).or_else(|| self.before().attestation)
+    }
+
+    /// Why the node can't become, or is no longer, a node of its cluster.
+    #[must_use]
+    pub fn failure(&self) -> Option<(&'static str, String)> {
+        use constellation_crds::condition::reason;
+        let launched = self.since("Launched").is_some();
+        if let Some(why) = self.talk.as_ref().and_then(|talk| talk.failed.clone()) {
+            return Some((reason::INSTANCE_FAILED, why));
+        }
+        let joined = self.kube.is_some() || self.since("Joined").is_some();
+        if let Some(result) = self.attestation().filter(|result| result.verdict == "Refused" && !joined) {
+            let first = result.mismatches.first().map_or_else(String::new, |m| format!(": {} {}", m.clause, m.message));
+            return Some((reason::ATTESTATION_REFUSED, format!("its evidence was refused{first}")));
+        }
+        match &self.instance {
+            None if launched => {
+                return Some((reason::INSTANCE_VANISHED, "the VM is gone without our doing".into()));
+            }
+            Some(instance) if instance.state == InstanceState::Failed => {
+                let why = instance.message.clone().unwrap_or_else(|| "the VM ended".into());
+                return Some((reason::INSTANCE_FAILED, why));
+            }
+            _ => {}
+        }
+        let limit = self.cluster.map_or(i64::MAX, |cluster| cluster.node_seconds);
+        let late = self.since("Launched").is_some_and(|seconds| seconds > limit);
+        let ready = self.since("Ready").is_some() || self.kube.is_some_and(|kube| kube.ready);
+        (late && !ready).then(|| (reason::NODE_TIMED_OUT, format!("it wasn't Ready {limit} s after its launch")))
+    }
+}
