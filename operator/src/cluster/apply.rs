@@ -13,6 +13,7 @@ use constellation_crds::{
     cluster::LocalRef,
     node::Role,
 };
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Resource as _, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -24,6 +25,7 @@ use super::{
     observe::{self, ANNOTATION_FAILURES, ANNOTATION_SPEC_SIZE, World, trust_bundle_name},
     plan::Step,
     secrets,
+    sweep::LABEL_ORPHANED,
 };
 use crate::{
     cloud::{CloudError, ClusterUid, InstanceId, NetworkRequest},
@@ -265,6 +267,7 @@ async fn create_node(
 }
 
 async fn orphan(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
+    record_orphan(ctx, world).await?;
     let node = named(world, name)?;
     let rest: Vec<_> = node.finalizers().iter().filter(|f| *f != FINALIZER_NODE).cloned().collect();
     let body = json!({"metadata": {"finalizers": rest, "resourceVersion": node.resource_version()}});
@@ -275,6 +278,19 @@ async fn orphan(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
         Ok(_) => {}
     }
     gone(api.delete(name, &DeleteParams::default()).await, "forgetting a node")
+}
+
+/// Tells the sweep that these VMs are no leak.
+async fn record_orphan(ctx: &Context, world: &World) -> Result<(), Error> {
+    let mut record = ConfigMap::default();
+    record.metadata.name = Some(format!("{}-orphaned", world.seen.name));
+    record.metadata.labels = Some([(LABEL_ORPHANED.to_owned(), world.uid.0.clone())].into());
+    let name = record.name_any();
+    let api: Api<ConfigMap> = namespaced(ctx, &world.cluster);
+    api.patch(&name, &PatchParams::apply(install::MANAGER).force(), &Patch::Apply(&record))
+        .await
+        .map(drop)
+        .map_err(Error::kube("recording that the VMs are left running"))
 }
 
 fn named<'a>(world: &'a World, name: &str) -> Result<&'a ConfidentialNode, Error> {

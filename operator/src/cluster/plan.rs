@@ -2,7 +2,7 @@
 
 mod sizes;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use constellation_crds::{
     cluster::{AcceptedVersion, DeletionPolicy},

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use constellation_crds::ConstellationCluster;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt, api::ListParams};
 
 use crate::{
@@ -13,6 +14,9 @@ use crate::{
 
 /// Often enough that a leak costs cents, seldom enough to be no load.
 const INTERVAL: Duration = Duration::from_mins(5);
+
+/// On a `ConfigMap`: UID of a cluster whose VMs its user left running; the sweep spares them while the record is there.
+pub const LABEL_ORPHANED: &str = "constellation.dev/orphaned-cluster-uid";
 
 /// Sweeps until `stop`. Only an operator that sees all namespaces may: another's clusters are unknown to it.
 pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send) {
@@ -43,7 +47,11 @@ async fn sweep(ctx: &Context, before: &BTreeSet<(String, String)>) -> Result<BTr
         let there = cloud.clusters().await?;
         let clusters: Api<ConstellationCluster> = Api::all(ctx.client.clone());
         let known = clusters.list(&ListParams::default()).await.map_err(Error::kube("listing clusters"))?;
-        let known: BTreeSet<_> = known.items.iter().filter_map(ResourceExt::uid).collect();
+        let mut known: BTreeSet<_> = known.items.iter().filter_map(ResourceExt::uid).collect();
+        let records: Api<ConfigMap> = Api::all(ctx.client.clone());
+        let records = records.list(&ListParams::default().labels(LABEL_ORPHANED)).await;
+        let records = records.map_err(Error::kube("listing clusters that were left running"))?;
+        known.extend(records.items.iter().filter_map(|record| record.labels().get(LABEL_ORPHANED).cloned()));
         for cluster in there.into_iter().filter(|cluster| !known.contains(&cluster.0)) {
             let key = ((*name).to_owned(), cluster.0.clone());
             if before.contains(&key) {

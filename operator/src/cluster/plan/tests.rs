@@ -1,0 +1,361 @@
+//! Tables: seen, and what follows.
+
+use constellation_crds::{
+    cluster::{AcceptedVersion, DeletionPolicy},
+    condition::reason,
+    node::{Phase, Role},
+};
+
+use super::{Step, plan};
+use crate::cluster::seen::{GroupSeen, Init, NodeSeen, Observed, SecretSeen, VersionSeen};
+
+fn version(digest: &str) -> AcceptedVersion {
+    AcceptedVersion { digest: digest.into(), name: "v".into(), sets: vec![] }
+}
+
+pub(crate) fn empty() -> Observed {
+    Observed {
+        name: "c".into(),
+        now: 10_000,
+        deleting: false,
+        deletion_policy: DeletionPolicy::Delete,
+        finalizer: false,
+        paused: false,
+        simulated: false,
+        provider_refused: None,
+        owner_key: SecretSeen::Missing("c-owner-key".into()),
+        owner_key_known: false,
+        master_secret: SecretSeen::Missing("c-master-secret".into()),
+        master_secret_named: false,
+        cluster_id_known: false,
+        network: false,
+        version: VersionSeen::Ready(version("a")),
+        accepted: vec![],
+        initialized: false,
+        reachable: false,
+        installed: false,
+        trust_current: false,
+        control_plane_replicas: 1,
+        max_surge: 1,
+        groups: vec![GroupSeen {
+            name: "w".into(),
+            wanted: 2,
+            spec: "2".into(),
+            remembered: Some("2".into()),
+            current: Some(2),
+            min: 0,
+            max: 240,
+            autoscaled: false,
+        }],
+        stale_groups: vec![],
+        nodes: vec![],
+        talks: vec![],
+        targets: None,
+    }
+}
+
+pub(crate) fn node(index: u32, role: Role, digest: &str, phase: Phase) -> NodeSeen {
+    let ready = phase == Phase::Ready;
+    let group = if role == Role::Worker { "w" } else { "control-plane" };
+    NodeSeen {
+        name: format!("n{index}"),
+        uid: format!("u{index}"),
+        group: group.into(),
+        role,
+        index,
+        digest: digest.into(),
+        phase,
+        deleting: false,
+        delete_first: false,
+        accepted: ready.then_some(true),
+        created: 1000 + i64::from(index),
+        failed_at: (phase == Phase::Failed).then_some(9_990),
+        was_joined: ready,
+        was_ready: ready,
+        ready_at: ready.then_some(2000),
+        failures: 0,
+        provider_id: Some(format!("id{index}")),
+        address: Some("10.77.0.11".into()),
+        message: "it broke".into(),
+    }
+}
+
+fn prepared() -> Observed {
+    Observed {
+        finalizer: true,
+        owner_key: SecretSeen::Present,
+        master_secret: SecretSeen::Present,
+        network: true,
+        accepted: vec![version("a")],
+        ..empty()
+    }
+}
+
+/// One control-plane node and two workers, all well.
+pub(crate) fn running() -> Observed {
+    Observed {
+        initialized: true,
+        reachable: true,
+        installed: true,
+        trust_current: true,
+        nodes: vec![
+            node(1, Role::ControlPlane, "a", Phase::Ready),
+            node(2, Role::Worker, "a", Phase::Ready),
+            node(3, Role::Worker, "a", Phase::Ready),
+        ],
+        targets: Some(vec!["id1".into()]),
+        ..prepared()
+    }
+}
+
+fn rolling() -> Observed {
+    Observed { version: VersionSeen::Ready(version("b")), accepted: vec![version("a"), version("b")], ..running() }
+}
+
+fn create(group: &str, role: Role, index: u32, failures: u32) -> Step {
+    Step::CreateNode { group: group.into(), role, index, failures }
+}
+
+fn deleted(seen: &Observed) -> Vec<String> {
+    let name = |step| if let Step::DeleteNode { name, .. } = step { Some(name) } else { None };
+    plan(seen).steps.into_iter().filter_map(name).collect()
+}
+
+#[test]
+fn nothing_yet_keys_and_network_come_before_any_node() {
+    let plan = plan(&empty());
+    let first = [Step::AddFinalizer, Step::CreateOwnerKey, Step::CreateMasterSecret, Step::EnsureNetwork];
+    assert_eq!(plan.steps, first);
+    assert_eq!(plan.accepted, [version("a")]);
+    assert!(plan.words().len() > first.len());
+}
+
+#[test]
+fn a_version_is_accepted_and_recorded_before_its_first_node() {
+    let seen = Observed { accepted: vec![], ..prepared() };
+    assert_eq!((plan(&seen).steps, plan(&seen).accepted), (vec![], vec![version("a")]));
+    assert_eq!(plan(&prepared()).steps, [create("control-plane", Role::ControlPlane, 1, 0)]);
+}
+
+#[test]
+fn the_first_node_is_initialised_step_by_step() {
+    let first = node(1, Role::ControlPlane, "a", Phase::Booting);
+    let mut seen = Observed { nodes: vec![NodeSeen { address: None, ..first.clone() }], ..prepared() };
+    assert_eq!(plan(&seen).steps, []);
+    seen.nodes = vec![first];
+    assert_eq!(plan(&seen).steps, [Step::SetTargets(vec!["id1".into()]), Step::StartInit("n1".into())]);
+    seen.targets = Some(vec!["id1".into()]);
+    seen.talks = vec![("u1".into(), Init::Running("phase etcd".into()))];
+    assert_eq!(plan(&seen).steps, []);
+    assert!(plan(&seen).blocked.unwrap().message.contains("phase etcd"));
+    seen.talks = vec![("u1".into(), Init::Done)];
+    assert_eq!(plan(&seen).steps, [Step::SaveKubeconfig("n1".into())]);
+    seen.initialized = true;
+    seen.reachable = true;
+    assert_eq!(plan(&seen).steps, [Step::Install, Step::WriteTrust]);
+}
+
+#[test]
+fn a_refused_first_node_is_not_initialised() {
+    let seen = Observed {
+        nodes: vec![node(1, Role::ControlPlane, "a", Phase::Booting)],
+        talks: vec![("u1".into(), Init::Refused("tpm.pcr.11".into()))],
+        targets: Some(vec!["id1".into()]),
+        ..prepared()
+    };
+    assert_eq!(plan(&seen).steps, []);
+    assert!(plan(&seen).blocked.unwrap().message.contains("refused: tpm.pcr.11"));
+}
+
+#[test]
+fn one_vm_boots_at_a_time() {
+    let mut seen = Observed { nodes: vec![node(1, Role::ControlPlane, "a", Phase::Ready)], ..running() };
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 2, 0)]);
+    seen.nodes.push(node(2, Role::Worker, "a", Phase::Booting));
+    assert_eq!(plan(&seen).steps, []);
+    seen.nodes[1].phase = Phase::Attested;
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 3, 0)]);
+}
+
+#[test]
+fn a_steady_cluster_needs_nothing() {
+    let plan = plan(&running());
+    assert_eq!((plan.steps, plan.next, plan.blocked), (vec![], vec![], None));
+}
+
+#[test]
+fn nothing_is_made_while_the_trust_bundle_is_old_or_the_api_server_silent() {
+    let nodes = vec![node(1, Role::ControlPlane, "a", Phase::Ready)];
+    let seen = Observed { trust_current: false, nodes: nodes.clone(), ..running() };
+    assert_eq!(plan(&seen).steps, [Step::WriteTrust]);
+    let seen = Observed { reachable: false, nodes, ..running() };
+    assert_eq!(plan(&seen).steps, [Step::StartRecover("n1".into())]);
+}
+
+#[test]
+fn a_failed_node_is_replaced_at_once_the_first_time_and_later_after_a_hold() {
+    let mut seen = running();
+    seen.nodes[2] = node(3, Role::Worker, "a", Phase::Failed);
+    assert_eq!(plan(&seen).steps[0], create("w", Role::Worker, 4, 1));
+    assert_eq!(deleted(&seen), ["n3"]);
+    seen.nodes[2].failures = 1;
+    assert_eq!(plan(&seen).steps, []);
+    seen.now = 9_990 + 60;
+    assert_eq!(plan(&seen).steps[0], create("w", Role::Worker, 4, 2));
+    seen.nodes[2].failures = 3;
+    assert_eq!(plan(&seen).steps, []);
+}
+
+#[test]
+fn a_refused_node_stays_for_a_minute_so_that_a_person_can_read_why() {
+    let mut seen = running();
+    seen.nodes[2] = NodeSeen { accepted: Some(false), ..node(3, Role::Worker, "a", Phase::Failed) };
+    assert_eq!(plan(&seen).steps, []);
+    assert_eq!(plan(&seen).blocked.unwrap().reason, reason::REPLACING_NODE);
+    seen.now = 9_990 + 60;
+    assert_eq!(deleted(&seen), ["n3"]);
+}
+
+#[test]
+fn groups_scale_up_and_down_and_the_wish_to_go_first_counts() {
+    let mut seen = running();
+    seen.groups[0].current = Some(3);
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 4, 0)]);
+    seen.groups[0].current = Some(1);
+    assert_eq!(deleted(&seen), ["n3"]);
+    seen.nodes[1].delete_first = true;
+    assert_eq!(deleted(&seen), ["n2"]);
+    seen.groups[0].current = Some(0);
+    assert_eq!(deleted(&seen).len(), 2);
+}
+
+#[test]
+fn a_size_of_the_spec_is_taken_over_once_and_kubectl_scale_stays() {
+    let mut seen = running();
+    seen.groups[0].current = Some(5);
+    assert!(!plan(&seen).steps.iter().any(|step| matches!(step, Step::ApplyGroup { .. })));
+    seen.groups[0].wanted = 4;
+    seen.groups[0].spec = "4".into();
+    assert_eq!(plan(&seen).steps[0], Step::ApplyGroup { group: "w".into(), replicas: 4, spec: "4".into() });
+}
+
+#[test]
+fn a_roll_makes_one_more_worker_before_it_deletes_one_and_the_control_plane_is_last() {
+    let mut seen = rolling();
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 4, 0)]);
+    seen.nodes.push(node(4, Role::Worker, "b", Phase::Joined));
+    assert_eq!(plan(&seen).steps, []);
+    seen.nodes[3].phase = Phase::Ready;
+    assert_eq!(deleted(&seen), ["n3"]);
+    seen.nodes[2].deleting = true;
+    assert_eq!(plan(&seen).steps, []);
+    seen.nodes.remove(2);
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 3, 0)]);
+    seen.nodes[1] = node(2, Role::Worker, "b", Phase::Ready);
+    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 3, 0)]);
+    seen.nodes.push(node(3, Role::ControlPlane, "b", Phase::Joined));
+    assert_eq!(plan(&seen).steps, [Step::SetTargets(vec!["id1".into(), "id3".into()])]);
+    seen.targets = Some(vec!["id1".into(), "id3".into()]);
+    seen.nodes[3].phase = Phase::Ready;
+    assert_eq!(plan(&seen).steps[0], Step::SetTargets(vec!["id3".into()]));
+    assert_eq!(deleted(&seen), ["n1"]);
+}
+
+#[test]
+fn the_old_version_is_retired_after_its_last_node() {
+    let mut seen = rolling();
+    assert_eq!(plan(&seen).accepted.len(), 2);
+    for node in &mut seen.nodes {
+        node.digest = "b".into();
+    }
+    assert_eq!(plan(&seen).accepted, [version("b")]);
+}
+
+#[test]
+fn a_second_edit_changes_only_the_target() {
+    let mut seen = rolling();
+    seen.nodes[1].digest = "b".into();
+    seen.version = VersionSeen::Ready(version("c"));
+    assert_eq!(plan(&seen).steps, []);
+    assert_eq!(plan(&seen).accepted.len(), 3);
+    seen.accepted.push(version("c"));
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 4, 0)]);
+}
+
+#[test]
+fn the_last_ready_control_plane_node_is_never_deleted() {
+    let mut seen = rolling();
+    for worker in &mut seen.nodes[1..] {
+        worker.digest = "b".into();
+    }
+    seen.nodes.push(node(4, Role::ControlPlane, "b", Phase::Joined));
+    assert_eq!(deleted(&seen), Vec::<String>::new());
+}
+
+#[test]
+fn a_version_that_is_not_verified_or_has_nothing_for_the_provider_makes_nothing() {
+    for (version, why, stalled) in [
+        (VersionSeen::Missing("v".into()), reason::NODE_VERSION_NOT_FOUND, false),
+        (VersionSeen::NotReady("x".into()), reason::NODE_VERSION_NOT_READY, false),
+        (VersionSeen::NoImage("v".into()), reason::IMAGE_NOT_FOUND, true),
+        (VersionSeen::NoSet("v".into()), reason::NO_MEASUREMENTS, true),
+    ] {
+        let plan = plan(&Observed { version, ..prepared() });
+        let blocked = plan.blocked.unwrap();
+        assert_eq!((plan.steps, blocked.reason, blocked.stalled), (vec![], why, stalled));
+    }
+}
+
+#[test]
+fn a_lost_key_is_never_replaced_by_a_new_one() {
+    let lost = SecretSeen::Missing("s".into());
+    for seen in [
+        Observed { owner_key: lost.clone(), owner_key_known: true, ..running() },
+        Observed { master_secret: lost.clone(), cluster_id_known: true, ..running() },
+        Observed { master_secret: lost, master_secret_named: true, ..prepared() },
+    ] {
+        let plan = plan(&seen);
+        assert_eq!((plan.steps, plan.blocked.unwrap().reason), (vec![], reason::SECRET_NOT_FOUND));
+    }
+}
+
+#[test]
+fn a_paused_cluster_changes_nothing_but_may_be_deleted() {
+    let seen = Observed { paused: true, ..rolling() };
+    assert_eq!(plan(&seen).steps, []);
+    assert_eq!(deleted(&Observed { deleting: true, ..seen }), ["n2", "n3"]);
+}
+
+#[test]
+fn deletion_takes_workers_then_the_control_plane_then_the_network() {
+    let mut seen = Observed { deleting: true, ..running() };
+    assert_eq!(deleted(&seen), ["n2", "n3"]);
+    seen.nodes[1].deleting = true;
+    assert_eq!(deleted(&seen), ["n3"]);
+    seen.nodes.truncate(1);
+    assert_eq!(deleted(&seen), ["n1"]);
+    seen.nodes.clear();
+    assert_eq!(plan(&seen).steps, [Step::RemoveNetwork]);
+}
+
+#[test]
+fn an_orphaned_cluster_leaves_its_vms_running() {
+    let seen = Observed { deleting: true, deletion_policy: DeletionPolicy::Orphan, ..running() };
+    let steps = plan(&seen).steps;
+    assert_eq!(steps.last(), Some(&Step::RemoveFinalizer));
+    assert_eq!(steps.iter().filter(|step| matches!(step, Step::OrphanNode(_))).count(), 3);
+    assert_eq!(deleted(&seen), Vec::<String>::new());
+}
+
+#[test]
+fn a_simulated_cluster_gets_its_trust_bundle_first_and_is_never_talked_to() {
+    let mut seen = Observed { simulated: true, reachable: true, ..prepared() };
+    assert_eq!(plan(&seen).steps, [Step::Install, Step::WriteTrust]);
+    seen.installed = true;
+    seen.trust_current = true;
+    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 1, 0)]);
+    seen.nodes = vec![node(1, Role::ControlPlane, "a", Phase::Booting)];
+    assert_eq!(plan(&seen).steps, []);
+    let refused = Observed { provider_refused: Some("--allow-simulated".into()), ..seen };
+    assert!(plan(&refused).blocked.unwrap().stalled);
+}

@@ -1,0 +1,101 @@
+//! Tables: seen and planned, and what people are told.
+
+use constellation_crds::{
+    ConstellationClusterStatus,
+    condition::{is_true, kind, reason},
+    node::{Phase, Role},
+};
+use jiff::Timestamp;
+
+use super::{Facts, report};
+use crate::cluster::{
+    plan::{
+        plan,
+        tests::{empty, node, running},
+    },
+    seen::Observed,
+};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn status(seen: &Observed, facts: &Facts) -> ConstellationClusterStatus {
+    report(seen, &plan(seen), facts, &ConstellationClusterStatus::default(), at(1))
+}
+
+fn ready_reason(status: &ConstellationClusterStatus) -> &str {
+    &status.conditions.iter().find(|c| c.type_ == kind::READY).unwrap().reason
+}
+
+#[test]
+fn a_steady_cluster_is_ready_and_available() {
+    let status = status(&running(), &Facts::default());
+    let list = &status.conditions;
+    for kind in [kind::READY, kind::AVAILABLE, kind::ATTESTATION_VERIFIED, kind::NODES_UP_TO_DATE, kind::ETCD_HEALTHY] {
+        assert!(is_true(list, kind), "{kind}");
+    }
+    assert!(!list.iter().any(|c| [kind::RECONCILING, kind::STALLED, kind::DEGRADED].contains(&c.type_.as_str())));
+    assert_eq!((status.desired_nodes, status.ready_nodes, status.attested_nodes), (Some(3), Some(3), Some(3)));
+    assert_eq!((status.plan, status.summary.as_deref()), (vec![], Some("3 of 3 nodes are Ready")));
+}
+
+#[test]
+fn a_report_of_the_same_is_the_same() {
+    let seen = running();
+    let first = status(&seen, &Facts::default());
+    assert_eq!(report(&seen, &plan(&seen), &Facts::default(), &first, at(99)), first);
+}
+
+#[test]
+fn a_new_cluster_says_what_comes_next() {
+    let status = status(&empty(), &Facts::default());
+    assert!(!is_true(&status.conditions, kind::READY) && is_true(&status.conditions, kind::RECONCILING));
+    assert!(status.plan.iter().any(|line| line.contains("owner key")));
+    assert_eq!(status.accepted_versions.len(), 1);
+}
+
+#[test]
+fn a_roll_is_available_and_not_ready() {
+    let mut seen = running();
+    seen.nodes[1].digest = "old".into();
+    let status = status(&seen, &Facts::default());
+    assert!(is_true(&status.conditions, kind::AVAILABLE) && !is_true(&status.conditions, kind::NODES_UP_TO_DATE));
+    assert_eq!(ready_reason(&status), reason::ROLLING_OUT);
+}
+
+#[test]
+fn a_refused_node_and_a_failed_one_are_named() {
+    let mut seen = running();
+    seen.nodes[2] = node(3, Role::Worker, "a", Phase::Failed);
+    seen.nodes[2].accepted = Some(false);
+    let status = status(&seen, &Facts::default());
+    let of = |kind: &str| status.conditions.iter().find(|c| c.type_ == kind).unwrap();
+    assert!(of(kind::DEGRADED).message.contains("n3"));
+    assert_eq!((of(kind::ATTESTATION_VERIFIED).status.as_str(), of(kind::ATTESTATION_VERIFIED).reason.as_str()), ("False", reason::ATTESTATION_REFUSED));
+    assert_eq!(ready_reason(&status), reason::REPLACING_NODE);
+}
+
+#[test]
+fn paused_stalled_and_blocked_deletion_say_so() {
+    let paused = status(&Observed { paused: true, ..running() }, &Facts::default());
+    assert!(is_true(&paused.conditions, kind::PAUSED) && !is_true(&paused.conditions, kind::RECONCILING));
+    let refused = Observed { provider_refused: Some("start it with --allow-simulated".into()), ..empty() };
+    let stalled = status(&refused, &Facts::default());
+    assert!(is_true(&stalled.conditions, kind::STALLED));
+    assert!(stalled.summary.unwrap().contains("--allow-simulated"));
+    let facts = Facts { error: Some("denied: no rights".into()), ..Facts::default() };
+    let blocked = status(&Observed { deleting: true, ..running() }, &facts);
+    assert!(is_true(&blocked.conditions, kind::DELETION_BLOCKED));
+}
+
+#[test]
+fn what_was_written_once_stays() {
+    let facts = Facts { cluster_id: Some("id".into()), endpoint: Some("e".into()), ..Facts::default() };
+    let first = status(&running(), &facts);
+    let seen = Observed { reachable: false, ..running() };
+    let second = report(&seen, &plan(&seen), &Facts::default(), &first, at(50));
+    assert_eq!((second.cluster_id, second.endpoint), (first.cluster_id, first.endpoint));
+    assert_eq!(second.initialization, first.initialization);
+    assert!(!is_true(&second.conditions, kind::AVAILABLE));
+}
