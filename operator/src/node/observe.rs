@@ -16,8 +16,8 @@ use super::seen::{AdmissionSeen, ClusterSeen, KubeSeen, Observed, TalkSeen};
 use crate::{
     cloud::ClusterUid,
     cluster::secrets,
-    context::Context,
-    error::Error,
+    context::{Context, provider},
+    error::{Error, chain},
     init::Outcome,
     workload::Workload,
 };
@@ -68,14 +68,25 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
         Err(crate::cloud::CloudError::NotFound(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let launch_config = launch_config(context, &cluster, node).await?;
+    let ending = cluster.metadata.deletion_timestamp.is_some();
+    // A cluster that goes needs no launch: a broken owner key must not keep its VMs running.
+    let launch_config = if ending { None } else { launch_config(context, &cluster, node).await? };
     seen.launch_digest = launch_config.as_ref().map(|bytes| hex::encode(Sha256::digest(bytes)));
     let status = cluster.status.clone().unwrap_or_default();
-    let initialized = is_true(&status.conditions, kind::CONTROL_PLANE_INITIALIZED);
-    let workload = context.workloads.of(&context.client, &cluster).await?;
-    if let Some(workload) = &workload {
-        seen.admission = admission(workload, &node_uid).await?;
-        seen.kube = kube_node(workload, node).await?;
+    // A simulated cluster's API is there from the start, but our kinds are in it only with the trust bundle.
+    let simulated = provider(&cluster) == "simulated" && status.trust_revision.is_some();
+    let initialized = simulated || is_true(&status.conditions, kind::CONTROL_PLANE_INITIALIZED);
+    let mut workload = None;
+    if !ending || provider(&cluster) == "simulated" {
+        match inside(context, &cluster, node).await {
+            Ok(found) => (workload, seen.admission, seen.kube) = found,
+            // A dead VM may be why nobody answers: that it is dead is told all the same. A node that leaves waits, as
+            // its admission must be taken back first.
+            Err(error) if !seen.deleting() && seen.is_lost() => {
+                tracing::info!(node = node.name_any(), error = chain(&error), "The cluster can't be asked");
+            }
+            Err(error) => return Err(error),
+        }
     }
     let nodes: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &namespace);
     let others = if seen.deleting() && seen.is_control_plane() {
@@ -93,7 +104,7 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
     };
     let rollout = cluster.spec.rollout.clone().unwrap_or_default();
     seen.cluster = Some(ClusterSeen {
-        deleting: cluster.metadata.deletion_timestamp.is_some(),
+        deleting: ending,
         orphan: cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan),
         paused: cluster.spec.paused == Some(true),
         infrastructure: is_true(&status.conditions, kind::INFRASTRUCTURE_READY) && launch_config.is_some(),
@@ -103,6 +114,16 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
         node_seconds: rollout.node_timeout_seconds.unwrap_or(NODE_SECONDS).into(),
     });
     Ok(Look { seen, cluster: Some(cluster), workload, launch_config })
+}
+
+type Inside = (Option<Workload>, Option<AdmissionSeen>, Option<KubeSeen>);
+
+/// What the made cluster says of the node.
+async fn inside(context: &Context, cluster: &ConstellationCluster, node: &ConfidentialNode) -> Result<Inside, Error> {
+    let Some(workload) = context.workloads.of(&context.client, cluster).await? else { return Ok((None, None, None)) };
+    let admission = admission(&workload, &node.uid().unwrap_or_default()).await?;
+    let kube = kube_node(&workload, node).await?;
+    Ok((Some(workload), admission, kube))
 }
 
 /// The launch configuration; nothing while there is no owner key.

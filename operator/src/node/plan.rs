@@ -86,6 +86,8 @@ fn leave(seen: &Observed) -> Plan {
         let orphan = seen.cluster.is_some_and(|cluster| cluster.orphan);
         return match goes {
             Some(_) if !orphan => Plan { steps: vec![Step::Terminate], soon: true },
+            // Only a cluster that outlives its nodes' VMs can still be asked: a simulated one.
+            None if seen.admission.is_some() || seen.kube.is_some() => Plan { steps: vec![Step::Forget], soon: true },
             _ => alone,
         };
     };

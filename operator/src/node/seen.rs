@@ -108,6 +108,14 @@ impl Observed {
         Some(self.now.as_second() - at.as_second())
     }
 
+    /// Whether its VM was launched and is no more.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.instance
+            .as_ref()
+            .map_or_else(|| self.since("Launched").is_some(), |instance| instance.state == InstanceState::Failed)
+    }
+
     /// Whether the node runs the control plane.
     #[must_use]
     pub fn is_control_plane(&self) -> bool {

@@ -167,9 +167,20 @@ fn when_the_cluster_goes_nothing_is_drained() {
     seen.cluster.as_mut().unwrap().deleting = true;
     assert_eq!(steps(&seen), [Step::Terminate]);
     seen.instance = None;
+    assert_eq!(steps(&seen), [Step::Forget]);
+    (seen.admission, seen.kube) = (None, None);
     assert_eq!(steps(&seen), [Step::DropFinalizer]);
     let mut orphan = going(member(Role::Worker), 1);
     let cluster = orphan.cluster.as_mut().unwrap();
     (cluster.deleting, cluster.orphan) = (true, true);
     assert_eq!(steps(&orphan), [Step::DropFinalizer]);
+}
+
+#[test]
+fn only_a_vm_that_was_launched_and_ended_is_lost() {
+    assert!(!given(Role::Worker).is_lost() && !running(given(Role::Worker)).is_lost());
+    assert!(reached(given(Role::Worker), "Launched", 5).is_lost());
+    let mut seen = running(given(Role::Worker));
+    seen.instance.as_mut().unwrap().state = InstanceState::Failed;
+    assert!(seen.is_lost());
 }
