@@ -22,7 +22,7 @@ pub struct Run {
     /// Wait for leadership before doing anything; several operators may then run.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_elect: bool,
-    /// Namespace of the lease.
-    #[arg(long, default_value = "default", env = "POD_NAMESPACE")]
-    pub lease_namespace: String,
+    /// Namespace of the lease; absent: the pod's own, or the kubeconfig's.
+    #[arg(long, value_name = "NAME")]
+    pub lease_namespace: Option<String>,
 }

@@ -38,7 +38,8 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         });
     }
     // The first provider wakes up only when we lead: a simulated cloud acts by itself.
-    let leader = Leader::new(client_without_retry(config)?, &args.lease_namespace, identity.clone());
+    let lease_namespace = args.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let leader = Leader::new(client_without_retry(config)?, &lease_namespace, identity.clone());
     if args.leader_elect {
         tracing::info!(identity, "Waiting for leadership");
         leader.acquire().await;
