@@ -63,6 +63,8 @@ pub struct Memory {
     pub network: Option<Network>,
     /// When they were last made or repaired.
     pub ensured: Option<Instant>,
+    /// When the cluster's API server answered last, or when we first asked.
+    pub answered: Option<Instant>,
     /// The endpoint's targets as they were set last.
     pub targets: Option<Vec<String>>,
 }
@@ -135,7 +137,15 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
         write(ctx, &cluster, &status).await?;
     }
     repair(ctx, &cluster, memory).await;
+    memory.answered.get_or_insert_with(Instant::now);
     let mut world = observe::observe(ctx, Arc::clone(&cluster), memory).await?;
+    if world.seen.reachable {
+        memory.answered = Some(Instant::now());
+        if world.seen.initialized {
+            // What was said while it was silent is settled now; the next silence begins anew.
+            world.seen.talks.iter().for_each(|(uid, _)| ctx.inits.forget(uid));
+        }
+    }
     let plan = plan::plan(&world.seen);
     let failure = carry_out(ctx, &world, memory, &plan.steps).await.err();
     world.facts.error = failure.as_ref().map(|error| chain(error));

@@ -128,6 +128,9 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         accepted,
         initialized: recorded || kubeconfig || (simulated && ready_control_plane),
         reachable: inside.reachable,
+        unreachable_seconds: memory
+            .answered
+            .map_or(i64::MAX, |last| i64::try_from(last.elapsed().as_secs()).unwrap_or(i64::MAX)),
         installed: inside.installed,
         trust_current: inside.trust_current,
         control_plane_replicas: cluster.spec.control_plane.replicas,

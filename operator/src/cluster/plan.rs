@@ -16,6 +16,9 @@ use super::seen::{Init, NodeSeen, Observed, SecretSeen, VersionSeen};
 /// several that boot at once starve each other and the control plane they want to join.
 pub const MAX_BOOTING: usize = 1;
 
+/// An API server that is silent for less is only busy; nobody is asked to recover for that.
+const RECOVER_AFTER_SECONDS: i64 = 30;
+
 /// One thing to do. Each may be done twice.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
@@ -291,10 +294,8 @@ fn initialize(seen: &Observed, target: &str, mut plan: Plan) -> Plan {
             plan.steps.push(Step::SaveKubeconfig(first.name.clone()));
             "the kubeconfig is being saved".to_owned()
         }
-        Some(Init::Failed(why)) => {
-            plan.steps.push(Step::DeleteNode { name: first.name.clone(), why: why.clone() });
-            format!("initialising Kubernetes failed, the node is replaced: {why}")
-        }
+        // Its controller calls it Failed then, and it is replaced as every failed node.
+        Some(Init::Failed(why)) => format!("initialising Kubernetes failed, the node is replaced: {why}"),
         Some(Init::Refused(why)) => format!("node {} was refused: {why}", first.name),
     };
     plan.then(after).wait(reason::INITIALIZING_CONTROL_PLANE, message)
@@ -309,7 +310,7 @@ fn failed_words(seen: &Observed) -> String {
 
 fn unreachable(seen: &Observed, mut plan: Plan) -> Plan {
     for node in seen.control_plane().filter(|node| node.alive() && node.was_ready && node.address.is_some()) {
-        if seen.init_of(&node.uid).is_none_or(|talk| matches!(talk, Init::Failed(_))) {
+        if seen.unreachable_seconds >= RECOVER_AFTER_SECONDS && seen.init_of(&node.uid).is_none() {
             plan.steps.push(Step::StartRecover(node.name.clone()));
         }
     }

@@ -163,6 +163,8 @@ pub struct Observed {
     pub initialized: bool,
     /// Its API server answers.
     pub reachable: bool,
+    /// For how long it hasn't.
+    pub unreachable_seconds: i64,
     /// Our kinds and rights are in it.
     pub installed: bool,
     /// The trust bundle in it says what is accepted.

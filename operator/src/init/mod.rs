@@ -15,7 +15,9 @@ use std::{
     time::Duration,
 };
 
+use constellation_attestation::protocol::Purpose;
 use constellation_crds::node::AttestationResult;
+use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
 pub use talk::{Error, Peer};
@@ -68,7 +70,13 @@ struct Entry {
 /// Conversations that run or ended, by UID of the node. A restarted operator has none and begins them anew: the node
 /// answers the same request again.
 #[derive(Default)]
-pub struct Registry(Mutex<BTreeMap<String, Arc<Mutex<Entry>>>>);
+pub struct Registry(Mutex<BTreeMap<String, Talk>>);
+
+/// A conversation and its task.
+struct Talk {
+    entry: Arc<Mutex<Entry>>,
+    task: Option<AbortHandle>,
+}
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,7 +117,7 @@ impl Registry {
     /// The conversation with a node, if there is one.
     #[must_use]
     pub fn state(&self, node_uid: &str) -> Option<InitState> {
-        let entry = self.all(|all| all.get(node_uid).cloned())?;
+        let entry = self.all(|all| all.get(node_uid).map(|talk| Arc::clone(&talk.entry)))?;
         let entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
         Some(InitState {
             attestation: entry.attestation.clone(),
@@ -124,27 +132,26 @@ impl Registry {
         S: talk::Secret,
     {
         let uid = peer.node_uid.clone();
-        let journal = Journal(Arc::default());
-        let fresh = self.all(|all| {
-            let runs = all.get(&uid).is_some_and(|entry| {
-                entry.lock().unwrap_or_else(PoisonError::into_inner).outcome.is_none()
-            });
-            if !runs {
-                all.insert(uid.clone(), Arc::clone(&journal.0));
+        self.all(|all| {
+            let runs = |talk: &Talk| talk.entry.lock().unwrap_or_else(PoisonError::into_inner).outcome.is_none();
+            if all.get(&uid).is_some_and(runs) {
+                return;
             }
-            !runs
+            let journal = Journal(Arc::default());
+            let entry = Arc::clone(&journal.0);
+            let task = tokio::spawn(run(peer, secret, journal)).abort_handle();
+            all.insert(uid, Talk { entry, task: Some(task) });
         });
-        if fresh {
-            tokio::spawn(run(peer, secret, journal));
+    }
+
+    /// Ends the conversation with a node and forgets it.
+    pub fn forget(&self, node_uid: &str) {
+        if let Some(task) = self.all(|all| all.remove(node_uid)).and_then(|talk| talk.task) {
+            task.abort();
         }
     }
 
-    /// Forgets a node.
-    pub fn forget(&self, node_uid: &str) {
-        self.all(|all| all.remove(node_uid));
-    }
-
-    fn all<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<Mutex<Entry>>>) -> T) -> T {
+    fn all<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Talk>) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -160,7 +167,8 @@ async fn run<S: talk::Secret>(peer: Peer, secret: S, journal: Journal) {
                     journal.attestation(*result);
                     return Outcome::Refused;
                 }
-                Err(Error::Node(message)) => return Outcome::Failed(message),
+                // A node that can't be recovered now keeps its disk: it is asked again, never replaced for this.
+                Err(Error::Node(message)) if S::PURPOSE == Purpose::Init => return Outcome::Failed(message),
                 Err(error) => {
                     tracing::info!(node = peer.node_uid, %error, "a conversation broke off and is begun again");
                     journal.line(format!("trying again: {error}"));
@@ -170,9 +178,13 @@ async fn run<S: talk::Secret>(peer: Peer, secret: S, journal: Journal) {
             pause = (pause * 2).min(talk::GREATEST_PAUSE);
         }
     };
-    let outcome = tokio::time::timeout(LIMIT, attempts)
-        .await
-        .unwrap_or_else(|_| Outcome::Failed(format!("the node was not done in {} minutes", LIMIT.as_secs() / 60)));
+    let outcome = if S::PURPOSE == Purpose::Init {
+        tokio::time::timeout(LIMIT, attempts)
+            .await
+            .unwrap_or_else(|_| Outcome::Failed(format!("the node was not done in {} minutes", LIMIT.as_secs() / 60)))
+    } else {
+        attempts.await
+    };
     tracing::info!(node = peer.node_uid, ?outcome, "the conversation ended");
     journal.end(outcome);
 }
@@ -186,7 +198,7 @@ mod tests {
         let journal = Journal(Arc::default());
         (0..50).for_each(|n| journal.line(n.to_string()));
         let registry = Registry::default();
-        registry.all(|all| all.insert("a".into(), Arc::clone(&journal.0)));
+        registry.all(|all| all.insert("a".into(), Talk { entry: Arc::clone(&journal.0), task: None }));
         let state = registry.state("a").unwrap();
         assert_eq!((state.progress.len(), state.progress[0].as_str()), (LINES, "30"));
         assert!(state.outcome.is_none() && registry.state("b").is_none());

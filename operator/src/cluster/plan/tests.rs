@@ -33,6 +33,7 @@ pub(crate) fn empty() -> Observed {
         accepted: vec![],
         initialized: false,
         reachable: false,
+        unreachable_seconds: 0,
         installed: false,
         trust_current: false,
         control_plane_replicas: 1,
@@ -188,7 +189,9 @@ fn nothing_is_made_while_the_trust_bundle_is_old_or_the_api_server_silent() {
     let nodes = vec![node(1, Role::ControlPlane, "a", Phase::Ready)];
     let seen = Observed { trust_current: false, nodes: nodes.clone(), ..running() };
     assert_eq!(plan(&seen).steps, [Step::WriteTrust]);
-    let seen = Observed { reachable: false, nodes, ..running() };
+    let mut seen = Observed { reachable: false, nodes, ..running() };
+    assert_eq!(plan(&seen).steps, []);
+    seen.unreachable_seconds = 30;
     assert_eq!(plan(&seen).steps, [Step::StartRecover("n1".into())]);
 }
 
