@@ -19,10 +19,25 @@ pub fn shared(dir: &Path) -> Result<&'static str> {
     kubeconfig.as_deref().map_err(|error| anyhow!("{error}"))
 }
 
-fn start(dir: &Path) -> Result<String> {
+/// A folder for one run at a time, emptied; another run of the same tests waits until the lock is dropped.
+///
+/// # Errors
+/// When it can't be made.
+pub fn exclusive(dir: &Path) -> Result<std::fs::File> {
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let lock = std::fs::File::options().create(true).append(true).open(dir.with_extension("lock"))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
     if dir.exists() {
         std::fs::remove_dir_all(dir)?;
     }
+    std::fs::create_dir_all(dir)?;
+    Ok(lock)
+}
+
+fn start(dir: &Path) -> Result<String> {
+    let lock = exclusive(dir)?;
     let options = Options { dir: Some(dir.to_owned()), audit_log: None };
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::Builder::new().name("control-plane".to_owned()).spawn(move || {
@@ -33,6 +48,7 @@ fn start(dir: &Path) -> Result<String> {
             .and_then(|runtime| runtime.block_on(ControlPlane::start_with(&options)));
         match started {
             Ok(plane) => {
+                let _held = lock;
                 let _ = sender.send(Ok(plane.kubeconfig()));
                 loop {
                     std::thread::park();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, definition, node::Role};
 use constellation_tests::{
-    controlplane::{ControlPlane, Options},
+    controlplane::{ControlPlane, Options, shared::exclusive},
     operator::Operator,
 };
 use k8s_openapi::{
@@ -29,13 +29,13 @@ pub struct World {
     operator: Option<Operator>,
     dir: PathBuf,
     plane: ControlPlane,
+    _lock: fs::File,
 }
 
 impl World {
     pub async fn start(name: &str) -> Self {
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("simulated").join(name);
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).unwrap();
+        let lock = exclusive(&dir).unwrap();
         let options = Options { dir: Some(dir.join("plane")), audit_log: Some(dir.join("audit.log")) };
         let plane = ControlPlane::start_with(&options).await.unwrap();
         let client = plane.client().await.unwrap();
@@ -49,7 +49,7 @@ impl World {
         while namespaces.get_opt(NAMESPACE).await.unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Self { client, operator: None, dir, plane }
+        Self { client, operator: None, dir, plane, _lock: lock }
     }
 
     pub fn operator(&mut self, arguments: &[&str]) {
