@@ -32,3 +32,15 @@ lint: packages ## formatting and clippy
 .PHONY: generate
 generate: ## regenerate CRDs and reference pages
 	$(CARGO) run -q -p constellation-crds --bin crdgen
+
+.PHONY: demo
+demo: ## a local cluster of measured VMs through the operator, told on screen
+	@tests/demo.sh
+
+.PHONY: clean-demo
+clean-demo: ## remove what a demo left behind
+	@tests/demo.sh clean
+
+.PHONY: quickstart
+quickstart: ## the same story on the simulated provider, without VMs
+	@tests/quickstart.sh

@@ -54,14 +54,13 @@ PATH=$tools:$PATH
 figure[build_seconds]=$((SECONDS - began))
 
 say "two versions of the node image, and one with a byte of its command line changed"
-build() {
+build() { # VERSION REVISION [MORE...]
   "$bin/constellation-image" build --kubernetes-bin "$tools" --bootstrapper "$bin/constellation-bootstrapper" \
-    --verifier "$bin/constellation-verifier" --cache "$cache/image" --out "$image/$1" --version "$1" --signing-key "$image/publisher.pem"
+    --verifier "$bin/constellation-verifier" --cache "$cache/image" --out "$image/$1" --version "$1" --revision "$2" "${@:3}" >/dev/null
 }
-mkdir -p "$image"
-build v1
-build v2
-"$bin/constellation-image" tamper "$image/v1/image.raw" "$image/tampered.raw"
+build v1 1
+build v2 2 --signing-key "$image/v1/publisher.key.pem"
+"$bin/constellation-image" tamper "$image/v1/image.raw" "$image/v1/tampered.raw"
 figure[image_seconds]=$((SECONDS - began - figure[build_seconds]))
 
 say "a management cluster: etcd and kube-apiserver on loopback"
@@ -129,7 +128,7 @@ say "a pod on each worker reaches the other, through the mesh"
 tests/demo-pods.sh "$dir/demo.kubeconfig" || fail "a pod did not reach the other"
 
 say "a VM with one byte of its kernel command line changed"
-kubectl get cnode -l constellation.dev/role=worker -o json | jq --arg image "$image/tampered.raw" \
+kubectl get cnode -l constellation.dev/role=worker -o json | jq --arg image "$image/v1/tampered.raw" \
   '.items[0] | {apiVersion, kind, metadata: {name: "demo-tampered", labels: .metadata.labels}, spec: (.spec | .image = $image | .index = 90)}' |
   kubectl apply -f - >/dev/null
 refused() { [ "$(kubectl get cnode demo-tampered -o jsonpath='{.status.attestation.verdict}' 2>/dev/null)" = Refused ]; }
