@@ -19,7 +19,7 @@ pub fn delay(attempts: u32, class: Class, spread: u8) -> Duration {
         Class::Denied | Class::User | Class::Bug => PERSON,
         Class::Transient => FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(LONGEST),
     };
-    whole - whole * u32::from(spread) / 512
+    whole.saturating_sub(whole * u32::from(spread) / 512)
 }
 
 #[cfg(test)]
@@ -28,8 +28,8 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_a_limit_and_only_for_what_may_pass() {
-        let seconds = |attempts| delay(attempts, Class::Transient, 0).as_secs_f64();
-        assert_eq!([1, 2, 3].map(seconds), [0.5, 1.0, 2.0]);
+        let millis = |attempts| delay(attempts, Class::Transient, 0).as_millis();
+        assert_eq!([1, 2, 3].map(millis), [500, 1000, 2000]);
         assert_eq!(delay(40, Class::Transient, 0), LONGEST);
         assert_eq!(delay(1, Class::User, 0), PERSON);
         assert_eq!(delay(9, Class::Wait(Duration::from_secs(7)), 255), Duration::from_secs(7));

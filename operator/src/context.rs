@@ -31,7 +31,11 @@ impl Context {
     pub fn cloud(&self, cluster: &ConstellationCluster) -> Result<&Arc<dyn Cloud>, Error> {
         let name = provider(cluster);
         self.clouds.get(name).ok_or_else(|| {
-            let flag = if name == "simulated" { " (start it with --allow-simulated: this provider proves nothing)" } else { "" };
+            let flag = if name == "simulated" {
+                " (start it with --allow-simulated: this provider proves nothing)"
+            } else {
+                ""
+            };
             Error::Invalid(format!("this operator doesn't run provider {name}{flag}"))
         })
     }

@@ -54,9 +54,8 @@ impl Leader {
             sleep(RETRY).await;
             match timeout(DEADLINE.saturating_sub(last.elapsed()), self.attempt()).await {
                 Ok(Ok(true)) => last = tokio::time::Instant::now(),
-                Ok(Ok(false)) => return,
+                Ok(Ok(false)) | Err(_) => return,
                 Ok(Err(error)) => tracing::warn!(error = chain(&error), "Renewing leadership failed"),
-                Err(_) => return,
             }
         }
     }

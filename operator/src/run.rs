@@ -116,7 +116,8 @@ fn client_without_retry(mut config: Config) -> anyhow::Result<Client> {
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "operator".into(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "operator".into(), |name| name.trim().to_owned())
 }
 
 async fn signal() {

@@ -80,12 +80,17 @@ impl Registry {
         if let Some((_, client)) = known.filter(|(known, _)| *known == version) {
             return Ok(Some(Workload::Real { client }));
         }
-        let wrong = || Error::Invalid(format!("Secret {name} holds no kubeconfig under key {KUBECONFIG_KEY}; delete it to have it written again"));
+        let wrong = || {
+            Error::Invalid(format!(
+                "Secret {name} holds no kubeconfig under key {KUBECONFIG_KEY}; delete it to have it written again"
+            ))
+        };
         let bytes = secret.data.and_then(|mut data| data.remove(KUBECONFIG_KEY)).ok_or_else(wrong)?;
         let text = String::from_utf8(bytes.0).map_err(|_| wrong())?;
         let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|_| wrong())?;
-        let mut config =
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|_| wrong())?;
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .map_err(|_| wrong())?;
         config.connect_timeout = Some(std::time::Duration::from_secs(5));
         config.read_timeout = Some(std::time::Duration::from_secs(30));
         let client = Client::try_from(config).map_err(|_| wrong())?;

@@ -9,8 +9,7 @@ use constellation_attestation::{
 };
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
-    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, TrustBundleSpec,
-    cluster::LocalRef,
+    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, TrustBundleSpec, cluster::LocalRef,
     node::Role,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -72,7 +71,10 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         Step::ApplyGroup { group, replicas, spec } => apply_group(ctx, cluster, group, *replicas, spec).await,
         Step::DeleteGroup(group) => {
             let api: Api<NodeGroup> = namespaced(ctx, cluster);
-            gone(api.delete(&format!("{}-{group}", cluster.name_any()), &DeleteParams::default()).await, "deleting a group")
+            gone(
+                api.delete(&format!("{}-{group}", cluster.name_any()), &DeleteParams::default()).await,
+                "deleting a group",
+            )
         }
         Step::CreateNode { group, role, index, failures } => {
             create_node(ctx, world, group, *role, *index, *failures).await
@@ -191,9 +193,8 @@ async fn apply_group(
         &name,
         NodeGroupSpec { cluster_ref: LocalRef { name: cluster.name_any() }, group: group.to_owned(), replicas },
     );
-    object.metadata.labels = Some(
-        [(LABEL_CLUSTER.to_owned(), cluster.name_any()), (LABEL_GROUP.to_owned(), group.to_owned())].into(),
-    );
+    object.metadata.labels =
+        Some([(LABEL_CLUSTER.to_owned(), cluster.name_any()), (LABEL_GROUP.to_owned(), group.to_owned())].into());
     object.metadata.annotations = Some([(ANNOTATION_SPEC_SIZE.to_owned(), spec.to_owned())].into());
     object.metadata.owner_references = Some(cluster.controller_owner_ref(&()).into_iter().collect());
     let api: Api<NodeGroup> = namespaced(ctx, cluster);
@@ -350,8 +351,7 @@ async fn write_trust(world: &World) -> Result<(), Error> {
     let name = trust_bundle_name(workload, &world.cluster);
     let recorded = world.cluster.status.as_ref().and_then(|status| status.trust_revision);
     let revision = world.facts.trust_revision.max(recorded).unwrap_or(0) + 1;
-    let policy =
-        trust::policy(&world.uid.0, revision, &world.seen.accepted, cloud.platform(), world.roots.clone());
+    let policy = trust::policy(&world.uid.0, revision, &world.seen.accepted, cloud.platform(), world.roots.clone());
     if !world.seen.simulated {
         policy.validate().map_err(|error| Error::Invalid(format!("the trust policy can't be used: {error}")))?;
     }

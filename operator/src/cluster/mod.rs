@@ -151,7 +151,8 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     world.facts.error = failure.as_ref().map(|error| chain(error));
     let before = cluster.status.clone().unwrap_or_default();
     let status = report::report(&world.seen, &plan, &world.facts, &before, Timestamp::now());
-    if !(world.seen.deleting && plan.steps.contains(&Step::RemoveFinalizer)) && cluster.status.as_ref() != Some(&status) {
+    if !(world.seen.deleting && plan.steps.contains(&Step::RemoveFinalizer)) && cluster.status.as_ref() != Some(&status)
+    {
         write(ctx, &cluster, &status).await?;
         announce(ctx, &cluster, &before, &status).await;
     }
@@ -194,10 +195,13 @@ async fn repair(ctx: &Context, cluster: &ConstellationCluster, memory: &mut Memo
     }
 }
 
-async fn write(ctx: &Context, cluster: &ConstellationCluster, status: &ConstellationClusterStatus) -> Result<(), Error> {
+async fn write(
+    ctx: &Context,
+    cluster: &ConstellationCluster,
+    status: &ConstellationClusterStatus,
+) -> Result<(), Error> {
     let name = cluster.name_any();
-    let api: Api<ConstellationCluster> =
-        Api::namespaced(ctx.client.clone(), &cluster.namespace().unwrap_or_default());
+    let api: Api<ConstellationCluster> = Api::namespaced(ctx.client.clone(), &cluster.namespace().unwrap_or_default());
     // With the uid: an object of the same name that was made anew is another cluster.
     let body = json!({
         "apiVersion": "constellation.dev/v1alpha1", "kind": "ConstellationCluster",
@@ -228,6 +232,7 @@ async fn announce(
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
 fn on_error(cluster: Arc<ConstellationCluster>, error: &Error, reconciler: Arc<Reconciler>) -> Action {
     let uid = cluster.uid().unwrap_or_default();
     let attempts = {

@@ -66,6 +66,7 @@ pub struct World {
 }
 
 /// Name of the trust bundle: several simulated clusters may share a namespace.
+#[must_use]
 pub fn trust_bundle_name(workload: &Workload, cluster: &ConstellationCluster) -> String {
     match workload {
         Workload::Real { .. } => TRUST_BUNDLE.to_owned(),
@@ -194,6 +195,7 @@ fn version_seen(cluster: &ConstellationCluster, version: Option<&NodeVersion>, p
 }
 
 /// The image of a version for the cluster's provider.
+#[must_use]
 pub fn image(cluster: &ConstellationCluster, version: &NodeVersion) -> Option<String> {
     let image = &version.spec.image;
     if provider(cluster) == "simulated" { image.simulated.clone() } else { image.local.clone() }
@@ -280,7 +282,8 @@ async fn inside(
         if !simulated {
             client.apiserver_version().await?;
         }
-        let mut inside = Inside { reachable: true, installed: install::installed(&client, simulated).await?, ..Inside::default() };
+        let mut inside =
+            Inside { reachable: true, installed: install::installed(&client, simulated).await?, ..Inside::default() };
         let (true, Some(owner), Some(cloud)) = (inside.installed, owner, cloud) else { return Ok(inside) };
         let bundles: Api<TrustBundle> = Api::namespaced(client, workload.namespace());
         let found = bundles.get_opt(&trust_bundle_name(workload, cluster)).await?;

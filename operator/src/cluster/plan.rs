@@ -272,10 +272,9 @@ fn initialize(seen: &Observed, target: &str, mut plan: Plan) -> Plan {
         return plan.wait(reason::INITIALIZING_CONTROL_PLANE, "the first node is made anew with the wanted version");
     }
     if seen.simulated {
-        return plan.then("Make the other nodes").wait(
-            reason::INITIALIZING_CONTROL_PLANE,
-            format!("node {} is {}", first.name, phase(first.phase)),
-        );
+        return plan
+            .then("Make the other nodes")
+            .wait(reason::INITIALIZING_CONTROL_PLANE, format!("node {} is {}", first.name, phase(first.phase)));
     }
     let (Some(_), Some(id)) = (&first.address, &first.provider_id) else {
         return plan

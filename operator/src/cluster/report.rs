@@ -47,7 +47,8 @@ pub fn report(
 ) -> ConstellationClusterStatus {
     let target = seen.target();
     let nodes: Vec<_> = seen.nodes.iter().filter(|node| !node.deleting).collect();
-    let count = |test: &dyn Fn(&&&NodeSeen) -> bool| u32::try_from(nodes.iter().filter(test).count()).unwrap_or(u32::MAX);
+    let count =
+        |test: &dyn Fn(&&&NodeSeen) -> bool| u32::try_from(nodes.iter().filter(test).count()).unwrap_or(u32::MAX);
     let all_target = !nodes.is_empty() && nodes.iter().all(|node| Some(node.digest.as_str()) == target);
     let initialized_at = before
         .initialization
@@ -97,7 +98,10 @@ pub fn converged(seen: &Observed, plan: &Plan) -> bool {
         && seen.initialized
         && seen.nodes.len() == desired
         && seen.nodes.iter().all(|node| {
-            node.alive() && node.phase == Phase::Ready && Some(node.digest.as_str()) == target && node.accepted != Some(false)
+            node.alive()
+                && node.phase == Phase::Ready
+                && Some(node.digest.as_str()) == target
+                && node.accepted != Some(false)
         })
 }
 
@@ -126,13 +130,7 @@ impl Board<'_> {
     }
 }
 
-fn conditions(
-    seen: &Observed,
-    plan: &Plan,
-    facts: &Facts,
-    status: &mut ConstellationClusterStatus,
-    now: Timestamp,
-) {
+fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut ConstellationClusterStatus, now: Timestamp) {
     let ready = converged(seen, plan) && facts.error.is_none();
     let desired = seen.desired();
     let ready_nodes = status.ready_nodes.unwrap_or(0);
@@ -185,7 +183,8 @@ fn conditions(
         (reason::UP_TO_DATE, if rolling { reason::ROLLING_OUT } else { reason::CREATING_NODES }),
         if old == 0 { String::new() } else { format!("{old} nodes run another version") },
     );
-    let failed: Vec<_> = seen.nodes.iter().filter(|node| node.phase == Phase::Failed).map(|n| n.name.as_str()).collect();
+    let failed: Vec<_> =
+        seen.nodes.iter().filter(|node| node.phase == Phase::Failed).map(|n| n.name.as_str()).collect();
     board.only(
         kind::DEGRADED,
         seen.initialized && (!failed.is_empty() || !available) && !seen.deleting,

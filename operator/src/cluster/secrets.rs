@@ -61,8 +61,7 @@ async fn create(
         ..Secret::default()
     };
     secret.metadata.name = Some(name.to_owned());
-    secret.metadata.labels =
-        Some([(constellation_crds::LABEL_CLUSTER.to_owned(), cluster.name_any())].into());
+    secret.metadata.labels = Some([(constellation_crds::LABEL_CLUSTER.to_owned(), cluster.name_any())].into());
     secret.metadata.owner_references = Some(cluster.controller_owner_ref(&()).into_iter().collect());
     match api(client, cluster).create(&PostParams::default(), &secret).await {
         Ok(_) => Ok(()),

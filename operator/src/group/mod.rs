@@ -106,13 +106,11 @@ fn report(group: &NodeGroup, phases: &[Option<Phase>], now: jiff::Timestamp) -> 
         conditions,
         replicas: Some(have),
         ready_replicas: Some(ready),
-        selector: Some(format!(
-            "{LABEL_CLUSTER}={},{LABEL_GROUP}={}",
-            group.spec.cluster_ref.name, group.spec.group
-        )),
+        selector: Some(format!("{LABEL_CLUSTER}={},{LABEL_GROUP}={}", group.spec.cluster_ref.name, group.spec.group)),
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
 fn on_error(group: Arc<NodeGroup>, error: &Error, _: Arc<Context>) -> Action {
     tracing::warn!(name = group.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
     Action::requeue(backoff::delay(3, error.class(), 0))

@@ -55,7 +55,11 @@ pub fn request(
 
 /// What the cluster's nodes are told about it.
 #[must_use]
-pub fn cluster_settings(cluster: &ConstellationCluster, network: &Network, kubernetes_version: &str) -> ClusterSettings {
+pub fn cluster_settings(
+    cluster: &ConstellationCluster,
+    network: &Network,
+    kubernetes_version: &str,
+) -> ClusterSettings {
     let spec = cluster.spec.network.clone().unwrap_or_default();
     let mut cert_sans = network.cert_sans.clone();
     cert_sans.extend(spec.api_server_cert_sans);

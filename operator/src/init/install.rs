@@ -2,8 +2,7 @@
 
 use constellation_crds::definition;
 use k8s_openapi::{
-    api::rbac::v1::ClusterRoleBinding,
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::rbac::v1::ClusterRoleBinding, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client,

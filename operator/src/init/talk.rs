@@ -134,7 +134,7 @@ pub async fn prove(
         let only_launch = only_launch_register(&appraisal);
         let mut this = convert(peer, appraisal, now);
         if proof.hello.node_uid != peer.node_uid || proof.hello.cluster_uid != peer.cluster.0 {
-            this.verdict = "Refused".to_owned();
+            "Refused".clone_into(&mut this.verdict);
             this.mismatches.push(Mismatch {
                 clause: "node.uid".to_owned(),
                 expected: Some(peer.node_uid.clone()),

@@ -127,7 +127,12 @@ async fn terminate(context: &Context, look: &Look) -> Result<(), Error> {
 }
 
 async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
-    let (Some(cluster), Some(instance), Some(launch_config)) = (&look.cluster, &look.seen.instance, &look.launch_config)
+    if matches!(look.workload, Some(Workload::Simulated { .. })) {
+        // A simulated control plane has no etcd, and nobody who could be asked to leave it.
+        return Ok(());
+    }
+    let (Some(cluster), Some(instance), Some(launch_config)) =
+        (&look.cluster, &look.seen.instance, &look.launch_config)
     else {
         return Ok(());
     };
@@ -207,7 +212,10 @@ async fn evict(look: &Look) -> Result<(), Error> {
 async fn patch_node(look: &Look, body: serde_json::Value) -> Result<(), Error> {
     let nodes: Api<Node> = Api::all(workload(look)?.client());
     let patch = Patch::Strategic(&body);
-    gone_is_fine(nodes.patch(&look.seen.node.name_any(), &PatchParams::default(), &patch).await, "writing a Kubernetes node")
+    gone_is_fine(
+        nodes.patch(&look.seen.node.name_any(), &PatchParams::default(), &patch).await,
+        "writing a Kubernetes node",
+    )
 }
 
 async fn drain(look: &Look) -> Result<(), Error> {
@@ -216,7 +224,8 @@ async fn drain(look: &Look) -> Result<(), Error> {
         if pod.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        let api = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(workload.client(), &pod.namespace().unwrap_or_default());
+        let api =
+            Api::<k8s_openapi::api::core::v1::Pod>::namespaced(workload.client(), &pod.namespace().unwrap_or_default());
         match api.evict(&pod.name_any(), &EvictParams::default()).await {
             Ok(_) => {}
             // A disruption budget says not now: the next look asks again, until the time for pods is over.
@@ -230,7 +239,10 @@ async fn drain(look: &Look) -> Result<(), Error> {
 async fn forget(look: &Look) -> Result<(), Error> {
     let workload = workload(look)?;
     let nodes: Api<Node> = Api::all(workload.client());
-    gone_is_fine(nodes.delete(&look.seen.node.name_any(), &DeleteParams::default()).await, "deleting a Kubernetes node")?;
+    gone_is_fine(
+        nodes.delete(&look.seen.node.name_any(), &DeleteParams::default()).await,
+        "deleting a Kubernetes node",
+    )?;
     let admissions: Api<NodeAdmission> = Api::namespaced(workload.client(), workload.namespace());
     let uid = look.seen.node.uid().unwrap_or_default();
     gone_is_fine(admissions.delete(&uid, &DeleteParams::default()).await, "deleting an admission")

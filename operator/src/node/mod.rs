@@ -121,6 +121,7 @@ async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNo
     Ok(())
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
 fn on_error(node: Arc<ConfidentialNode>, error: &Error, _: Arc<Context>) -> Action {
     tracing::warn!(name = node.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
     Action::requeue(backoff::delay(3, error.class(), 0).min(LATER))

@@ -1,5 +1,6 @@
 //! Looks at one node: its cluster, its VM, its admission, its Kubernetes node, its owner's conversation with it.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::protocol::{self, LaunchConfig};
 use constellation_crds::{
     ConfidentialNode, ConstellationCluster, NodeAdmission,
@@ -7,7 +8,6 @@ use constellation_crds::{
     condition::{is_true, kind},
     node::{Phase, Role},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use sha2::{Digest, Sha256};
@@ -97,7 +97,10 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
                 && other.spec.role == Role::ControlPlane
                 && other.uid() != node.uid()
                 && other.metadata.deletion_timestamp.is_none()
-                && other.status.as_ref().is_some_and(|status| matches!(status.phase, Some(Phase::Joined | Phase::Ready)))
+                && other
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| matches!(status.phase, Some(Phase::Joined | Phase::Ready)))
         };
         u32::try_from(all.iter().filter(is_other).count()).unwrap_or(u32::MAX)
     } else {
@@ -179,7 +182,8 @@ async fn admission(workload: &Workload, uid: &str) -> Result<Option<AdmissionSee
 async fn kube_node(workload: &Workload, node: &ConfidentialNode) -> Result<Option<KubeSeen>, Error> {
     let name = node.name_any();
     let nodes: Api<Node> = Api::all(workload.client());
-    let Some(found) = nodes.get_opt(&name).await.map_err(Error::kube(format!("reading Kubernetes node {name}")))? else {
+    let Some(found) = nodes.get_opt(&name).await.map_err(Error::kube(format!("reading Kubernetes node {name}")))?
+    else {
         return Ok(None);
     };
     let ready = found
@@ -205,7 +209,9 @@ pub async fn leaving(workload: &Workload, node: &str) -> Result<Vec<Pod>, Error>
     let stays = |pod: &Pod| {
         let daemon = pod.owner_references().iter().any(|owner| owner.kind == "DaemonSet" || owner.kind == "Node");
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        daemon || pod.annotations().contains_key("kubernetes.io/config.mirror") || matches!(phase, Some("Succeeded" | "Failed"))
+        daemon
+            || pod.annotations().contains_key("kubernetes.io/config.mirror")
+            || matches!(phase, Some("Succeeded" | "Failed"))
     };
     Ok(list.items.into_iter().filter(|pod| !stays(pod)).collect())
 }

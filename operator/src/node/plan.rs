@@ -50,7 +50,8 @@ pub fn plan(seen: &Observed) -> Plan {
     if cluster.paused || cluster.deleting {
         return Plan::default();
     }
-    let finalizer = seen.node.metadata.finalizers.iter().flatten().any(|name| name == constellation_crds::FINALIZER_NODE);
+    let finalizer =
+        seen.node.metadata.finalizers.iter().flatten().any(|name| name == constellation_crds::FINALIZER_NODE);
     if !finalizer {
         return Plan { steps: vec![Step::AddFinalizer], soon: true };
     }
@@ -61,9 +62,8 @@ pub fn plan(seen: &Observed) -> Plan {
     let mut steps = Vec::new();
     match &seen.instance {
         None if cluster.infrastructure => steps.push(Step::Launch),
-        None => {}
         Some(_) if cluster.initialized && seen.admission.is_none() => steps.push(Step::Admit),
-        Some(_) => {}
+        None | Some(_) => {}
     }
     let accepted = seen.attestation().is_some_and(|result| result.verdict == "Accepted");
     if accepted && seen.kube.is_some_and(|kube| !kube.labelled) {
@@ -75,7 +75,8 @@ pub fn plan(seen: &Observed) -> Plan {
 
 /// The way out: pods, admission, etcd, VM, and last the object.
 fn leave(seen: &Observed) -> Plan {
-    let finalizer = seen.node.metadata.finalizers.iter().flatten().any(|name| name == constellation_crds::FINALIZER_NODE);
+    let finalizer =
+        seen.node.metadata.finalizers.iter().flatten().any(|name| name == constellation_crds::FINALIZER_NODE);
     if !finalizer {
         return Plan::default();
     }
@@ -97,7 +98,8 @@ fn leave(seen: &Observed) -> Plan {
         if !kube.cordoned {
             steps.push(Step::Cordon);
         }
-        let since = seen.node.metadata.deletion_timestamp.as_ref().map_or(0, |at| seen.now.as_second() - at.0.as_second());
+        let since =
+            seen.node.metadata.deletion_timestamp.as_ref().map_or(0, |at| seen.now.as_second() - at.0.as_second());
         if kube.ready && kube.pods > 0 && since < cluster.drain_seconds {
             steps.push(Step::Drain);
             return Plan { steps, soon: true };
@@ -107,7 +109,8 @@ fn leave(seen: &Observed) -> Plan {
         steps.push(Step::Evict);
     }
     let member = seen.since("Joined").is_some() || seen.kube.is_some();
-    if running && member && seen.is_control_plane() && cluster.other_control_planes > 0 && seen.since("Left").is_none() {
+    if running && member && seen.is_control_plane() && cluster.other_control_planes > 0 && seen.since("Left").is_none()
+    {
         steps.push(Step::Leave);
         return Plan { steps, soon: true };
     }

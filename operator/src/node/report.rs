@@ -31,12 +31,20 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
         summary: Some(summary.clone()),
         provider_id: seen.instance.as_ref().map(|i| i.id.0.clone()).or(before.provider_id),
         address: seen.instance.as_ref().and_then(|i| i.address).map(|a| a.to_string()).or(before.address),
-        kubernetes_node: seen.kube.map(|_| seen.node.metadata.name.clone().unwrap_or_default()).or(before.kubernetes_node),
+        kubernetes_node: seen
+            .kube
+            .map(|_| seen.node.metadata.name.clone().unwrap_or_default())
+            .or(before.kubernetes_node),
         launch_config_digest: seen.launch_digest.clone().or(before.launch_config_digest),
         attestation: attestation.clone(),
         conditions: before.conditions,
         phase_times: before.phase_times,
-        progress: seen.talk.as_ref().map(|talk| talk.progress.clone()).filter(|p| !p.is_empty()).unwrap_or(before.progress),
+        progress: seen
+            .talk
+            .as_ref()
+            .map(|talk| talk.progress.clone())
+            .filter(|p| !p.is_empty())
+            .unwrap_or(before.progress),
     };
     let accepted = attestation.as_ref().map(|result| result.verdict == "Accepted");
     let facts = [
@@ -88,7 +96,10 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
     if let Some((step, _, why)) = &outcome.failed
         && seen.kube.is_none_or(|kube| !kube.ready)
     {
-        return (if seen.instance.is_some() { Phase::Booting } else { Phase::Pending }, format!("{step:?} failed: {why}"));
+        return (
+            if seen.instance.is_some() { Phase::Booting } else { Phase::Pending },
+            format!("{step:?} failed: {why}"),
+        );
     }
     let accepted = seen.attestation().is_some_and(|result| result.verdict == "Accepted");
     match (&seen.instance, seen.kube) {

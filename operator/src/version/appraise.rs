@@ -57,14 +57,20 @@ struct Problem(&'static str, String);
 pub fn appraise(seen: &Observed<'_>) -> NodeVersionStatus {
     let generation = seen.version.metadata.generation;
     let before = seen.version.status.clone().unwrap_or_default();
-    let mut status = NodeVersionStatus { observed_generation: generation, conditions: before.conditions.clone(), ..NodeVersionStatus::default() };
+    let mut status = NodeVersionStatus {
+        observed_generation: generation,
+        conditions: before.conditions.clone(),
+        ..NodeVersionStatus::default()
+    };
     let mut set = |what, state, why, message: String| {
         condition::set(&mut status.conditions, what, state, why, message, generation, seen.now);
     };
     match resolve(seen, before.revision) {
         Ok(resolved) => {
             match &resolved.signer {
-                Some(signer) => set(kind::SIGNATURE_VERIFIED, Status::True, reason::SIGNATURE_VALID, format!("signed by {signer}")),
+                Some(signer) => {
+                    set(kind::SIGNATURE_VERIFIED, Status::True, reason::SIGNATURE_VALID, format!("signed by {signer}"));
+                }
                 None => set(
                     kind::SIGNATURE_VERIFIED,
                     Status::Unknown,
@@ -72,7 +78,12 @@ pub fn appraise(seen: &Observed<'_>) -> NodeVersionStatus {
                     "the sets stand in the object: whoever may edit it vouches for them".into(),
                 ),
             }
-            set(kind::READY, Status::True, reason::RECONCILED, format!("{} measurement set(s) can be used", resolved.sets.len()));
+            set(
+                kind::READY,
+                Status::True,
+                reason::RECONCILED,
+                format!("{} measurement set(s) can be used", resolved.sets.len()),
+            );
             status.digest = Some(digest(seen.version, &resolved.sets));
             status.signer = resolved.signer;
             status.revision = resolved.revision;
@@ -98,36 +109,66 @@ fn resolve(seen: &Observed<'_>, last: Option<u64>) -> Result<Resolved, Problem> 
     let resolved = match (&spec.measurements.inline, &spec.measurements.signed, seen.manifest) {
         (Some(sets), None, _) => Resolved { sets: sets.clone(), signer: None, revision: None },
         (None, Some(signed), Manifest::Envelope(envelope)) => {
-            let key = spki_from_pem(&signed.public_key)
-                .map_err(|e| Problem(reason::INVALID_SPEC, format!("measurements.signed.publicKey: {e}; give the publisher's P-256 key as PEM")))?;
-            let payload = dsse::verify(envelope, MANIFEST_TYPE, &key)
-                .map_err(|e| Problem(reason::SIGNATURE_INVALID, format!("the manifest in ConfigMap {} is refused: {e}", signed.config_map)))?;
+            let key = spki_from_pem(&signed.public_key).map_err(|e| {
+                Problem(
+                    reason::INVALID_SPEC,
+                    format!("measurements.signed.publicKey: {e}; give the publisher's P-256 key as PEM"),
+                )
+            })?;
+            let payload = dsse::verify(envelope, MANIFEST_TYPE, &key).map_err(|e| {
+                Problem(
+                    reason::SIGNATURE_INVALID,
+                    format!("the manifest in ConfigMap {} is refused: {e}", signed.config_map),
+                )
+            })?;
             let manifest: MeasurementManifest = serde_json::from_slice(&payload)
                 .map_err(|e| Problem(reason::MANIFEST_INVALID, format!("the signed manifest can't be read: {e}")))?;
-            manifest.validate().map_err(|e| Problem(reason::MANIFEST_INVALID, format!("the signed manifest can't be used: {e}")))?;
+            manifest
+                .validate()
+                .map_err(|e| Problem(reason::MANIFEST_INVALID, format!("the signed manifest can't be used: {e}")))?;
             if manifest.kubernetes_version != spec.kubernetes_version {
                 let (wanted, given) = (&spec.kubernetes_version, &manifest.kubernetes_version);
-                return Err(Problem(reason::MANIFEST_INVALID, format!("the manifest is for Kubernetes {given}, kubernetesVersion says {wanted}")));
+                return Err(Problem(
+                    reason::MANIFEST_INVALID,
+                    format!("the manifest is for Kubernetes {given}, kubernetesVersion says {wanted}"),
+                ));
             }
             if let Some(last) = last.filter(|last| manifest.revision < *last) {
                 let given = manifest.revision;
-                return Err(Problem(reason::MANIFEST_TOO_OLD, format!("the manifest's revision {given} is older than {last}, which was used before; publish a newer one")));
+                return Err(Problem(
+                    reason::MANIFEST_TOO_OLD,
+                    format!(
+                        "the manifest's revision {given} is older than {last}, which was used before; publish a newer one"
+                    ),
+                ));
             }
-            Resolved { sets: manifest.sets.into_iter().map(public).collect(), signer: Some(fingerprint(&key)), revision: Some(manifest.revision) }
+            Resolved {
+                sets: manifest.sets.into_iter().map(public).collect(),
+                signer: Some(fingerprint(&key)),
+                revision: Some(manifest.revision),
+            }
         }
         (None, Some(signed), _) => {
             let name = &signed.config_map;
-            return Err(Problem(reason::MANIFEST_NOT_FOUND, format!("ConfigMap {name} with key {MANIFEST_KEY} isn't there; create it in this namespace")));
+            return Err(Problem(
+                reason::MANIFEST_NOT_FOUND,
+                format!("ConfigMap {name} with key {MANIFEST_KEY} isn't there; create it in this namespace"),
+            ));
         }
-        _ => return Err(Problem(reason::INVALID_SPEC, "give exactly one of measurements.inline and measurements.signed".into())),
+        _ => {
+            return Err(Problem(
+                reason::INVALID_SPEC,
+                "give exactly one of measurements.inline and measurements.signed".into(),
+            ));
+        }
     };
     if resolved.sets.is_empty() {
         return Err(Problem(reason::NO_MEASUREMENTS, "there is no measurement set: nothing would be accepted".into()));
     }
     for set in resolved.sets.iter().filter(|set| set.platform != SIMULATED) {
-        private(set)
-            .and_then(|set| set.validate().map_err(|e| e.to_string()))
-            .map_err(|e| Problem(reason::MANIFEST_INVALID, format!("measurement set {} can't be used: {e}", set.name)))?;
+        private(set).and_then(|set| set.validate().map_err(|e| e.to_string())).map_err(|e| {
+            Problem(reason::MANIFEST_INVALID, format!("measurement set {} can't be used: {e}", set.name))
+        })?;
     }
     Ok(resolved)
 }
@@ -160,7 +201,6 @@ fn digest(version: &NodeVersion, sets: &[MeasurementSet]) -> String {
     let text = serde_json::json!([spec.image, spec.kubernetes_version, sets]).to_string();
     hex::encode(Sha256::digest(text))
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -104,6 +104,7 @@ async fn look_and_tell(version: &NodeVersion, client: &Client) -> Result<Action,
     Ok(Action::await_change())
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
 fn on_error(version: Arc<NodeVersion>, error: &Error, _: Arc<Client>) -> Action {
     tracing::warn!(name = version.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
     Action::requeue(backoff::delay(4, error.class(), 0))

@@ -72,7 +72,10 @@ fn a_refused_node_and_a_failed_one_are_named() {
     let status = status(&seen, &Facts::default());
     let of = |kind: &str| status.conditions.iter().find(|c| c.type_ == kind).unwrap();
     assert!(of(kind::DEGRADED).message.contains("n3"));
-    assert_eq!((of(kind::ATTESTATION_VERIFIED).status.as_str(), of(kind::ATTESTATION_VERIFIED).reason.as_str()), ("False", reason::ATTESTATION_REFUSED));
+    assert_eq!(
+        (of(kind::ATTESTATION_VERIFIED).status.as_str(), of(kind::ATTESTATION_VERIFIED).reason.as_str()),
+        ("False", reason::ATTESTATION_REFUSED)
+    );
     assert_eq!(ready_reason(&status), reason::REPLACING_NODE);
 }
 

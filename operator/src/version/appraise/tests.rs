@@ -68,7 +68,8 @@ fn each_wrong_thing_is_refused_for_its_reason() {
     let mut given = given();
     assert_eq!(given.refusal(&Manifest::Missing), reason::MANIFEST_NOT_FOUND);
     assert_eq!(given.refusal(&Manifest::Envelope("{}".into())), reason::SIGNATURE_INVALID);
-    let stranger = dsse::sign(MANIFEST_TYPE, &serde_json::to_vec(&given.manifest).unwrap(), &SigningKey::generate().unwrap());
+    let stranger =
+        dsse::sign(MANIFEST_TYPE, &serde_json::to_vec(&given.manifest).unwrap(), &SigningKey::generate().unwrap());
     assert_eq!(given.refusal(&Manifest::Envelope(stranger)), reason::SIGNATURE_INVALID);
     let garbage = dsse::sign(MANIFEST_TYPE, b"[]", &given.publisher);
     assert_eq!(given.refusal(&Manifest::Envelope(garbage)), reason::MANIFEST_INVALID);
