@@ -30,7 +30,7 @@ run() {
     unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator ;;
     attestation) cargo test -p constellation-attestation --features channel,collect ;;
     operator) cargo test -p constellation-operator ;;
-    processes) cargo test -p constellation-tests ;;
+    processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud ;;
     image)
       target/debug/constellation-image build --kubernetes-bin "$(tests/kubernetes/build.sh --dir)" \
         --bootstrapper target/debug/constellation-bootstrapper --verifier target/debug/constellation-verifier \
