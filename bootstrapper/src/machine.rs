@@ -22,6 +22,9 @@ use crate::{
     progress::Log,
 };
 
+/// The administrator's kubeconfig, made by kubeadm.
+const ADMIN: &str = "/etc/kubernetes/admin.conf";
+
 /// Whether the node is in yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -107,6 +110,11 @@ impl Machine {
         };
         let secrets = BootSecrets::generate()?;
         let log = Log::default();
+        if state == State::Member {
+            // An owner that lost its connection comes again, also after this process was restarted. A worker has none.
+            let kubeconfig = host.read(ADMIN).unwrap_or_default();
+            log.end(Progress::Done { kubeconfig: kubeconfig.to_string() });
+        }
         let state = watch::Sender::new(state);
         let tpm = Mutex::new(tpm);
         Ok(Arc::new(Self { tpm, secrets, launch, launch_bytes, owner_spki, address, host, log, state }))
@@ -184,13 +192,16 @@ impl Machine {
             Grant::Recover(_) if !facts.member => {
                 return Err(Error::State("there is nothing to recover: the disk holds no member".into()));
             }
-            Grant::Recover(_) => plan::recover(),
+            Grant::Recover(_) => {
+                let (node, cluster) = self.settings()?;
+                plan::recover(&node, &cluster)
+            }
         };
         self.host.apply(&plan, &key, &self.log).await?;
         self.tpm.lock().await.extend_pcr15(&id)?;
         self.host.apply(&plan::member(role), &key, &self.log).await?;
         match grant {
-            Grant::Init(_) => self.host.read("/etc/kubernetes/admin.conf"),
+            Grant::Init(_) => self.host.read(ADMIN),
             _ => Ok(Zeroizing::default()),
         }
     }

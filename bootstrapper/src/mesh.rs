@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
-use constellation_attestation::protocol::{ClusterSettings, NodeSettings};
+use constellation_attestation::protocol::NodeSettings;
 use serde::Deserialize;
 use tokio::time::sleep;
 
@@ -20,6 +20,9 @@ const PORT: &str = "51820";
 const MTU: &str = "1420";
 /// Pause after an error: the API may be in an election, which ends within this time.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// Setting the packet filter takes well under a second; without KVM a busy machine needs longer.
+const GUARD: Duration = Duration::from_mins(1);
 
 /// A node of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,8 +83,10 @@ pub async fn keep(machine: Arc<Machine>) {
     if !matches!(machine.host, Host::Real) {
         return;
     }
+    // Outlives errors of the API: pods keep talking while it is away.
+    let mut mesh = None;
     loop {
-        match run(&machine).await {
+        match run(&machine, &mut mesh).await {
             Ok(()) => return,
             Err(error) => tracing::warn!(%error, "The mesh can't be kept up to date"),
         }
@@ -89,26 +94,31 @@ pub async fn keep(machine: Arc<Machine>) {
     }
 }
 
-async fn run(machine: &Machine) -> Result<(), Error> {
+/// `mesh` is what the device was told; nothing when the device must be made anew.
+async fn run(machine: &Machine, mesh: &mut Option<BTreeMap<String, Peer>>) -> Result<(), Error> {
     let (node, cluster) = machine.settings()?;
     if !cluster.mesh {
         return Ok(());
     }
-    device(machine, &node).await?;
-    guard(&node, &cluster).await?;
+    if mesh.is_none() {
+        guard(&node.pod_cidr, &cluster.pod_cidr).await?;
+        device(machine, &node).await?;
+        *mesh = Some(BTreeMap::new());
+    }
     let api = Api::open(&machine.host, &cluster.endpoint)?;
-    let mut known: BTreeMap<String, Peer> = BTreeMap::new();
     loop {
         let bytes = api.get(ADMISSIONS).await?;
         let list: List = serde_json::from_slice(&bytes).map_err(|e| Error::Http(ADMISSIONS.into(), e.to_string()))?;
         let wanted = peers(&list.items, &machine.launch.node_uid, &cluster.pod_cidr);
+        // Taken until all is done: after half a change the device is made anew.
+        let known = mesh.take().unwrap_or_default();
         for step in difference(&known, &wanted) {
             command::run(&step.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         }
         if wanted != known {
             tracing::info!(peers = wanted.len(), "Mesh changed");
         }
-        known = wanted;
+        *mesh = Some(wanted);
         api.changed(ADMISSIONS, &list.metadata.resource_version).await?;
     }
 }
@@ -168,13 +178,13 @@ async fn device(machine: &Machine, node: &NodeSettings) -> Result<(), Error> {
 }
 
 /// Pod traffic never crosses nodes in clear: what no peer takes is dropped, and so is what comes in outside the tunnel.
-async fn guard(node: &NodeSettings, cluster: &ClusterSettings) -> Result<(), Error> {
-    command::run(&["ip", "route", "replace", "blackhole", &cluster.pod_cidr, "metric", "4096"]).await?;
-    command::with_input(&["nft", "-f", "-"], rules(node, cluster).as_bytes(), PAUSE).await
+/// May run twice.
+pub async fn guard(own: &str, all: &str) -> Result<(), Error> {
+    command::run(&["ip", "route", "replace", "blackhole", all, "metric", "4096"]).await?;
+    command::with_input(&["nft", "-f", "-"], rules(own, all).as_bytes(), GUARD).await
 }
 
-fn rules(node: &NodeSettings, cluster: &ClusterSettings) -> String {
-    let (own, all) = (&node.pod_cidr, &cluster.pod_cidr);
+fn rules(own: &str, all: &str) -> String {
     let mut text = String::from("table ip constellation\ndelete table ip constellation\ntable ip constellation {\n");
     let _ = write!(
         text,

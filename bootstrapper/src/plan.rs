@@ -32,6 +32,13 @@ pub enum Action {
         /// How long.
         limit: Duration,
     },
+    /// From now on drop pod traffic that would cross nodes in clear.
+    Guard {
+        /// The node's part of the pod network.
+        own: String,
+        /// The whole pod network.
+        all: String,
+    },
     /// Move the two controllers' manifests.
     Move {
         /// From this folder.
@@ -74,6 +81,7 @@ impl Action {
     pub fn describe(&self) -> String {
         match self {
             Self::AwaitApi { server, .. } => format!("await {server}"),
+            Self::Guard { own, all } => format!("guard {own} of {all}"),
             Self::Move { from, to } => format!("move {from} {to}"),
             Self::OpenDisk { integrity } => format!("open disk, integrity {integrity}"),
             Self::Phase(name) => format!("phase {name}"),
@@ -112,8 +120,8 @@ pub fn init(grant: &InitRequest, launch_config: &[u8], facts: Facts<'_>) -> Vec<
     };
     plan.extend(verifier_home(&secrets, launch_config, &grant.cluster));
     plan.push(secret(&format!("{HOME}/node.json"), serde_json::json!(grant.node).to_string()));
-    plan.extend(network(&grant.node, &grant.cluster));
     plan.push(Action::Start("containerd"));
+    plan.extend(network(&grant.node, &grant.cluster));
     if facts.member {
         plan.extend(back());
         return plan;
@@ -152,8 +160,8 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
             kubeadm::kubelet_kubeconfig(&ticket.cluster, CA, CREDENTIAL, &node.node_name),
         ),
     ]);
-    plan.extend(network(node, &ticket.cluster));
     plan.push(Action::Start("containerd"));
+    plan.extend(network(node, &ticket.cluster));
     match (role, &ticket.control_plane) {
         (Role::ControlPlane, Some(material)) => {
             let secrets = Secrets {
@@ -192,10 +200,10 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
     plan
 }
 
-/// A member whose owner gave it its disk key while no verifier was up: everything else is on the disk.
+/// A member whose owner gave it its disk key while no verifier was up: what isn't made anew at each boot is on the disk.
 #[must_use]
-pub fn recover() -> Vec<Action> {
-    [vec![Action::Start("containerd")], back()].concat()
+pub fn recover(node: &NodeSettings, cluster: &ClusterSettings) -> Vec<Action> {
+    [vec![Action::Start("containerd")], network(node, cluster), back()].concat()
 }
 
 /// What follows once the cluster's identity is in PCR 15: only a member may verify others.
@@ -270,12 +278,17 @@ fn verifier_home(secrets: &Secrets<'_>, launch_config: &[u8], cluster: &ClusterS
     ]
 }
 
+/// Before the kubelet starts: no pod may run before the guard. Neither outlives a reboot. After containerd, which waits
+/// for the kernel modules.
 fn network(node: &NodeSettings, cluster: &ClusterSettings) -> Vec<Action> {
     if !cluster.mesh {
         return Vec::new();
     }
     let path = "/etc/cni/net.d/10-constellation.conflist".into();
-    vec![Action::Write { path, mode: 0o644, contents: kubeadm::cni_config(node).into_bytes() }]
+    vec![
+        Action::Guard { own: node.pod_cidr.clone(), all: cluster.pod_cidr.clone() },
+        Action::Write { path, mode: 0o644, contents: kubeadm::cni_config(node).into_bytes() },
+    ]
 }
 
 fn patches() -> Vec<Action> {

@@ -11,7 +11,7 @@ use constellation_attestation::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -25,13 +25,23 @@ use crate::{
 const CONVERSATIONS: usize = 16;
 /// A stranger gets this long to become someone.
 const HANDSHAKE: Duration = Duration::from_secs(20);
+/// Pause after a failed accept, so that a lack of file handles doesn't spin.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Answers callers for ever.
 pub async fn serve(machine: Arc<Machine>, listener: TcpListener) -> Result<(), Error> {
     let slots = Arc::new(Semaphore::new(CONVERSATIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
-        let (stream, peer) = listener.accept().await.map_err(|e| Error::File("accepting a connection".into(), e))?;
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // A caller that is gone already, or no file handles for now: ending would lose the keys of this boot.
+            Err(error) => {
+                tracing::warn!(%error, "A connection can't be accepted");
+                sleep(AGAIN).await;
+                continue;
+            }
+        };
         let machine = Arc::clone(&machine);
         tokio::spawn(async move {
             if let Err(error) = converse(machine, stream).await {

@@ -7,7 +7,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::{error::Error, plan::Action, progress::Log};
+use crate::{error::Error, mesh, plan::Action, progress::Log};
 
 pub mod command;
 pub mod disk;
@@ -77,6 +77,7 @@ async fn real(action: &Action, disk_key: &Zeroizing<Vec<u8>>, log: &Log) -> Resu
             }
             Ok(())
         }
+        Action::Guard { own, all } => mesh::guard(own, all).await,
         Action::AwaitApi { server, limit } => command::await_readyz(server, *limit, log).await,
     }
 }

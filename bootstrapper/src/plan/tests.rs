@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// No pod may run before the guard is up, so it comes before the kubelet on every way in.
+const BACK: [&str; 3] = ["start containerd", "guard 10.244.2.0/24 of 10.244.0.0/16", "restart kubelet"];
+
 fn node() -> NodeSettings {
     NodeSettings {
         node_name: "demo-w-2".into(),
@@ -57,7 +60,7 @@ fn a_worker_never_runs_kubeadm_and_never_holds_control_plane_material() {
     // The verifier gives a worker none; if one came all the same, it is not written.
     for material in [false, true] {
         let plan = join(&ticket(material), Role::Worker, "KEY\n", b"{}", fresh());
-        assert_eq!(commands(&plan), ["start containerd", "restart kubelet"]);
+        assert_eq!(commands(&plan), BACK);
         let written: Vec<_> = plan
             .iter()
             .filter_map(|a| if let Action::Write { path, .. } = a { Some(path.as_str()) } else { None })
@@ -86,9 +89,9 @@ fn a_member_that_returns_runs_no_kubeadm() {
     let facts = Facts { member: true, ..fresh() };
     for (role, material) in [(Role::Worker, false), (Role::ControlPlane, true)] {
         let plan = commands(&join(&ticket(material), role, "KEY\n", b"{}", facts));
-        assert_eq!(plan, ["start containerd", "restart kubelet"]);
+        assert_eq!(plan, BACK);
     }
-    assert_eq!(commands(&recover()), ["start containerd", "restart kubelet"]);
+    assert_eq!(commands(&recover(&node(), &cluster())), BACK);
 }
 
 #[test]
@@ -114,4 +117,20 @@ fn secrets_are_for_root_only_and_never_in_an_argument() {
 fn only_a_control_plane_member_verifies_others() {
     assert_eq!(commands(&member(Role::ControlPlane)), ["restart constellation-verifier"]);
     assert!(member(Role::Worker).is_empty());
+}
+
+#[test]
+fn a_recovered_member_gets_back_what_a_reboot_took() {
+    let cni = |plan: &[Action]| plan.iter().any(|a| a.describe().contains("/etc/cni/net.d/"));
+    assert!(cni(&recover(&node(), &cluster())));
+    let own = ClusterSettings { mesh: false, ..cluster() };
+    assert!(!cni(&recover(&node(), &own)), "the pod network is the user's");
+    assert_eq!(commands(&recover(&node(), &own)), ["start containerd", "restart kubelet"]);
+}
+
+#[test]
+fn the_guard_is_up_before_kubeadm_starts_a_kubelet() {
+    let plan = commands(&join(&ticket(true), Role::ControlPlane, "KEY\n", b"{}", fresh()));
+    let at = |word: &str| plan.iter().position(|c| c.starts_with(word)).unwrap_or_else(|| panic!("{word}: {plan:#?}"));
+    assert!(at("start containerd") < at("guard") && at("guard") < at("kubeadm"));
 }
