@@ -34,11 +34,11 @@ run() {
     image)
       target/debug/constellation-image build --kubernetes-bin "$(tests/kubernetes/build.sh --dir)" \
         --bootstrapper target/debug/constellation-bootstrapper --verifier target/debug/constellation-verifier \
-        --cache "${CONSTELLATION_CACHE:-$HOME/.cache/constellation-operator}/image" --out target/image/v1 --version v1
-      target/debug/constellation-image tamper target/image/v1/image.raw target/image/v1/tampered.raw
+        --cache "${CONSTELLATION_CACHE:-$HOME/.cache/constellation-operator}/image" --out target/image/test --version test
+      target/debug/constellation-image tamper target/image/test/image.raw target/image/test/tampered.raw
       ;;
     vm)
-      CONSTELLATION_IMAGE=$PWD/target/image/v1 cargo test -p constellation-operator --features vm-tests --test vm_cluster -- --nocapture
+      CONSTELLATION_IMAGE=$PWD/target/image/test cargo test -p constellation-operator --features vm-tests --test vm_cluster -- --nocapture
       ;;
     *) echo "run.sh: unknown stage '$1'" >&2; return 2 ;;
   esac
