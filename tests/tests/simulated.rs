@@ -137,13 +137,13 @@ async fn simulated_is_refused_unless_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_machine_with_another_image_is_refused_and_says_why() {
+async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node_away() {
     let mut world = World::start("tampered").await;
     world.operator(&["--allow-simulated"]);
     world.apply("simulated/nodeversion.yaml").await;
     world.apply("simulated/cluster.yaml").await;
     world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
-    world.add_tampered_node("v1-tampered").await;
+    world.release("v1-tampered").await;
     world
         .until("a refusal", LONG, async |w| {
             let node = w.nodes().await.into_iter().find(|n| n.spec.image == "v1-tampered");
@@ -157,4 +157,12 @@ async fn a_machine_with_another_image_is_refused_and_says_why() {
         })
         .await;
     assert_eq!(world.kube_nodes().await.len(), 3);
+    assert!(world.condition("Available").await && !world.condition("Ready").await);
+    world.release("v1").await;
+    world
+        .until("the way back", LONG, async |w| {
+            let nodes = w.nodes().await;
+            nodes.len() == 3 && nodes.iter().all(|n| n.spec.image == "v1") && w.condition("Ready").await
+        })
+        .await;
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
-use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, definition, node::Role};
+use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, NodeVersion, definition, node::Role};
 use constellation_tests::{
     controlplane::{ControlPlane, Options, shared::exclusive},
     operator::Operator,
@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
     core::GroupVersionKind,
     discovery::ApiResource,
     runtime::wait::{await_condition, conditions::is_crd_established},
@@ -144,14 +144,11 @@ impl World {
         api.patch("constellation-simulated-script", &params, &Patch::Apply(map)).await.unwrap();
     }
 
-    pub async fn add_tampered_node(&self, image: &str) {
-        let like = self.nodes().await.into_iter().find(|n| n.spec.role == Role::Worker).unwrap();
-        let mut node = ConfidentialNode::new("quickstart-tampered", like.spec.clone());
-        node.metadata.labels = like.metadata.labels.clone();
-        node.spec.image = image.to_owned();
-        node.spec.index = 90;
-        let api: Api<ConfidentialNode> = Api::namespaced(self.client.clone(), NAMESPACE);
-        api.create(&PostParams::default(), &node).await.unwrap();
+    /// The image of the release becomes another one, its measurements stay.
+    pub async fn release(&self, image: &str) {
+        let api: Api<NodeVersion> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let patch = Patch::Merge(json!({"spec": {"image": {"simulated": image}}}));
+        api.patch(CLUSTER, &PatchParams::default(), &patch).await.unwrap();
     }
 
     pub async fn delete_cluster(&self) {
