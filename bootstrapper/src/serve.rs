@@ -61,7 +61,7 @@ async fn converse(machine: Arc<Machine>, stream: TcpStream) -> Result<(), Error>
     let (mut channel, purpose) = timeout(HANDSHAKE, opening)
         .await
         .map_err(|_| Error::Time("a caller's greeting".into(), HANDSHAKE.as_secs()))??;
-    let role = allowed(purpose, channel.peer_trust(), &machine)?;
+    let role = allowed(purpose, channel.peer_trust(), machine.is_control_plane(), machine.state())?;
     let hello = machine.hello(purpose).await?;
     channel.send(&hello).await?;
     let (verdict, binding) = {
@@ -74,6 +74,10 @@ async fn converse(machine: Arc<Machine>, stream: TcpStream) -> Result<(), Error>
             granted(&machine, Grant::Init(grant));
             follow(&mut channel, &machine.log).await
         }
+        // The owner lost sight of a node that is well, or its connection: there is nothing left to do.
+        (Purpose::Recover, Verdict::Sealed { .. }) if machine.state() == State::Member => {
+            Ok(channel.send(&Progress::Done { kubeconfig: String::new() }).await?)
+        }
         (Purpose::Recover, Verdict::Sealed { .. }) => {
             let grant = session::unseal(&verdict, &binding, &machine.secrets.opener)?;
             granted(&machine, Grant::Recover(grant));
@@ -85,8 +89,8 @@ async fn converse(machine: Arc<Machine>, stream: TcpStream) -> Result<(), Error>
     }
 }
 
-/// Who may ask for what, and when. A repeated Init follows the first one.
-fn allowed(purpose: Purpose, trust: Option<Trust>, machine: &Machine) -> Result<VerifierRole, Error> {
+/// Who may ask for what, and when. A repeated Init follows the first one; Recover of a member changes nothing.
+fn allowed(purpose: Purpose, trust: Option<Trust>, control_plane: bool, state: State) -> Result<VerifierRole, Error> {
     let refuse = |why: &str| Err(Error::State(format!("{} refused: {why}", purpose.as_str())));
     let role = match trust {
         Some(Trust::Owner) => VerifierRole::Owner,
@@ -97,9 +101,8 @@ fn allowed(purpose: Purpose, trust: Option<Trust>, machine: &Machine) -> Result<
         Purpose::Init | Purpose::Recover | Purpose::Leave if role != VerifierRole::Owner => {
             refuse("only the owner may")
         }
-        Purpose::Init | Purpose::Leave if !machine.is_control_plane() => refuse("this isn't a control-plane node"),
-        Purpose::Leave if machine.state() != State::Member => refuse("this node isn't a member"),
-        Purpose::Recover if machine.state() == State::Member => refuse("this node is a member"),
+        Purpose::Init | Purpose::Leave if !control_plane => refuse("this isn't a control-plane node"),
+        Purpose::Leave if state != State::Member => refuse("this node isn't a member"),
         Purpose::Init | Purpose::Leave | Purpose::Reattest | Purpose::Recover => Ok(role),
         Purpose::Join => refuse("a node asks for that itself"),
     }
@@ -136,4 +139,36 @@ async fn follow(channel: &mut Channel<TcpStream>, log: &Log) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_owner_starts_recovers_and_removes_and_a_verifier_only_asks() {
+        let may = |purpose, trust, control_plane, state| allowed(purpose, trust, control_plane, state).is_ok();
+        let (owner, verifier) = (Some(Trust::Owner), Some(Trust::Verifier));
+        for (purpose, trust, control_plane, state, expected) in [
+            (Purpose::Init, owner, true, State::Waiting, true),
+            (Purpose::Init, verifier, true, State::Waiting, false),
+            (Purpose::Init, None, true, State::Waiting, false),
+            (Purpose::Init, owner, false, State::Waiting, false),
+            (Purpose::Recover, owner, true, State::Waiting, true),
+            (Purpose::Recover, owner, true, State::Member, true),
+            (Purpose::Recover, verifier, true, State::Waiting, false),
+            (Purpose::Recover, None, true, State::Waiting, false),
+            (Purpose::Leave, owner, true, State::Member, true),
+            (Purpose::Leave, owner, true, State::Waiting, false),
+            (Purpose::Leave, owner, false, State::Member, false),
+            (Purpose::Leave, verifier, true, State::Member, false),
+            (Purpose::Reattest, verifier, false, State::Member, true),
+            (Purpose::Reattest, owner, false, State::Member, true),
+            (Purpose::Reattest, None, false, State::Member, false),
+            (Purpose::Join, owner, true, State::Waiting, false),
+            (Purpose::Join, verifier, false, State::Waiting, false),
+        ] {
+            assert_eq!(may(purpose, trust, control_plane, state), expected, "{} of {state:?}", purpose.as_str());
+        }
+    }
 }
