@@ -40,7 +40,15 @@ fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
     };
     let (nodes, user) = (("Group", "system:nodes"), ("User", LAST));
     let system = Some("kube-system");
+    // kubeadm gives the API server this right in its bootstrap-token phase, which we skip: without it no `kubectl exec`.
+    let kubelets = ("User", "kube-apiserver-kubelet-client");
     vec![
+        (
+            "ClusterRoleBinding",
+            "kubeadm:apiserver-kubelet-client",
+            None,
+            binding("ClusterRole", "system:kubelet-api-admin", kubelets),
+        ),
         ("ClusterRole", "constellation:mesh", None, json!({"rules": mesh})),
         ("ClusterRoleBinding", "constellation:mesh", None, binding("ClusterRole", "constellation:mesh", nodes)),
         ("Role", LAST, system, json!({"rules": config})),
