@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use constellation_crds::ConstellationCluster;
-use kube::Client;
+use kube::{Api, Client, core::NamespaceResourceScope};
 
 use crate::{cloud::Cloud, error::Error, events::Events, init, workload};
 
@@ -24,6 +24,20 @@ pub struct Context {
 }
 
 impl Context {
+    /// The objects that this operator looks after.
+    #[must_use]
+    pub fn scope<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        let client = self.client.clone();
+        match &self.namespace {
+            Some(name) => Api::namespaced(client, name),
+            None => Api::all(client),
+        }
+    }
+
     /// The cloud that a cluster names.
     ///
     /// # Errors

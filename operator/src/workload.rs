@@ -12,7 +12,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::{context::provider, error::Error};
+use crate::{cluster::secrets, context::provider, error::Error};
 
 /// Key of the kubeconfig in its Secret; Cluster API's naming.
 pub const KUBECONFIG_KEY: &str = "value";
@@ -69,7 +69,7 @@ impl Registry {
         if provider(cluster) == "simulated" {
             return Ok(Some(Workload::Simulated { client: management.clone(), namespace }));
         }
-        let name = kubeconfig_name(&cluster.name_any());
+        let name = secrets::kubeconfig_name(cluster);
         let secrets: Api<Secret> = Api::namespaced(management.clone(), &namespace);
         let Some(secret) = secrets.get_opt(&name).await.map_err(Error::kube(format!("reading Secret {name}")))? else {
             return Ok(None);
@@ -97,10 +97,4 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (version, client.clone()));
         Ok(Some(Workload::Real { client }))
     }
-}
-
-/// Name of a cluster's kubeconfig Secret.
-#[must_use]
-pub fn kubeconfig_name(cluster: &str) -> String {
-    format!("{cluster}-kubeconfig")
 }

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use constellation_attestation::{
-    keys,
-    protocol::{self, LaunchConfig},
-};
+use constellation_attestation::keys;
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
     LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, TrustBundleSpec, cluster::LocalRef,
@@ -313,17 +309,7 @@ fn peer<'a>(world: &'a World, name: &str) -> Result<(init::Peer, &'a Confidentia
         cluster: world.uid.clone(),
         address: address.ok_or_else(|| missing("the node's address"))?,
         owner: Arc::clone(owner),
-        launch_config: LaunchConfig {
-            cluster_uid: world.uid.0.clone(),
-            node_uid: uid.clone(),
-            node_name: node.name_any(),
-            role: match node.spec.role {
-                Role::ControlPlane => protocol::Role::ControlPlane,
-                Role::Worker => protocol::Role::Worker,
-            },
-            owner_public_key: STANDARD.encode(owner.public_spki()),
-        }
-        .to_bytes(),
+        launch_config: begin::launch_config(&world.uid.0, node, owner),
         node_uid: uid,
         cluster_id: keys::derive(master, keys::CLUSTER_ID).to_vec().into(),
         policy: trust::policy(&world.uid.0, revision, accepted, cloud.platform(), world.roots.clone()),

@@ -23,7 +23,6 @@ use jiff::Timestamp;
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
-    core::NamespaceResourceScope,
     runtime::{
         Controller,
         controller::{Action, Config},
@@ -77,13 +76,13 @@ struct Reconciler {
 
 /// Reconciles clusters until `stop`.
 pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let controller = Controller::new(scope::<ConstellationCluster>(&ctx), watcher::Config::default());
+    let controller = Controller::new(ctx.scope::<ConstellationCluster>(), watcher::Config::default());
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .owns(scope::<ConfidentialNode>(&ctx), watcher::Config::default())
-        .owns(scope::<NodeGroup>(&ctx), watcher::Config::default())
-        .watches(scope::<NodeVersion>(&ctx), watcher::Config::default(), move |version| {
+        .owns(ctx.scope::<ConfidentialNode>(), watcher::Config::default())
+        .owns(ctx.scope::<NodeGroup>(), watcher::Config::default())
+        .watches(ctx.scope::<NodeVersion>(), watcher::Config::default(), move |version| {
             let (name, namespace) = (version.name_any(), version.namespace());
             let uses = |c: &ConstellationCluster| c.namespace() == namespace && c.spec.node_version == name;
             store.state().iter().filter(|c| uses(c)).map(|c| ObjectRef::from_obj(c.as_ref())).collect::<Vec<_>>()
@@ -100,15 +99,6 @@ pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync
             }
         })
         .await;
-}
-
-fn scope<K>(ctx: &Context) -> Api<K>
-where
-    K: kube::Resource<Scope = NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    let client = ctx.client.clone();
-    ctx.namespace.as_ref().map_or_else(|| Api::all(client.clone()), |name| Api::namespaced(client.clone(), name))
 }
 
 async fn reconcile(cluster: Arc<ConstellationCluster>, reconciler: Arc<Reconciler>) -> Result<Action, Error> {

@@ -32,11 +32,7 @@ const CONCURRENCY: u16 = 4;
 
 /// Reconciles groups for ever.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let client = context.client.clone();
-    let (groups, nodes): (Api<NodeGroup>, Api<ConfidentialNode>) = match &context.namespace {
-        Some(name) => (Api::namespaced(client.clone(), name), Api::namespaced(client, name)),
-        None => (Api::all(client.clone()), Api::all(client)),
-    };
+    let (groups, nodes): (Api<NodeGroup>, Api<ConfidentialNode>) = (context.scope(), context.scope());
     let controller = Controller::new(groups, watcher::Config::default());
     let store = controller.store();
     controller

@@ -1,12 +1,15 @@
 //! What the first control-plane node is given: everything it needs to initialise Kubernetes.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
     keys,
-    protocol::{ClusterSettings, InitRequest, NodeSettings, Purpose},
+    owner::SigningKey,
+    protocol::{self, ClusterSettings, InitRequest, LaunchConfig, NodeSettings, Purpose},
 };
 use constellation_crds::{
     ConfidentialNode, ConstellationCluster, LABEL_CLUSTER, LABEL_GROUP, LABEL_ROLE,
     cluster::{Cni, DiskIntegrity},
+    node::Role,
 };
 use kube::ResourceExt as _;
 
@@ -95,6 +98,22 @@ pub fn node_settings(cluster: &ConstellationCluster, node: &ConfidentialNode) ->
             .collect(),
         disk_integrity: node.spec.state_disk.as_ref().and_then(|disk| disk.integrity) == Some(DiskIntegrity::Hmac),
     }
+}
+
+/// The launch configuration of a node: the one writer of what the host delivers and the node measures into PCR 15.
+#[must_use]
+pub fn launch_config(cluster_uid: &str, node: &ConfidentialNode, owner: &SigningKey) -> Vec<u8> {
+    LaunchConfig {
+        cluster_uid: cluster_uid.to_owned(),
+        node_uid: node.uid().unwrap_or_default(),
+        node_name: node.name_any(),
+        role: match node.spec.role {
+            Role::ControlPlane => protocol::Role::ControlPlane,
+            Role::Worker => protocol::Role::Worker,
+        },
+        owner_public_key: STANDARD.encode(owner.public_spki()),
+    }
+    .to_bytes()
 }
 
 /// The n-th /24 of the pod network.

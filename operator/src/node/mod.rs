@@ -42,8 +42,8 @@ const LATER: Duration = Duration::from_secs(20);
 
 /// Reconciles nodes for ever.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let nodes: Api<ConfidentialNode> = scope(&context);
-    let clusters: Api<ConstellationCluster> = scope(&context);
+    let nodes: Api<ConfidentialNode> = context.scope();
+    let clusters: Api<ConstellationCluster> = context.scope();
     let controller = Controller::new(nodes, watcher::Config::default());
     let store = controller.store();
     controller
@@ -61,15 +61,6 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + 
             }
         })
         .await;
-}
-
-fn scope<K>(context: &Context) -> Api<K>
-where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    let client = context.client.clone();
-    context.namespace.as_deref().map_or_else(|| Api::all(client.clone()), |name| Api::namespaced(client.clone(), name))
 }
 
 async fn reconcile(node: Arc<ConfidentialNode>, context: Arc<Context>) -> Result<Action, Error> {

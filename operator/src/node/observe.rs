@@ -1,7 +1,5 @@
 //! Looks at one node: its cluster, its VM, its admission, its Kubernetes node, its owner's conversation with it.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use constellation_attestation::protocol::{self, LaunchConfig};
 use constellation_crds::{
     ConfidentialNode, ConstellationCluster, NodeAdmission,
     cluster::DeletionPolicy,
@@ -18,7 +16,7 @@ use crate::{
     cluster::secrets,
     context::{Context, provider},
     error::{Error, chain},
-    init::Outcome,
+    init::{self, Outcome},
     workload::Workload,
 };
 
@@ -137,19 +135,8 @@ async fn launch_config(
     node: &ConfidentialNode,
 ) -> Result<Option<Vec<u8>>, Error> {
     let (_, owner) = secrets::owner_key(&context.client, cluster).await?;
-    Ok(owner.map(|owner| {
-        LaunchConfig {
-            cluster_uid: cluster.uid().unwrap_or_default(),
-            node_uid: node.uid().unwrap_or_default(),
-            node_name: node.name_any(),
-            role: match node.spec.role {
-                Role::ControlPlane => protocol::Role::ControlPlane,
-                Role::Worker => protocol::Role::Worker,
-            },
-            owner_public_key: STANDARD.encode(owner.public_spki()),
-        }
-        .to_bytes()
-    }))
+    let uid = cluster.uid().unwrap_or_default();
+    Ok(owner.map(|owner| init::begin::launch_config(&uid, node, &owner)))
 }
 
 fn talk(context: &Context, node: &ConfidentialNode) -> Option<TalkSeen> {
