@@ -23,6 +23,8 @@ pub mod owner;
 pub mod policy;
 pub mod predict;
 pub mod protocol;
+pub mod reference;
+pub mod result;
 pub mod seal;
 #[cfg(feature = "channel")]
 pub mod session;
