@@ -69,11 +69,9 @@ mod tests {
 
     #[test]
     fn each_way_to_want_a_value_accepts_only_what_it_says() {
-        for (requirement, yes, no) in [
-            (Requirement::Exact(3), 3, 4),
-            (Requirement::AtLeast(3), 4, 2),
-            (Requirement::AnyOf(vec![1, 3]), 1, 2),
-        ] {
+        for (requirement, yes, no) in
+            [(Requirement::Exact(3), 3, 4), (Requirement::AtLeast(3), 4, 2), (Requirement::AnyOf(vec![1, 3]), 1, 2)]
+        {
             assert!(accepts(&requirement, Some(yes)));
             assert!(!accepts(&requirement, Some(no)));
             assert!(!accepts(&requirement, None));

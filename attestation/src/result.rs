@@ -70,13 +70,7 @@ impl Checks {
     pub fn waived(&mut self, name: &str, reason: &str) {
         let outcome = if reason.trim().is_empty() { Outcome::Fails } else { Outcome::Waived };
         let message = if outcome == Outcome::Fails { "waived without a reason" } else { reason };
-        self.clauses.push(Clause {
-            name: name.into(),
-            outcome,
-            expected: None,
-            actual: None,
-            message: message.into(),
-        });
+        self.clauses.push(Clause { name: name.into(), outcome, expected: None, actual: None, message: message.into() });
     }
 
     /// Takes over the clauses of a part of the evidence.

@@ -42,7 +42,8 @@ fn crates_point_only_where_the_house_plan_says() {
         ("constellation-crds", vec![]),
         ("constellation-attestation", vec![]),
         ("constellation-verifier", vec!["constellation-attestation", "constellation-crds"]),
-        ("constellation-operator", vec!["constellation-attestation", "constellation-crds"]),
+        ("constellation-cloud", vec![]),
+        ("constellation-operator", vec!["constellation-attestation", "constellation-cloud", "constellation-crds"]),
         ("constellation-bootstrapper", vec!["constellation-attestation"]),
         ("constellation-image", vec!["constellation-attestation"]),
     ]);

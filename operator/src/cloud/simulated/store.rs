@@ -79,12 +79,6 @@ impl Record {
     }
 }
 
-impl From<String> for NodeUid {
-    fn from(uid: String) -> Self {
-        Self(uid)
-    }
-}
-
 /// The books.
 #[derive(Clone)]
 pub struct Store {

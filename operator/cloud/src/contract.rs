@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
+use crate::{
     Cloud, CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid,
 };
 
