@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The demo: a local cluster of measured, attested VMs from `kubectl apply`, told on screen.
 # Usage: tests/demo.sh [clean]. Idempotent; an interrupted run is cleaned up by the next one.
+# With DEMO_KEEP=1 a failed run leaves everything running, to look at; `make clean-demo` ends it.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -44,7 +45,7 @@ fi
 
 mkdir -p "$dir" "$log"
 clean
-trap 'status=$?; if [ $status -ne 0 ]; then kubectl get cc,cnode,nv,ng 2>/dev/null || :; fi; clean; exit $status' EXIT
+trap 'status=$?; if [ $status -ne 0 ]; then kubectl get cc,cnode,nv,ng 2>/dev/null || :; fi; [ $status -ne 0 ] && [ -n "${DEMO_KEEP:-}" ] || clean; exit $status' EXIT
 
 say "packages, Kubernetes and our programs (the first run takes minutes)"
 tests/packages.sh

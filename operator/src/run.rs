@@ -101,7 +101,7 @@ fn clouds(args: &Run, client: &Client) -> anyhow::Result<BTreeMap<&'static str, 
     }
     if args.allow_simulated {
         tracing::warn!("Provider `simulated` is allowed: its clusters prove nothing");
-        clouds.insert("simulated", Arc::new(SimulatedCloud::new(client.clone())));
+        clouds.insert("simulated", Arc::new(SimulatedCloud::new(client.clone(), args.namespace.clone())));
     }
     if clouds.is_empty() {
         bail!("no provider is offered: give --local-state-dir DIR, or --allow-simulated for a trial");

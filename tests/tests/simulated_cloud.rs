@@ -19,7 +19,8 @@ use constellation_operator::cloud::{
 };
 use constellation_tests::controlplane::{config, shared::shared};
 use k8s_openapi::{
-    api::core::v1::Node, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::core::v1::{Namespace, Node},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client,
@@ -29,9 +30,14 @@ use kube::{
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-async fn given() -> Client {
+/// A client for a namespace of its own: a simulated cloud plays every machine that it sees.
+async fn given(namespace: &str) -> Client {
     let kubeconfig = shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulated-cloud")).unwrap();
-    let client = Client::try_from(config(kubeconfig).await.unwrap()).unwrap();
+    let mut config = config(kubeconfig).await.unwrap();
+    namespace.clone_into(&mut config.default_namespace);
+    let client = Client::try_from(config).unwrap();
+    let home = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
+    Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &home).await.unwrap();
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in definition::management().into_iter().chain(definition::workload()) {
         let name = crd.metadata.name.clone().unwrap();
@@ -39,6 +45,10 @@ async fn given() -> Client {
         await_condition(crds.clone(), &name, is_crd_established()).await.unwrap();
     }
     client
+}
+
+fn simulated(client: &Client) -> SimulatedCloud {
+    SimulatedCloud::new(client.clone(), Some(client.default_namespace().to_owned()))
 }
 
 /// Looks until `seen` answers; a minute is far more than a busy machine needs.
@@ -58,7 +68,7 @@ fn launch_config(cluster: &ClusterUid, node: &NodeUid) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_contract_of_clouds_holds() {
-    let cloud = Arc::new(SimulatedCloud::new(given().await));
+    let cloud = Arc::new(simulated(&given("contract").await));
     let subject =
         Subject { image: "v1".into(), instance_type: "any".into(), launch_config, patience: Duration::from_mins(1) };
     check(cloud, &subject, "contract").await.unwrap_or_else(|error| panic!("{error:?}"));
@@ -73,8 +83,11 @@ struct Story {
 
 impl Story {
     async fn begin(name: &str) -> Self {
-        let story =
-            Self { client: given().await, cluster: ClusterUid(name.into()), owner: SigningKey::generate().unwrap() };
+        let story = Self {
+            client: given(name).await,
+            cluster: ClusterUid(name.into()),
+            owner: SigningKey::generate().unwrap(),
+        };
         let pcrs = [4, 11, 12, 13].into_iter().map(|n| (n, vec![claim("v1", n)])).collect::<BTreeMap<u8, _>>();
         let policy = TrustPolicy {
             cluster_uid: name.into(),
@@ -144,7 +157,7 @@ impl Story {
 #[tokio::test]
 async fn a_machine_boots_is_admitted_becomes_a_node_and_goes() {
     let story = Story::begin("life").await;
-    let cloud = SimulatedCloud::new(story.client.clone());
+    let cloud = simulated(&story.client);
     let request = story.request("one");
     let launched = cloud.launch(&request).await.unwrap();
     assert!(story.node(&request).await.is_none(), "nobody admitted it yet");
@@ -162,7 +175,7 @@ async fn a_machine_boots_is_admitted_becomes_a_node_and_goes() {
 
     // The operator dies; another one finds the same machine, and removes it.
     drop(cloud);
-    let cloud = SimulatedCloud::new(story.client.clone());
+    let cloud = simulated(&story.client);
     let found = cloud.find(&story.cluster).await.unwrap();
     assert_eq!(found.iter().map(|i| &i.id).collect::<Vec<_>>(), [&launched.id]);
     assert_eq!(cloud.launch(&request).await.unwrap().id, launched.id);
@@ -176,7 +189,7 @@ async fn a_machine_boots_is_admitted_becomes_a_node_and_goes() {
 #[tokio::test]
 async fn broken_evidence_is_refused_until_it_is_whole_again() {
     let story = Story::begin("broken").await;
-    let cloud = SimulatedCloud::new(story.client.clone());
+    let cloud = simulated(&story.client);
     let request = story.request("one");
     cloud.script().add(Behaviour::BrokenEvidence, "broken-*");
     cloud.launch(&request).await.unwrap();
@@ -199,7 +212,7 @@ async fn broken_evidence_is_refused_until_it_is_whole_again() {
 #[tokio::test]
 async fn scripted_trouble_happens_once_or_as_long_as_it_is_said() {
     let story = Story::begin("trouble").await;
-    let cloud = SimulatedCloud::new(story.client.clone());
+    let cloud = simulated(&story.client);
     let (one, two) = (story.request("one"), story.request("two"));
     cloud.script().fail_next(CloudError::Capacity("full".into()));
     assert!(matches!(cloud.launch(&one).await, Err(CloudError::Capacity(_))));

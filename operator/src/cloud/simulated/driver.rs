@@ -56,7 +56,7 @@ struct Joined {
 
 /// Drives all machines until it is dropped.
 pub async fn run(client: Client, store: Store, script: Script) {
-    let maps: Api<ConfigMap> = Api::all(client.clone());
+    let maps: Api<ConfigMap> = store.scope();
     let (records, write_records) = reflector::store();
     let (scripts, write_scripts) = reflector::store();
     let watch_records = watcher(maps.clone(), watcher::Config::default().labels(&format!("{LABEL_KIND}=instance")))
@@ -154,7 +154,7 @@ impl Driver {
 
     /// One conversation with the verifier, and the join when it went well.
     async fn knock(&self, record: &Record, evidence: Evidence) -> Result<Knock, CloudError> {
-        let admissions: Api<NodeAdmission> = Api::all(self.client.clone());
+        let admissions: Api<NodeAdmission> = self.store.scope();
         let named = ListParams::default().fields(&format!("metadata.name={}", record.node));
         let Some(admission) = admissions.list(&named).await.map_err(transient)?.items.pop() else {
             return Ok(Knock::NotExpected);

@@ -3,7 +3,7 @@
 //! The story of a simulated node. [`SimulatedCloud::launch`] writes a record ([`store`], a `ConfigMap` beside the
 //! cluster: the "cloud" outlives the operator as a real one does). The driver ([`driver`]) plays the machine: after
 //! the boot time it looks for the `NodeAdmission` of its uid and for the owner-signed `TrustBundle` of its cluster
-//! **on the same API server** (any namespace), claims the measurements of its image, appraises the claim as a
+//! **on the same API server** (any namespace that the operator looks after), claims the measurements of its image, appraises the claim as a
 //! verifier would ([`node`]), records the verdict, and then plays the kubelet: a `Node` that is Ready, and its lease.
 //! [`SimulatedCloud::terminate`] marks the record; the driver deletes the `Node`, then the record, and only then is
 //! the instance not found. Capacity errors, slow boots, vanished machines and broken evidence are scripted ([`script`]).
@@ -41,13 +41,14 @@ pub struct SimulatedCloud {
 }
 
 impl SimulatedCloud {
-    /// A cloud whose records live on this API server. Must be called inside a tokio runtime.
+    /// A cloud whose records live on this API server, in one namespace or (`None`) in all: it plays every machine
+    /// that it sees there. Must be called inside a tokio runtime.
     ///
     /// The caller has checked that the person who runs the operator allowed it.
     #[must_use]
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, namespace: Option<String>) -> Self {
         let script = Script::default();
-        let store = Store::new(client.clone());
+        let store = Store::new(client.clone(), namespace);
         let driver = tokio::spawn(driver::run(client, store.clone(), script.clone())).abort_handle();
         Self { store, script, driver }
     }

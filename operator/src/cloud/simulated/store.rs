@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use constellation_crds::ConstellationCluster;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::ConfigMap};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde::{Deserialize, Serialize};
@@ -79,15 +79,28 @@ impl Record {
     }
 }
 
-/// The books.
+/// The books, of one namespace or of all.
 #[derive(Clone)]
 pub struct Store {
     client: Client,
+    namespace: Option<String>,
 }
 
 impl Store {
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    pub fn new(client: Client, namespace: Option<String>) -> Self {
+        Self { client, namespace }
+    }
+
+    /// Objects of one kind in the namespaces that these books are of.
+    pub fn scope<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        match &self.namespace {
+            Some(name) => Api::namespaced(self.client.clone(), name),
+            None => Api::all(self.client.clone()),
+        }
     }
 
     /// The record of a node, if it was launched.
@@ -209,15 +222,17 @@ impl Store {
         maps.patch(&map.name_any(), &PatchParams::default(), &patch).await.map(drop).map_err(transient)
     }
 
-    /// Namespace of a cluster's object, and its boot time; the client's namespace where there is no such object.
+    /// Namespace of a cluster's object, and its boot time; our namespace where there is no such object.
     async fn home(&self, cluster: &ClusterUid) -> Result<(String, u32), CloudError> {
-        let clusters: Api<ConstellationCluster> = Api::all(self.client.clone());
-        let list = clusters.list(&ListParams::default()).await.map_err(transient)?;
+        let list = self.scope::<ConstellationCluster>().list(&ListParams::default()).await.map_err(transient)?;
         let found = list.items.into_iter().find(|c| c.metadata.uid.as_deref() == Some(&cluster.0));
         let settings = found.as_ref().and_then(|c| c.spec.provider.simulated.as_ref());
         let boot_seconds = settings.and_then(|s| s.boot_seconds).unwrap_or(BOOT_SECONDS);
         let namespace = found.as_ref().and_then(ResourceExt::namespace);
-        Ok((namespace.unwrap_or_else(|| self.client.default_namespace().to_owned()), boot_seconds))
+        Ok((
+            namespace.or_else(|| self.namespace.clone()).unwrap_or_else(|| self.client.default_namespace().to_owned()),
+            boot_seconds,
+        ))
     }
 
     async fn list(&self, kind: &str, cluster: Option<&ClusterUid>) -> Result<Vec<ConfigMap>, CloudError> {
@@ -225,8 +240,7 @@ impl Store {
         if let Some(cluster) = cluster {
             selector = format!("{selector},{LABEL_CLUSTER}={}", cluster.0);
         }
-        let maps: Api<ConfigMap> = Api::all(self.client.clone());
-        Ok(maps.list(&ListParams::default().labels(&selector)).await.map_err(transient)?.items)
+        Ok(self.scope::<ConfigMap>().list(&ListParams::default().labels(&selector)).await.map_err(transient)?.items)
     }
 
     fn maps(&self, namespace: &str) -> Api<ConfigMap> {
