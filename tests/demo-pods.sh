@@ -27,7 +27,8 @@ k "$config" wait --for=condition=Ready pod/peer-0 pod/peer-1 --timeout=300s >/de
 for pair in "0 1" "1 0"; do
   read -r from to <<<"$pair"
   address=$(k "$config" get pod "peer-$to" -o jsonpath='{.status.podIP}')
-  answer=$(k "$config" exec "peer-$from" -- /bin/busybox wget -q -T 30 -O - "http://$address/")
+  # Not wget: Debian's static busybox ends with SIGSEGV where it loads the C library's resolver.
+  answer=$(k "$config" exec "peer-$from" -- /bin/busybox sh -c "printf 'GET / HTTP/1.0\r\n\r\n' | /bin/busybox nc -w 30 $address 80" | tail -1)
   echo "  pod on ${workers[$from]} asks $address: $answer"
   [ "$answer" = "hello from ${workers[$to]}" ]
 done

@@ -93,16 +93,8 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
     if let Some((_, why)) = failure {
         return (Phase::Failed, format!("{why}; it will be replaced"));
     }
-    if let Some((step, _, why)) = &outcome.failed
-        && seen.kube.is_none_or(|kube| !kube.ready)
-    {
-        return (
-            if seen.instance.is_some() { Phase::Booting } else { Phase::Pending },
-            format!("{step:?} failed: {why}"),
-        );
-    }
     let accepted = seen.attestation().is_some_and(|result| result.verdict == "Accepted");
-    match (&seen.instance, seen.kube) {
+    let (phase, summary) = match (&seen.instance, seen.kube) {
         (None, _) if seen.cluster.is_none() => (Phase::Pending, "the cluster it names doesn't exist".into()),
         (None, _) => (Phase::Pending, "waiting for the network, then for the VM".into()),
         (Some(_), Some(kube)) if kube.ready => (Phase::Ready, "ready".into()),
@@ -112,6 +104,11 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
             (Phase::Attested, last.unwrap_or_else(|| "its evidence was accepted; waiting until it joins".into()))
         }
         (Some(_), None) => (Phase::Booting, "the VM boots; waiting for its evidence".into()),
+    };
+    // A step that failed changes what is said, not how far the node is.
+    match &outcome.failed {
+        Some((step, _, why)) if phase != Phase::Ready => (phase, format!("{step:?} failed: {why}")),
+        _ => (phase, summary),
     }
 }
 
