@@ -3,3 +3,4 @@
 pub mod controlplane;
 pub mod operator;
 pub mod swtpm;
+pub mod world;

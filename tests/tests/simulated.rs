@@ -5,21 +5,21 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
-#[path = "simulated/world.rs"]
-mod world;
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use std::{collections::BTreeSet, time::Duration};
-
+use constellation_tests::world::World;
 use serde_json::json;
-
-use self::world::World;
 
 /// A roll, a creation: seconds when alone, more on a busy machine.
 const LONG: Duration = Duration::from_mins(4);
 
+async fn world(story: &str) -> World {
+    World::start(Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulated").join(story), "quickstart").await
+}
+
 #[tokio::test]
 async fn a_cluster_lives_from_apply_to_nothing_left() {
-    let mut world = World::start("life").await;
+    let mut world = world("life").await;
     world.operator(&["--allow-simulated"]);
     world.apply("simulated/nodeversion.yaml").await;
     world.apply("simulated/cluster.yaml").await;
@@ -80,7 +80,7 @@ async fn a_cluster_lives_from_apply_to_nothing_left() {
 
 #[tokio::test]
 async fn a_killed_operator_changes_nothing_about_the_end() {
-    let mut world = World::start("killed").await;
+    let mut world = world("killed").await;
     let arguments = ["--allow-simulated"];
     world.operator(&arguments);
     world.apply("simulated/nodeversion.yaml").await;
@@ -121,7 +121,7 @@ async fn a_killed_operator_changes_nothing_about_the_end() {
 
 #[tokio::test]
 async fn simulated_is_refused_unless_it_is_allowed() {
-    let mut world = World::start("forbidden").await;
+    let mut world = world("forbidden").await;
     world.operator(&[]);
     world.apply("simulated/nodeversion.yaml").await;
     world.apply("simulated/cluster.yaml").await;
@@ -138,7 +138,7 @@ async fn simulated_is_refused_unless_it_is_allowed() {
 
 #[tokio::test]
 async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node_away() {
-    let mut world = World::start("tampered").await;
+    let mut world = world("tampered").await;
     world.operator(&["--allow-simulated"]);
     world.apply("simulated/nodeversion.yaml").await;
     world.apply("simulated/cluster.yaml").await;

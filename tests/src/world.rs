@@ -1,12 +1,25 @@
 //! A management API server with our kinds, an operator that may be killed, and what can be seen of a cluster.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test says what is wrong by failing"
+)]
 
-use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, NodeVersion, definition, node::Role};
-use constellation_tests::{
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
     controlplane::{ControlPlane, Options, shared::exclusive},
     operator::Operator,
 };
+use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, NodeVersion, definition, node::Role};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace, Node},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -21,10 +34,11 @@ use kube::{
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "default";
-const CLUSTER: &str = "quickstart";
 
 /// Everything a story needs.
 pub struct World {
+    /// Name of the story's cluster.
+    pub cluster: String,
     client: Client,
     operator: Option<Operator>,
     dir: PathBuf,
@@ -33,8 +47,8 @@ pub struct World {
 }
 
 impl World {
-    pub async fn start(name: &str) -> Self {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("simulated").join(name);
+    /// An API server with our kinds, in `dir`, for a story about a cluster.
+    pub async fn start(dir: PathBuf, cluster: &str) -> Self {
         let lock = exclusive(&dir).unwrap();
         let options = Options { dir: Some(dir.join("plane")), audit_log: Some(dir.join("audit.log")) };
         let plane = ControlPlane::start_with(&options).await.unwrap();
@@ -49,13 +63,27 @@ impl World {
         while namespaces.get_opt(NAMESPACE).await.unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Self { client, operator: None, dir, plane, _lock: lock }
+        Self { cluster: cluster.to_owned(), client, operator: None, dir, plane, _lock: lock }
     }
 
+    /// A client of the management cluster, with every right.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Folder of the operator's log and of the `local` provider's state (`local`).
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Starts the operator.
     pub fn operator(&mut self, arguments: &[&str]) {
         self.operator = Some(Operator::start(&self.dir, &self.plane.kubeconfig(), arguments).unwrap());
     }
 
+    /// SIGKILL, as a machine that loses power would.
     pub fn kill_operator(&mut self) {
         self.operator.take().expect("an operator runs").kill();
     }
@@ -84,9 +112,20 @@ impl World {
         text
     }
 
+    /// Applies an example.
     pub async fn apply(&self, example: &str) {
+        self.apply_object(self.example(example)).await;
+    }
+
+    /// Reads an example.
+    #[must_use]
+    pub fn example(&self, example: &str) -> DynamicObject {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples").join(example);
-        let object: DynamicObject = serde_yaml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        serde_yaml::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    /// Applies an object of any kind.
+    pub async fn apply_object(&self, object: DynamicObject) {
         let gvk = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), NAMESPACE, &ApiResource::from_gvk(&gvk));
@@ -94,10 +133,12 @@ impl World {
         api.patch(&name, &PatchParams::apply("kubectl").force(), &Patch::Apply(&object)).await.unwrap();
     }
 
+    /// The cluster's object.
     pub async fn cluster(&self) -> Option<ConstellationCluster> {
-        Api::namespaced(self.client.clone(), NAMESPACE).get_opt(CLUSTER).await.unwrap()
+        Api::namespaced(self.client.clone(), NAMESPACE).get_opt(&self.cluster).await.unwrap()
     }
 
+    /// Whether a condition of the cluster holds for what its spec says now.
     pub async fn condition(&self, kind: &str) -> bool {
         let Some(cluster) = self.cluster().await else { return false };
         let generation = cluster.metadata.generation;
@@ -106,21 +147,25 @@ impl World {
             && status.conditions.iter().any(|c| c.type_ == kind && c.status == "True")
     }
 
+    /// The cluster's nodes.
     pub async fn nodes(&self) -> Vec<ConfidentialNode> {
         let api: Api<ConfidentialNode> = Api::namespaced(self.client.clone(), NAMESPACE);
         api.list(&ListParams::default()).await.unwrap().items
     }
 
+    /// Names of its workers.
     pub async fn workers(&self) -> Vec<String> {
         self.nodes().await.iter().filter(|n| n.spec.role == Role::Worker).map(ResourceExtName::name).collect()
     }
 
+    /// Ready workers, as the group counts them.
     pub async fn ready_workers(&self) -> u32 {
         let api: Api<NodeGroup> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let group = api.get_opt(&format!("{CLUSTER}-workers")).await.unwrap();
+        let group = api.get_opt(&format!("{}-workers", self.cluster)).await.unwrap();
         group.and_then(|g| g.status).and_then(|s| s.ready_replicas).unwrap_or(0)
     }
 
+    /// The Kubernetes nodes of the management cluster, where simulated machines register.
     pub async fn kube_nodes(&self) -> Vec<Node> {
         Api::all(self.client.clone()).list(&ListParams::default()).await.unwrap().items
     }
@@ -131,12 +176,14 @@ impl World {
         api.list(&ListParams::default().labels("constellation.dev/simulated=instance")).await.unwrap().items
     }
 
+    /// Sets the size of the workers' group through its scale subresource.
     pub async fn scale(&self, replicas: u32) {
         let api: Api<NodeGroup> = Api::namespaced(self.client.clone(), NAMESPACE);
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        api.patch_scale(&format!("{CLUSTER}-workers"), &PatchParams::default(), &patch).await.unwrap();
+        api.patch_scale(&format!("{}-workers", self.cluster), &PatchParams::default(), &patch).await.unwrap();
     }
 
+    /// What simulated machines do wrong.
     pub async fn script(&self, data: Value) {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "constellation-simulated-script"}, "data": data});
@@ -148,12 +195,13 @@ impl World {
     pub async fn release(&self, image: &str) {
         let api: Api<NodeVersion> = Api::namespaced(self.client.clone(), NAMESPACE);
         let patch = Patch::Merge(json!({"spec": {"image": {"simulated": image}}}));
-        api.patch(CLUSTER, &PatchParams::default(), &patch).await.unwrap();
+        api.patch(&self.cluster, &PatchParams::default(), &patch).await.unwrap();
     }
 
+    /// Deletes the cluster.
     pub async fn delete_cluster(&self) {
         let api: Api<ConstellationCluster> = Api::namespaced(self.client.clone(), NAMESPACE);
-        api.delete(CLUSTER, &DeleteParams::default()).await.unwrap();
+        api.delete(&self.cluster, &DeleteParams::default()).await.unwrap();
     }
 
     /// Waits until three seconds pass without a write.
