@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Fetches the vendors' own descriptions of their APIs, for the tests of the clouds. Usage: tests/models.sh [google|azure]...
+# They come out of the vendors' Python packages (PyPI), one function per model; a model that is there is not fetched again.
+set -euo pipefail
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
+models="${CONSTELLATION_CACHE:-$HOME/.cache/constellation-operator}/models"
+mkdir -p "$models"
+
+# Unpacks a wheel without installing it: wheel PACKAGE==VERSION, into $work.
+wheel() {
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  pip3 download -q --disable-pip-version-check --no-deps --only-binary :all: --dest "$work" "$1"
+  python3 -m zipfile -e "$work"/*.whl "$work/unpacked"
+}
+
+# Google: the discovery document of Compute Engine.
+google() (
+  [ -s "$models/compute.v1.json" ] && exit
+  wheel google-api-python-client==2.202.0
+  mv "$work/unpacked/googleapiclient/discovery_cache/documents/compute.v1.json" "$models/compute.v1.json"
+)
+
+# Azure: TypedDicts with the wire's names, as JSON schemas.
+azure() (
+  [ -s "$models/azure-compute.json" ] && [ -s "$models/azure-network.json" ] && exit
+  for package in azure-mgmt-compute==39.0.0 azure-mgmt-network==33.1.0; do
+    wheel "$package"
+    name=${package%%=*}
+    name=${name#azure-mgmt-}
+    python3 "$here/azure_model.py" "$work/unpacked/azure/mgmt/$name" >"$work/model.json"
+    mv "$work/model.json" "$models/azure-$name.json"
+    rm -rf "$work"
+  done
+)
+
+[ $# -gt 0 ] || set -- google azure
+for model in "$@"; do
+  "$model"
+  echo "models.sh: $model is in $models" >&2
+done
