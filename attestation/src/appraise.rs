@@ -25,6 +25,8 @@ pub mod clause {
     pub const AK_ATTRIBUTES: &str = "tpm.ak.attributes";
     /// The TPM that holds the endorsement key opened the credential for the attestation key.
     pub const AK_CREDENTIAL: &str = "tpm.ak.credential";
+    /// The firmware's event log can be read; it explains and proves nothing by itself.
+    pub const EVENT_LOG: &str = "tpm.eventlog";
     /// The endorsement key's certificate is of a CA that the owner named.
     pub const EK_CERTIFICATE: &str = "tpm.ek.certificate";
     /// The TPM made what it signed.

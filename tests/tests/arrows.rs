@@ -41,6 +41,7 @@ fn crates_point_only_where_the_house_plan_says() {
     let allowed = BTreeMap::from([
         ("constellation-crds", vec![]),
         ("constellation-attestation", vec![]),
+        ("constellation-attest", vec!["constellation-attestation", "constellation-image"]),
         ("constellation-verifier", vec!["constellation-attestation", "constellation-crds"]),
         ("constellation-cloud", vec![]),
         ("constellation-operator", vec!["constellation-attestation", "constellation-cloud", "constellation-crds"]),

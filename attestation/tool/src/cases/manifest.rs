@@ -1,0 +1,328 @@
+//! The three forms of a manifest of cases. Paths are relative to the manifest; an unknown key is an error.
+//!
+//! The keys are those of the vectors' `README.md`. A policy key that is absent waives its clause for the case.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::input::deserialize_timestamp;
+
+/// A manifest, told apart by its outer shape.
+#[derive(Debug)]
+pub enum Manifest {
+    /// An object with `trust_anchors`: SEV-SNP reports.
+    Snp(SnpManifest),
+    /// An object with `trust_anchor`: TDX quotes.
+    Tdx(TdxManifest),
+    /// A list: cases of several kinds.
+    Mixed(Vec<MixedCase>),
+}
+
+impl Manifest {
+    /// Parses a manifest.
+    ///
+    /// # Errors
+    /// When it is of none of the forms, or holds a key or a value that its form doesn't have.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let value: serde_json::Value = serde_json::from_slice(bytes)?;
+        // Read again from the bytes: the error then says the line.
+        if value.is_array() {
+            serde_json::from_slice(bytes).map(Self::Mixed)
+        } else if value.get("trust_anchors").is_some() {
+            serde_json::from_slice(bytes).map(Self::Snp)
+        } else {
+            serde_json::from_slice(bytes).map(Self::Tdx)
+        }
+    }
+}
+
+/// The verdict that a case must have.
+#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Expect {
+    /// Every clause holds or is waived.
+    Accept,
+    /// Genuine, but a strict policy refuses it; with exactly the clauses waived that it names, it is accepted.
+    Policy,
+    /// A clause fails.
+    Reject,
+}
+
+impl Expect {
+    /// As in the manifest.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Policy => "policy",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// SEV-SNP reports.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct SnpManifest {
+    /// Product to its root (ARK).
+    pub trust_anchors: BTreeMap<String, PathBuf>,
+    /// The cases.
+    pub cases: Vec<SnpCase>,
+}
+
+/// One SEV-SNP report.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct SnpCase {
+    /// Name.
+    pub name: String,
+    /// The report.
+    pub report: PathBuf,
+    /// Certificate of the key that signed it.
+    #[serde(default)]
+    pub vek: Option<PathBuf>,
+    /// Certificate of that certificate's issuer.
+    #[serde(default)]
+    pub intermediate: Option<PathBuf>,
+    /// What the attester sent as root; a hint, never an anchor.
+    #[serde(default)]
+    pub ark: Option<PathBuf>,
+    /// Revocation list.
+    #[serde(default)]
+    pub crl: Option<PathBuf>,
+    /// Time to verify at.
+    #[serde(default, deserialize_with = "deserialize_timestamp")]
+    pub now: Option<Timestamp>,
+    /// What is wanted.
+    #[serde(default)]
+    pub policy: SnpPolicy,
+    /// Verdict.
+    pub expect: Expect,
+    /// For people.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What is wanted of a SEV-SNP report.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnpPolicy {
+    /// Launch measurement, 48 bytes.
+    pub measurement: Option<OneOrMore>,
+    /// Report data, 64 bytes.
+    pub report_data: Option<String>,
+    /// Host data, 32 bytes.
+    pub host_data: Option<OneOrMore>,
+    /// Privilege level.
+    pub vmpl: Option<u32>,
+    /// Whether the host may read the guest.
+    pub allow_debug: Option<bool>,
+    /// Whether a migration agent may be bound.
+    pub allow_migration: Option<bool>,
+    /// Whether the committed TCB may be below the current one.
+    pub allow_provisional: Option<bool>,
+    /// Whether a cloud's key may have signed.
+    pub allow_vlek: Option<bool>,
+    /// Whether the firmware must have checked for memory aliases.
+    pub require_alias_check: Option<bool>,
+    /// Whether a revocation list in date must be there.
+    pub require_crl: Option<bool>,
+    /// Product to floor of the reported TCB.
+    pub min_reported_tcb: Option<BTreeMap<String, String>>,
+    /// Product to floor of the TCB at launch.
+    pub min_launch_tcb: Option<BTreeMap<String, String>>,
+    /// Product to floor of the committed TCB.
+    pub min_committed_tcb: Option<BTreeMap<String, String>>,
+    /// Clouds whose key may have signed.
+    pub csp_ids: Option<Vec<String>>,
+    /// Digests of keys that may have signed the guest's identity, 48 bytes each.
+    pub id_key_digests: Option<Vec<String>>,
+}
+
+/// TDX quotes.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct TdxManifest {
+    /// The root.
+    pub trust_anchor: PathBuf,
+    /// The cases.
+    pub cases: Vec<TdxCase>,
+}
+
+/// One TDX quote.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct TdxCase {
+    /// Name.
+    pub name: String,
+    /// The quote.
+    pub quote: PathBuf,
+    /// TCB info, QE identity and revocation lists.
+    #[serde(default)]
+    pub collateral: Option<PathBuf>,
+    /// Time to verify at.
+    #[serde(default, deserialize_with = "deserialize_timestamp")]
+    pub now: Option<Timestamp>,
+    /// TCB status that the evaluation must yield.
+    #[serde(default)]
+    pub tcb_status: Option<String>,
+    /// What is wanted.
+    #[serde(default)]
+    pub policy: TdxPolicy,
+    /// Verdict.
+    pub expect: Expect,
+    /// For people.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What is wanted of a TDX quote, besides the strict default.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct TdxPolicy {
+    /// Measurement of the TD's initial memory, 48 bytes.
+    pub mrtd: Option<OneOrMore>,
+    /// Runtime register 0, 48 bytes.
+    pub rtmr0: Option<OneOrMore>,
+    /// Runtime register 1, 48 bytes.
+    pub rtmr1: Option<OneOrMore>,
+    /// Runtime register 2, 48 bytes.
+    pub rtmr2: Option<OneOrMore>,
+    /// Runtime register 3, 48 bytes.
+    pub rtmr3: Option<OneOrMore>,
+    /// Identity of the configuration, 48 bytes.
+    pub mrconfigid: Option<OneOrMore>,
+    /// Report data, 64 bytes.
+    pub report_data: Option<OneOrMore>,
+}
+
+/// One case of a mixed manifest.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct MixedCase {
+    /// Name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Verdict.
+    pub expect: Expect,
+    /// For people.
+    #[serde(default)]
+    pub reason: String,
+    /// Time to verify at.
+    #[serde(default, deserialize_with = "deserialize_timestamp")]
+    pub now: Option<Timestamp>,
+    /// TDX quote.
+    #[serde(default)]
+    pub quote: Option<PathBuf>,
+    /// Its collateral.
+    #[serde(default)]
+    pub collateral: Option<PathBuf>,
+    /// Evidence as JSON.
+    #[serde(default)]
+    pub evidence: Option<PathBuf>,
+    /// Signed document.
+    #[serde(default)]
+    pub document: Option<PathBuf>,
+    /// Event log.
+    #[serde(default)]
+    pub log: Option<PathBuf>,
+    /// Expected nonce, hex.
+    #[serde(default)]
+    pub nonce: Option<String>,
+    /// Trust anchor.
+    #[serde(default)]
+    pub root: Option<PathBuf>,
+    /// Expected registers, `file#key`.
+    #[serde(default)]
+    pub pcrs: Option<String>,
+}
+
+/// What a case of a mixed manifest is.
+#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Azure SEV-SNP: HCL report, quote of the virtual TPM, VCEK.
+    AzSnpVtpm,
+    /// A firmware's event log and the registers it explains.
+    Eventlog,
+    /// GCP: quote of the virtual TPM and its key's certificates.
+    GcpVtpm,
+    /// AWS: signed `NitroTPM` document.
+    Nitrotpm,
+    /// A TDX quote under Intel's root.
+    Tdx,
+}
+
+/// A hex value, or a list of accepted ones.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    /// One.
+    One(String),
+    /// Any of these.
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    /// All of them.
+    #[must_use]
+    pub fn values(&self) -> &[String] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::More(values) => values,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SNP: &str = r#"{"trust_anchors": {"Milan": "a"}, "cases": [
+        {"name": "n", "report": "r", "policy": {"vmpl": 0}, "now": 1, "expect": "accept"}]}"#;
+    const TDX: &str = r#"{"trust_anchor": "a", "cases": [
+        {"name": "n", "quote": "q", "policy": {"mrtd": ["00"]}, "now": "2026-01-01T00:00:00Z", "expect": "policy"}]}"#;
+    const MIXED: &str = r#"[{"name": "n", "kind": "az-snp-vtpm", "evidence": "e", "nonce": "00", "expect": "reject"}]"#;
+
+    #[test]
+    fn each_form_is_told_by_its_shape() {
+        assert!(matches!(Manifest::parse(SNP.as_bytes()), Ok(Manifest::Snp(_))));
+        assert!(matches!(Manifest::parse(TDX.as_bytes()), Ok(Manifest::Tdx(_))));
+        assert!(matches!(Manifest::parse(MIXED.as_bytes()), Ok(Manifest::Mixed(_))));
+    }
+
+    #[test]
+    fn an_unknown_key_anywhere_is_an_error_that_names_it() {
+        for (form, at) in [
+            (SNP, "{\"trust"),
+            (SNP, "{\"name"),
+            (SNP, "{\"vmpl"),
+            (TDX, "{\"trust"),
+            (TDX, "{\"mrtd"),
+            (MIXED, "{\"name"),
+        ] {
+            let changed = form.replacen(at, &at.replacen('{', "{\"surprise\": 1, ", 1), 1);
+            assert_ne!(changed, form);
+            let error = Manifest::parse(changed.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("surprise"), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_of_another_kind_are_an_error() {
+        for (form, from, to) in [
+            (SNP, "\"accept\"", "\"maybe\""),
+            (SNP, "\"now\": 1", "\"now\": \"yesterday\""),
+            (SNP, "\"vmpl\": 0", "\"vmpl\": -1"),
+            (MIXED, "az-snp-vtpm", "sgx"),
+            (MIXED, "[{", "[[{"),
+        ] {
+            assert!(Manifest::parse(form.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
+        }
+        assert!(Manifest::parse(b"{}").is_err());
+        assert!(Manifest::parse(b"").is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! Runs a manifest of cases and compares each verdict with the one that it must have.
+//!
+//! One case: read its files, verify and appraise them under the case's policy, list the clauses that fail. A case that
+//! expects `policy` is run twice: strictly, which must fail, and with exactly the failing clauses waived, which must
+//! be accepted. A file that is missing, or a policy that can't be read, is an error of the manifest and not a verdict.
+
+pub mod manifest;
+mod mixed;
+
+use std::path::Path;
+
+use constellation_attestation::result::Checks;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use self::manifest::{Expect, Manifest};
+use crate::input::{self, Error};
+
+/// Verdict on evidence.
+#[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every clause holds or is waived.
+    Accept,
+    /// A clause fails.
+    Reject,
+}
+
+/// How one case came out; one line of the output.
+#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Name of the case.
+    pub name: String,
+    /// Verdict of the strict policy.
+    pub verdict: Verdict,
+    /// Names of the clauses that fail.
+    pub clauses: Vec<String>,
+    /// Verdict that the manifest wants.
+    pub expect: &'static str,
+    /// Whether it is as wanted.
+    pub ok: bool,
+}
+
+/// What evaluating evidence gave.
+#[derive(Debug)]
+struct Evaluated {
+    /// Every clause.
+    checks: Checks,
+    /// Whether a fact that the manifest states besides the verdict (a TCB status) is as stated.
+    facts: bool,
+}
+
+impl From<Checks> for Evaluated {
+    fn from(checks: Checks) -> Self {
+        Self { checks, facts: true }
+    }
+}
+
+/// Runs all cases of the manifest at `path`; `now` is the time for cases that name none.
+///
+/// # Errors
+/// When the manifest or a file that it names can't be used; the first such case is named.
+pub fn run(path: &Path, now: Timestamp) -> Result<Vec<Line>, Error> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let parsed = Manifest::parse(&input::read(path)?).map_err(|source| Error::Json {
+        path: path.to_owned(),
+        what: "a manifest of cases",
+        source,
+    })?;
+    match parsed {
+        Manifest::Mixed(cases) => cases
+            .iter()
+            .map(|case| judge(&case.name, case.expect, |waived| mixed::evaluate(folder, case, now, waived)))
+            .collect(),
+        Manifest::Snp(_) | Manifest::Tdx(_) => Err(Error::value("manifest", "this form can't be run yet")),
+    }
+}
+
+/// Gives the verdict on one case. `evaluate` is given the names of the clauses to waive.
+fn judge(
+    name: &str,
+    expect: Expect,
+    evaluate: impl Fn(&[String]) -> Result<Evaluated, Error>,
+) -> Result<Line, Error> {
+    let named = |error: Error| Error::value(format!("case {name}"), error);
+    let strict = evaluate(&[]).map_err(named)?;
+    let mut clauses: Vec<String> = strict.checks.failures().map(|clause| clause.name.clone()).collect();
+    clauses.dedup();
+    let verdict = if strict.checks.accepted() { Verdict::Accept } else { Verdict::Reject };
+    let as_wanted = match expect {
+        Expect::Accept => verdict == Verdict::Accept,
+        Expect::Reject => verdict == Verdict::Reject,
+        Expect::Policy => {
+            verdict == Verdict::Reject && !clauses.is_empty() && {
+                let waived = evaluate(&clauses).map_err(named)?;
+                waived.checks.accepted() && waived.facts
+            }
+        }
+    };
+    Ok(Line { name: name.to_owned(), verdict, clauses, expect: expect.as_str(), ok: as_wanted && strict.facts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Evidence that fails at `failing`, unless that is waived.
+    fn evidence(failing: &[&str]) -> impl Fn(&[String]) -> Result<Evaluated, Error> {
+        move |waived| {
+            let mut checks = Checks::default();
+            checks.holds("signature", "genuine");
+            for name in failing {
+                match waived.iter().any(|w| w == name) {
+                    true => checks.waived(name, "test"),
+                    false => checks.fails(name, "differs"),
+                }
+            }
+            Ok(checks.into())
+        }
+    }
+
+    #[test]
+    fn a_case_is_ok_only_with_the_verdict_it_expects() {
+        for (failing, expect, ok) in [
+            (&[][..], Expect::Accept, true),
+            (&[], Expect::Reject, false),
+            (&[], Expect::Policy, false),
+            (&["a"], Expect::Accept, false),
+            (&["a"], Expect::Reject, true),
+            (&["a", "b"], Expect::Policy, true),
+        ] {
+            let line = judge("x", expect, evidence(failing)).unwrap();
+            assert_eq!((line.ok, line.clauses.as_slice()), (ok, failing.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice()));
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_waived_is_no_matter_of_policy() {
+        let forged = |_: &[String]| {
+            let mut checks = Checks::default();
+            checks.fails("signature", "forged");
+            Ok(checks.into())
+        };
+        assert!(!judge("x", Expect::Policy, forged).unwrap().ok);
+        assert!(judge("x", Expect::Reject, forged).unwrap().ok);
+    }
+
+    #[test]
+    fn a_stated_fact_that_differs_is_not_ok() {
+        let wrong = |_: &[String]| {
+            let mut checks = Checks::default();
+            checks.fails("tcb", "revoked");
+            Ok(Evaluated { checks, facts: false })
+        };
+        assert!(!judge("x", Expect::Reject, wrong).unwrap().ok);
+    }
+}

@@ -1,0 +1,193 @@
+//! Files and values that the commands are given, and what is said when one can't be used.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+/// Greatest file that is read, bytes: above every piece of evidence; images are read by [`crate::predict`].
+pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why an input can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file can't be read.
+    #[error("reading {path} failed: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is larger than any that makes sense here.
+    #[error("{path} is larger than {limit} bytes")]
+    Large {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: u64,
+    },
+    /// A file isn't the JSON that it should be.
+    #[error("{path} isn't {what}: {source}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        what: &'static str,
+        /// Where it differs.
+        source: serde_json::Error,
+    },
+    /// A value can't be used.
+    #[error("{what}: {problem}")]
+    Value {
+        /// Which.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// A value that can't be used.
+    pub fn value(what: impl Into<String>, problem: impl ToString) -> Self {
+        Self::Value { what: what.into(), problem: problem.to_string() }
+    }
+}
+
+/// Reads a file of at most [`MAX_BYTES`].
+///
+/// # Errors
+/// When it can't be read or is larger.
+pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    read_up_to(path, MAX_BYTES)
+}
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// When it can't be read or is larger.
+pub fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    use std::io::Read as _;
+    let refuse = |source| Error::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .map_err(refuse)?
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(refuse)?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::Large { path: path.to_owned(), limit });
+    }
+    Ok(bytes)
+}
+
+/// Reads a file of text.
+///
+/// # Errors
+/// When it can't be read or isn't UTF-8.
+pub fn text(path: &Path) -> Result<String, Error> {
+    String::from_utf8(read(path)?).map_err(|e| Error::value(path.display().to_string(), e))
+}
+
+/// Reads a file of JSON.
+///
+/// # Errors
+/// When it can't be read or isn't of this form.
+pub fn json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, Error> {
+    serde_json::from_slice(&read(path)?).map_err(|source| Error::Json { path: path.to_owned(), what, source })
+}
+
+/// Parses hex digits.
+///
+/// # Errors
+/// When they aren't.
+pub fn hex(what: &str, digits: &str) -> Result<Vec<u8>, Error> {
+    hex::decode(digits).map_err(|e| Error::value(what, e))
+}
+
+/// Parses hex digits of exactly `N` bytes.
+///
+/// # Errors
+/// When they aren't.
+pub fn hex_array<const N: usize>(what: &str, digits: &str) -> Result<[u8; N], Error> {
+    let bytes = hex(what, digits)?;
+    let length = bytes.len();
+    bytes.try_into().map_err(|_| Error::value(what, format!("{length} bytes where {N} are wanted")))
+}
+
+/// A point in time: RFC 3339 or Unix seconds, as text or number.
+///
+/// # Errors
+/// When it is neither.
+pub fn timestamp(text: &str) -> Result<Timestamp, String> {
+    match text.parse::<i64>() {
+        Ok(seconds) => Timestamp::from_second(seconds).map_err(|e| e.to_string()),
+        Err(_) => text.parse().map_err(|e: jiff::Error| e.to_string()),
+    }
+}
+
+/// Reads a [`timestamp`] from a manifest.
+pub(crate) fn deserialize_timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Seconds(i64),
+        Text(String),
+    }
+    let parsed = match Option::<Form>::deserialize(from)? {
+        None => return Ok(None),
+        Some(Form::Seconds(seconds)) => Timestamp::from_second(seconds).map_err(|e| e.to_string()),
+        Some(Form::Text(text)) => timestamp(&text),
+    };
+    parsed.map(Some).map_err(serde::de::Error::custom)
+}
+
+/// The values under `key` of a JSON file, for a reference written `file#key`: register number to hex value of the
+/// SHA-256 bank. The object holds them itself, or under `sha256`, or under `pcrs`.
+///
+/// # Errors
+/// When the reference has no `#`, or the file no such object.
+pub fn registers(folder: &Path, reference: &str) -> Result<std::collections::BTreeMap<u8, Vec<u8>>, Error> {
+    let (file, key) = reference.rsplit_once('#').ok_or_else(|| Error::value(reference, "should be file#key"))?;
+    let all: serde_json::Value = json(&folder.join(file), "a JSON object")?;
+    let mut values = all.get(key).ok_or_else(|| Error::value(reference, "there is no such key"))?;
+    for inner in ["pcrs", "sha256"] {
+        values = values.get(inner).unwrap_or(values);
+    }
+    let values = values.as_object().ok_or_else(|| Error::value(reference, "isn't an object"))?;
+    let register = |(number, value): (&String, &serde_json::Value)| {
+        let number = number.parse().map_err(|e| Error::value(format!("{reference}: register {number:?}"), e))?;
+        let digits = value.as_str().ok_or_else(|| Error::value(reference, "a register's value isn't text"))?;
+        Ok((number, hex_array::<32>(reference, digits)?.to_vec()))
+    };
+    values.iter().map(register).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rfc_3339_or_unix_seconds_and_nothing_else() {
+        assert_eq!(timestamp("2026-11-20T00:00:00Z").unwrap(), timestamp("1795132800").unwrap());
+        for wrong in ["", "yesterday", "2026-11-20", "1e9", "99999999999999999999"] {
+            assert!(timestamp(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn hex_of_another_length_is_refused() {
+        assert_eq!(hex_array::<2>("x", "00ff").unwrap(), [0, 255]);
+        for wrong in ["", "00", "00ff00", "0g0g", "00f"] {
+            assert!(hex_array::<2>("x", wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [0; 5]).unwrap();
+        assert_eq!(read_up_to(file.path(), 5).unwrap().len(), 5);
+        assert!(matches!(read_up_to(file.path(), 4), Err(Error::Large { .. })));
+    }
+}

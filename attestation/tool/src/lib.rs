@@ -1,0 +1,9 @@
+//! The rooms of `constellation-attest`: the library of [`constellation_attestation`] at the command line.
+//!
+//! No prompts and no network: files in, a verdict out. The only clock is the default of `--now`.
+
+pub mod cases;
+pub mod explain;
+pub mod input;
+pub mod output;
+pub mod predict;

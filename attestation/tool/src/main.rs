@@ -1,0 +1,111 @@
+//! `constellation-attest`: verifies, appraises and explains evidence; runs manifests of cases.
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use constellation_attest::{cases, explain, input, predict};
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// Verifies, appraises and explains evidence, offline.
+///
+/// Exit status: 0 accepted, 1 refused (or a case differs from its manifest), 2 the command or one of its files can't
+/// be used.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Form of the output.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Form of the output.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a manifest of cases: one JSON line per case, whatever the form of the output.
+    Cases {
+        /// The manifest; paths in it are relative to it.
+        file: PathBuf,
+        /// Time for cases that name none: RFC 3339 or Unix seconds. Default: the clock.
+        #[arg(long, value_name = "TIME", value_parser = input::timestamp)]
+        now: Option<Timestamp>,
+    },
+    /// Explains a firmware's event log; with --pcrs, compares it.
+    ExplainEventlog {
+        /// The log, as in `binary_bios_measurements`.
+        log: PathBuf,
+        /// Expected registers: a JSON file and the key of an object from number to hex value.
+        #[arg(long, value_name = "FILE#KEY")]
+        pcrs: Option<String>,
+    },
+    /// Prints the registers of a machine that boots an image.
+    Predict {
+        /// Disk image or unified kernel image.
+        image: PathBuf,
+    },
+}
+
+/// Exit status of a refusal.
+const REFUSED: u8 = 1;
+/// Exit status of input that can't be used; clap uses the same for bad arguments.
+const UNUSABLE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command, cli.output) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(REFUSED),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(UNUSABLE)
+        }
+    }
+}
+
+/// Runs a command; gives whether everything is accepted.
+fn run(command: Command, output: Output) -> Result<bool, input::Error> {
+    match command {
+        Command::Cases { file, now } => {
+            let lines = cases::run(&file, now.unwrap_or_else(Timestamp::now))?;
+            for line in &lines {
+                print(&json(line)?)?;
+            }
+            Ok(lines.iter().all(|line| line.ok))
+        }
+        Command::ExplainEventlog { log, pcrs } => {
+            let found = explain::run(&log, pcrs.as_deref())?;
+            show(output, &found, explain::Explained::to_text)?;
+            Ok(found.accepted())
+        }
+        Command::Predict { image } => {
+            show(output, &predict::run(&image)?, predict::to_text)?;
+            Ok(true)
+        }
+    }
+}
+
+fn show<T: Serialize>(output: Output, value: &T, text: impl Fn(&T) -> String) -> Result<(), input::Error> {
+    match output {
+        Output::Text => print(&text(value)),
+        Output::Json => print(&json(value)?),
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String, input::Error> {
+    serde_json::to_string(value).map_err(|e| input::Error::value("output", e))
+}
+
+/// Prints a text and ends its line. A reader that went away is an error, not a panic.
+fn print(text: &str) -> Result<(), input::Error> {
+    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(|e| input::Error::value("output", e))
+}
