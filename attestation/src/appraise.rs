@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     endorsement,
+    platform::Platform,
     policy::{LAUNCH_PCR, MeasurementSet, TrustPolicy},
     protocol::{Evidence, Hello},
     tpm::{
@@ -66,7 +67,7 @@ pub struct Presented<'a> {
     /// The secret in the challenge's credential.
     pub credential_secret: &'a [u8],
     /// Platform; chosen by the verifier, never by the evidence.
-    pub platform: &'a str,
+    pub platform: Platform,
     /// Value that PCR 15 must have.
     pub expected_pcr15: &'a [u8; 32],
 }
@@ -245,7 +246,7 @@ fn compare(presented: &Presented<'_>, policy: &TrustPolicy) -> Result<String, Ve
     match nearest {
         None => own.push(Mismatch {
             clause: clause::POLICY_EMPTY.into(),
-            expected: Some(presented.platform.into()),
+            expected: Some(presented.platform.to_string()),
             actual: None,
             message: "the trust policy has no reference values for this platform".into(),
         }),

@@ -20,6 +20,7 @@ pub mod dsse;
 pub mod endorsement;
 pub mod keys;
 pub mod owner;
+pub mod platform;
 pub mod policy;
 pub mod predict;
 pub mod protocol;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::platform::Platform;
+
 /// DSSE payload type of a [`TrustPolicy`].
 pub const TRUST_POLICY_TYPE: &str = "application/vnd.constellation.trust-policy.v1+json";
 /// DSSE payload type of a [`MeasurementManifest`].
@@ -49,9 +51,11 @@ pub enum Error {
 pub struct MeasurementSet {
     /// Name, unique in a policy.
     pub name: String,
-    /// Platform it is for, for example `qemu-vtpm`.
-    pub platform: String,
-    /// Register to accepted values of the SHA-256 bank, lower-case hex.
+    /// Platform it is for.
+    pub platform: Platform,
+    /// Register to accepted values, lower-case hex: of the SHA-384 bank where the TPM's own document proves them
+    /// (`NitroTPM`), else of the SHA-256 bank. Empty where the platform has no TPM.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pcrs: BTreeMap<u8, Vec<String>>,
 }
 
@@ -61,8 +65,8 @@ impl MeasurementSet {
     /// # Errors
     /// The first thing that is wrong.
     pub fn validate(&self) -> Result<(), Error> {
-        if self.name.is_empty() || self.platform.is_empty() {
-            return Err(Error::Empty("a set's name or platform"));
+        if self.name.is_empty() {
+            return Err(Error::Empty("a set's name"));
         }
         for pcr in REQUIRED_PCRS {
             if !self.pcrs.contains_key(&pcr) {
@@ -161,7 +165,7 @@ mod tests {
     fn good() -> MeasurementSet {
         MeasurementSet {
             name: "a".into(),
-            platform: "qemu-vtpm".into(),
+            platform: Platform::QemuVtpm,
             pcrs: REQUIRED_PCRS.into_iter().map(|pcr| (pcr, vec!["0".repeat(64)])).collect(),
         }
     }

@@ -15,6 +15,7 @@ use constellation_attestation::{
     collect::Tpm,
     credential::make_credential,
     owner::SigningKey,
+    platform::Platform,
     policy::{MeasurementSet, TrustPolicy},
     protocol::{Hello, Purpose, RecoverKey},
     session::{self, Attester as _, Proof},
@@ -110,7 +111,7 @@ fn policy(proof: &Proof, swtpm: &Swtpm) -> TrustPolicy {
         revision: 1,
         sets: vec![MeasurementSet {
             name: "live".into(),
-            platform: "qemu-vtpm".into(),
+            platform: Platform::QemuVtpm,
             pcrs: BTreeMap::from([4, 11, 12, 13].map(|pcr| (pcr, vec![value(pcr)]))),
         }],
         endorsement_roots: swtpm.endorsement_roots().unwrap(),
@@ -123,7 +124,7 @@ fn judge(proof: &Proof, expected_pcr15: &[u8; 32], policy: &TrustPolicy) -> Appr
         evidence: &proof.evidence,
         binding: &proof.binding,
         credential_secret: &proof.credential_secret,
-        platform: "qemu-vtpm",
+        platform: Platform::QemuVtpm,
         expected_pcr15,
     };
     appraise(&presented, policy, jiff::Timestamp::now())

@@ -137,7 +137,7 @@ impl Owner {
                     evidence: &proof.evidence,
                     binding: &proof.binding,
                     credential_secret: &proof.credential_secret,
-                    platform: self.cloud.platform(),
+                    platform: self.cloud.platform().parse().unwrap(),
                     expected_pcr15: pcr15,
                 },
                 &self.policy,

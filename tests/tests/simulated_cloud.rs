@@ -8,6 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
     dsse,
     owner::SigningKey,
+    platform::Platform,
     policy::{MeasurementSet, TRUST_POLICY_TYPE, TrustPolicy},
     protocol::{LaunchConfig, Role},
 };
@@ -92,7 +93,7 @@ impl Story {
         let policy = TrustPolicy {
             cluster_uid: name.into(),
             revision: 1,
-            sets: vec![MeasurementSet { name: "v1".into(), platform: "simulated".into(), pcrs }],
+            sets: vec![MeasurementSet { name: "v1".into(), platform: Platform::Simulated, pcrs }],
             endorsement_roots: Vec::new(),
         };
         let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&policy).unwrap(), &story.owner);

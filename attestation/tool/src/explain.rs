@@ -81,7 +81,7 @@ impl Explained {
 pub fn run(log: &Path, expected: Option<&str>) -> Result<Explained, Error> {
     let bytes = input::read(log)?;
     let expected = expected.map(|reference| input::registers(Path::new(""), reference)).transpose()?;
-    let parsed = EventLog::parse(&bytes).map_err(|e| Error::value(log.display().to_string(), e))?;
+    let parsed = EventLog::parse(&bytes).map_err(|e| Error::value(log.display().to_string(), &e))?;
     let registers = REGISTERS.filter(|register| parsed.of(*register).next().is_some());
     let event = |event: &tpm::eventlog::Event| Event {
         number: event.number,

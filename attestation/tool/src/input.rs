@@ -12,7 +12,7 @@ pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file can't be read.
-    #[error("reading {path} failed: {source}")]
+    #[error("reading {path} failed")]
     Read {
         /// The file.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum Error {
         limit: u64,
     },
     /// A file isn't the JSON that it should be.
-    #[error("{path} isn't {what}: {source}")]
+    #[error("{path} isn't {what}")]
     Json {
         /// The file.
         path: PathBuf,
@@ -48,10 +48,27 @@ pub enum Error {
 }
 
 impl Error {
-    /// A value that can't be used.
-    pub fn value(what: impl Into<String>, problem: impl ToString) -> Self {
-        Self::Value { what: what.into(), problem: problem.to_string() }
+    /// A value that can't be used, with all causes.
+    pub fn value(what: impl Into<String>, problem: &dyn std::error::Error) -> Self {
+        Self::Value { what: what.into(), problem: chain(problem) }
     }
+
+    /// A value that can't be used, with the reason in words.
+    pub fn said(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Value { what: what.into(), problem: problem.into() }
+    }
+}
+
+/// An error and its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Reads a file of at most [`MAX_BYTES`].
@@ -70,11 +87,7 @@ pub fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     use std::io::Read as _;
     let refuse = |source| Error::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .map_err(refuse)?
-        .take(limit.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(refuse)?;
+    std::fs::File::open(path).map_err(refuse)?.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(refuse)?;
     if bytes.len() as u64 > limit {
         return Err(Error::Large { path: path.to_owned(), limit });
     }
@@ -86,7 +99,7 @@ pub fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// When it can't be read or isn't UTF-8.
 pub fn text(path: &Path) -> Result<String, Error> {
-    String::from_utf8(read(path)?).map_err(|e| Error::value(path.display().to_string(), e))
+    String::from_utf8(read(path)?).map_err(|e| Error::value(path.display().to_string(), &e))
 }
 
 /// Reads a file of JSON.
@@ -102,7 +115,7 @@ pub fn json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, E
 /// # Errors
 /// When they aren't.
 pub fn hex(what: &str, digits: &str) -> Result<Vec<u8>, Error> {
-    hex::decode(digits).map_err(|e| Error::value(what, e))
+    hex::decode(digits).map_err(|e| Error::value(what, &e))
 }
 
 /// Parses hex digits of exactly `N` bytes.
@@ -112,7 +125,7 @@ pub fn hex(what: &str, digits: &str) -> Result<Vec<u8>, Error> {
 pub fn hex_array<const N: usize>(what: &str, digits: &str) -> Result<[u8; N], Error> {
     let bytes = hex(what, digits)?;
     let length = bytes.len();
-    bytes.try_into().map_err(|_| Error::value(what, format!("{length} bytes where {N} are wanted")))
+    bytes.try_into().map_err(|_| Error::said(what, format!("{length} bytes where {N} are wanted")))
 }
 
 /// A point in time: RFC 3339 or Unix seconds, as text or number.
@@ -148,16 +161,16 @@ pub(crate) fn deserialize_timestamp<'de, D: Deserializer<'de>>(from: D) -> Resul
 /// # Errors
 /// When the reference has no `#`, or the file no such object.
 pub fn registers(folder: &Path, reference: &str) -> Result<std::collections::BTreeMap<u8, Vec<u8>>, Error> {
-    let (file, key) = reference.rsplit_once('#').ok_or_else(|| Error::value(reference, "should be file#key"))?;
+    let (file, key) = reference.rsplit_once('#').ok_or_else(|| Error::said(reference, "should be file#key"))?;
     let all: serde_json::Value = json(&folder.join(file), "a JSON object")?;
-    let mut values = all.get(key).ok_or_else(|| Error::value(reference, "there is no such key"))?;
+    let mut values = all.get(key).ok_or_else(|| Error::said(reference, "there is no such key"))?;
     for inner in ["pcrs", "sha256"] {
         values = values.get(inner).unwrap_or(values);
     }
-    let values = values.as_object().ok_or_else(|| Error::value(reference, "isn't an object"))?;
+    let values = values.as_object().ok_or_else(|| Error::said(reference, "isn't an object"))?;
     let register = |(number, value): (&String, &serde_json::Value)| {
-        let number = number.parse().map_err(|e| Error::value(format!("{reference}: register {number:?}"), e))?;
-        let digits = value.as_str().ok_or_else(|| Error::value(reference, "a register's value isn't text"))?;
+        let number = number.parse().map_err(|e| Error::value(format!("{reference}: register {number:?}"), &e))?;
+        let digits = value.as_str().ok_or_else(|| Error::said(reference, "a register's value isn't text"))?;
         Ok((number, hex_array::<32>(reference, digits)?.to_vec()))
     };
     values.iter().map(register).collect()

@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(REFUSED),
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", input::chain(&error));
             ExitCode::from(UNUSABLE)
         }
     }
@@ -102,10 +102,10 @@ fn show<T: Serialize>(output: Output, value: &T, text: impl Fn(&T) -> String) ->
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String, input::Error> {
-    serde_json::to_string(value).map_err(|e| input::Error::value("output", e))
+    serde_json::to_string(value).map_err(|e| input::Error::value("output", &e))
 }
 
 /// Prints a text and ends its line. A reader that went away is an error, not a panic.
 fn print(text: &str) -> Result<(), input::Error> {
-    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(|e| input::Error::value("output", e))
+    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(|e| input::Error::value("output", &e))
 }

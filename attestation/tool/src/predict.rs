@@ -15,7 +15,7 @@ const MAX_EXECUTABLE: u64 = 1 << 30;
 /// # Errors
 /// When the file is neither, or holds a boot stub whose measurements aren't known.
 pub fn run(image: &Path) -> Result<Report, Error> {
-    let named = |error: &dyn std::fmt::Display| Error::value(image.display().to_string(), error);
+    let named = |error: &dyn std::error::Error| Error::value(image.display().to_string(), error);
     if !is_executable(image)? {
         return inspect::predict(image).map_err(|e| named(&e));
     }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use constellation_attestation::protocol::BOOTSTRAPPER_PORT;
+use constellation_attestation::{platform::Platform, protocol::BOOTSTRAPPER_PORT};
 use constellation_verifier::{
     home::{self, Home, Paths},
     join::{self, Outcome},
@@ -64,8 +64,8 @@ struct Serve {
     #[arg(long, default_value = "kube-system")]
     namespace: String,
     /// The platform that nodes must be on.
-    #[arg(long, default_value = "qemu-vtpm")]
-    platform: String,
+    #[arg(long, default_value_t = Platform::QemuVtpm)]
+    platform: Platform,
     /// Where Prometheus finds the counters.
     #[arg(long, default_value = "127.0.0.1:9102")]
     metrics: SocketAddr,
@@ -159,7 +159,7 @@ async fn prepare(args: &Serve) -> anyhow::Result<Verifier<Cluster>> {
     let store = patiently("access to the Kubernetes API", || open(args)).await;
     let trust = Trust::open(&home.owner_spki, &home.launch.cluster_uid, &args.dir.join("trust-revision"))
         .context("opening the memory of the trust bundle")?;
-    Ok(Verifier::new(home, trust, store, args.platform.clone()))
+    Ok(Verifier::new(home, trust, store, args.platform))
 }
 
 /// With the kubeconfig if there is one, else with a certificate that we make ourselves.

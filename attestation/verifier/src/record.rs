@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use constellation_attestation::appraise::{Appraisal, clause};
+use constellation_attestation::{
+    appraise::{Appraisal, clause},
+    platform::Platform,
+};
 use constellation_crds::{
     NodeAdmissionStatus,
     node::{AttestationResult, Mismatch},
@@ -57,10 +60,10 @@ pub fn mismatches(appraisal: &Appraisal) -> Vec<Mismatch> {
 
 /// What the status says about a good appraisal.
 #[must_use]
-pub fn accepted(appraisal: &Appraisal, platform: &str, revision: u64, now: Timestamp) -> AttestationResult {
+pub fn accepted(appraisal: &Appraisal, platform: Platform, revision: u64, now: Timestamp) -> AttestationResult {
     AttestationResult {
         verdict: ACCEPTED.to_owned(),
-        platform: platform.to_owned(),
+        platform: platform.to_string(),
         measurement_set: appraisal.set.clone(),
         trust_revision: Some(revision),
         time: Some(now.to_string()),
@@ -75,14 +78,14 @@ pub fn accepted(appraisal: &Appraisal, platform: &str, revision: u64, now: Times
 pub fn refused(
     reasons: Vec<Mismatch>,
     evidence_digest: Option<String>,
-    platform: &str,
+    platform: Platform,
     revision: Option<u64>,
     id: &str,
     now: Timestamp,
 ) -> AttestationResult {
     AttestationResult {
         verdict: REFUSED.to_owned(),
-        platform: platform.to_owned(),
+        platform: platform.to_string(),
         measurement_set: None,
         trust_revision: revision,
         time: Some(now.to_string()),

@@ -10,6 +10,7 @@ use constellation_attestation::{
     appraise::{Appraisal, Presented, appraise, pcr15_after_join, pcr15_from_digest},
     binding::VerifierRole,
     channel::{self, Channel},
+    platform::Platform,
     protocol::{Hello, LaunchConfig, Purpose},
     session::{self, Proof},
 };
@@ -72,7 +73,7 @@ pub struct Verifier<A> {
     /// The Kubernetes API.
     pub store: A,
     /// The platform that nodes must be on: our choice, never the evidence's.
-    pub platform: String,
+    pub platform: Platform,
     /// Counters.
     pub metrics: Metrics,
     quiet: Quiet,
@@ -110,7 +111,7 @@ pub enum Settled<T> {
 
 impl<A: Store> Verifier<A> {
     /// Puts the parts together.
-    pub fn new(home: Home, trust: Trust, store: A, platform: String) -> Self {
+    pub fn new(home: Home, trust: Trust, store: A, platform: Platform) -> Self {
         Self { home, trust, store, platform, metrics: Metrics::default(), quiet: Quiet::default() }
     }
 
@@ -144,7 +145,7 @@ impl<A: Store> Verifier<A> {
             evidence: &proof.evidence,
             binding: &proof.binding,
             credential_secret: &proof.credential_secret,
-            platform: &self.platform,
+            platform: self.platform,
             expected_pcr15: &expected,
         };
         let appraisal = appraise(&presented, &policy, Timestamp::now());
@@ -182,7 +183,7 @@ impl<A: Store> Verifier<A> {
                 }
                 Err(error) => return Err(Error::Ticket(error)),
             };
-            let result = record::accepted(&case.appraisal, &self.platform, case.revision, now);
+            let result = record::accepted(&case.appraisal, self.platform, case.revision, now);
             let Some(status) = record::next(node.status.as_ref(), Some(admission), result) else {
                 return Ok(Settled::Granted(prepared));
             };
@@ -221,7 +222,7 @@ impl<A: Store> Verifier<A> {
         let uid = &node.spec.node_uid;
         let id = fresh_id()?;
         let digest = appraisal.map(|appraisal| appraisal.evidence_digest.clone());
-        let result = record::refused(reasons, digest, &self.platform, revision, &id, Timestamp::now());
+        let result = record::refused(reasons, digest, self.platform, revision, &id, Timestamp::now());
         let last = node.status.as_ref().and_then(|status| status.last_appraisal.as_ref());
         if let Some(known) = last.filter(|last| record::same(last, &result)).and_then(|last| last.refusal_id.clone()) {
             tracing::info!(refusal = known, node_uid = uid, "Refused a node for the recorded reasons");

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use constellation_attestation::platform::Platform;
 use constellation_attestation::policy::{MANIFEST_TYPE, MeasurementManifest, MeasurementSet};
 use constellation_attestation::{dsse, owner};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use crate::oci::KUBERNETES_VERSION;
 use crate::tool;
 
 /// The platform that the predictions are for.
-const PLATFORM: &str = "qemu-vtpm";
+const PLATFORM: Platform = Platform::QemuVtpm;
 /// Name of the manifest among the results, and of the key in the `ConfigMap`.
 pub const MANIFEST_FILE: &str = "manifest.dsse.json";
 /// Name of the publisher's public key among the results.
@@ -91,11 +92,7 @@ pub fn write(
         pcrs: report.pcrs.clone(),
         command_line: report.command_line.clone(),
     };
-    let set = MeasurementSet {
-        name: format!("{version}-{PLATFORM}"),
-        platform: PLATFORM.to_owned(),
-        pcrs: report.pcrs.clone(),
-    };
+    let set = MeasurementSet { name: format!("{version}-{PLATFORM}"), platform: PLATFORM, pcrs: report.pcrs.clone() };
     set.validate().map_err(|error| Error::Manifest(error.to_string()))?;
     let manifest = MeasurementManifest {
         revision,

@@ -7,6 +7,7 @@ use constellation_attestation::{
     binding::VerifierRole,
     channel::{self, Channel, Identity},
     owner::SigningKey,
+    platform::{self, Platform},
     policy::{LAUNCH_PCR, TrustPolicy},
     protocol::{BOOTSTRAPPER_PORT, Progress, Purpose},
     session::{self, Proof},
@@ -40,6 +41,9 @@ pub enum Error {
     /// The node says that it failed for good.
     #[error("the node failed: {0}")]
     Node(String),
+    /// The cloud says that its evidence is of a platform that can't be appraised.
+    #[error("evidence of this cloud can't be appraised")]
+    Platform(#[from] platform::Unknown),
     /// The evidence was refused.
     #[error("the node's evidence was refused")]
     Refused(Box<AttestationResult>),
@@ -114,6 +118,7 @@ pub async fn prove(
     channel: &mut Channel<Box<dyn Stream>>,
     purpose: Purpose,
 ) -> Result<(Proof, AttestationResult), Error> {
+    let platform: Platform = peer.cloud.platform().parse()?;
     let hello = session::ask(channel, purpose).await?;
     let proof = session::challenge(channel, hello, VerifierRole::Owner, peer.policy.revision).await?;
     let now = jiff::Timestamp::now();
@@ -125,7 +130,7 @@ pub async fn prove(
                 evidence: &proof.evidence,
                 binding: &proof.binding,
                 credential_secret: &proof.credential_secret,
-                platform: peer.cloud.platform(),
+                platform,
                 expected_pcr15: &pcr15,
             },
             &peer.policy,

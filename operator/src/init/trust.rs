@@ -24,14 +24,14 @@ pub fn policy(
         for set in version.sets.iter().filter(|set| set.platform == platform) {
             let pcrs: Option<BTreeMap<u8, Vec<String>>> =
                 set.pcrs.iter().map(|(pcr, values)| Some((pcr.parse().ok()?, values.clone()))).collect();
-            // A register that is no number can't be checked: the whole set accepts nothing.
-            let Some(pcrs) = pcrs else { continue };
+            // A register that is no number or a platform that is unknown can't be checked: the whole set accepts nothing.
+            let (Some(pcrs), Ok(platform)) = (pcrs, set.platform.parse()) else { continue };
             let mut name = set.name.clone();
             if !names.insert(name.clone()) {
                 name = format!("{name}-{}", version.digest.get(..8).unwrap_or(&version.digest));
                 names.insert(name.clone());
             }
-            sets.push(MeasurementSet { name, platform: set.platform.clone(), pcrs });
+            sets.push(MeasurementSet { name, platform, pcrs });
         }
     }
     TrustPolicy { cluster_uid: cluster_uid.to_owned(), revision, sets, endorsement_roots }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use constellation_attestation::{
     dsse,
     owner::{fingerprint, spki_from_pem},
+    platform,
     policy::{self, MANIFEST_TYPE, MeasurementManifest},
 };
 use constellation_crds::{
@@ -177,7 +178,7 @@ fn resolve(seen: &Observed<'_>, last: Option<u64>) -> Result<Resolved, Problem> 
 fn public(set: policy::MeasurementSet) -> MeasurementSet {
     MeasurementSet {
         name: set.name,
-        platform: set.platform,
+        platform: set.platform.to_string(),
         pcrs: set.pcrs.into_iter().map(|(pcr, values)| (pcr.to_string(), values)).collect(),
     }
 }
@@ -185,14 +186,15 @@ fn public(set: policy::MeasurementSet) -> MeasurementSet {
 /// A set as the trust policy has it.
 ///
 /// # Errors
-/// When a register's number isn't one.
+/// When a register's number isn't one, or the platform is unknown.
 pub fn private(set: &MeasurementSet) -> Result<policy::MeasurementSet, String> {
     let pcrs = set
         .pcrs
         .iter()
         .map(|(pcr, values)| Ok((pcr.parse().map_err(|_| format!("{pcr} isn't a register"))?, values.clone())))
         .collect::<Result<BTreeMap<u8, _>, String>>()?;
-    Ok(policy::MeasurementSet { name: set.name.clone(), platform: set.platform.clone(), pcrs })
+    let platform = set.platform.parse().map_err(|e: platform::Unknown| e.to_string())?;
+    Ok(policy::MeasurementSet { name: set.name.clone(), platform, pcrs })
 }
 
 /// Two versions with the same digest are the same node: image, Kubernetes and sets, not names or revisions.

@@ -16,6 +16,7 @@ use constellation_attestation::{
     channel::Identity,
     dsse,
     owner::SigningKey,
+    platform::Platform,
     policy::{MeasurementSet, TRUST_POLICY_TYPE, TrustPolicy},
     protocol::{ClusterSettings, LaunchConfig, Role},
 };
@@ -210,7 +211,7 @@ pub fn policy(revision: u64, machines: &[&Machine]) -> Result<TrustPolicy> {
     Ok(TrustPolicy {
         cluster_uid: "3f1c7b1e-0000-4000-8000-000000000001".to_owned(),
         revision,
-        sets: vec![MeasurementSet { name: "good".to_owned(), platform: "qemu-vtpm".to_owned(), pcrs }],
+        sets: vec![MeasurementSet { name: "good".to_owned(), platform: Platform::QemuVtpm, pcrs }],
         endorsement_roots: roots,
     })
 }

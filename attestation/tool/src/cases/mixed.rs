@@ -12,12 +12,15 @@ use super::{
 use crate::input::{self, Error};
 
 /// Evaluates one case.
-pub(super) fn evaluate(folder: &Path, case: &MixedCase, _now: Timestamp, _waived: &[String]) -> Result<Evaluated, Error> {
+pub(super) fn evaluate(
+    folder: &Path,
+    case: &MixedCase,
+    _now: Timestamp,
+    _waived: &[String],
+) -> Result<Evaluated, Error> {
     match case.kind {
         Kind::Eventlog => event_log(folder, case).map(Evaluated::from),
-        Kind::AzSnpVtpm | Kind::GcpVtpm | Kind::Nitrotpm | Kind::Tdx => {
-            Err(Error::value("kind", "can't be run yet"))
-        }
+        Kind::AzSnpVtpm | Kind::GcpVtpm | Kind::Nitrotpm | Kind::Tdx => Err(Error::said("kind", "can't be run yet")),
     }
 }
 
@@ -30,5 +33,5 @@ fn event_log(folder: &Path, case: &MixedCase) -> Result<Checks, Error> {
 
 /// A key that the kind can't do without.
 fn needed<'a, T: ?Sized>(value: Option<&'a T>, key: &str) -> Result<&'a T, Error> {
-    value.ok_or_else(|| Error::value(key, "this kind needs it"))
+    value.ok_or_else(|| Error::said(key, "this kind needs it"))
 }

@@ -72,17 +72,13 @@ pub fn run(path: &Path, now: Timestamp) -> Result<Vec<Line>, Error> {
             .iter()
             .map(|case| judge(&case.name, case.expect, |waived| mixed::evaluate(folder, case, now, waived)))
             .collect(),
-        Manifest::Snp(_) | Manifest::Tdx(_) => Err(Error::value("manifest", "this form can't be run yet")),
+        Manifest::Snp(_) | Manifest::Tdx(_) => Err(Error::said("manifest", "this form can't be run yet")),
     }
 }
 
 /// Gives the verdict on one case. `evaluate` is given the names of the clauses to waive.
-fn judge(
-    name: &str,
-    expect: Expect,
-    evaluate: impl Fn(&[String]) -> Result<Evaluated, Error>,
-) -> Result<Line, Error> {
-    let named = |error: Error| Error::value(format!("case {name}"), error);
+fn judge(name: &str, expect: Expect, evaluate: impl Fn(&[String]) -> Result<Evaluated, Error>) -> Result<Line, Error> {
+    let named = |error: Error| Error::value(format!("case {name}"), &error);
     let strict = evaluate(&[]).map_err(named)?;
     let mut clauses: Vec<String> = strict.checks.failures().map(|clause| clause.name.clone()).collect();
     clauses.dedup();
@@ -130,7 +126,10 @@ mod tests {
             (&["a", "b"], Expect::Policy, true),
         ] {
             let line = judge("x", expect, evidence(failing)).unwrap();
-            assert_eq!((line.ok, line.clauses.as_slice()), (ok, failing.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice()));
+            assert_eq!(
+                (line.ok, line.clauses.as_slice()),
+                (ok, failing.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice())
+            );
         }
     }
 

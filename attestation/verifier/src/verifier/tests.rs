@@ -7,6 +7,7 @@ use std::{
 
 use constellation_attestation::{
     owner::SigningKey,
+    platform::Platform,
     protocol::{BootKeys, Evidence},
 };
 use constellation_crds::{
@@ -98,7 +99,7 @@ fn given(script: impl IntoIterator<Item = Write>) -> Given {
         script: Mutex::new(script.into_iter().collect()),
         writes: Mutex::default(),
     };
-    let verifier = Verifier::new(home, trust, store, "qemu-vtpm".to_owned());
+    let verifier = Verifier::new(home, trust, store, Platform::QemuVtpm);
     Given { verifier, node, case: given_case(launch), _dir: dir }
 }
 

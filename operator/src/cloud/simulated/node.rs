@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
     dsse,
+    platform::Platform,
     policy::{MeasurementSet, TRUST_POLICY_TYPE, TrustPolicy},
     protocol::LaunchConfig,
 };
@@ -75,7 +76,7 @@ pub fn appraise(
     let compared: Vec<_> = policy
         .sets
         .iter()
-        .filter(|set| set.platform == NAME)
+        .filter(|set| set.platform == Platform::Simulated)
         .map(|set| (set, compare(set, &claims, &record.image)))
         .collect();
     let best = compared.iter().min_by_key(|(_, mismatches)| mismatches.len());

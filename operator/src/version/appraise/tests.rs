@@ -1,6 +1,9 @@
 //! Each way a version can be wrong has its reason; the good ones give their sets.
 
-use constellation_attestation::owner::{SigningKey, spki_to_pem};
+use constellation_attestation::{
+    owner::{SigningKey, spki_to_pem},
+    platform::Platform,
+};
 use constellation_crds::{
     NodeVersionSpec,
     version::{Image, Measurements, SignedManifest},
@@ -17,7 +20,7 @@ struct Given {
 fn given() -> Given {
     let publisher = SigningKey::generate().unwrap();
     let pcrs = policy::REQUIRED_PCRS.into_iter().map(|pcr| (pcr, vec!["0".repeat(64)])).collect();
-    let set = policy::MeasurementSet { name: "v1".into(), platform: "qemu-vtpm".into(), pcrs };
+    let set = policy::MeasurementSet { name: "v1".into(), platform: Platform::QemuVtpm, pcrs };
     let manifest = MeasurementManifest {
         revision: 3,
         kubernetes_version: "v1.36.3".into(),

@@ -52,7 +52,7 @@ fn given(image: &str, owner: &SigningKey) -> (Record, NodeAdmission) {
 fn trust(images: &[&str]) -> TrustPolicy {
     let set = |image: &&str| MeasurementSet {
         name: format!("set-{image}"),
-        platform: NAME.into(),
+        platform: Platform::Simulated,
         pcrs: REGISTERS.iter().map(|&n| (n, vec![claim(image, n)])).collect(),
     };
     TrustPolicy {
@@ -91,7 +91,7 @@ fn one_thing_wrong_is_refused_with_expected_and_actual() {
     assert_eq!(clauses(&none), ["policy.empty"]);
 
     let mut foreign = trust(&["v1"]);
-    foreign.sets[0].platform = "qemu-vtpm".into();
+    foreign.sets[0].platform = Platform::QemuVtpm;
     assert_eq!(clauses(&appraise(&record, Evidence::Whole, &admission, &foreign, now())), ["policy.empty"]);
 
     let mut moved = admission.clone();
