@@ -99,6 +99,12 @@ fn is_signed_by(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>)
         "1.2.840.10045.4.3.3" => &ECDSA_P384_SHA384_ASN1,
         _ => return false,
     };
+    // RFC 5280, 4.1.1.2: the algorithm stands twice, and only the inner one is signed. A signature is whole bytes.
+    if certificate.signature_algorithm != certificate.tbs_certificate.signature
+        || certificate.signature_value.unused_bits != 0
+    {
+        return false;
+    }
     let key = issuer.public_key().subject_public_key.data.as_ref();
     UnparsedPublicKey::new(algorithm, key)
         .verify(certificate.tbs_certificate.as_ref(), &certificate.signature_value.data)

@@ -1,0 +1,153 @@
+//! What each fuzz target does with its bytes: one place for libFuzzer and for the smoke run of `cargo test`.
+//!
+//! A target feeds bytes to a parser that eats what a peer, a node, a metadata service or a provider may have written.
+//! None may panic, hang or ask for more memory than the bytes justify, and what is parsed must hold what its
+//! documentation promises; the assertions here say that.
+
+use constellation_attestation::{
+    credential, dsse, endorsement, owner,
+    policy::{MANIFEST_TYPE, MeasurementManifest, TRUST_POLICY_TYPE, TrustPolicy},
+    predict::{self, pe},
+    protocol,
+    tpm::{attest::Attest, eventlog, public::Public, signature::Signature},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A target: its name, which is the name of its corpus, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("dsse", dsse_envelope),
+    ("endorsement", endorsement_certificate),
+    ("pe", portable_executable),
+    ("policy", policy_json),
+    ("protocol", protocol_json),
+    ("tpm_attest", tpm_attest),
+    ("tpm_eventlog", tpm_eventlog),
+    ("tpm_public", tpm_public),
+    ("tpm_signature", tpm_signature),
+];
+
+/// Runs a target by its name.
+///
+/// # Panics
+/// When there is none of that name, or the bytes found a fault.
+pub fn run(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|(known, _)| *known == name);
+    target.expect("a target is registered under the name of its file").1(bytes);
+}
+
+/// A quote parses to no more than its bytes can hold.
+fn tpm_attest(bytes: &[u8]) {
+    if let Ok(attest) = Attest::parse(bytes) {
+        assert!(attest.extra_data.len() + attest.pcr_digest.len() < bytes.len());
+        assert!(attest.selections.iter().all(|selection| selection.pcrs.is_sorted()));
+    }
+}
+
+/// A public area has a name of its hash, and a credential is made for it or refused.
+fn tpm_public(bytes: &[u8]) {
+    if let Ok(public) = Public::parse(bytes) {
+        assert!(public.name.len() > 32);
+        let _ = credential::make_credential(bytes, bytes, &[7; 32]);
+    }
+    let _ = credential::make_credential(bytes, &[], &[7; 32]);
+}
+
+/// A signature is checked against a key of either kind.
+fn tpm_signature(bytes: &[u8]) {
+    let Ok(signature) = Signature::parse(bytes) else { return };
+    for key in [include_bytes!("../corpus/tpm_public/ecc").as_slice(), include_bytes!("../corpus/tpm_public/rsa")] {
+        let key = Public::parse(key).expect("the corpus holds public areas").key;
+        assert!(!signature.is_valid(&key, b"a message that nobody signed"));
+    }
+}
+
+/// A log is bounded, replays and is explained in words.
+fn tpm_eventlog(bytes: &[u8]) {
+    let Ok(log) = eventlog::EventLog::parse(bytes) else { return };
+    assert!(log.events.len() <= eventlog::MAX_EVENTS && bytes.len() <= eventlog::MAX_BYTES);
+    for register in 0..24 {
+        let _ = log.explain(register, &log.replay(register));
+    }
+    for event in &log.events {
+        let _ = event.digest_matches_data();
+    }
+}
+
+/// Every message of the conversation survives being written again.
+fn protocol_json(bytes: &[u8]) {
+    round_trip::<protocol::Request>(bytes);
+    round_trip::<protocol::Hello>(bytes);
+    round_trip::<protocol::Challenge>(bytes);
+    round_trip::<protocol::Evidence>(bytes);
+    round_trip::<protocol::Verdict>(bytes);
+    round_trip::<protocol::LaunchConfig>(bytes);
+    round_trip::<protocol::InitRequest>(bytes);
+    round_trip::<protocol::Ticket>(bytes);
+    round_trip::<protocol::RecoverKey>(bytes);
+    round_trip::<protocol::Progress>(bytes);
+}
+
+/// A policy or manifest that is valid survives being written again and is valid then.
+fn policy_json(bytes: &[u8]) {
+    if let Some(policy) = round_trip::<TrustPolicy>(bytes)
+        && policy.validate().is_ok()
+    {
+        assert!(!policy.cluster_uid.is_empty() && !policy.sets.is_empty());
+    }
+    if let Some(manifest) = round_trip::<MeasurementManifest>(bytes)
+        && manifest.validate().is_ok()
+    {
+        assert!(!manifest.sets.is_empty());
+    }
+}
+
+/// No envelope but the signed one gives a payload.
+fn dsse_envelope(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let key = owner::spki_from_pem(include_str!("../corpus/dsse.pub.pem")).expect("the key beside the corpus is one");
+    for kind in [TRUST_POLICY_TYPE, MANIFEST_TYPE] {
+        if let Ok(payload) = dsse::verify(text, kind, &key) {
+            assert_eq!(payload, b"{\"signed\":true}");
+        }
+    }
+}
+
+/// No certificate is believed but what its CA signed, under that signature. (The envelope around the two isn't signed,
+/// and the X.509 parser reads it with some tolerance.)
+fn endorsement_certificate(bytes: &[u8]) {
+    const GENUINE: &[u8] = include_bytes!("../corpus/endorsement/ek.der");
+    /// `TBSCertificate`, after the four bytes of the outer header.
+    const SIGNED: &[u8] = GENUINE.split_at(608).0.split_at(4).1;
+    /// RSA-3072.
+    const SIGNATURE: &[u8] = GENUINE.split_at(GENUINE.len() - 384).1;
+    let ek = Public::parse(include_bytes!("../corpus/tpm_public/ek")).expect("the corpus holds public areas");
+    let roots = [include_str!("../corpus/endorsement.ca.pem").to_owned()];
+    let now = "2026-11-23T12:00:00Z".parse().expect("a time in RFC 3339");
+    if endorsement::verify(bytes, &ek, &roots, now).is_ok() {
+        assert!(bytes.windows(SIGNED.len()).any(|part| part == SIGNED) && bytes.ends_with(SIGNATURE));
+    } else {
+        assert_ne!(bytes, GENUINE);
+    }
+}
+
+/// An image's sections lie inside it, and it is predicted or refused.
+fn portable_executable(bytes: &[u8]) {
+    if let Ok(image) = pe::Image::parse(bytes) {
+        let _ = image.authenticode();
+        for section in image.sections() {
+            assert!(section.raw_offset + section.raw_size <= bytes.len());
+        }
+    }
+    let _ = predict::predict(bytes);
+}
+
+/// Parses JSON; what was parsed must be the same after it was written and read again.
+fn round_trip<T: Serialize + DeserializeOwned + PartialEq>(bytes: &[u8]) -> Option<T> {
+    let value: T = serde_json::from_slice(bytes).ok()?;
+    let written = serde_json::to_vec(&value).expect("what was JSON is JSON");
+    assert!(serde_json::from_slice::<T>(&written).is_ok_and(|again| again == value));
+    Some(value)
+}
