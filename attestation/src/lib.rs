@@ -29,5 +29,6 @@ pub mod result;
 pub mod seal;
 #[cfg(feature = "channel")]
 pub mod session;
+pub mod tdx;
 pub mod tpm;
 pub mod verified;

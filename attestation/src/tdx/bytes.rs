@@ -1,0 +1,122 @@
+//! Little-endian reading with bounds, and byte strings that print as hex.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+/// A byte string of known length, hex in text. Equality takes the same time wherever the difference is.
+#[derive(Serialize, Deserialize, Clone, Copy, Eq)]
+#[serde(try_from = "String", into = "String")]
+pub struct Hex<const N: usize>(pub [u8; N]);
+
+/// A TDX measurement: SHA-384.
+pub type Measurement = Hex<48>;
+
+impl<const N: usize> Hex<N> {
+    /// All zero.
+    pub const ZERO: Self = Self([0; N]);
+}
+
+impl<const N: usize> PartialEq for Hex<N> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+/// Digests have no order, so [`AtLeast`](crate::reference::Requirement::AtLeast) one is that one.
+impl<const N: usize> PartialOrd for Hex<N> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        (self == other).then_some(std::cmp::Ordering::Equal)
+    }
+}
+
+impl<const N: usize> fmt::Display for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl<const N: usize> fmt::Debug for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<const N: usize> From<Hex<N>> for String {
+    fn from(value: Hex<N>) -> Self {
+        hex::encode(value.0)
+    }
+}
+
+impl<const N: usize> TryFrom<String> for Hex<N> {
+    type Error = hex::FromHexError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl<const N: usize> std::str::FromStr for Hex<N> {
+    type Err = hex::FromHexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut bytes = [0; N];
+        hex::decode_to_slice(text, &mut bytes)?;
+        Ok(Self(bytes))
+    }
+}
+
+/// What ended before it should: the name of the member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Short(pub(super) &'static str);
+
+/// Reads members in order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], Short> {
+        let (head, tail) = self.0.split_at_checked(length).ok_or(Short(what))?;
+        self.0 = tail;
+        Ok(head)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Short> {
+        let (head, tail) = self.0.split_first_chunk().ok_or(Short(what))?;
+        self.0 = tail;
+        Ok(*head)
+    }
+
+    pub(super) fn hex<const N: usize>(&mut self, what: &'static str) -> Result<Hex<N>, Short> {
+        self.array(what).map(Hex)
+    }
+
+    pub(super) fn u8(&mut self, what: &'static str) -> Result<u8, Short> {
+        Ok(u8::from_le_bytes(self.array(what)?))
+    }
+
+    pub(super) fn u16(&mut self, what: &'static str) -> Result<u16, Short> {
+        Ok(u16::from_le_bytes(self.array(what)?))
+    }
+
+    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, Short> {
+        Ok(u32::from_le_bytes(self.array(what)?))
+    }
+
+    pub(super) fn u64(&mut self, what: &'static str) -> Result<u64, Short> {
+        Ok(u64::from_le_bytes(self.array(what)?))
+    }
+
+    /// A part whose length, 16 bits, stands before it.
+    pub(super) fn part16(&mut self, what: &'static str) -> Result<&'a [u8], Short> {
+        let length = self.u16(what)?;
+        self.take(length.into(), what)
+    }
+
+    /// A part whose length, 32 bits, stands before it.
+    pub(super) fn part32(&mut self, what: &'static str) -> Result<&'a [u8], Short> {
+        let length = self.u32(what)?;
+        self.take(usize::try_from(length).map_err(|_| Short(what))?, what)
+    }
+}
