@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use x509_parser::pem::Pem;
 
 /// Greatest file that is read, bytes: above every piece of evidence; images are read by [`crate::predict`].
 pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -108,6 +109,24 @@ pub fn text(path: &Path) -> Result<String, Error> {
 /// When it can't be read or isn't of this form.
 pub fn json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, Error> {
     serde_json::from_slice(&read(path)?).map_err(|source| Error::Json { path: path.to_owned(), what, source })
+}
+
+/// Reads a file of one certificate, DER or PEM; gives DER.
+///
+/// # Errors
+/// When it can't be read, or is PEM of something else or of more than one.
+pub fn certificate(path: &Path) -> Result<Vec<u8>, Error> {
+    let bytes = read(path)?;
+    if !bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
+        return Ok(bytes);
+    }
+    let refuse = || Error::said(path.display().to_string(), "isn't one certificate in PEM");
+    let mut all = Pem::iter_from_buffer(&bytes);
+    let first = all.next().and_then(Result::ok).filter(|pem| pem.label == "CERTIFICATE").ok_or_else(refuse)?;
+    if all.next().is_some_and(|more| more.is_ok()) {
+        return Err(refuse());
+    }
+    Ok(first.contents)
 }
 
 /// Parses hex digits.

@@ -111,3 +111,12 @@ fn an_image_is_predicted_and_anything_else_refused() {
     }
     assert!(complaint(&["predict", "README.md"]).contains("README.md: "));
 }
+
+#[test]
+fn every_tdx_case_has_its_verdict() {
+    let (found, status) = lines(&["cases", "synthetic-tdx/manifest.json"]);
+    assert!(found.len() >= 25);
+    assert_eq!(status, 0, "{found:#?}");
+    let policy = found.iter().find(|line| line["expect"] == "policy").unwrap();
+    assert_eq!((&policy["verdict"], &policy["clauses"]), (&json!("reject"), &json!(["tdx.tcb.status"])));
+}

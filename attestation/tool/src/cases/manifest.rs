@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use constellation_attestation::tdx::TcbStatus;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -167,7 +168,7 @@ pub struct TdxCase {
     pub now: Option<Timestamp>,
     /// TCB status that the evaluation must yield.
     #[serde(default)]
-    pub tcb_status: Option<String>,
+    pub tcb_status: Option<TcbStatus>,
     /// What is wanted.
     #[serde(default)]
     pub policy: TdxPolicy,

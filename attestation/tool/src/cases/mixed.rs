@@ -2,32 +2,45 @@
 
 use std::path::Path;
 
-use constellation_attestation::{result::Checks, tpm::eventlog::EventLog};
+use constellation_attestation::{result::Checks, tdx::Anchors, tpm::eventlog::EventLog};
 use jiff::Timestamp;
 
 use super::{
     Evaluated,
-    manifest::{Kind, MixedCase},
+    manifest::{Kind, MixedCase, OneOrMore, TdxPolicy},
+    tdx,
 };
 use crate::input::{self, Error};
 
-/// Evaluates one case.
-pub(super) fn evaluate(
-    folder: &Path,
-    case: &MixedCase,
-    _now: Timestamp,
-    _waived: &[String],
-) -> Result<Evaluated, Error> {
+/// Evaluates one case, with these clauses waived.
+pub(super) fn evaluate(folder: &Path, case: &MixedCase, now: Timestamp, waived: &[String]) -> Result<Evaluated, Error> {
     match case.kind {
         Kind::Eventlog => event_log(folder, case).map(Evaluated::from),
-        Kind::AzSnpVtpm | Kind::GcpVtpm | Kind::Nitrotpm | Kind::Tdx => Err(Error::said("kind", "can't be run yet")),
+        Kind::Tdx => tdx(folder, case, now, waived),
+        Kind::AzSnpVtpm | Kind::GcpVtpm | Kind::Nitrotpm => Err(Error::said("kind", "can't be run yet")),
     }
+}
+
+/// A quote under Intel's root, or under the one that the case names.
+fn tdx(folder: &Path, case: &MixedCase, now: Timestamp, waived: &[String]) -> Result<Evaluated, Error> {
+    let anchors = match &case.root {
+        Some(root) => tdx::anchor(&folder.join(root))?,
+        None => Anchors::intel(),
+    };
+    let case = tdx::Case {
+        quote: needed(case.quote.as_deref(), "quote")?,
+        collateral: case.collateral.as_deref(),
+        now: case.now.unwrap_or(now),
+        policy: &TdxPolicy { report_data: case.nonce.clone().map(OneOrMore::One), ..TdxPolicy::default() },
+        tcb_status: None,
+    };
+    tdx::evaluate(folder, &case, &anchors, waived)
 }
 
 /// A log must parse and replay to every expected register.
 fn event_log(folder: &Path, case: &MixedCase) -> Result<Checks, Error> {
-    let log = input::read(&folder.join(needed(case.log.as_ref(), "log")?))?;
-    let expected = input::registers(folder, needed(case.pcrs.as_ref(), "pcrs")?)?;
+    let log = input::read(&folder.join(needed(case.log.as_deref(), "log")?))?;
+    let expected = input::registers(folder, needed(case.pcrs.as_deref(), "pcrs")?)?;
     Ok(crate::explain::check(&EventLog::parse(&log), &expected))
 }
 
