@@ -106,7 +106,19 @@ macro_rules! smoke {
     };
 }
 
-smoke!(dsse, endorsement, pe, policy, protocol, tpm_attest, tpm_eventlog, tpm_public, tpm_signature);
+smoke!(
+    dsse,
+    endorsement,
+    pe,
+    policy,
+    protocol,
+    tdx_collateral,
+    tdx_quote,
+    tpm_attest,
+    tpm_eventlog,
+    tpm_public,
+    tpm_signature
+);
 
 #[test]
 fn every_target_has_a_body_a_file_a_corpus_and_a_smoke_run() {

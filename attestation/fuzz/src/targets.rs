@@ -8,7 +8,7 @@ use constellation_attestation::{
     credential, dsse, endorsement, owner,
     policy::{MANIFEST_TYPE, MeasurementManifest, TRUST_POLICY_TYPE, TrustPolicy},
     predict::{self, pe},
-    protocol,
+    protocol, tdx,
     tpm::{attest::Attest, eventlog, public::Public, signature::Signature},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,6 +23,8 @@ pub const TARGETS: &[Target] = &[
     ("pe", portable_executable),
     ("policy", policy_json),
     ("protocol", protocol_json),
+    ("tdx_collateral", tdx_collateral),
+    ("tdx_quote", tdx_quote),
     ("tpm_attest", tpm_attest),
     ("tpm_eventlog", tpm_eventlog),
     ("tpm_public", tpm_public),
@@ -142,6 +144,41 @@ fn portable_executable(bytes: &[u8]) {
         }
     }
     let _ = predict::predict(bytes);
+}
+
+/// Only the genuine collateral makes the genuine quote acceptable.
+fn tdx_collateral(bytes: &[u8]) {
+    if tdx_accepts(TDX_QUOTE, bytes) {
+        let shown = serde_json::from_slice::<tdx::collateral::Collateral>(bytes).expect("it was accepted");
+        let genuine = serde_json::from_slice::<tdx::collateral::Collateral>(TDX_COLLATERAL).expect("it is genuine");
+        assert_eq!((shown.tcb_info, shown.qe_identity), (genuine.tcb_info, genuine.qe_identity));
+    } else {
+        assert_ne!(bytes, TDX_COLLATERAL);
+    }
+}
+
+/// Only what Intel's quoting enclave signed is accepted: header and body, up to the length of the signature data.
+fn tdx_quote(bytes: &[u8]) {
+    /// Header and TD 1.0 body (Intel TDX DCAP Quoting Library API, A.3).
+    const SIGNED: usize = 48 + 584;
+    if tdx_accepts(bytes, TDX_COLLATERAL) {
+        assert_eq!(bytes.get(..SIGNED), TDX_QUOTE.get(..SIGNED));
+    } else {
+        assert_ne!(bytes, TDX_QUOTE);
+    }
+}
+
+const TDX_QUOTE: &[u8] = include_bytes!("../corpus/tdx_quote/v4");
+const TDX_COLLATERAL: &[u8] = include_bytes!("../corpus/tdx_collateral/spr");
+
+fn tdx_accepts(quote: &[u8], collateral: &[u8]) -> bool {
+    let mut policy = tdx::Policy::strict();
+    for name in tdx::clause::REFERENCE {
+        policy.waive(name, "the target has no reference values");
+    }
+    let now = jiff::Timestamp::from_second(1_751_328_000).expect("1 July 2025");
+    let evidence = tdx::Evidence { quote, collateral };
+    tdx::verify_and_appraise(&evidence, &tdx::Anchors::intel(), &policy, now).checks.accepted()
 }
 
 /// Parses JSON; what was parsed must be the same after it was written and read again.
