@@ -32,6 +32,7 @@ lint: packages ## formatting and clippy
 .PHONY: generate
 generate: ## regenerate CRDs and reference pages
 	$(CARGO) run -q -p constellation-crds --bin crdgen
+	$(CARGO) run -q -p constellation-attest --bin attestgen
 
 .PHONY: demo
 demo: ## a local cluster of measured VMs through the operator, told on screen

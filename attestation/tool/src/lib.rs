@@ -7,3 +7,4 @@ pub mod explain;
 pub mod input;
 pub mod output;
 pub mod predict;
+pub mod reference;
