@@ -1,11 +1,21 @@
 //! What the operator wants of a cloud: one trait, one room per cloud, errors that choose the reaction.
 
+pub mod calls;
 pub mod contract;
+pub mod custody;
+pub mod demand;
+pub mod limit;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use self::demand::{Demand, Shape};
 
 /// A byte stream to a node.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -133,10 +143,27 @@ pub enum CloudError {
     Unsupported(String),
 }
 
-/// A cloud. Every function may be called twice, by anybody, after a crash at any point.
+impl CloudError {
+    /// A fixed word for metrics and counts.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Capacity(_) => "capacity",
+            Self::Denied(_) => "denied",
+            Self::NotFound(_) => "not-found",
+            Self::Quota(_) => "quota",
+            Self::Throttled { .. } => "throttled",
+            Self::Transient(_) => "transient",
+            Self::Unsupported(_) => "unsupported",
+        }
+    }
+}
+
+/// A cloud, as one user's settings make it: account, region, zones, hardware proof. Every function may be called
+/// twice, by anybody, after a crash at any point.
 #[async_trait]
 pub trait Cloud: Send + Sync {
-    /// Name of the provider: `local`, `simulated`.
+    /// Name of the provider: `aws`, `azure`, `gcp`, `local`, `simulated`.
     fn name(&self) -> &'static str;
 
     /// What a VM's evidence rests on: `qemu-vtpm`, `simulated`. Chooses the reference values' platform.
@@ -145,13 +172,36 @@ pub trait Cloud: Send + Sync {
     /// PEM certificates of the CAs whose endorsement keys this cloud's TPMs have; empty where there are none.
     async fn endorsement_roots(&self, cluster: &ClusterUid) -> Result<Vec<String>, CloudError>;
 
+    /// Whether the cloud can run this at all: each type with the settings' hardware proof in each zone, and the image.
+    /// Called before the first create; [`CloudError::Unsupported`] names what can't be, and what could.
+    async fn check_capability(&self, _: &Demand) -> Result<(), CloudError> {
+        Ok(())
+    }
+
+    /// Whether the account's quotas leave room for this beside what the cluster has already; [`CloudError::Quota`]
+    /// names the quota, its limit and what is missing.
+    async fn check_quota(&self, _: &ClusterUid, _: &Demand) -> Result<(), CloudError> {
+        Ok(())
+    }
+
+    /// What VMs of these types have; a type that the cloud doesn't know is left out.
+    async fn shapes(&self, _: &BTreeSet<String>) -> Result<Vec<Shape>, CloudError> {
+        Err(CloudError::Unsupported(format!("provider {} has no catalogue of instance types", self.name())))
+    }
+
+    /// How often each call was made so far, by operation and outcome; a cloud without calls that cost has none.
+    fn calls(&self) -> BTreeMap<calls::Key, u64> {
+        BTreeMap::new()
+    }
+
     /// Creates or repairs the network and the endpoint.
     async fn ensure_network(&self, request: &NetworkRequest) -> Result<Network, CloudError>;
 
     /// Removes them; [`CloudError::NotFound`] when nothing is left.
     async fn remove_network(&self, cluster: &ClusterUid) -> Result<(), CloudError>;
 
-    /// Launches a VM, or returns the one that this token launched.
+    /// Launches a VM, or returns the one that this token launched. [`CloudError::Capacity`] only after every zone that
+    /// the request allows was tried.
     async fn launch(&self, request: &LaunchRequest) -> Result<Instance, CloudError>;
 
     /// All VMs of a cluster, by tag.
