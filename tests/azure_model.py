@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Turns a package's TypedDicts (types.py) and enums (models/_enums.py) into JSON schemas, without importing it.
+"""Turns an Azure package into its model, without importing it: types and operations.
 
-Usage: azure_model.py FOLDER > model.json. Every TypedDict becomes a closed object: a member that it doesn't have is
+Usage: azure_model.py FOLDER > model.json. Types are the TypedDicts of types.py and the enums of models/_enums.py as JSON
+schemas; operations are the requests that operations/_operations.py builds: method, URL, API version, query parameters.
+Every TypedDict becomes a closed object: a member that it doesn't have is
 wrong. Only members marked Required are required. An enum of the package is closed, too, unless the service leaves it
 open (sizes of machines grow faster than packages).
 """
@@ -61,10 +63,36 @@ def schema(hint, types, values):
     raise SystemExit(f"unknown type {ast.dump(hint)}")
 
 
+def operations(path):
+    """The requests that the package can build."""
+    found = []
+    for function in ast.parse(path.read_text()).body:
+        if not isinstance(function, ast.FunctionDef) or not function.name.startswith("build_"):
+            continue
+        request = {"name": function.name[6:-8], "query": []}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                if isinstance(node.targets[0], ast.Name) and node.targets[0].id == "_url":
+                    request["url"] = node.value.value
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+                target = node.targets[0]
+                if isinstance(target.value, ast.Name) and target.value.id == "_params":
+                    request["query"].append(target.slice.value)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "pop":
+                if len(node.args) == 2 and isinstance(node.args[0], ast.Constant) and node.args[0].value == "api-version":
+                    request["version"] = node.args[1].value
+            if isinstance(node, ast.keyword) and node.arg == "method":
+                request["method"] = node.value.value
+        found.append(request)
+    return found
+
+
 def main(folder):
     """Prints the model of a package."""
     values = enums(folder / "models" / "_enums.py")
-    classes = [n for n in ast.parse((folder / "types.py").read_text()).body if isinstance(n, ast.ClassDef)]
+    types_file = folder / "types.py"  # older packages have operations only
+    source = types_file.read_text() if types_file.exists() else ""
+    classes = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]
     types = {node.name for node in classes}
     model = {}
     for node in classes:  # bases come first
@@ -81,7 +109,8 @@ def main(folder):
             if isinstance(hint, ast.Subscript) and isinstance(hint.value, ast.Name) and hint.value.id == "Required":
                 required.append(item.target.id)
         model[node.name] = {"properties": members, "required": sorted(set(required))}
-    json.dump(model, sys.stdout, sort_keys=True)
+    requests = operations(folder / "operations" / "_operations.py")
+    json.dump({"types": model, "operations": requests}, sys.stdout, sort_keys=True)
 
 
 main(pathlib.Path(sys.argv[1]))

@@ -21,17 +21,18 @@ google() (
   mv "$work/unpacked/googleapiclient/discovery_cache/documents/compute.v1.json" "$models/compute.v1.json"
 )
 
-# Azure: TypedDicts with the wire's names, as JSON schemas.
+# Azure: types and operations, as JSON.
 azure() (
-  [ -s "$models/azure-compute.json" ] && [ -s "$models/azure-network.json" ] && exit
-  for package in azure-mgmt-compute==39.0.0 azure-mgmt-network==33.1.0; do
-    wheel "$package"
-    name=${package%%=*}
-    name=${name#azure-mgmt-}
-    python3 "$here/azure_model.py" "$work/unpacked/azure/mgmt/$name" >"$work/model.json"
-    mv "$work/model.json" "$models/azure-$name.json"
+  make() { # NAME PACKAGE==VERSION FOLDER
+    [ -s "$models/azure-$1.json" ] && return
+    wheel "$2"
+    python3 "$here/azure_model.py" "$work/unpacked/azure/mgmt/$3" >"$work/model.json"
+    mv "$work/model.json" "$models/azure-$1.json"
     rm -rf "$work"
-  done
+  }
+  make compute azure-mgmt-compute==39.0.0 compute
+  make network azure-mgmt-network==33.1.0 network
+  make resource azure-mgmt-resource==26.0.0 resource/resources
 )
 
 [ $# -gt 0 ] || set -- google azure

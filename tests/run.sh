@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=1
 
-stages=(packages tools build lint generated unit cel attestation operator processes image vm)
+stages=(packages tools build lint generated unit cel attestation operator clouds processes image vm)
 [ $# -gt 0 ] && stages=("$@")
 times=()
 report() {
@@ -27,10 +27,14 @@ run() {
       cargo clippy --workspace --all-targets -- -D warnings
       ;;
     generated) cargo run -q -p constellation-crds --bin crdgen -- --check ;;
-    unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator ;;
+    unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator --exclude constellation-cloud-gcp ;;
     cel) cargo test -p constellation-crds --features cel ;;
     attestation) cargo test -p constellation-attestation --features channel,collect ;;
     operator) cargo test -p constellation-operator ;;
+    clouds)
+      tests/models.sh google azure
+      cargo test -p constellation-cloud-gcp
+      ;;
     processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated ;;
     image)
       target/debug/constellation-image build --kubernetes-bin "$(tests/kubernetes/build.sh --dir)" \

@@ -1,0 +1,465 @@
+//! The life of clusters on a scripted Compute Engine: the contract, crashes, failures, foreign things, what it costs.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
+
+mod endpoint;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use constellation_cloud::{
+    Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid,
+    contract::{self, Subject},
+};
+use constellation_cloud_gcp::{CALLS, GcpCloud, Pace, Reach, Settings, Technology};
+use serde_json::json;
+
+use endpoint::{Endpoint, Fault};
+
+const ZONES: [&str; 2] = ["europe-west4-a", "europe-west4-b"];
+const MINE: &str = "projects/example/global/networks/constellation-c-1";
+
+fn settings(endpoint: &Endpoint) -> Settings {
+    Settings {
+        project: "example".into(),
+        region: "europe-west4".into(),
+        zones: ZONES.map(Into::into).to_vec(),
+        owner: "operator-1".into(),
+        technology: Technology::SevSnp,
+        reach: Reach::External,
+        sources: vec!["192.0.2.0/24".into()],
+        service_account: Some("nodes@example.iam.gserviceaccount.com".into()),
+        endorsement_roots: Vec::new(),
+        endpoint: Some(endpoint.url()),
+        anonymous: true,
+        pace: Pace {
+            poll: Duration::from_millis(1),
+            launch: Duration::from_millis(200),
+            network: Duration::from_secs(5),
+            list: Duration::ZERO,
+        },
+    }
+}
+
+async fn given() -> (Endpoint, GcpCloud) {
+    // Every test of this process wants the same one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let endpoint = Endpoint::start().await;
+    let cloud = GcpCloud::connect(settings(&endpoint)).await.unwrap();
+    (endpoint, cloud)
+}
+
+fn cluster() -> ClusterUid {
+    ClusterUid("c-1".into())
+}
+
+fn network() -> NetworkRequest {
+    NetworkRequest { cluster: cluster(), name: "one".into(), node_cidr: "10.77.0.0/16".into() }
+}
+
+fn node(name: &str, index: u32) -> LaunchRequest {
+    LaunchRequest {
+        cluster: cluster(),
+        node: NodeUid(name.into()),
+        name: format!("one-{name}"),
+        control_plane: index == 0,
+        image: "projects/example/global/images/node-1".into(),
+        instance_type: "n2d-standard-4".into(),
+        zone: None,
+        state_disk_bytes: 20 << 30,
+        index,
+        launch_config: br#"{"some":"thing"}"#.to_vec(),
+    }
+}
+
+fn subject() -> Subject {
+    Subject {
+        image: "projects/example/global/images/node-1".into(),
+        instance_type: "n2d-standard-4".into(),
+        launch_config: |_, _| b"{}".to_vec(),
+        patience: Duration::from_secs(20),
+    }
+}
+
+#[track_caller]
+fn kept_to_the_model(endpoint: &Endpoint) {
+    let world = endpoint.world();
+    assert_eq!(world.violations, Vec::<String>::new());
+    assert!(world.made.values().all(|times| *times == 1), "duplicates: {:?}", world.made);
+}
+
+#[tokio::test]
+async fn the_contract_holds() {
+    let (endpoint, cloud) = given().await;
+    contract::check(Arc::new(cloud), &subject(), "gcp").await.unwrap();
+    kept_to_the_model(&endpoint);
+    assert!(endpoint.world().things.is_empty(), "left behind: {:?}", endpoint.world().things.keys());
+}
+
+#[tokio::test]
+async fn the_contract_holds_with_slow_operations_small_pages_late_and_shared_lists() {
+    let (endpoint, _) = given().await;
+    {
+        let mut world = endpoint.world();
+        (world.slowness, world.page, world.lag) = (3, Some(1), 2);
+    }
+    let mut slow = settings(&endpoint);
+    slow.pace.launch = Duration::from_millis(1);
+    slow.pace.list = Duration::from_millis(300);
+    let cloud = GcpCloud::connect(slow).await.unwrap();
+    contract::check(Arc::new(cloud), &subject(), "gcp").await.unwrap();
+    kept_to_the_model(&endpoint);
+    assert!(endpoint.world().things.is_empty());
+}
+
+/// One pass of a small reconciler; says whether nothing was left to do.
+async fn pass(cloud: &GcpCloud, nodes: &[&str]) -> Result<bool, CloudError> {
+    let cluster = cluster();
+    if nodes.is_empty() {
+        let there = cloud.find(&cluster).await?;
+        for instance in &there {
+            terminate(cloud, &instance.id).await?;
+        }
+        if !there.is_empty() {
+            return Ok(false);
+        }
+        return match cloud.remove_network(&cluster).await {
+            Err(CloudError::NotFound(_)) => Ok(true),
+            other => other.map(|()| false),
+        };
+    }
+    cloud.ensure_network(&network()).await?;
+    let there = cloud.find(&cluster).await?;
+    let mut settled = true;
+    for (index, name) in (0..).zip(nodes) {
+        if there.iter().all(|instance| instance.node.0 != **name) {
+            settled = false;
+            cloud.launch(&node(name, index)).await?;
+        }
+    }
+    for instance in there.iter().filter(|instance| !nodes.contains(&instance.node.0.as_str())) {
+        settled = false;
+        terminate(cloud, &instance.id).await?;
+    }
+    let targets: Vec<_> =
+        there.iter().filter(|instance| instance.node.0 == nodes[0]).map(|instance| instance.id.clone()).collect();
+    cloud.set_endpoint_targets(&cluster, &targets).await?;
+    Ok(settled)
+}
+
+async fn terminate(cloud: &GcpCloud, id: &InstanceId) -> Result<(), CloudError> {
+    match cloud.terminate(&cluster(), id).await {
+        Err(CloudError::NotFound(_)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Reconciles until settled; whatever fails ends the process, and another one goes on without its memory.
+async fn reach(endpoint: &Endpoint, cloud: &mut GcpCloud, nodes: &[&str]) -> u32 {
+    let mut crashes = 0;
+    for _ in 0..60 {
+        match pass(cloud, nodes).await {
+            Ok(true) => return crashes,
+            Ok(false) => {}
+            Err(_) => {
+                crashes += 1;
+                *cloud = GcpCloud::connect(settings(endpoint)).await.unwrap();
+            }
+        }
+    }
+    panic!("not settled with {nodes:?}: {:?}", endpoint.world().things.keys());
+}
+
+/// Paths of all things, and the members of groups.
+fn picture(endpoint: &Endpoint) -> BTreeMap<String, serde_json::Value> {
+    let world = endpoint.world();
+    world.things.iter().map(|(path, thing)| (path.clone(), thing["_members"].clone())).collect()
+}
+
+/// Create, roll both nodes one after the other, delete.
+async fn story(endpoint: &Endpoint) -> Vec<BTreeMap<String, serde_json::Value>> {
+    let mut cloud = GcpCloud::connect(settings(endpoint)).await.unwrap();
+    let mut pictures = Vec::new();
+    for nodes in [&["cp-1", "w-1"][..], &["cp-2", "w-1"], &["cp-2", "w-2"], &[]] {
+        reach(endpoint, &mut cloud, nodes).await;
+        pictures.push(picture(endpoint));
+    }
+    pictures
+}
+
+#[tokio::test]
+async fn a_crash_at_any_call_leads_to_the_same_end_without_duplicates_or_orphans() {
+    let (endpoint, _) = given().await;
+    let expected = story(&endpoint).await;
+    assert!(
+        expected[3].is_empty() && expected[0].len() == 13 && expected[0].keys().any(|path| path.contains("n-cp-1"))
+    );
+    let calls = endpoint.world().total();
+    println!("calls of create, two rolls and delete of a cluster of two: {calls}");
+    for at in 0..calls {
+        for fault in [Fault::Lose, Fault::Refuse(503, "backendError")] {
+            let endpoint = Endpoint::start().await;
+            endpoint.world().next_fault = Some((at, fault.clone()));
+            let told = story(&endpoint).await;
+            assert_eq!(told, expected, "{fault:?} at call {at}");
+            kept_to_the_model(&endpoint);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_network_that_was_made_in_part_is_removed_whole() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let calls = endpoint.world().total();
+    for at in 0..calls {
+        let endpoint = Endpoint::start().await;
+        endpoint.world().next_fault = Some((at, Fault::Lose));
+        let mut cloud = GcpCloud::connect(settings(&endpoint)).await.unwrap();
+        assert!(cloud.ensure_network(&network()).await.is_err());
+        endpoint.world().next_fault = None;
+        reach(&endpoint, &mut cloud, &[]).await;
+        assert!(endpoint.world().things.is_empty(), "after a crash at call {at}: {:?}", endpoint.world().things.keys());
+        assert!(cloud.clusters().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_zone_without_capacity_leads_to_the_next_and_none_left_to_an_error() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let out = || ("compute.instances.insert".to_owned(), Fault::Operation("ZONE_RESOURCE_POOL_EXHAUSTED"));
+    endpoint.world().faults.push_back(out());
+    let first = cloud.launch(&node("w-1", 0)).await.unwrap();
+    assert_eq!(first.id.0, "gce://example/europe-west4-b/n-w-1");
+    endpoint.world().faults.extend([out(), out()]);
+    let refused = cloud.launch(&node("w-2", 0)).await;
+    assert!(matches!(&refused, Err(CloudError::Capacity(text)) if text.contains("POOL_EXHAUSTED")), "{refused:?}");
+    // The failed attempts are spent: the next is another request, not the answer of the old one.
+    cloud.launch(&node("w-2", 0)).await.unwrap();
+    // A node that may be nowhere else is not moved.
+    endpoint.world().faults.push_back(out());
+    let there = LaunchRequest { zone: Some(ZONES[0].into()), ..node("w-3", 0) };
+    assert!(matches!(cloud.launch(&there).await, Err(CloudError::Capacity(_))));
+    // Neither does another process take the end of a spent attempt for its own.
+    let cloud = GcpCloud::connect(settings(&endpoint)).await.unwrap();
+    assert!(matches!(cloud.launch(&there).await, Err(CloudError::Capacity(_))));
+    cloud.launch(&there).await.unwrap();
+    kept_to_the_model(&endpoint);
+    assert_eq!(endpoint.world().of("instances").len(), 3);
+}
+
+#[tokio::test]
+async fn a_launch_that_fails_after_its_call_is_a_failed_instance_until_it_is_removed() {
+    let (endpoint, _) = given().await;
+    let mut hasty = settings(&endpoint);
+    hasty.pace.launch = Duration::ZERO;
+    let cloud = GcpCloud::connect(hasty).await.unwrap();
+    cloud.ensure_network(&network()).await.unwrap();
+    endpoint.world().slowness = 1000;
+    let quota = Fault::Operation("QUOTA_EXCEEDED");
+    endpoint.world().faults.push_back(("compute.instances.insert".into(), quota));
+    let launched = cloud.launch(&node("w-1", 0)).await.unwrap();
+    assert_eq!(cloud.find(&cluster()).await.unwrap()[0].state, InstanceState::Running);
+    endpoint.world().pass();
+    for _ in 0..2 {
+        let found = cloud.find(&cluster()).await.unwrap();
+        assert_eq!((found.len(), found[0].state), (1, InstanceState::Failed));
+        assert!(found[0].message.as_ref().unwrap().contains("QUOTA_EXCEEDED"), "{found:?}");
+    }
+    assert!(matches!(cloud.terminate(&cluster(), &launched.id).await, Err(CloudError::NotFound(_))));
+    assert!(cloud.find(&cluster()).await.unwrap().is_empty());
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_vm_that_no_list_shows_yet_is_not_launched_twice() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    endpoint.world().lag = 5;
+    let first = cloud.launch(&node("w-1", 0)).await.unwrap();
+    assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1, "this process knows its launch");
+    let other = GcpCloud::connect(settings(&endpoint)).await.unwrap();
+    assert!(other.find(&cluster()).await.unwrap().is_empty(), "another process doesn't");
+    assert_eq!(other.launch(&node("w-1", 0)).await.unwrap().id, first.id);
+    assert_eq!(other.find(&cluster()).await.unwrap().len(), 1);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn refusals_have_their_kind_and_name_what_is_missing() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let cases = [
+        (Fault::Refuse(403, "forbidden"), "Denied"),
+        (Fault::Refuse(401, "authError"), "Denied"),
+        (Fault::Refuse(403, "quotaExceeded"), "Quota"),
+        (Fault::Refuse(403, "rateLimitExceeded"), "Throttled"),
+        (Fault::Refuse(429, "tooMany"), "Throttled"),
+        (Fault::Refuse(400, "invalid"), "Unsupported"),
+        (Fault::Refuse(500, "internalError"), "Transient"),
+        (Fault::Operation("QUOTA_EXCEEDED"), "Quota"),
+    ];
+    for (fault, kind) in cases {
+        endpoint.world().faults.push_back(("compute.instances.insert".into(), fault.clone()));
+        let error = cloud.launch(&node("w-1", 0)).await.unwrap_err();
+        assert!(format!("{error:?}").starts_with(kind), "{fault:?} gave {error:?}");
+        if matches!(fault, Fault::Refuse(403, "forbidden")) {
+            assert!(error.to_string().contains("compute.instances.create"), "{error}");
+        }
+        if matches!(fault, Fault::Refuse(429, _)) {
+            assert!(matches!(error, CloudError::Throttled { after } if after == Duration::from_secs(7)), "{error:?}");
+        }
+    }
+    let unsupported = LaunchRequest { instance_type: "c3-standard-4".into(), ..node("w-1", 0) };
+    assert!(matches!(cloud.launch(&unsupported).await, Err(CloudError::Unsupported(_))));
+    let image = LaunchRequest { image: "node-1".into(), ..node("w-1", 0) };
+    assert!(matches!(cloud.launch(&image).await, Err(CloudError::Unsupported(_))));
+    kept_to_the_model(&endpoint);
+    assert!(endpoint.world().of("instances").is_empty());
+}
+
+#[tokio::test]
+async fn a_list_without_one_of_our_zones_is_no_list() {
+    let (endpoint, cloud) = given().await;
+    endpoint.world().unreachable = vec!["zones/us-east1-b".into()];
+    assert!(cloud.find(&cluster()).await.unwrap().is_empty());
+    endpoint.world().unreachable = vec!["zones/europe-west4-b".into()];
+    assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Transient(_))));
+}
+
+#[tokio::test]
+async fn what_others_own_is_neither_seen_nor_touched() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let zone = "projects/example/zones/europe-west4-a";
+    let foreign = format!("{zone}/instances/n-w-9");
+    let theirs = json!({"name": "n-w-9", "zone": zone, "status": "RUNNING", "labels": {
+        "constellation-cluster": "c-1", "constellation-node": "w-9", "constellation-owner": "operator-2"}});
+    endpoint.world().things.insert(foreign.clone(), theirs);
+    assert!(cloud.find(&cluster()).await.unwrap().is_empty());
+    let id = InstanceId("gce://example/europe-west4-a/n-w-9".into());
+    assert!(matches!(cloud.terminate(&cluster(), &id).await, Err(CloudError::NotFound(_))));
+    // The name of a node's VM is taken by it: said, not used.
+    assert!(matches!(cloud.launch(&node("w-9", 0)).await, Err(CloudError::Transient(_))));
+    assert_eq!(endpoint.world().things[&foreign]["status"], "RUNNING");
+
+    let second = ClusterUid("c-2".into());
+    let path = "projects/example/global/networks/constellation-c-2";
+    endpoint.world().things.insert(path.into(), json!({"name": "constellation-c-2", "description": "mine"}));
+    let request = NetworkRequest { cluster: second.clone(), ..network() };
+    assert!(matches!(cloud.ensure_network(&request).await, Err(CloudError::Unsupported(_))));
+    assert!(matches!(cloud.remove_network(&second).await, Err(CloudError::Unsupported(_))));
+    assert!(endpoint.world().things.contains_key(path));
+    assert_eq!(cloud.clusters().await.unwrap(), [cluster()]);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_changed_firewall_rule_is_changed_back() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let path = "projects/example/global/firewalls/constellation-c-1-owner";
+    let before = endpoint.world().things[path].clone();
+    endpoint.world().things.get_mut(path).unwrap()["sourceRanges"] = json!(["0.0.0.0/0"]);
+    cloud.ensure_network(&network()).await.unwrap();
+    assert_eq!(endpoint.world().things[path]["sourceRanges"], before["sourceRanges"]);
+    assert_eq!(endpoint.world().calls["compute.firewalls.patch"], 1);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_vm_that_was_removed_or_stopped_behind_our_back_is_told() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    for (index, name) in (0..).zip(["w-1", "w-2"]) {
+        cloud.launch(&node(name, index)).await.unwrap();
+    }
+    {
+        let mut world = endpoint.world();
+        world.things.remove("projects/example/zones/europe-west4-a/instances/n-w-1").unwrap();
+        let path = "projects/example/zones/europe-west4-b/instances/n-w-2";
+        world.things.get_mut(path).unwrap()["status"] = json!("TERMINATED");
+    }
+    let found = cloud.find(&cluster()).await.unwrap();
+    assert_eq!(
+        found.iter().map(|i| (i.node.0.as_str(), i.state)).collect::<Vec<_>>(),
+        [("w-2", InstanceState::Failed)]
+    );
+}
+
+#[tokio::test]
+async fn an_instance_is_confidential_and_measured_and_carries_its_launch_configuration() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    cloud.launch(&node("w-1", 0)).await.unwrap();
+    let world = endpoint.world();
+    let sent = &world.things["projects/example/zones/europe-west4-a/instances/n-w-1"];
+    assert_eq!(sent["confidentialInstanceConfig"]["confidentialInstanceType"], "SEV_SNP");
+    assert_eq!(sent["minCpuPlatform"], "AMD Milan");
+    let shielded = &sent["shieldedInstanceConfig"];
+    for switch in ["enableSecureBoot", "enableVtpm", "enableIntegrityMonitoring"] {
+        assert_eq!(shielded[switch], true);
+    }
+    let items = sent["metadata"]["items"].as_array().unwrap();
+    let config = items.iter().find(|item| item["key"] == "constellation-launch-config").unwrap();
+    assert_eq!(config["value"], "eyJzb21lIjoidGhpbmcifQ==");
+    assert!(sent["disks"].as_array().unwrap().iter().all(|disk| disk["autoDelete"] == true));
+    assert_eq!(sent["disks"][1]["initializeParams"]["diskSizeGb"], "20");
+    assert!(world.things.contains_key(MINE));
+}
+
+#[tokio::test]
+async fn the_role_allows_exactly_the_calls_that_are_made() {
+    let (endpoint, cloud) = given().await;
+    story(&endpoint).await;
+    cloud.ensure_network(&network()).await.unwrap();
+    endpoint.world().things.get_mut("projects/example/global/firewalls/constellation-c-1-nodes").unwrap()["disabled"] =
+        json!(true);
+    // Operations are looked at only when they take time.
+    endpoint.world().slowness = 2;
+    cloud.ensure_network(&network()).await.unwrap();
+    reach(&endpoint, &mut GcpCloud::connect(settings(&endpoint)).await.unwrap(), &["cp-3"]).await;
+    reach(&endpoint, &mut GcpCloud::connect(settings(&endpoint)).await.unwrap(), &[]).await;
+    cloud.clusters().await.unwrap();
+    cloud.ensure_network(&network()).await.unwrap();
+    let target = cloud.launch(&node("cp-4", 0)).await.unwrap();
+    endpoint.world().pass();
+    cloud.set_endpoint_targets(&cluster(), &[target.id]).await.unwrap();
+    cloud.set_endpoint_targets(&cluster(), &[]).await.unwrap();
+    let made: BTreeSet<String> = endpoint.world().calls.keys().cloned().collect();
+    let listed: BTreeSet<String> = CALLS.iter().map(|(method, _)| (*method).to_owned()).collect();
+    assert_eq!(made, listed);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_hundred_nodes_cost_an_insert_and_looks_at_it_each_and_resting_costs_one_list() {
+    let (endpoint, _) = given().await;
+    let mut usual = settings(&endpoint);
+    usual.pace.list = Duration::from_mins(5);
+    let cloud = GcpCloud::connect(usual.clone()).await.unwrap();
+    cloud.ensure_network(&network()).await.unwrap();
+    let network_calls = endpoint.world().total();
+    endpoint.world().slowness = 3;
+    let names: Vec<_> = (0..100).map(|n| format!("w-{n}")).collect();
+    let requests: Vec<_> = (0..).zip(&names).map(|(index, name)| node(name, index)).collect();
+    for launched in futures::future::join_all(requests.iter().map(|request| cloud.launch(request))).await {
+        launched.unwrap();
+    }
+    let created = endpoint.world().total();
+    let nodes = created - network_calls;
+    println!("network: {network_calls} calls; 100 nodes whose operations take three looks: {nodes} calls");
+    assert!(nodes <= 410, "an insert and three looks each, and shared lists");
+    // What a process that was just started, or whose list is too old, pays for a hundred nodes that ask.
+    let cloud = GcpCloud::connect(usual).await.unwrap();
+    for found in futures::future::join_all(names.iter().map(|_| async { cloud.find(&cluster()).await })).await {
+        assert_eq!(found.unwrap().len(), 100);
+    }
+    println!("resting, per interval: {} call", endpoint.world().total() - created);
+    assert_eq!(endpoint.world().total() - created, 1);
+    kept_to_the_model(&endpoint);
+}
