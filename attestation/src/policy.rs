@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::platform::Platform;
+use crate::{
+    platform::{Platform, Tee},
+    tdx,
+};
 
 /// DSSE payload type of a [`TrustPolicy`].
 pub const TRUST_POLICY_TYPE: &str = "application/vnd.constellation.trust-policy.v1+json";
@@ -33,6 +36,16 @@ pub enum Error {
         /// The register.
         pcr: u8,
     },
+    /// What a set wants of the hardware isn't what its platform has, or leaves open what was launched.
+    #[error("set {set} for {platform}: {problem}")]
+    Hardware {
+        /// The set.
+        set: String,
+        /// Its platform.
+        platform: Platform,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// A set gives a register that can't be given, or a value that isn't one.
     #[error("set {set}: PCR {pcr} {problem}")]
     Register {
@@ -57,9 +70,47 @@ pub struct MeasurementSet {
     /// (`NitroTPM`), else of the SHA-256 bank. Empty where the platform has no TPM.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pcrs: BTreeMap<u8, Vec<String>>,
+    /// What the hardware must report, the launch clause first; there exactly where the platform has such hardware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
+}
+
+/// What a report of the hardware must be. What the conversation wants attested is filled in by the verifier and stands
+/// in no set.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Hardware {
+    /// An Intel TDX quote.
+    Tdx(Box<tdx::Policy>),
+}
+
+impl Hardware {
+    /// The hardware it is about.
+    #[must_use]
+    pub const fn tee(&self) -> Tee {
+        match self {
+            Self::Tdx(_) => Tee::Tdx,
+        }
+    }
+
+    /// Whether it says what was launched.
+    fn names_launch(&self) -> bool {
+        match self {
+            // The one thing that a set may leave open is what a conversation wants attested.
+            Self::Tdx(policy) => {
+                matches!(policy.validate(), Ok(()) | Err(tdx::policy::Error::Open(tdx::clause::REPORT_DATA)))
+            }
+        }
+    }
 }
 
 impl MeasurementSet {
+    /// A set of registers of a TPM.
+    #[must_use]
+    pub fn of_registers(name: String, platform: Platform, pcrs: BTreeMap<u8, Vec<String>>) -> Self {
+        Self { name, platform, pcrs, hardware: None }
+    }
+
     /// Checks that the set pins what must be pinned, with values that can be met.
     ///
     /// # Errors
@@ -68,6 +119,17 @@ impl MeasurementSet {
         if self.name.is_empty() {
             return Err(Error::Empty("a set's name"));
         }
+        self.validate_hardware()?;
+        let Some(register_bytes) = self.platform.register_bytes() else {
+            return match self.pcrs.keys().next() {
+                Some(&pcr) => Err(Error::Register {
+                    set: self.name.clone(),
+                    pcr,
+                    problem: "is given, but the platform has no TPM",
+                }),
+                None => Ok(()),
+            };
+        };
         for pcr in REQUIRED_PCRS {
             if !self.pcrs.contains_key(&pcr) {
                 return Err(Error::Missing { set: self.name.clone(), pcr });
@@ -85,11 +147,24 @@ impl MeasurementSet {
                 return refuse("has no value");
             }
             let is_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-            if values.iter().any(|value| value.len() != 64 || !value.bytes().all(is_hex)) {
-                return refuse("isn't 64 lower-case hex digits");
+            if values.iter().any(|value| value.len() != 2 * register_bytes || !value.bytes().all(is_hex)) {
+                return refuse("isn't a digest of the platform's bank in lower-case hex");
             }
         }
         Ok(())
+    }
+
+    fn validate_hardware(&self) -> Result<(), Error> {
+        let refuse = |problem| Err(Error::Hardware { set: self.name.clone(), platform: self.platform, problem });
+        match (self.platform.tee(), &self.hardware) {
+            (None, Some(_)) => refuse("its hardware gives no report, so none can be wanted"),
+            (Some(_), None) => refuse("it has no launch clause"),
+            (Some(tee), Some(wanted)) if wanted.tee() != tee => refuse("it wants a report of other hardware"),
+            (Some(_), Some(wanted)) if !wanted.names_launch() => {
+                refuse("its launch clause accepts anything or nothing")
+            }
+            (None, None) | (Some(_), Some(_)) => Ok(()),
+        }
     }
 }
 
@@ -161,13 +236,67 @@ fn validate_sets(sets: &[MeasurementSet]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Requirement;
 
     fn good() -> MeasurementSet {
+        MeasurementSet::of_registers("a".into(), Platform::QemuVtpm, registers(64))
+    }
+
+    fn registers(digits: usize) -> BTreeMap<u8, Vec<String>> {
+        REQUIRED_PCRS.into_iter().map(|pcr| (pcr, vec!["0".repeat(digits)])).collect()
+    }
+
+    fn tdx(platform: Platform) -> MeasurementSet {
+        let mut policy = tdx::Policy::strict();
+        policy.mrtd = Requirement::Exact(tdx::bytes::Hex([1; 48]));
+        let pcrs = platform.register_bytes().map(|bytes| registers(2 * bytes)).unwrap_or_default();
         MeasurementSet {
-            name: "a".into(),
-            platform: Platform::QemuVtpm,
-            pcrs: REQUIRED_PCRS.into_iter().map(|pcr| (pcr, vec!["0".repeat(64)])).collect(),
+            hardware: Some(Hardware::Tdx(Box::new(policy))),
+            ..MeasurementSet::of_registers("t".into(), platform, pcrs)
         }
+    }
+
+    #[test]
+    fn a_set_for_hardware_without_a_launch_clause_is_invalid() {
+        for platform in Platform::ALL.into_iter().filter(|platform| platform.tee().is_some()) {
+            let pcrs = platform.register_bytes().map(|bytes| registers(2 * bytes)).unwrap_or_default();
+            let set = MeasurementSet::of_registers("t".into(), platform, pcrs);
+            assert!(matches!(set.validate(), Err(Error::Hardware { .. })), "{platform}");
+        }
+        for platform in [Platform::QemuTdx, Platform::GcpTdx, Platform::AzureTdx] {
+            assert_eq!(tdx(platform).validate(), Ok(()), "{platform}");
+            for open in [Requirement::AnyOf(vec![]), Requirement::Waived { reason: "no".into() }] {
+                let mut set = tdx(platform);
+                let Some(Hardware::Tdx(policy)) = &mut set.hardware else { unreachable!("made above") };
+                policy.mrtd = open;
+                assert!(matches!(set.validate(), Err(Error::Hardware { .. })), "{platform}");
+            }
+        }
+        for other in [Platform::QemuVtpm, Platform::Snp] {
+            let set = MeasurementSet { platform: other, ..tdx(Platform::QemuTdx) };
+            assert!(matches!(set.validate(), Err(Error::Hardware { .. })), "{other}");
+        }
+    }
+
+    #[test]
+    fn registers_are_of_the_platforms_bank_and_none_where_there_is_no_tpm() {
+        for (platform, digits) in [(Platform::QemuVtpm, 64), (Platform::AwsNitroTpm, 96)] {
+            assert_eq!(MeasurementSet::of_registers("a".into(), platform, registers(digits)).validate(), Ok(()));
+            let other = MeasurementSet::of_registers("a".into(), platform, registers(160 - digits));
+            assert!(matches!(other.validate(), Err(Error::Register { .. })), "{platform}");
+        }
+        let set = MeasurementSet { pcrs: registers(64), ..tdx(Platform::QemuTdx) };
+        assert!(matches!(set.validate(), Err(Error::Register { .. })));
+    }
+
+    #[test]
+    fn a_set_of_registers_is_the_json_it_always_was() {
+        let json = format!(
+            r#"{{"name":"a","platform":"qemu-vtpm","pcrs":{{"4":["{0}"],"11":["{0}"],"12":["{0}"],"13":["{0}"]}}}}"#,
+            "0".repeat(64)
+        );
+        assert_eq!(serde_json::to_string(&good()).unwrap(), json);
+        assert_eq!(serde_json::from_str::<MeasurementSet>(&json).unwrap(), good());
     }
 
     #[test]

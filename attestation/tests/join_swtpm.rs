@@ -109,11 +109,11 @@ fn policy(proof: &Proof, swtpm: &Swtpm) -> TrustPolicy {
     TrustPolicy {
         cluster_uid: "cluster-uid".into(),
         revision: 1,
-        sets: vec![MeasurementSet {
-            name: "live".into(),
-            platform: Platform::QemuVtpm,
-            pcrs: BTreeMap::from([4, 11, 12, 13].map(|pcr| (pcr, vec![value(pcr)]))),
-        }],
+        sets: vec![MeasurementSet::of_registers(
+            "live".into(),
+            Platform::QemuVtpm,
+            BTreeMap::from([4, 11, 12, 13].map(|pcr| (pcr, vec![value(pcr)]))),
+        )],
         endorsement_roots: swtpm.endorsement_roots().unwrap(),
     }
 }

@@ -93,7 +93,7 @@ impl Story {
         let policy = TrustPolicy {
             cluster_uid: name.into(),
             revision: 1,
-            sets: vec![MeasurementSet { name: "v1".into(), platform: Platform::Simulated, pcrs }],
+            sets: vec![MeasurementSet::of_registers("v1".into(), Platform::Simulated, pcrs)],
             endorsement_roots: Vec::new(),
         };
         let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&policy).unwrap(), &story.owner);

@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use constellation_attest::{cases, reference};
 
@@ -21,7 +25,7 @@ fn every_clause_that_fails_in_a_case_is_on_the_page() {
     let known: BTreeSet<String> = reference::clauses(&root().join("attestation/src"))
         .unwrap()
         .into_values()
-        .flat_map(|g| g.into_keys())
+        .flat_map(BTreeMap::into_keys)
         .collect();
     assert!(known.len() > 50);
     let mut seen = 0;

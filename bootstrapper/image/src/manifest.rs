@@ -92,7 +92,7 @@ pub fn write(
         pcrs: report.pcrs.clone(),
         command_line: report.command_line.clone(),
     };
-    let set = MeasurementSet { name: format!("{version}-{PLATFORM}"), platform: PLATFORM, pcrs: report.pcrs.clone() };
+    let set = MeasurementSet::of_registers(format!("{version}-{PLATFORM}"), PLATFORM, report.pcrs.clone());
     set.validate().map_err(|error| Error::Manifest(error.to_string()))?;
     let manifest = MeasurementManifest {
         revision,

@@ -31,7 +31,7 @@ pub fn policy(
                 name = format!("{name}-{}", version.digest.get(..8).unwrap_or(&version.digest));
                 names.insert(name.clone());
             }
-            sets.push(MeasurementSet { name, platform, pcrs });
+            sets.push(MeasurementSet::of_registers(name, platform, pcrs));
         }
     }
     TrustPolicy { cluster_uid: cluster_uid.to_owned(), revision, sets, endorsement_roots }

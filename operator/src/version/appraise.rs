@@ -144,7 +144,7 @@ fn resolve(seen: &Observed<'_>, last: Option<u64>) -> Result<Resolved, Problem> 
                 ));
             }
             Resolved {
-                sets: manifest.sets.into_iter().map(public).collect(),
+                sets: manifest.sets.into_iter().map(public).collect::<Result<_, _>>()?,
                 signer: Some(fingerprint(&key)),
                 revision: Some(manifest.revision),
             }
@@ -174,13 +174,18 @@ fn resolve(seen: &Observed<'_>, last: Option<u64>) -> Result<Resolved, Problem> 
     Ok(resolved)
 }
 
-/// A set as the API shows it.
-fn public(set: policy::MeasurementSet) -> MeasurementSet {
-    MeasurementSet {
+/// A set as the API shows it, which has registers only: leaving the launch clause out would accept too much.
+fn public(set: policy::MeasurementSet) -> Result<MeasurementSet, Problem> {
+    if set.hardware.is_some() {
+        let text =
+            format!("measurement set {} wants a report of the hardware, which a NodeVersion can't hold", set.name);
+        return Err(Problem(reason::MANIFEST_INVALID, text));
+    }
+    Ok(MeasurementSet {
         name: set.name,
         platform: set.platform.to_string(),
         pcrs: set.pcrs.into_iter().map(|(pcr, values)| (pcr.to_string(), values)).collect(),
-    }
+    })
 }
 
 /// A set as the trust policy has it.
@@ -194,7 +199,7 @@ pub fn private(set: &MeasurementSet) -> Result<policy::MeasurementSet, String> {
         .map(|(pcr, values)| Ok((pcr.parse().map_err(|_| format!("{pcr} isn't a register"))?, values.clone())))
         .collect::<Result<BTreeMap<u8, _>, String>>()?;
     let platform = set.platform.parse().map_err(|e: platform::Unknown| e.to_string())?;
-    Ok(policy::MeasurementSet { name: set.name.clone(), platform, pcrs })
+    Ok(policy::MeasurementSet::of_registers(set.name.clone(), platform, pcrs))
 }
 
 /// Two versions with the same digest are the same node: image, Kubernetes and sets, not names or revisions.

@@ -211,7 +211,7 @@ pub fn policy(revision: u64, machines: &[&Machine]) -> Result<TrustPolicy> {
     Ok(TrustPolicy {
         cluster_uid: "3f1c7b1e-0000-4000-8000-000000000001".to_owned(),
         revision,
-        sets: vec![MeasurementSet { name: "good".to_owned(), platform: Platform::QemuVtpm, pcrs }],
+        sets: vec![MeasurementSet::of_registers("good".to_owned(), Platform::QemuVtpm, pcrs)],
         endorsement_roots: roots,
     })
 }

@@ -33,7 +33,7 @@ impl Given {
 fn given_policy(revision: u64) -> TrustPolicy {
     let value = vec!["ab".repeat(32)];
     let pcrs = [4, 11, 12, 13].into_iter().map(|index| (index, value.clone())).collect::<BTreeMap<_, _>>();
-    let set = MeasurementSet { name: "v1".to_owned(), platform: Platform::QemuVtpm, pcrs };
+    let set = MeasurementSet::of_registers("v1".to_owned(), Platform::QemuVtpm, pcrs);
     TrustPolicy {
         cluster_uid: "cluster-1".to_owned(),
         revision,

@@ -20,7 +20,7 @@ struct Given {
 fn given() -> Given {
     let publisher = SigningKey::generate().unwrap();
     let pcrs = policy::REQUIRED_PCRS.into_iter().map(|pcr| (pcr, vec!["0".repeat(64)])).collect();
-    let set = policy::MeasurementSet { name: "v1".into(), platform: Platform::QemuVtpm, pcrs };
+    let set = policy::MeasurementSet::of_registers("v1".into(), Platform::QemuVtpm, pcrs);
     let manifest = MeasurementManifest {
         revision: 3,
         kubernetes_version: "v1.36.3".into(),
@@ -99,7 +99,7 @@ fn an_older_manifest_is_refused_also_after_a_broken_one() {
 #[test]
 fn inline_sets_are_used_and_said_to_be_unsigned_and_empty_ones_are_refused() {
     let mut given = given();
-    let sets: Vec<_> = given.manifest.sets.iter().cloned().map(public).collect();
+    let sets: Vec<_> = given.manifest.sets.iter().cloned().map(|set| public(set).ok().unwrap()).collect();
     given.version.spec.measurements = Measurements { inline: Some(sets), signed: None };
     let status = given.status(&Manifest::Inline);
     assert!(status.digest.is_some() && status.signer.is_none());

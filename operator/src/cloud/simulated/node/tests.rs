@@ -50,10 +50,9 @@ fn given(image: &str, owner: &SigningKey) -> (Record, NodeAdmission) {
 }
 
 fn trust(images: &[&str]) -> TrustPolicy {
-    let set = |image: &&str| MeasurementSet {
-        name: format!("set-{image}"),
-        platform: Platform::Simulated,
-        pcrs: REGISTERS.iter().map(|&n| (n, vec![claim(image, n)])).collect(),
+    let set = |image: &&str| {
+        let pcrs = REGISTERS.iter().map(|&n| (n, vec![claim(image, n)])).collect();
+        MeasurementSet::of_registers(format!("set-{image}"), Platform::Simulated, pcrs)
     };
     TrustPolicy {
         cluster_uid: "c".into(),
