@@ -3,6 +3,7 @@
 //! No prompts and no network: files in, a verdict out. The only clock is the default of `--now`.
 
 pub mod cases;
+pub mod evidence;
 pub mod explain;
 pub mod input;
 pub mod output;

@@ -3,7 +3,11 @@
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use constellation_attest::{cases, explain, input, predict};
+use constellation_attest::{
+    cases,
+    evidence::{self, Evidence},
+    explain, input, predict,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -32,6 +36,14 @@ enum Output {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Says whether evidence is genuine and of a set of reference values in a policy.
+    Appraise {
+        #[command(flatten)]
+        evidence: Evidence,
+        /// Trust policy, JSON.
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+    },
     /// Runs a manifest of cases: one JSON line per case, whatever the form of the output.
     Cases {
         /// The manifest; paths in it are relative to it.
@@ -47,6 +59,11 @@ enum Command {
         /// Expected registers: a JSON file and the key of an object from number to hex value.
         #[arg(long, value_name = "FILE#KEY")]
         pcrs: Option<String>,
+    },
+    /// Says whether evidence is genuine, whatever it is of.
+    Verify {
+        #[command(flatten)]
+        evidence: Evidence,
     },
     /// Prints the registers of a machine that boots an image.
     Predict {
@@ -75,6 +92,16 @@ fn main() -> ExitCode {
 /// Runs a command; gives whether everything is accepted.
 fn run(command: Command, output: Output) -> Result<bool, input::Error> {
     match command {
+        Command::Appraise { evidence, policy } => {
+            let verdict = evidence::appraise(&evidence, &policy)?;
+            show(output, &verdict, evidence::Verdict::to_text)?;
+            Ok(verdict.accepted)
+        }
+        Command::Verify { evidence } => {
+            let verdict = evidence::verify(&evidence)?;
+            show(output, &verdict, evidence::Verdict::to_text)?;
+            Ok(verdict.accepted)
+        }
         Command::Cases { file, now } => {
             let lines = cases::run(&file, now.unwrap_or_else(Timestamp::now))?;
             for line in &lines {

@@ -3,11 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
 
+use constellation_attestation::{
+    platform::Platform,
+    policy::{Hardware, MeasurementSet, TrustPolicy},
+    reference::Requirement,
+    tdx::{self, bytes::Hex},
+};
 use serde_json::{Value, json};
 
 fn vectors() -> PathBuf {
@@ -119,4 +126,81 @@ fn every_tdx_case_has_its_verdict() {
     assert_eq!(status, 0, "{found:#?}");
     let policy = found.iter().find(|line| line["expect"] == "policy").unwrap();
     assert_eq!((&policy["verdict"], &policy["clauses"]), (&json!("reject"), &json!(["tdx.tcb.status"])));
+}
+
+const TDX: [&str; 8] = [
+    "--platform",
+    "qemu-tdx",
+    "--quote",
+    "dcap-qvl/tdx_quote",
+    "--collateral",
+    "dcap-qvl/tdx_quote_collateral.json",
+    "--now",
+    "2025-07-01T00:00:00Z",
+];
+
+#[test]
+fn genuine_evidence_is_verified_and_altered_or_stale_evidence_is_not() {
+    let (found, status) = lines(&[&["--output", "json", "verify"][..], &TDX].concat());
+    assert_eq!((&found[0]["accepted"], status), (&json!(true), 0), "{found:#?}");
+    let mut altered = TDX;
+    altered[3] = "mutated-real/tdx_mrtd/quote.bin";
+    let text = String::from_utf8(run(&[&["verify"][..], &altered].concat()).stdout).unwrap();
+    assert!(text.contains("FAILS  tdx.signature") && text.ends_with("refused\n"), "{text}");
+    let mut stale = TDX;
+    stale[7] = "2027-01-01T00:00:00Z";
+    assert_eq!(run(&[&["verify"][..], &stale].concat()).status.code(), Some(1));
+    assert!(complaint(&["verify", "--platform", "qemu-tdx"]).contains("--quote: the platform needs it"));
+    assert!(complaint(&["verify", "--platform", "sgx"]).contains("isn't a platform"));
+}
+
+/// A policy with one set that is exactly the genuine quote's machine, and what that quote attests to.
+fn policy_of_the_genuine_quote(change: impl FnOnce(&mut tdx::Policy)) -> (tempfile::NamedTempFile, String) {
+    let bytes = fs::read(vectors().join(TDX[3])).unwrap();
+    let report = tdx::quote::Quote::parse(&bytes).unwrap().td;
+    let mut wanted = tdx::Policy::strict();
+    wanted.mrtd = Requirement::Exact(report.mrtd);
+    for (name, value) in tdx::clause::RTMR.into_iter().zip(report.rtmr) {
+        *wanted.measurement(name).unwrap() = Requirement::Exact(value);
+    }
+    for name in [tdx::clause::MRCONFIGID, tdx::clause::MROWNER, tdx::clause::MROWNERCONFIG] {
+        wanted.waive(name, "the quote's machine has what its host gave it");
+    }
+    change(&mut wanted);
+    let mut set = MeasurementSet::of_registers("tdx".into(), Platform::QemuTdx, BTreeMap::new());
+    set.hardware = Some(Hardware::Tdx(Box::new(wanted)));
+    let policy = TrustPolicy { cluster_uid: "c".into(), revision: 1, sets: vec![set], endorsement_roots: Vec::new() };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    serde_json::to_writer(&file, &policy).unwrap();
+    (file, report.report_data.to_string())
+}
+
+#[test]
+fn evidence_is_accepted_by_its_own_set_and_nonce_and_by_no_other() {
+    let appraise = |policy: &tempfile::NamedTempFile, nonce: &[&str]| {
+        let path = policy.path().to_str().unwrap();
+        lines(&[&["--output", "json", "appraise", "--policy", path][..], &TDX, nonce].concat())
+    };
+    let (policy, nonce) = policy_of_the_genuine_quote(|_| ());
+    let (found, status) = appraise(&policy, &["--nonce", &nonce]);
+    assert_eq!((&found[0]["accepted"], &found[0]["set"], status), (&json!(true), &json!("tdx"), 0), "{found:#?}");
+
+    for other in [&["--nonce", &"11".repeat(64)][..], &[]] {
+        let (found, status) = appraise(&policy, other);
+        let failing = found[0]["clauses"].as_array().unwrap().iter().filter(|clause| clause["outcome"] == "fails");
+        assert_eq!(
+            (failing.map(|clause| &clause["name"]).collect::<Vec<_>>(), status),
+            (vec![&json!("tdx.report_data")], 1)
+        );
+    }
+    let (policy, nonce) = policy_of_the_genuine_quote(|wanted| wanted.mrtd = Requirement::Exact(Hex([1; 48])));
+    assert_eq!(appraise(&policy, &["--nonce", &nonce]).1, 1);
+}
+
+#[test]
+fn a_policy_that_leaves_the_launch_open_can_not_be_used() {
+    let (policy, nonce) = policy_of_the_genuine_quote(|wanted| wanted.mrtd = Requirement::AnyOf(Vec::new()));
+    let path = policy.path().to_str().unwrap();
+    let said = complaint(&[&["appraise", "--policy", path, "--nonce", &nonce][..], &TDX].concat());
+    assert!(said.contains("launch clause"), "{said}");
 }

@@ -17,6 +17,8 @@ use serde::Serialize;
 use self::manifest::{Expect, Manifest};
 use crate::input::{self, Error};
 
+pub(crate) use self::tdx::anchor as tdx_anchor;
+
 /// Verdict on evidence.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]

@@ -45,7 +45,7 @@ impl<'a> Case<'a> {
 }
 
 /// The anchor that a manifest names.
-pub(super) fn anchor(path: &Path) -> Result<Anchors, Error> {
+pub(crate) fn anchor(path: &Path) -> Result<Anchors, Error> {
     let root = input::certificate(path)?;
     Anchors::new([root.as_slice()]).map_err(|e| Error::value(path.display().to_string(), &e))
 }

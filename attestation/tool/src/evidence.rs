@@ -1,0 +1,142 @@
+//! `verify` and `appraise`: is this evidence genuine, and is it what a policy accepts?
+//!
+//! The platform is named by the caller, never read from the evidence. `verify` asks for nothing that only an owner can
+//! know; `appraise` compares with every set that the policy has for the platform, and shows the nearest.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use constellation_attestation::{
+    platform::Platform,
+    policy::{Hardware, MeasurementSet, TrustPolicy},
+    reference::Requirement,
+    result::Checks,
+    tdx::{self, bytes::Hex},
+};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::input::{self, Error};
+
+/// Files and values of one machine's evidence. Each platform needs some of them and refuses the others.
+#[derive(Args, Clone, Debug)]
+pub struct Evidence {
+    /// Platform that the evidence must be of.
+    #[arg(long)]
+    pub platform: Platform,
+    /// TDX quote.
+    #[arg(long, value_name = "FILE")]
+    pub quote: Option<PathBuf>,
+    /// TDX collateral, JSON.
+    #[arg(long, value_name = "FILE")]
+    pub collateral: Option<PathBuf>,
+    /// Trust anchor (DER or PEM) instead of the vendor's own.
+    #[arg(long, value_name = "FILE")]
+    pub root: Option<PathBuf>,
+    /// What the conversation wants attested, hex: report data or nonce in full length.
+    #[arg(long, value_name = "HEX")]
+    pub nonce: Option<String>,
+    /// Time to verify at: RFC 3339 or Unix seconds. Default: the clock.
+    #[arg(long, value_name = "TIME", value_parser = input::timestamp)]
+    pub now: Option<Timestamp>,
+}
+
+/// What came out.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// Platform that was asked for.
+    pub platform: Platform,
+    /// Whether every clause holds or is waived.
+    pub accepted: bool,
+    /// Set of the policy that the clauses are about; absent for `verify`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
+    /// Every clause that was looked at.
+    pub clauses: Checks,
+}
+
+impl Verdict {
+    fn new(platform: Platform, set: Option<&MeasurementSet>, clauses: Checks) -> Self {
+        Self { platform, accepted: clauses.accepted(), set: set.map(|set| set.name.clone()), clauses }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let set = self.set.as_ref().map(|set| format!("set {set}\n")).unwrap_or_default();
+        format!("platform {}\n{set}{}", self.platform, crate::output::checks(&self.clauses))
+    }
+}
+
+/// Whether evidence is genuine.
+///
+/// # Errors
+/// When a file can't be read, or the platform needs another one.
+pub fn verify(evidence: &Evidence) -> Result<Verdict, Error> {
+    Ok(Verdict::new(evidence.platform, None, evaluate(evidence, None)?))
+}
+
+/// Whether evidence is genuine and of a set of the policy; else how it differs from the nearest.
+///
+/// # Errors
+/// As [`verify`], and when the policy can't be used or has no set for the platform.
+pub fn appraise(evidence: &Evidence, policy: &std::path::Path) -> Result<Verdict, Error> {
+    let named = || policy.display().to_string();
+    let trust: TrustPolicy = input::json(policy, "a trust policy")?;
+    trust.validate().map_err(|e| Error::value(named(), &e))?;
+    let mut nearest: Option<Verdict> = None;
+    for set in trust.sets.iter().filter(|set| set.platform == evidence.platform) {
+        let verdict = Verdict::new(evidence.platform, Some(set), evaluate(evidence, Some(set))?);
+        let failures = |verdict: &Verdict| verdict.clauses.failures().count();
+        if nearest.as_ref().is_none_or(|best| failures(&verdict) < failures(best)) {
+            nearest = Some(verdict);
+        }
+    }
+    nearest.ok_or_else(|| Error::said(named(), format!("it has no set for {}", evidence.platform)))
+}
+
+fn evaluate(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Error> {
+    match evidence.platform {
+        Platform::QemuTdx => tdx(evidence, set),
+        Platform::Simulated => Err(Error::said("simulated", "there is no evidence to look at")),
+        other => Err(Error::said(other.as_str(), "its evidence can't be read from files yet")),
+    }
+}
+
+fn tdx(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Error> {
+    let anchors = match &evidence.root {
+        Some(root) => crate::cases::tdx_anchor(root)?,
+        None => tdx::Anchors::intel(),
+    };
+    let mut policy = match set.and_then(|set| set.hardware.as_ref()) {
+        Some(Hardware::Tdx(policy)) => policy.as_ref().clone(),
+        None => genuine_tdx(),
+    };
+    policy.report_data = match (&evidence.nonce, set) {
+        (Some(nonce), _) => Requirement::Exact(nonce.parse::<Hex<64>>().map_err(|e| Error::value("--nonce", &e))?),
+        (None, None) => Requirement::Waived { reason: NOT_ASKED.to_owned() },
+        // What isn't asked for can't be fresh.
+        (None, Some(_)) => Requirement::AnyOf(Vec::new()),
+    };
+    let quote = input::read(needed(evidence.quote.as_ref(), "--quote")?)?;
+    let collateral = input::read(needed(evidence.collateral.as_ref(), "--collateral")?)?;
+    let shown = tdx::Evidence { quote: &quote, collateral: &collateral };
+    let now = evidence.now.unwrap_or_else(Timestamp::now);
+    Ok(tdx::verify_and_appraise(&shown, &anchors, &policy, now).checks)
+}
+
+/// Why `verify` waives a clause.
+const NOT_ASKED: &str = "only whether it is genuine is asked";
+
+fn genuine_tdx() -> tdx::Policy {
+    let mut policy = tdx::Policy::strict();
+    for name in tdx::clause::REFERENCE {
+        policy.waive(name, NOT_ASKED);
+    }
+    policy
+}
+
+fn needed<'a, T>(value: Option<&'a T>, option: &str) -> Result<&'a T, Error> {
+    value.ok_or_else(|| Error::said(option, "the platform needs it"))
+}
