@@ -14,6 +14,7 @@ use constellation_attestation::{
         Anchors, Evidence, Outcome, Policy, TcbStatus,
         bytes::Hex,
         clause,
+        collateral::{Collateral, Hint, HintError, signed_part},
         quote::{self, Quote},
         verify_and_appraise,
     },
@@ -505,5 +506,31 @@ proptest! {
         prop_assert_eq!((quote.qe_auth_data, quote.certification_data, quote.length), (&*auth, &*data, length));
         prop_assert_eq!((quote.td.mrtd, quote.td.v1_5.is_some()), (Hex([fill; 48]), kind > 2));
         prop_assert_eq!(quote.td.v1_5.is_some_and(|v1_5| v1_5.extended.is_some()), kind == 4);
+    }
+}
+
+#[test]
+fn a_quote_says_what_collateral_it_needs() {
+    let quote = read("dcap-qvl/tdx_quote");
+    let hint = Hint::of(&Quote::parse(&quote).unwrap()).unwrap();
+    assert_eq!(hint.platform.fmspc.to_string(), "b0c06f000000");
+    let paths = hint.needs().map(|need| need.path);
+    assert_eq!(paths[0], "/tdx/certification/v4/tcb?fmspc=b0c06f000000");
+    assert_eq!(paths[2], "/sgx/certification/v4/pckcrl?ca=platform&encoding=der");
+    let quote = read("synthetic-tdx/neg_ecdsa_high_cert_type/quote.bin");
+    assert_eq!(Hint::of(&Quote::parse(&quote).unwrap()), Err(HintError::Kind(3)));
+}
+
+/// Intel's answers, cut into signed bytes and signature, are collateral: their signatures hold.
+#[test]
+fn intels_answers_become_collateral_without_changing_a_byte() {
+    let whole: Collateral = Collateral::parse(&read("go-tdx-guest/collateral_v4.json")).unwrap();
+    let tcb_info = String::from_utf8(read("go-tdx-guest/sample_tcbInfo_response")).unwrap();
+    let identity = String::from_utf8(read("go-tdx-guest/sample_qeIdentity_response")).unwrap();
+    assert_eq!(signed_part(&tcb_info, "tcbInfo"), Some((&*whole.tcb_info, &*whole.tcb_info_signature)));
+    let cut = signed_part(&identity, "enclaveIdentity");
+    assert_eq!(cut, Some((&*whole.qe_identity, &*whole.qe_identity_signature)));
+    for wrong in ["", "{", "{}", "{\"tcbInfo\":{}}", "{\"tcbInfo\":{},\"signature\":\"", "[]"] {
+        assert_eq!(signed_part(wrong, "tcbInfo"), None);
     }
 }

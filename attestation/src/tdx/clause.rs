@@ -139,6 +139,13 @@ pub const MRSERVICETD: &str = "tdx.mrservicetd";
 /// What the trust domain wanted to have attested, in full length.
 pub const REPORT_DATA: &str = "tdx.report_data";
 
+/// The firmware's log (CCEL) is one whole log with SHA-384.
+pub const CCEL_STRUCTURE: &str = "tdx.ccel.structure";
+/// The firmware's log replays to the run-time measurement registers 0 to 3.
+pub const CCEL_RTMR: [&str; 4] = ["tdx.ccel.rtmr0", "tdx.ccel.rtmr1", "tdx.ccel.rtmr2", "tdx.ccel.rtmr3"];
+/// The digests in the firmware's log are those of the data it shows.
+pub const CCEL_DATA: &str = "tdx.ccel.data";
+
 /// The clauses whose value only the owner can know: what the trust domain started with, what the host gave it, and
 /// what it was asked to attest.
 pub const REFERENCE: [&str; 9] =

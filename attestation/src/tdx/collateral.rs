@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::pck::Platform;
+use super::{
+    pck::{self, Platform},
+    pki::{self, Chain},
+    quote::{CERTIFICATION_PCK_CHAIN, Quote},
+};
 
 /// Greatest collateral, bytes: genuine ones are 10 to 20 KB; the revocation list of a PCK CA grows.
 pub const MAX_BYTES: usize = 512 * 1024;
@@ -60,32 +64,26 @@ impl Collateral {
     }
 }
 
-/// One thing that is needed to verify quotes of a platform, and where Intel's Provisioning Certification Service (API
-/// v4) or a cache of it has it. The library never fetches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Need {
-    /// Member of [`Collateral`] that it becomes; the issuer chain stands in a header of the answer.
-    pub member: &'static str,
-    /// Path and query below the service, or the whole address of the root's revocation list.
-    pub path: String,
+/// Cuts an answer of Intel's service, `{"<member>":{...},"signature":"..."}`, into the very bytes that are signed and
+/// their signature. A wrong cut is harmless: the signature then doesn't hold.
+#[must_use]
+pub fn signed_part<'a>(answer: &'a str, member: &str) -> Option<(&'a str, &'a str)> {
+    const SIGNATURE: &str = "\"signature\"";
+    let named = answer.trim().strip_prefix('{')?.trim_start().strip_prefix(&format!("\"{member}\""))?;
+    let (text, rest) = named.trim_start().strip_prefix(':')?.trim_start().rsplit_once(SIGNATURE)?;
+    let signature = rest.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
+    let (signature, end) = signature.split_once('"')?;
+    let text = text.trim_end().strip_suffix(',')?.trim_end();
+    (end.trim() == "}").then_some((text, signature))
 }
 
-/// What is needed to verify quotes of a platform whose PCK certificate this CA issued.
-#[must_use]
-pub fn needs(platform: &Platform, ca: PckCa) -> [Need; 4] {
-    let ca = match ca {
-        PckCa::Platform => "platform",
-        PckCa::Processor => "processor",
-    };
-    [
-        Need { member: "tcb_info", path: format!("/tdx/certification/v4/tcb?fmspc={}", platform.fmspc) },
-        Need { member: "qe_identity", path: "/tdx/certification/v4/qe/identity".to_owned() },
-        Need { member: "pck_crl", path: format!("/sgx/certification/v4/pckcrl?ca={ca}&encoding=der") },
-        Need {
-            member: "root_ca_crl",
-            path: "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der".to_owned(),
-        },
-    ]
+/// Which platform a quote says it is of. Nothing of it is verified: it is good for looking collateral up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// The platform.
+    pub platform: Platform,
+    /// Which of Intel's CAs issued its PCK certificate.
+    pub ca: PckCa,
 }
 
 /// Which of Intel's CAs issued a PCK certificate.
@@ -95,6 +93,65 @@ pub enum PckCa {
     Platform,
     /// For platforms of one package.
     Processor,
+}
+
+/// One thing that is needed to verify a quote, and where Intel's Provisioning Certification Service (API v4), or a
+/// cache of it, has it. The library never fetches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Member of [`Collateral`] that it becomes; the issuer chain stands in a header of the answer.
+    pub member: &'static str,
+    /// Path and query below the service, or the whole address of the root's revocation list.
+    pub path: String,
+}
+
+impl Hint {
+    /// Reads the PCK certificate that comes with a quote.
+    ///
+    /// # Errors
+    /// When there is none, or it doesn't name a platform.
+    pub fn of(quote: &Quote<'_>) -> Result<Self, HintError> {
+        if quote.certification_kind != CERTIFICATION_PCK_CHAIN {
+            return Err(HintError::Kind(quote.certification_kind));
+        }
+        let chain = Chain::from_pem(quote.certification_data)?;
+        let leaf = chain.leaf()?;
+        let processor = pki::is_called(leaf.issuer(), &[pki::PCK_PROCESSOR_CA]).is_ok();
+        let ca = if processor { PckCa::Processor } else { PckCa::Platform };
+        Ok(Self { platform: Platform::of(&leaf)?, ca })
+    }
+
+    /// What is needed to verify the quote. The QE identity and the root's revocation list are the same for all.
+    #[must_use]
+    pub fn needs(&self) -> [Need; 4] {
+        let ca = match self.ca {
+            PckCa::Platform => "platform",
+            PckCa::Processor => "processor",
+        };
+        [
+            Need { member: "tcb_info", path: format!("/tdx/certification/v4/tcb?fmspc={}", self.platform.fmspc) },
+            Need { member: "qe_identity", path: "/tdx/certification/v4/qe/identity".to_owned() },
+            Need { member: "pck_crl", path: format!("/sgx/certification/v4/pckcrl?ca={ca}&encoding=der") },
+            Need {
+                member: "root_ca_crl",
+                path: "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der".to_owned(),
+            },
+        ]
+    }
+}
+
+/// Why a quote doesn't say which platform it is of.
+#[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
+pub enum HintError {
+    /// It carries no PCK chain.
+    #[error("certification data of type {0} holds no PCK certificate")]
+    Kind(u16),
+    /// The certificate can't be read.
+    #[error(transparent)]
+    Certificate(#[from] pki::Error),
+    /// It names no platform.
+    #[error(transparent)]
+    Platform(#[from] pck::Error),
 }
 
 /// Whether `now` is inside, ends included.

@@ -1,11 +1,14 @@
 //! What a PCK certificate says about its platform (Intel SGX PCK Certificate and CRL Profile Specification 1.5, 1.3.5).
 
-use x509_parser::asn1_rs::{Any, FromDer, Oid, Tag};
+use x509_parser::{
+    asn1_rs::{Any, FromDer, Oid, Tag},
+    certificate::X509Certificate,
+};
 
 use super::bytes::Hex;
 
 /// The SGX extension, 1.2.840.113741.1.13.1, as DER. Its members are below it.
-pub const SGX_EXTENSION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01];
+const SGX_EXTENSION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01];
 /// Members of the extension.
 const PPID: u8 = 1;
 const TCB: u8 = 2;
@@ -53,6 +56,18 @@ pub enum Error {
 }
 
 impl Platform {
+    /// Reads the SGX extension of a PCK certificate.
+    ///
+    /// # Errors
+    /// As [`Platform::parse`], or when there isn't exactly one such extension.
+    pub fn of(certificate: &X509Certificate<'_>) -> Result<Self, Error> {
+        let mut found = certificate.extensions().iter().filter(|extension| extension.oid.as_bytes() == SGX_EXTENSION);
+        match (found.next(), found.next()) {
+            (Some(extension), None) => Self::parse(extension.value),
+            _ => Err(Error::Count("SGX extension")),
+        }
+    }
+
     /// Parses the value of the SGX extension.
     ///
     /// # Errors

@@ -123,6 +123,16 @@ impl Chain {
         Ok(Self(certificates))
     }
 
+    /// The first certificate, of which nothing is verified.
+    pub(super) fn leaf(&self) -> Result<X509Certificate<'_>, Error> {
+        certificate(self.0.first().ok_or(Error::ChainLength(0))?)
+    }
+
+    /// Whether the first certificate is this one.
+    pub(super) fn starts_with(&self, certificate: &X509Certificate<'_>) -> bool {
+        self.0.first().is_some_and(|first| first == certificate.as_raw())
+    }
+
     /// The certificates, parsed; `length` of them before the root. A root that comes with them must be the anchor:
     /// it is never trusted for coming.
     pub(super) fn below<'a>(
@@ -130,14 +140,19 @@ impl Chain {
         length: usize,
         anchor: &X509Certificate<'_>,
     ) -> Result<Vec<X509Certificate<'a>>, Error> {
-        let mut parsed = self.0.iter().map(|der| certificate(der)).collect::<Result<Vec<_>, _>>()?;
-        if parsed.len() == length + 1 {
-            let root = parsed.pop().ok_or(Error::Root)?;
-            if root.public_key().raw != anchor.public_key().raw {
+        let mut below = self.0.as_slice();
+        if let Some((root, rest)) = below.split_last()
+            && rest.len() == length
+        {
+            if root != anchor.as_raw() && certificate(root)?.public_key().raw != anchor.public_key().raw {
                 return Err(Error::Root);
             }
+            below = rest;
         }
-        if parsed.len() == length { Ok(parsed) } else { Err(Error::ChainLength(parsed.len())) }
+        if below.len() != length {
+            return Err(Error::ChainLength(self.0.len()));
+        }
+        below.iter().map(|der| certificate(der)).collect()
     }
 }
 
@@ -181,14 +196,15 @@ fn verify(algorithm: &'static EcdsaVerificationAlgorithm, key: &[u8], message: &
 fn signed_by(
     issuer: &X509Certificate<'_>,
     name: &X509Name<'_>,
-    algorithms: [&AlgorithmIdentifier<'_>; 2],
+    [outer, inner]: [&AlgorithmIdentifier<'_>; 2],
     message: &[u8],
     signature: &BitString<'_>,
 ) -> Result<(), Error> {
     if name.as_raw() != issuer.subject().as_raw() {
         return Err(Error::Issuer { expected: issuer.subject().to_string(), actual: name.to_string() });
     }
-    if algorithms.iter().any(|algorithm| algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256) {
+    // The outer one and the unused bits aren't signed.
+    if inner.algorithm != OID_SIG_ECDSA_WITH_SHA256 || outer != inner || signature.unused_bits != 0 {
         return Err(Error::Algorithm);
     }
     if verify(&ECDSA_P256_SHA256_ASN1, key(issuer.public_key())?, message, signature.data.as_ref()) {
@@ -224,7 +240,7 @@ fn authority(certificate: &X509Certificate<'_>) -> Result<(), Error> {
 /// Whether a certificate is that of a CA with one of these names.
 pub(super) fn is_authority(certificate: &X509Certificate<'_>, names: &[&str]) -> Result<(), Error> {
     authority(certificate)?;
-    is_called(certificate, names)
+    is_called(certificate.subject(), names)
 }
 
 /// Whether a certificate is that of a signer, and of no CA, with this name.
@@ -234,14 +250,15 @@ pub(super) fn is_signer(certificate: &X509Certificate<'_>, name: &str) -> Result
     if !signs || ca {
         return Err(Error::Usage(certificate.subject().to_string()));
     }
-    is_called(certificate, &[name])
+    is_called(certificate.subject(), &[name])
 }
 
-fn is_called(certificate: &X509Certificate<'_>, names: &[&str]) -> Result<(), Error> {
-    let mut common = certificate.subject().iter_common_name();
+/// Whether a name has exactly one common name, one of these.
+pub(super) fn is_called(name: &X509Name<'_>, names: &[&str]) -> Result<(), Error> {
+    let mut common = name.iter_common_name();
     match (common.next().map(AttributeTypeAndValue::as_str), common.next()) {
-        (Some(Ok(name)), None) if names.contains(&name) => Ok(()),
-        _ => Err(Error::Usage(certificate.subject().to_string())),
+        (Some(Ok(common)), None) if names.contains(&common) => Ok(()),
+        _ => Err(Error::Usage(name.to_string())),
     }
 }
 
@@ -249,6 +266,12 @@ fn is_called(certificate: &X509Certificate<'_>, names: &[&str]) -> Result<(), Er
 pub(super) fn in_date(certificate: &X509Certificate<'_>, now: Timestamp) -> bool {
     let validity = certificate.validity();
     between(validity.not_before, validity.not_after, now)
+}
+
+/// Whose certificate it is and when it is in date, in words.
+pub(super) fn dates(certificate: &X509Certificate<'_>) -> String {
+    let validity = certificate.validity();
+    format!("{} from {} to {}", certificate.subject(), validity.not_before, validity.not_after)
 }
 
 fn between(from: ASN1Time, to: ASN1Time, now: Timestamp) -> bool {

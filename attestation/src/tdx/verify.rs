@@ -12,7 +12,7 @@ use super::{
     bytes::{Hex, Reader},
     clause,
     collateral::{Collateral, in_date},
-    pck::{self, Platform},
+    pck::Platform,
     pki::{self, Anchors, Chain, RevocationList},
     quote::{CERTIFICATION_PCK_CHAIN, Quote, TdReport},
     tcb::{QeIdentity, TcbInfo, Verdict, isv_level, masked},
@@ -60,8 +60,15 @@ fn chain(evidence: &Evidence<'_>, anchors: &Anchors, now: Timestamp, checks: &mu
     let (anchor, root_crl) = root(&roots, &root_crl_der, now, checks)?;
     let context = Context { anchor, root_crl: root_crl.as_ref(), now };
 
-    let tcb_info = tcb_info(&collateral, context, checks);
-    let qe_identity = qe_identity(&collateral, context, checks);
+    let tcb_signer = Signer::find(&collateral.tcb_info_issuer_chain, context);
+    // Intel signs both with the same certificate.
+    let qe_signer = if collateral.qe_identity_issuer_chain == collateral.tcb_info_issuer_chain {
+        tcb_signer.clone()
+    } else {
+        Signer::find(&collateral.qe_identity_issuer_chain, context)
+    };
+    let tcb_info = tcb_info(&collateral, tcb_signer, now, checks);
+    let qe_identity = qe_identity(&collateral, qe_signer, now, checks);
     let quote = quote?;
     let pck_chain = pck_chain(&quote, &collateral, checks)?;
     let pck = pck(&pck_chain, &collateral, context, checks);
@@ -133,7 +140,38 @@ struct Signed {
     validity: &'static str,
 }
 
-fn tcb_info(collateral: &Collateral, context: Context<'_>, checks: &mut Checks) -> Option<TcbInfo> {
+/// The certificate that signed a document: the anchor issued it to sign TCB data.
+#[derive(Clone, Debug)]
+struct Signer {
+    key: Vec<u8>,
+    in_date: bool,
+    dates: String,
+    /// `None` when the root's revocation list is no good.
+    revoked: Option<bool>,
+}
+
+impl Signer {
+    fn find(chain: &str, context: Context<'_>) -> Result<Self, pki::Error> {
+        let chain = Chain::from_pem(chain.as_bytes())?;
+        let below = chain.below(1, context.anchor)?;
+        let signer = below.first().ok_or(pki::Error::ChainLength(0))?;
+        pki::is_signer(signer, pki::TCB_SIGNING)?;
+        pki::issued(signer, context.anchor)?;
+        Ok(Self {
+            key: pki::key(signer.public_key())?.to_vec(),
+            in_date: pki::in_date(signer, context.now),
+            dates: pki::dates(signer),
+            revoked: context.root_crl.map(|crl| crl.revokes(signer)),
+        })
+    }
+}
+
+fn tcb_info(
+    collateral: &Collateral,
+    signer: Result<Signer, pki::Error>,
+    now: Timestamp,
+    checks: &mut Checks,
+) -> Option<TcbInfo> {
     let names = Signed {
         issuer: clause::TCB_INFO_ISSUER,
         issuer_validity: clause::TCB_INFO_ISSUER_VALIDITY,
@@ -142,17 +180,22 @@ fn tcb_info(collateral: &Collateral, context: Context<'_>, checks: &mut Checks) 
         structure: clause::TCB_INFO_STRUCTURE,
         validity: clause::TCB_INFO_VALIDITY,
     };
-    let parts = [&*collateral.tcb_info_issuer_chain, &collateral.tcb_info, &collateral.tcb_info_signature];
-    let info: TcbInfo = document(parts, &names, context, checks)?;
+    let parts = [&*collateral.tcb_info, &collateral.tcb_info_signature];
+    let info: TcbInfo = document(parts, signer, &names, now, checks)?;
     let known = info.id == "TDX" && info.version == 3 && info.tcb_type == 0;
     let actual = format!("{} version {} type {}", info.id, info.version, info.tcb_type);
     let known = checks.check(names.structure, known, "TDX version 3 type 0".to_owned(), actual, "form of the TCB info");
     let dates = (info.issue_date, info.next_update);
-    issue(dates, names.validity, context.now, checks);
+    issue(dates, names.validity, now, checks);
     known.then_some(info)
 }
 
-fn qe_identity(collateral: &Collateral, context: Context<'_>, checks: &mut Checks) -> Option<QeIdentity> {
+fn qe_identity(
+    collateral: &Collateral,
+    signer: Result<Signer, pki::Error>,
+    now: Timestamp,
+    checks: &mut Checks,
+) -> Option<QeIdentity> {
     let names = Signed {
         issuer: clause::QE_IDENTITY_ISSUER,
         issuer_validity: clause::QE_IDENTITY_ISSUER_VALIDITY,
@@ -161,38 +204,30 @@ fn qe_identity(collateral: &Collateral, context: Context<'_>, checks: &mut Check
         structure: clause::QE_IDENTITY_STRUCTURE,
         validity: clause::QE_IDENTITY_VALIDITY,
     };
-    let parts = [&*collateral.qe_identity_issuer_chain, &collateral.qe_identity, &collateral.qe_identity_signature];
-    let identity: QeIdentity = document(parts, &names, context, checks)?;
+    let parts = [&*collateral.qe_identity, &collateral.qe_identity_signature];
+    let identity: QeIdentity = document(parts, signer, &names, now, checks)?;
     let known = identity.id == "TD_QE" && identity.version == 2;
     let actual = format!("{} version {}", identity.id, identity.version);
     let known = checks.check(names.structure, known, "TD_QE version 2".to_owned(), actual, "form of the QE identity");
     let dates = (identity.issue_date, identity.next_update);
-    issue(dates, names.validity, context.now, checks);
+    issue(dates, names.validity, now, checks);
     known.then_some(identity)
 }
 
 /// Checks who signed a document and that he did, over its very bytes; only then it is parsed.
 fn document<T: DeserializeOwned>(
-    [chain, text, signature]: [&str; 3],
+    [text, signature]: [&str; 2],
+    signer: Result<Signer, pki::Error>,
     names: &Signed,
-    context: Context<'_>,
+    now: Timestamp,
     checks: &mut Checks,
 ) -> Option<T> {
-    let chain = Chain::from_pem(chain.as_bytes());
-    let signer = chain.as_ref().map_err(Clone::clone).and_then(|chain| {
-        let mut below = chain.below(1, context.anchor)?;
-        let signer = below.pop().ok_or(pki::Error::ChainLength(0))?;
-        pki::is_signer(&signer, pki::TCB_SIGNING)?;
-        pki::issued(&signer, context.anchor)?;
-        Ok(signer)
-    });
     let signer = recorded(signer, names.issuer, checks)?;
-    validity(&[&signer], names.issuer_validity, context.now, checks);
-    if let Some(crl) = context.root_crl {
-        checks.check(names.issuer_revoked, !crl.revokes(&signer), None, None, "the signer in the root's list");
+    checks.check(names.issuer_validity, signer.in_date, now.to_string(), signer.dates, "validity of the signer");
+    if let Some(revoked) = signer.revoked {
+        checks.check(names.issuer_revoked, !revoked, None, None, "the signer in the root's list");
     }
-    let key = pki::key(signer.public_key()).ok()?;
-    let holds = hex::decode(signature).is_ok_and(|signature| pki::signed(key, text.as_bytes(), &signature));
+    let holds = hex::decode(signature).is_ok_and(|signature| pki::signed(&signer.key, text.as_bytes(), &signature));
     checks.check(names.signature, holds, None, None, "signature over the bytes as they came").then_some(())?;
     serde_json::from_str(text).map_err(|error| checks.fails(names.structure, &error.to_string())).ok()
 }
@@ -205,15 +240,6 @@ fn issue((issued, next): (Timestamp, Timestamp), name: &str, now: Timestamp, che
         format!("{issued} to {next}"),
         "dates of the document",
     );
-}
-
-fn validity(certificates: &[&X509Certificate<'_>], name: &str, now: Timestamp, checks: &mut Checks) {
-    let bad = certificates.iter().find(|certificate| !pki::in_date(certificate, now));
-    let actual = bad.map(|certificate| {
-        let validity = certificate.validity();
-        format!("{} is good from {} to {}", certificate.subject(), validity.not_before, validity.not_after)
-    });
-    checks.check(name, bad.is_none(), now.to_string(), actual, "validity of the certificates");
 }
 
 /// The PCK chain: from the collateral when it has one, else from the quote.
@@ -249,7 +275,8 @@ fn pck(
         Ok((leaf, ca))
     });
     let (leaf, ca) = recorded(path, clause::PCK_CHAIN, checks)?;
-    validity(&[&leaf, &ca], clause::PCK_VALIDITY, now, checks);
+    let bad = [&leaf, &ca].into_iter().find(|certificate| !pki::in_date(certificate, now)).map(pki::dates);
+    checks.check(clause::PCK_VALIDITY, bad.is_none(), now.to_string(), bad, "validity of PCK certificate and its CA");
 
     pck_crl_issuer(collateral, &ca, context, checks);
     let der = hex::decode(&collateral.pck_crl).unwrap_or_default();
@@ -262,13 +289,7 @@ fn pck(
         checks.check(clause::PCK_REVOKED, !revoked, None, None, "PCK certificate and its CA in the revocation lists");
     }
 
-    let platform = leaf
-        .extensions()
-        .iter()
-        .find(|extension| extension.oid.as_bytes() == pck::SGX_EXTENSION)
-        .ok_or(pck::Error::Count("SGX extension"))
-        .and_then(|extension| Platform::parse(extension.value));
-    let platform = recorded(platform, clause::PCK_EXTENSION, checks)?;
+    let platform = recorded(Platform::of(&leaf), clause::PCK_EXTENSION, checks)?;
     Some((platform, pki::key(leaf.public_key()).ok()?.to_vec()))
 }
 
@@ -276,12 +297,13 @@ fn pck(
 fn pck_crl_issuer(collateral: &Collateral, ca: &X509Certificate<'_>, context: Context<'_>, checks: &mut Checks) {
     let chain = Chain::from_pem(collateral.pck_crl_issuer_chain.as_bytes());
     let issuer = chain.as_ref().map_err(Clone::clone).and_then(|chain| {
+        // The very certificate of the PCK chain needn't be verified twice.
+        if chain.starts_with(ca) {
+            return Ok(());
+        }
         let below = chain.below(1, context.anchor)?;
         let issuer = below.first().ok_or(pki::Error::ChainLength(0))?;
-        // The very certificate of the PCK chain needn't be verified twice.
-        if issuer.as_raw() != ca.as_raw() {
-            pki::issued(issuer, context.anchor)?;
-        }
+        pki::issued(issuer, context.anchor)?;
         if issuer.public_key().raw == ca.public_key().raw {
             Ok(())
         } else {
