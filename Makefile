@@ -24,6 +24,10 @@ build: packages ## build all programs
 test: ## everything CI checks; ends with where the time went
 	@tests/run.sh
 
+.PHONY: bench
+bench: packages ## how long evidence takes to verify, and how much memory
+	cd attestation/bench && $(CARGO) bench --target-dir $(TARGET)/bench
+
 .PHONY: lint
 lint: packages ## formatting and clippy
 	$(CARGO) fmt --all --check
