@@ -17,6 +17,12 @@ report() {
 }
 trap report EXIT
 
+image() { # VERSION [MORE...]: a node image below target/image
+  target/debug/constellation-image build --kubernetes-bin "$(tests/kubernetes/build.sh --dir)" \
+    --bootstrapper target/debug/constellation-bootstrapper --verifier target/debug/constellation-verifier \
+    --cache "${CONSTELLATION_CACHE:-$HOME/.cache/constellation-operator}/image" --out "target/image/$1" --version "$1" "${@:2}"
+}
+
 run() {
   case $1 in
     packages) tests/packages.sh ;;
@@ -37,13 +43,13 @@ run() {
       ;;
     processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated ;;
     image)
-      target/debug/constellation-image build --kubernetes-bin "$(tests/kubernetes/build.sh --dir)" \
-        --bootstrapper target/debug/constellation-bootstrapper --verifier target/debug/constellation-verifier \
-        --cache "${CONSTELLATION_CACHE:-$HOME/.cache/constellation-operator}/image" --out target/image/test --version test
+      image test
+      image test2 --revision 2 --signing-key target/image/test/publisher.key.pem
       target/debug/constellation-image tamper target/image/test/image.raw target/image/test/tampered.raw
       ;;
     vm)
-      CONSTELLATION_IMAGE=$PWD/target/image/test cargo test -p constellation-operator --features vm-tests --test vm_cluster -- --nocapture
+      CONSTELLATION_IMAGE=$PWD/target/image/test CONSTELLATION_IMAGE_2=$PWD/target/image/test2 \
+        cargo test -p constellation-tests --features vm --test vm -- --nocapture
       ;;
     *) echo "run.sh: unknown stage '$1'" >&2; return 2 ;;
   esac

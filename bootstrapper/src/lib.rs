@@ -7,7 +7,9 @@
 
 pub mod api;
 pub mod error;
+pub mod etcd;
 pub mod host;
+pub mod https;
 pub mod join;
 pub mod kubeadm;
 pub mod machine;

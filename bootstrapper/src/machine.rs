@@ -160,7 +160,11 @@ impl Machine {
     }
 
     /// Carries out a grant to its end. Call only after [`Machine::claim`].
+    ///
+    /// A node that fails while it joins ends its machine, which its owner sees and replaces. One that has data of a
+    /// member, or that the owner is talking to, stays.
     pub async fn carry_out(&self, grant: Grant) {
+        let joins = matches!(grant, Grant::Join(_));
         match self.work(grant).await {
             Ok(kubeconfig) => {
                 self.state.send_replace(State::Member);
@@ -170,6 +174,9 @@ impl Machine {
                 tracing::error!(%error, "Joining failed; the node must be replaced");
                 self.state.send_replace(State::Failed);
                 self.log.end(Progress::Failed { message: error.to_string() });
+                if joins && !self.host.exists(MEMBER) {
+                    self.host.power_off().await;
+                }
             }
         }
     }

@@ -46,6 +46,13 @@ pub enum Action {
         /// To this one.
         to: String,
     },
+    /// Run a command that may be run again until it succeeds; its output goes to the progress.
+    Insist {
+        /// Program and arguments.
+        command: Vec<String>,
+        /// How long, over all attempts.
+        limit: Duration,
+    },
     /// Open the state disk, format it if it was never written to, mount it.
     OpenDisk {
         /// Whether a new one is authenticated.
@@ -53,6 +60,13 @@ pub enum Action {
     },
     /// Tell those who follow.
     Phase(&'static str),
+    /// Remove etcd members whose node is gone; a new member waits for that.
+    PruneEtcd {
+        /// Kubeconfig of the administrator.
+        kubeconfig: String,
+        /// This node's address.
+        own: String,
+    },
     /// Restart a unit, without waiting.
     Restart(&'static str),
     /// Run a command; its output goes to the progress.
@@ -73,6 +87,8 @@ pub enum Action {
         /// Its contents; may be secret.
         contents: Vec<u8>,
     },
+    /// Hand etcd's leadership to another member, if this node has it.
+    YieldEtcd,
 }
 
 impl Action {
@@ -86,9 +102,11 @@ impl Action {
             Self::OpenDisk { integrity } => format!("open disk, integrity {integrity}"),
             Self::Phase(name) => format!("phase {name}"),
             Self::Restart(unit) => format!("restart {unit}"),
-            Self::Run { command, .. } => command.join(" "),
+            Self::PruneEtcd { own, .. } => format!("prune etcd members for {own}"),
+            Self::Run { command, .. } | Self::Insist { command, .. } => command.join(" "),
             Self::Start(unit) => format!("start {unit}"),
             Self::Write { path, mode, .. } => format!("write {path} {mode:o}"),
+            Self::YieldEtcd => "yield etcd leadership".into(),
         }
     }
 }
@@ -224,7 +242,8 @@ fn back() -> Vec<Action> {
 pub fn leave() -> Vec<Action> {
     vec![
         Action::Phase("etcd"),
-        Action::Run {
+        Action::YieldEtcd,
+        Action::Insist {
             command: words(&["kubeadm", "reset", "phase", "remove-etcd-member"]),
             limit: Duration::from_mins(3),
         },
@@ -236,7 +255,8 @@ fn control_plane(ticket: &Ticket, admin: &str, address: &str) -> Vec<Action> {
     let config = format!("{HOME}/kubeadm.yaml");
     let discovery = format!("{HOME}/discovery.conf");
     let text = kubeadm::join_config(&ticket.node, &ticket.cluster, address, &format!("{HOME}/patches"), &discovery);
-    let join = |arguments: &[&str]| Action::Run {
+    // Each phase may be run again: kubeadm gives etcd two seconds for an answer, which a busy member may miss.
+    let join = |arguments: &[&str]| Action::Insist {
         command: [words(&["kubeadm", "join"]), words(arguments), words(&["--config", &config])].concat(),
         limit: JOIN_LIMIT,
     };
@@ -245,7 +265,9 @@ fn control_plane(ticket: &Ticket, admin: &str, address: &str) -> Vec<Action> {
         secret(&discovery, admin.to_owned()),
         secret(&config, text),
         Action::Phase("etcd"),
-        join(&["--skip-phases=control-plane-prepare/control-plane,kubelet-wait-bootstrap,control-plane-join,wait-control-plane"]),
+        join(&["--skip-phases=control-plane-prepare/control-plane,etcd-join,kubelet-wait-bootstrap,control-plane-join,wait-control-plane"]),
+        Action::PruneEtcd { kubeconfig: discovery.clone(), own: address.to_owned() },
+        join(&["phase", "etcd-join"]),
         Action::Phase("api-server"),
         join(&["phase", "control-plane-prepare", "control-plane"]),
         Action::Move { from: MANIFESTS.into(), to: LATER.into() },

@@ -26,6 +26,8 @@ pub enum Workload {
     Real {
         /// An administrator's client.
         client: Client,
+        /// The cluster's CA: PEM in base64, as kubeconfigs hold it.
+        ca: String,
     },
     /// The management cluster itself plays it.
     Simulated {
@@ -41,7 +43,7 @@ impl Workload {
     #[must_use]
     pub fn client(&self) -> Client {
         match self {
-            Self::Real { client } | Self::Simulated { client, .. } => client.clone(),
+            Self::Real { client, .. } | Self::Simulated { client, .. } => client.clone(),
         }
     }
 
@@ -57,7 +59,7 @@ impl Workload {
 
 /// One client per cluster, made anew when its kubeconfig changes.
 #[derive(Default)]
-pub struct Registry(Mutex<HashMap<String, (String, Client)>>);
+pub struct Registry(Mutex<HashMap<String, (String, Workload)>>);
 
 impl Registry {
     /// The cluster that was made, or nothing while there is none yet.
@@ -77,8 +79,8 @@ impl Registry {
         let version = secret.resource_version().unwrap_or_default();
         let key = cluster.uid().unwrap_or_default();
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some((_, client)) = known.filter(|(known, _)| *known == version) {
-            return Ok(Some(Workload::Real { client }));
+        if let Some((_, workload)) = known.filter(|(known, _)| *known == version) {
+            return Ok(Some(workload));
         }
         let wrong = || {
             Error::Invalid(format!(
@@ -88,13 +90,17 @@ impl Registry {
         let bytes = secret.data.and_then(|mut data| data.remove(KUBECONFIG_KEY)).ok_or_else(wrong)?;
         let text = String::from_utf8(bytes.0).map_err(|_| wrong())?;
         let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|_| wrong())?;
+        let ca =
+            kubeconfig.clusters.iter().find_map(|named| named.cluster.as_ref()?.certificate_authority_data.clone());
+        let ca = ca.ok_or_else(wrong)?;
         let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .map_err(|_| wrong())?;
         config.connect_timeout = Some(std::time::Duration::from_secs(5));
         config.read_timeout = Some(std::time::Duration::from_secs(30));
         let client = Client::try_from(config).map_err(|_| wrong())?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (version, client.clone()));
-        Ok(Some(Workload::Real { client }))
+        let workload = Workload::Real { client, ca };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (version, workload.clone()));
+        Ok(Some(workload))
     }
 }

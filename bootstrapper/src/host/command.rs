@@ -5,7 +5,7 @@ use std::{process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::Command,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use zeroize::Zeroizing;
 
@@ -15,6 +15,10 @@ use crate::{error::Error, progress::Log};
 const SHORT: Duration = Duration::from_mins(1);
 /// Pause between two looks at the API server of this node; it is local, and each costs a process.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// First pause before a command is run again, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const GREATEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Runs a short command; its error output is part of the error.
 pub async fn run(words: &[&str]) -> Result<(), Error> {
@@ -93,6 +97,23 @@ pub async fn logged(words: &[&str], limit: Duration, log: &Log) -> Result<(), Er
         .map_err(|_| Error::Time(name(words), limit.as_secs()))?
         .map_err(|e| failed(words, &e.to_string()))?;
     if status.success() { Ok(()) } else { Err(failed(words, &format!("{status}; see the lines above"))) }
+}
+
+/// Runs a long command again and again until it succeeds or its time is over.
+pub async fn insist(words: &[&str], limit: Duration, log: &Log) -> Result<(), Error> {
+    let end = Instant::now() + limit;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match logged(words, left, log).await {
+            Err(error @ Error::Command { .. }) if Instant::now() + pause < end => {
+                log.line(&format!("{error}; trying again"));
+                sleep(pause).await;
+                pause = (pause * 2).min(GREATEST_PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Waits until this node's own API server says that it is ready.

@@ -7,7 +7,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::{error::Error, mesh, plan::Action, progress::Log};
+use crate::{error::Error, etcd, mesh, plan::Action, progress::Log};
 
 pub mod command;
 pub mod disk;
@@ -29,11 +29,20 @@ impl Host {
                 continue;
             }
             match self {
-                Self::Real => real(action, disk_key, log).await?,
+                Self::Real => self.real(action, disk_key, log).await?,
                 Self::Simulated(root) => simulated(action, root, log)?,
             }
         }
         Ok(())
+    }
+
+    /// Ends the machine.
+    pub async fn power_off(&self) {
+        if let Self::Real = self
+            && let Err(error) = command::run(&["systemctl", "poweroff"]).await
+        {
+            tracing::error!(%error, "The machine can't be ended");
+        }
     }
 
     /// Reads a file of the machine.
@@ -49,36 +58,40 @@ impl Host {
         self.path(path).exists()
     }
 
+    async fn real(&self, action: &Action, disk_key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
+        match action {
+            Action::Phase(_) => Ok(()),
+            Action::OpenDisk { integrity } => disk::open(*integrity, disk_key, log).await,
+            Action::Write { path, mode, contents } => write(Path::new(path), *mode, contents),
+            Action::Run { command, limit } => command::logged(&words(command), *limit, log).await,
+            Action::Insist { command, limit } => command::insist(&words(command), *limit, log).await,
+            Action::PruneEtcd { kubeconfig, own } => etcd::prune(self, kubeconfig, own, log).await,
+            Action::YieldEtcd => etcd::yield_leadership(self, log).await,
+            Action::Start(unit) => command::run(&["systemctl", "start", unit]).await,
+            Action::Restart(unit) => command::run(&["systemctl", "restart", "--no-block", unit]).await,
+            Action::Move { from, to } => {
+                for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
+                    let target = Path::new(to).join(entry.file_name());
+                    if to_move(&entry.file_name().to_string_lossy()) {
+                        std::fs::create_dir_all(to).map_err(|e| Error::File(format!("making {to}"), e))?;
+                        std::fs::copy(entry.path(), &target)
+                            .map_err(|e| Error::File(format!("writing {}", target.display()), e))?;
+                        std::fs::remove_file(entry.path())
+                            .map_err(|e| Error::File(format!("removing from {from}"), e))?;
+                    }
+                }
+                Ok(())
+            }
+            Action::Guard { own, all } => mesh::guard(own, all).await,
+            Action::AwaitApi { server, limit } => command::await_readyz(server, *limit, log).await,
+        }
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         match self {
             Self::Real => PathBuf::from(path),
             Self::Simulated(root) => root.join(path.trim_start_matches('/')),
         }
-    }
-}
-
-async fn real(action: &Action, disk_key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
-    match action {
-        Action::Phase(_) => Ok(()),
-        Action::OpenDisk { integrity } => disk::open(*integrity, disk_key, log).await,
-        Action::Write { path, mode, contents } => write(Path::new(path), *mode, contents),
-        Action::Run { command, limit } => command::logged(&words(command), *limit, log).await,
-        Action::Start(unit) => command::run(&["systemctl", "start", unit]).await,
-        Action::Restart(unit) => command::run(&["systemctl", "restart", "--no-block", unit]).await,
-        Action::Move { from, to } => {
-            for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
-                let target = Path::new(to).join(entry.file_name());
-                if to_move(&entry.file_name().to_string_lossy()) {
-                    std::fs::create_dir_all(to).map_err(|e| Error::File(format!("making {to}"), e))?;
-                    std::fs::copy(entry.path(), &target)
-                        .map_err(|e| Error::File(format!("writing {}", target.display()), e))?;
-                    std::fs::remove_file(entry.path()).map_err(|e| Error::File(format!("removing from {from}"), e))?;
-                }
-            }
-            Ok(())
-        }
-        Action::Guard { own, all } => mesh::guard(own, all).await,
-        Action::AwaitApi { server, limit } => command::await_readyz(server, *limit, log).await,
     }
 }
 

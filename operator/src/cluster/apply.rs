@@ -108,9 +108,8 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         }
         Step::Install => {
             let workload = world.workload.as_ref().ok_or_else(|| missing("the cluster's API server"))?;
-            install::install(&workload.client(), world.seen.simulated)
-                .await
-                .map_err(Error::kube("installing our kinds and rights"))
+            let endpoint = world.network.as_ref().map(|network| network.endpoint.as_str()).unwrap_or_default();
+            install::install(workload, endpoint).await.map_err(Error::kube("installing our kinds and rights"))
         }
         Step::WriteTrust => write_trust(world).await,
         Step::SetTargets(targets) => {

@@ -320,14 +320,14 @@ fn unreachable(seen: &Observed, mut plan: Plan) -> Plan {
     )
 }
 
-/// The control-plane nodes that Kubernetes knows, but those that go now.
+/// The control-plane nodes that were Ready once, but those that go now: a node that joins has no API server yet.
 fn targets(seen: &Observed, plan: &mut Plan) {
     let goes = |node: &NodeSeen| {
         plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { name, .. } if *name == node.name))
     };
     let wanted: Vec<String> = seen
         .control_plane()
-        .filter(|node| !node.deleting && (node.was_joined || matches!(node.phase, Phase::Joined | Phase::Ready)))
+        .filter(|node| !node.deleting && (node.was_ready || node.phase == Phase::Ready))
         .filter(|node| node.phase != Phase::Failed && !goes(node))
         .filter_map(|node| node.provider_id.clone())
         .collect();

@@ -2,7 +2,8 @@
 
 use constellation_crds::definition;
 use k8s_openapi::{
-    api::rbac::v1::ClusterRoleBinding, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::{core::v1::ConfigMap, rbac::v1::ClusterRoleBinding},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client,
@@ -14,11 +15,14 @@ use kube::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::workload::Workload;
+
 /// Field manager of the cluster controller.
 pub const MANAGER: &str = "constellation-cluster";
 const GROUP: &str = "rbac.authorization.k8s.io";
 /// On the object that is written last: digest of everything that was installed.
 const ANNOTATION: &str = "constellation.dev/installed";
+const CLUSTER_INFO: &str = "cluster-info";
 const LAST: &str = "constellation:verifier";
 /// How long an API server may take to serve a new kind.
 const ESTABLISH_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -58,8 +62,17 @@ fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
     ]
 }
 
+/// What kubeadm looks for before it joins a control-plane node; it makes it in its bootstrap-token phase, which we skip,
+/// and waits minutes where there is none. Public: an address and a CA.
+fn cluster_info(endpoint: &str, ca: &str) -> Value {
+    let kubeconfig = json!({"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "", "cluster":
+        {"server": format!("https://{endpoint}"), "certificate-authority-data": ca}}]});
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CLUSTER_INFO},
+        "data": {"kubeconfig": kubeconfig.to_string()}})
+}
+
 fn digest() -> String {
-    let all = json!({"kinds": definition::workload(), "rights": rights()});
+    let all = json!({"kinds": definition::workload(), "rights": rights(), "info": cluster_info("", "")});
     hex::encode(Sha256::digest(all.to_string()))
 }
 
@@ -85,7 +98,8 @@ pub async fn installed(client: &Client, simulated: bool) -> kube::Result<bool> {
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
-pub async fn install(client: &Client, simulated: bool) -> kube::Result<()> {
+pub async fn install(workload: &Workload, endpoint: &str) -> kube::Result<()> {
+    let client = &workload.client();
     let params = PatchParams::apply(MANAGER).force();
     let kinds: Api<CustomResourceDefinition> = Api::all(client.clone());
     for kind in definition::workload() {
@@ -96,9 +110,9 @@ pub async fn install(client: &Client, simulated: bool) -> kube::Result<()> {
             tracing::info!(name, "the kind is not served yet");
         }
     }
-    if simulated {
-        return Ok(());
-    }
+    let Workload::Real { ca, .. } = workload else { return Ok(()) };
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-public");
+    maps.patch(CLUSTER_INFO, &params, &Patch::Apply(cluster_info(endpoint, ca))).await?;
     for (kind, name, namespace, body) in rights() {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", kind));
         let mut object = DynamicObject::new(name, &resource).data(body);

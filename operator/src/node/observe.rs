@@ -22,6 +22,9 @@ use crate::{
 
 /// Label on a Kubernetes node whose machine was attested.
 pub const LABEL_ATTESTED: &str = "constellation.dev/attested";
+/// Label that kubeadm sets when everything else of a control-plane node is done: its kubelet is Ready long before its
+/// etcd has caught up, and then its predecessor must not go yet.
+const LABEL_CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// Absent: two minutes for pods to leave.
 const DRAIN_SECONDS: u32 = 120;
 /// Absent: a quarter of an hour from launch to Ready; without KVM a control-plane node needs up to 6 minutes.
@@ -177,7 +180,8 @@ async fn kube_node(workload: &Workload, node: &ConfidentialNode) -> Result<Optio
         .status
         .as_ref()
         .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+        .is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+        && (node.spec.role == Role::Worker || found.labels().contains_key(LABEL_CONTROL_PLANE));
     let taints = found.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let pods = if node.metadata.deletion_timestamp.is_some() { leaving(workload, &name).await?.len() } else { 0 };
     Ok(Some(KubeSeen {

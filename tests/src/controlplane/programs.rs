@@ -20,6 +20,22 @@ pub struct Programs {
     pub apiserver: PathBuf,
 }
 
+/// Folder of programs of the pinned Go module, built if they aren't there yet.
+///
+/// # Errors
+/// When the build fails.
+pub fn built(names: &[&str]) -> Result<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/build.sh");
+    let built = Command::new(&script)
+        .args(names)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("running {}", script.display()))?;
+    ensure!(built.status.success(), "{} failed; its messages are above", script.display());
+    Ok(PathBuf::from(String::from_utf8(built.stdout)?.trim()))
+}
+
 impl Programs {
     /// Finds them, or builds them (minutes, once; progress on standard error).
     ///
@@ -33,16 +49,7 @@ impl Programs {
         if let Some(found) = Self::on_path() {
             return Ok(found);
         }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/build.sh");
-        let built = Command::new(&script)
-            .args(["etcd", "kube-apiserver"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .with_context(|| format!("running {}", script.display()))?;
-        ensure!(built.status.success(), "{} failed; its messages are above", script.display());
-        let dir = String::from_utf8(built.stdout)?;
-        Self::inside(Path::new(dir.trim())).with_context(|| format!("{} built nothing usable", script.display()))
+        Self::inside(&built(&["etcd", "kube-apiserver"])?).context("the build left nothing usable")
     }
 
     fn inside(dir: &Path) -> Option<Self> {

@@ -1,0 +1,156 @@
+//! Real VMs, driven as a user drives them: `kubectl apply` to nothing left, with the operator killed on the way.
+//!
+//! Needs root, the programs (`cargo build --workspace --bins`) and images (`tests/run.sh image`): `CONSTELLATION_IMAGE`
+//! names the folder of the first one and of `tampered.raw`, `CONSTELLATION_IMAGE_2` the one that nodes are rolled to.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test says what is wrong by failing"
+)]
+
+#[path = "vm/inside.rs"]
+mod inside;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use constellation_crds::{ConfidentialNode, node::Role};
+use constellation_operator::cloud::local::leaks;
+use constellation_tests::world::World;
+use kube::{ResourceExt, api::DynamicObject};
+use serde_json::{Value, json};
+
+use self::inside::Inside;
+
+/// Without KVM a control-plane node needs up to three minutes, and a roll makes one of each kind.
+const LONG: Duration = Duration::from_mins(15);
+
+fn folder(variable: &str) -> PathBuf {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names the image builder's folder")).into()
+}
+
+fn object(value: Value) -> DynamicObject {
+    serde_json::from_value(value).unwrap()
+}
+
+/// The release in a folder of the image builder; its measurements may be another's.
+async fn release(world: &World, image: &Path, measured: &Path) {
+    let name = measured.file_name().unwrap().to_str().unwrap();
+    let read = |file: &str| fs::read_to_string(measured.join(file)).unwrap();
+    world
+        .apply_object(object(json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
+            "data": {"manifest.dsse.json": read("manifest.dsse.json")}
+        })))
+        .await;
+    world
+        .apply_object(object(json!({
+            "apiVersion": "constellation.dev/v1alpha1", "kind": "NodeVersion", "metadata": {"name": "demo"},
+            "spec": {
+                "image": {"local": image}, "kubernetesVersion": "v1.36.3",
+                "measurements": {"signed": {"configMap": name, "publicKey": read("publisher.pub.pem")}}
+            }
+        })))
+        .await;
+}
+
+fn of_image<'a>(nodes: &'a [ConfidentialNode], image: &Path) -> Option<&'a ConfidentialNode> {
+    nodes.iter().find(|node| Path::new(&node.spec.image) == image)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_vms_lives_from_apply_to_nothing_left() {
+    let (first, second) = (folder("CONSTELLATION_IMAGE"), folder("CONSTELLATION_IMAGE_2"));
+    let (image, newer, tampered) = (first.join("image.raw"), second.join("image.raw"), first.join("tampered.raw"));
+    let began = Instant::now();
+    let say = |what: &str| eprintln!("[{:4} s] {what}", began.elapsed().as_secs());
+    let mut world = World::start(Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm"), "demo").await;
+    let local = world.dir().join("local");
+
+    world.operator(&[]);
+    release(&world, &image, &first).await;
+    let mut cluster = world.example("local/cluster.yaml");
+    cluster.data["spec"]["nodeGroups"][0]["replicas"] = json!(1);
+    world.apply_object(cluster).await;
+    let init = async |w: &World| {
+        let nodes = w.nodes().await;
+        nodes.iter().filter_map(|node| node.status.as_ref()).any(|status| status.attestation.is_some())
+    };
+    world.until("the first node's evidence", LONG, init).await;
+    say("the owner accepted the first node's evidence; the operator dies while Kubernetes is initialised");
+    world.kill_operator();
+    world.operator(&[]);
+    world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 2).await;
+    say("one control-plane node and one worker are Ready");
+    for node in world.nodes().await {
+        let status = node.status.unwrap();
+        let result = status.attestation.unwrap();
+        assert_eq!((result.platform.as_str(), result.verdict.as_str()), ("qemu-vtpm", "Accepted"));
+        say(&format!("  phases of {}: {:?}", node.metadata.name.unwrap(), status.phase_times));
+    }
+
+    let inside = Inside::open(&world).await;
+    inside.pods().await;
+    inside.crosses_only_encrypted(&local).await;
+    say("pods reach each other, and nothing of it crosses the network in clear");
+
+    release(&world, &tampered, &first).await;
+    let refused = async |w: &World| {
+        let nodes = w.nodes().await;
+        let result = of_image(&nodes, &tampered).and_then(|node| node.status.as_ref()?.attestation.clone());
+        result.is_some_and(|result| result.verdict == "Refused")
+    };
+    world.until("the refusal of the changed image", LONG, refused).await;
+    let nodes = world.nodes().await;
+    let result = of_image(&nodes, &tampered).unwrap().status.clone().unwrap().attestation.unwrap();
+    for mismatch in &result.mismatches {
+        say(&format!("  {}: {}", mismatch.clause, mismatch.message));
+        assert!(mismatch.expected.is_some() && mismatch.actual.is_some());
+    }
+    let clauses: Vec<_> = result.mismatches.iter().map(|m| m.clause.as_str()).collect();
+    assert!(clauses.contains(&"tpm.pcr.4") && clauses.contains(&"tpm.pcr.11"), "{clauses:?}");
+    assert_eq!(inside.nodes().await.len(), 2, "the refused VM is no node");
+    assert!(world.condition("Available").await);
+
+    release(&world, &newer, &second).await;
+    let rolling = async |w: &World| {
+        let nodes = w.nodes().await;
+        nodes.iter().any(|node| Path::new(&node.spec.image) == newer && node.spec.role == Role::ControlPlane)
+    };
+    world.until("the new control-plane node", LONG, rolling).await;
+    say("the worker is rolled; the operator dies while a control-plane node joins");
+    world.kill_operator();
+    world.operator(&[]);
+    let rolled = async |w: &World| {
+        let nodes = w.nodes().await;
+        nodes.len() == 2
+            && nodes.iter().all(|node| Path::new(&node.spec.image) == newer)
+            && w.condition("Ready").await
+            && w.condition("NodesUpToDate").await
+    };
+    world.until("the roll", LONG, rolled).await;
+    say("every node runs the second image");
+    let mut names: Vec<_> = world.nodes().await.iter().map(ResourceExt::name_any).collect();
+    names.sort();
+    assert_eq!(inside.nodes().await, names);
+
+    // Writing needs a majority of etcd: the old member is gone from it.
+    let inside = Inside::open(&world).await;
+    inside.pods().await;
+    inside.evicted_is_cut_off(&local).await;
+    say("an evicted node's pods are cut off, and what they send is dropped, not sent in clear");
+
+    world.delete_cluster().await;
+    world.until("the first VM gone", LONG, async |w| w.nodes().await.len() < 2).await;
+    world.kill_operator();
+    world.operator(&[]);
+    world.until("nothing left", LONG, async |w| w.cluster().await.is_none() && w.nodes().await.is_empty()).await;
+    assert_eq!(leaks(&local), Vec::<String>::new());
+    say("nothing is left");
+}

@@ -1,0 +1,153 @@
+//! The cluster that was made, seen with its administrator's kubeconfig, and its pods.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use constellation_crds::{NodeAdmission, node::Role};
+use constellation_tests::{
+    capture::{Capture, Packet},
+    controlplane::programs::built,
+    world::World,
+};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::wait::{await_condition, conditions::is_pod_running},
+};
+use serde_json::json;
+
+/// Stands in what pods say to each other.
+const MARKER: &str = "said-by-a-pod-to-a-pod";
+/// Port of the mesh (wireguard.com, quick start).
+const MESH: u16 = 51820;
+/// Discard (RFC 863): nobody listens.
+const DISCARD: u16 = 9;
+/// How long a pod may take to start without KVM.
+const START: Duration = Duration::from_mins(5);
+
+/// A way in.
+pub struct Inside {
+    client: Client,
+    kubeconfig: PathBuf,
+    control_plane: IpAddr,
+}
+
+impl Inside {
+    /// With the kubeconfig of the cluster's Secret.
+    pub async fn open(world: &World) -> Self {
+        let secrets: Api<Secret> = Api::namespaced(world.client(), "default");
+        let secret = secrets.get(&format!("{}-kubeconfig", world.cluster)).await.unwrap();
+        let text = String::from_utf8(secret.data.unwrap().remove("value").unwrap().0).unwrap();
+        let kubeconfig = world.dir().join("inside.kubeconfig");
+        fs::write(&kubeconfig, &text).unwrap();
+        let config = Kubeconfig::from_yaml(&text).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+        let nodes = world.nodes().await;
+        let first = nodes.iter().find(|node| node.spec.role == Role::ControlPlane).unwrap();
+        let control_plane = first.status.as_ref().unwrap().address.as_ref().unwrap().parse().unwrap();
+        Self { client: config.try_into().unwrap(), kubeconfig, control_plane }
+    }
+
+    /// Names of the Kubernetes nodes, in order.
+    pub async fn nodes(&self) -> Vec<String> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let mut names: Vec<_> = nodes.list(&ListParams::default()).await.unwrap().iter().map(Node::name_any).collect();
+        names.sort();
+        names
+    }
+
+    /// Starts a pod on each node that answers on port 80, anew.
+    pub async fn pods(&self) {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), "default");
+        let gone = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        for name in self.nodes().await {
+            let pod = format!("on-{name}");
+            let script = format!("echo {MARKER} > /tmp/index.html; exec /bin/busybox httpd -f -p 80 -h /tmp");
+            let body = json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod},
+                "spec": {
+                    "nodeName": name, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
+                    "tolerations": [{"operator": "Exists"}],
+                    "containers": [{
+                        "name": "web", "image": "constellation.dev/busybox:1", "imagePullPolicy": "Never",
+                        "command": ["/bin/busybox", "sh", "-c", script]
+                    }]
+                }
+            });
+            pods.delete(&pod, &gone).await.ok();
+            pods.patch(&pod, &PatchParams::apply("tests"), &Patch::Apply(body)).await.unwrap();
+            let running = await_condition(pods.clone(), &pod, is_pod_running());
+            tokio::time::timeout(START, running).await.unwrap_or_else(|_| panic!("{pod} did not start")).unwrap();
+        }
+    }
+
+    /// Whether a pod of the first node gets the page of the last node's pod, and back.
+    async fn exchange(&self) -> bool {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), "default");
+        let list = pods.list(&ListParams::default()).await.unwrap().items;
+        let (one, other) = (list.first().unwrap(), list.last().unwrap());
+        assert_ne!(one.spec.as_ref().unwrap().node_name, other.spec.as_ref().unwrap().node_name);
+        self.asks(one, other) && self.asks(other, one)
+    }
+
+    fn asks(&self, from: &Pod, to: &Pod) -> bool {
+        let address = to.status.as_ref().unwrap().pod_ip.clone().unwrap();
+        let ask = format!("printf 'GET /?{MARKER} HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 10 {address} 80");
+        let output = Command::new(built(&["kubectl"]).unwrap().join("kubectl"))
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(["exec", &from.name_any(), "--", "/bin/busybox", "sh", "-c", &ask])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).contains(MARKER)
+    }
+
+    /// Admitted nodes' pods reach each other, and a host that listens sees the mesh's packets and nothing of theirs.
+    pub async fn crosses_only_encrypted(&self, local: &Path) {
+        let capture = self.listen(local);
+        assert!(self.exchange().await, "the pods don't reach each other");
+        let packets = capture.end().unwrap();
+        assert!(packets.iter().any(|p| p.protocol == 17 && p.port == MESH), "the pods didn't use the mesh");
+        in_clear(&packets);
+    }
+
+    /// An evicted node's pods neither reach nor are reached, and nothing of what is tried is seen in clear.
+    pub async fn evicted_is_cut_off(&self, local: &Path) {
+        let admissions: Api<NodeAdmission> = Api::namespaced(self.client.clone(), "kube-system");
+        let list = admissions.list(&ListParams::default()).await.unwrap().items;
+        let worker = list.iter().find(|a| a.spec.role == Role::Worker).unwrap();
+        let patch = Patch::Merge(json!({"spec": {"evicted": true}}));
+        admissions.patch(&worker.name_any(), &PatchParams::default(), &patch).await.unwrap();
+        let end = tokio::time::Instant::now() + START;
+        while self.exchange().await {
+            assert!(tokio::time::Instant::now() < end, "the evicted node stays in the mesh");
+        }
+        let capture = self.listen(local);
+        assert!(!self.exchange().await, "the evicted node came back");
+        in_clear(&capture.end().unwrap());
+    }
+
+    fn listen(&self, local: &Path) -> Capture {
+        let mut clusters = fs::read_dir(local).unwrap().map(|entry| entry.unwrap().path());
+        let folder = clusters.find(|path| path.join("supervisor.pid").exists()).unwrap();
+        let control = SocketAddr::new(self.control_plane, DISCARD);
+        Capture::begin(&folder, MARKER.as_bytes(), control).unwrap()
+    }
+}
+
+/// The listener's own packet is seen, so it does listen; of the pods there is no address and no word.
+fn in_clear(packets: &[Packet]) {
+    let own = |p: &&Packet| p.protocol == 17 && p.port == DISCARD;
+    assert!(packets.iter().filter(own).any(|p| p.marked), "the capture sees nothing");
+    let pods = |address: Ipv4Addr| address.octets()[..2] == [10, 244];
+    let leaks: Vec<_> =
+        packets.iter().filter(|p| pods(p.source) || pods(p.destination) || p.marked && !own(p)).collect();
+    assert!(leaks.is_empty(), "pod traffic in clear: {leaks:?}");
+}
