@@ -33,13 +33,13 @@ run() {
       cargo clippy --workspace --all-targets -- -D warnings
       ;;
     generated) cargo run -q -p constellation-crds --bin crdgen -- --check ;;
-    unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator --exclude constellation-cloud-gcp ;;
+    unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator --exclude constellation-cloud-azure --exclude constellation-cloud-gcp ;;
     cel) cargo test -p constellation-crds --features cel ;;
     attestation) cargo test -p constellation-attestation --features channel,collect ;;
     operator) cargo test -p constellation-operator ;;
     clouds)
       tests/models.sh google azure
-      cargo test -p constellation-cloud-gcp
+      cargo test -p constellation-cloud-azure -p constellation-cloud-gcp
       ;;
     processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated ;;
     image)

@@ -1,0 +1,311 @@
+//! A thin client of Azure Resource Manager: one call, its answer, and a handle on what goes on afterwards.
+//!
+//! There is no supported crate for the management plane (docs/decisions/0005-own-client-for-azure.md). What
+//! this client adds to `azure_core` is the long-running operation: a PUT or DELETE is sent **once**; its [`Operation`]
+//! can be stored, and is looked at by whoever reconciles next. See "Track asynchronous Azure operations" in the Azure
+//! Resource Manager documentation.
+
+use std::{sync::Arc, time::Duration};
+
+use azure_core::{
+    credentials::TokenCredential,
+    http::{
+        ClientOptions, Method, Pipeline, PipelineSendOptions, RawResponse, Request, RetryOptions, Url,
+        headers::HeaderName,
+        policies::{Policy, auth::BearerTokenAuthorizationPolicy},
+    },
+};
+use constellation_cloud::CloudError;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::error;
+
+/// Public Azure.
+pub const ENDPOINT: &str = "https://management.azure.com";
+const SCOPE: &str = "https://management.azure.com/.default";
+/// A call that takes longer has lost its connection: Resource Manager answers within a minute, work is in operations.
+const ATTEMPT: Duration = Duration::from_secs(60);
+const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
+const LOCATION: HeaderName = HeaderName::from_static("location");
+const RETRY_AFTER: HeaderName = HeaderName::from_static("retry-after");
+
+/// The client.
+pub struct Arm {
+    pipeline: Pipeline,
+    endpoint: Url,
+    poll: Duration,
+}
+
+/// What was answered.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The resource, or nothing.
+    pub body: Value,
+    /// What goes on; nothing when the answer is the end.
+    pub operation: Option<Operation>,
+}
+
+/// A long-running operation: enough to look at it from another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Where it is looked at.
+    pub url: String,
+    /// What is found there.
+    pub kind: Kind,
+}
+
+/// What the URL of an operation answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// `{"status": …, "error": …}` (header `Azure-AsyncOperation`).
+    Status,
+    /// 202 until it is done (header `Location`).
+    Location,
+    /// The resource itself, with `properties.provisioningState`.
+    Resource,
+}
+
+/// How far an operation is.
+#[derive(Debug)]
+pub enum Progress {
+    /// It is done.
+    Done,
+    /// It failed for good.
+    Failed(CloudError),
+    /// It goes on.
+    Running,
+}
+
+impl Arm {
+    /// Makes the client; nothing is sent.
+    ///
+    /// # Errors
+    /// [`CloudError::Unsupported`] when the endpoint is no URL.
+    pub fn new(
+        endpoint: &str,
+        credential: Option<Arc<dyn TokenCredential>>,
+        poll: Duration,
+    ) -> Result<Self, CloudError> {
+        let endpoint: Url = endpoint
+            .parse()
+            .map_err(|error| CloudError::Unsupported(format!("the endpoint {endpoint:?} is no URL: {error}")))?;
+        // Reconciling is our retry.
+        let options = ClientOptions { retry: RetryOptions::none(), ..ClientOptions::default() };
+        let token: Vec<Arc<dyn Policy>> = match credential {
+            Some(credential) => vec![Arc::new(BearerTokenAuthorizationPolicy::new(credential, [SCOPE]))],
+            None => Vec::new(),
+        };
+        let name = option_env!("CARGO_PKG_NAME");
+        let pipeline = Pipeline::new(name, option_env!("CARGO_PKG_VERSION"), options, Vec::new(), token, None);
+        Ok(Self { pipeline, endpoint, poll })
+    }
+
+    /// Reads a resource; nothing when there is none.
+    pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Option<Value>, CloudError> {
+        match self.call(Method::Get, self.url(path, query)?, None).await {
+            Ok(reply) => Ok(Some(reply.body)),
+            Err(CloudError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads all pages of a list.
+    pub async fn list(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>, CloudError> {
+        let mut url = self.url(path, query)?;
+        let mut all = Vec::new();
+        loop {
+            let mut page = self.call(Method::Get, url, None).await?.body;
+            match page["value"].take() {
+                Value::Array(items) => all.extend(items),
+                _ => return Err(CloudError::Transient(format!("the list {path} came without a value"))),
+            }
+            match page["nextLink"].as_str().filter(|link| !link.is_empty()) {
+                Some(next) => url = self.own(next)?,
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// Creates or replaces a resource.
+    pub async fn put(&self, path: &str, version: &str, body: &Value) -> Result<Reply, CloudError> {
+        self.call(Method::Put, self.url(path, &[("api-version", version)])?, Some(body)).await
+    }
+
+    /// Creates a resource that must not be there; nothing when it is (`If-None-Match: *`, RFC 9110, section 13.1.2).
+    pub async fn create(&self, path: &str, version: &str, body: &Value) -> Result<Option<Reply>, CloudError> {
+        let url = self.url(path, &[("api-version", version)])?;
+        let answer = self.send(Method::Put, url.clone(), Some(body), true).await?;
+        if u16::from(answer.status()) == 412 {
+            return Ok(None);
+        }
+        self.answered(Method::Put, &url, &answer).map(Some)
+    }
+
+    /// Removes a resource; [`CloudError::NotFound`] when there is none.
+    pub async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<Reply, CloudError> {
+        self.call(Method::Delete, self.url(path, query)?, None).await
+    }
+
+    /// Looks at an operation once.
+    pub async fn look(&self, operation: &Operation) -> Result<Progress, CloudError> {
+        let url = self.own(&operation.url)?;
+        let answer = self.send(Method::Get, url, None, false).await?;
+        let (status, body) = (u16::from(answer.status()), json(&answer));
+        let what = "the operation";
+        match (operation.kind, status) {
+            // A status that is forgotten was final; for a resource or a location it is the end of a removal.
+            (_, 404) => Ok(Progress::Done),
+            (_, 400..) => Err(error::refusal(what, status, &body, retry_after(&answer))),
+            (Kind::Location, 202) => Ok(Progress::Running),
+            (Kind::Location, _) => Ok(Progress::Done),
+            (Kind::Status, _) => Ok(state(what, body["status"].as_str(), &body["error"])),
+            (Kind::Resource, _) => Ok(state(what, body["properties"]["provisioningState"].as_str(), &body["error"])),
+        }
+    }
+
+    /// Waits for an answer's operation, up to `limit`.
+    pub async fn wait(&self, reply: &Reply, limit: Duration) -> Result<Progress, CloudError> {
+        let Some(operation) = &reply.operation else { return Ok(Progress::Done) };
+        let until = Instant::now() + limit;
+        loop {
+            if Instant::now() >= until {
+                return Ok(Progress::Running);
+            }
+            tokio::time::sleep(self.poll).await;
+            match self.look(operation).await? {
+                Progress::Running => {}
+                end => return Ok(end),
+            }
+        }
+    }
+
+    async fn call(&self, method: Method, url: Url, body: Option<&Value>) -> Result<Reply, CloudError> {
+        let answer = self.send(method, url.clone(), body, false).await?;
+        self.answered(method, &url, &answer)
+    }
+
+    fn answered(&self, method: Method, url: &Url, answer: &RawResponse) -> Result<Reply, CloudError> {
+        let what = format!("{method} {}", url.path());
+        let (status, body) = (u16::from(answer.status()), json(answer));
+        match status {
+            // No content: there was nothing to remove.
+            204 => Err(CloudError::NotFound(what)),
+            200..=299 => {
+                let operation = if method == Method::Get { None } else { self.operation(answer, &body, url)? };
+                Ok(Reply { body, operation })
+            }
+            _ => Err(error::refusal(&what, status, &body, retry_after(answer))),
+        }
+    }
+
+    /// The handle of what goes on: its own status first, then a location, then the resource's state.
+    fn operation(&self, answer: &RawResponse, body: &Value, resource: &Url) -> Result<Option<Operation>, CloudError> {
+        let header = |name| answer.headers().get_optional_str(&name).filter(|url| !url.is_empty());
+        let found = match (header(ASYNC_OPERATION), header(LOCATION)) {
+            (Some(url), _) => Operation { url: url.to_owned(), kind: Kind::Status },
+            (None, Some(url)) if u16::from(answer.status()) == 202 => {
+                Operation { url: url.to_owned(), kind: Kind::Location }
+            }
+            _ => match body["properties"]["provisioningState"].as_str() {
+                Some(state) if !["Succeeded", "Failed", "Canceled"].contains(&state) => {
+                    Operation { url: resource.to_string(), kind: Kind::Resource }
+                }
+                _ => return Ok(None),
+            },
+        };
+        self.own(&found.url)?;
+        Ok(Some(found))
+    }
+
+    async fn send(&self, method: Method, url: Url, body: Option<&Value>, new: bool) -> Result<RawResponse, CloudError> {
+        let what = format!("{method} {}", url.path());
+        let mut request = Request::new(url, method);
+        if new {
+            request.insert_header("if-none-match", "*");
+        }
+        if let Some(body) = body {
+            request.insert_header("content-type", "application/json");
+            request.set_body(body.to_string());
+        }
+        let context = azure_core::http::Context::default();
+        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
+        let sent = self.pipeline.send(&context, &mut request, Some(options));
+        match tokio::time::timeout(ATTEMPT, sent).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(error::transport(&what, &error)),
+            Err(_) => Err(CloudError::Transient(format!("{what} had no answer in {} s", ATTEMPT.as_secs()))),
+        }
+    }
+
+    fn url(&self, path: &str, query: &[(&str, &str)]) -> Result<Url, CloudError> {
+        let mut url = self
+            .endpoint
+            .join(path)
+            .map_err(|error| CloudError::Unsupported(format!("{path:?} is no path: {error}")))?;
+        url.query_pairs_mut().extend_pairs(query);
+        Ok(url)
+    }
+
+    /// A URL that an answer named: our token goes to nobody else.
+    fn own(&self, url: &str) -> Result<Url, CloudError> {
+        let parsed: Option<Url> = url.parse().ok();
+        parsed
+            .filter(|parsed| parsed.origin() == self.endpoint.origin())
+            .ok_or_else(|| CloudError::Transient(format!("an answer leads away from {}: refused", self.endpoint)))
+    }
+}
+
+fn state(what: &str, state: Option<&str>, error: &Value) -> Progress {
+    match state {
+        Some("Succeeded") => Progress::Done,
+        Some("Failed" | "Canceled") => Progress::Failed(error::failure(what, error)),
+        Some(_) => Progress::Running,
+        None => Progress::Failed(CloudError::Transient(format!("{what} came without a state"))),
+    }
+}
+
+fn json(answer: &RawResponse) -> Value {
+    serde_json::from_slice(answer.body()).unwrap_or(Value::Null)
+}
+
+fn retry_after(answer: &RawResponse) -> Option<Duration> {
+    answer.headers().get_optional_str(&RETRY_AFTER)?.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn given() -> Arm {
+        Arm::new(ENDPOINT, None, Duration::ZERO).unwrap()
+    }
+
+    #[test]
+    fn a_handle_survives_its_process() {
+        let operation = Operation { url: format!("{ENDPOINT}/x"), kind: Kind::Status };
+        let text = serde_json::to_string(&operation).unwrap();
+        assert_eq!(serde_json::from_str::<Operation>(&text).unwrap(), operation);
+    }
+
+    #[test]
+    fn the_token_goes_to_the_endpoint_only() {
+        assert!(given().own("https://management.azure.com/subscriptions/s/operations/1?x=y").is_ok());
+        for url in ["https://management.azure.com.example/x", "http://management.azure.com/x", "/x", "", "https://a/"] {
+            assert!(given().own(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_failed_operation_is_not_done() {
+        assert!(matches!(state("x", Some("Succeeded"), &Value::Null), Progress::Done));
+        assert!(matches!(state("x", Some("InProgress"), &Value::Null), Progress::Running));
+        let error = json!({"code": "AllocationFailed", "message": "none"});
+        assert!(matches!(state("x", Some("Failed"), &error), Progress::Failed(CloudError::Capacity(_))));
+        assert!(matches!(state("x", Some("Canceled"), &Value::Null), Progress::Failed(_)));
+        assert!(matches!(state("x", None, &Value::Null), Progress::Failed(_)));
+    }
+}

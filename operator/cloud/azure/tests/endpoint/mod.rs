@@ -1,0 +1,76 @@
+//! A Resource Manager that behaves: PUT by name, operations that take time and fail, things in use, pages, lag.
+//!
+//! Every request is checked against Azure's model first ([`model`]); what doesn't keep to it is refused and remembered.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod model;
+mod world;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Query, State},
+    http::{HeaderMap, HeaderName, Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use serde_json::Value;
+
+pub use self::world::{Fault, World};
+
+/// A running endpoint; ends with the test's runtime.
+#[derive(Clone)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    world: Arc<Mutex<World>>,
+}
+
+impl Endpoint {
+    pub async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let world = Arc::new(Mutex::new(World::new(format!("http://{address}"))));
+        let app = Router::new().fallback(serve).with_state(Arc::clone(&world));
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { address, world }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The state of the cloud, to look at and to script.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+}
+
+async fn serve(
+    State(world): State<Arc<Mutex<World>>>,
+    method: Method,
+    uri: Uri,
+    Query(query): Query<Vec<(String, String)>>,
+    asked: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let body: Option<Value> = (!body.is_empty()).then(|| serde_json::from_slice(&body).unwrap());
+    let mut world = world.lock().unwrap();
+    let operation = uri.path().contains("/operations/") || uri.path().contains("/operationresults/");
+    let wrong = if operation { Vec::new() } else { model::check(method.as_str(), uri.path(), &query, body.as_ref()) };
+    let answer = if wrong.is_empty() {
+        world.answer(method.as_str(), uri.path(), &query, asked.contains_key("if-none-match"), body)
+    } else {
+        world.violations.extend(wrong.clone());
+        world::refusal(400, "InvalidRequest", &wrong.join("; "))
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in answer.headers {
+        headers.insert(HeaderName::from_static(name), value.parse().unwrap());
+    }
+    (StatusCode::from_u16(answer.status).unwrap(), headers, Json(answer.body)).into_response()
+}

@@ -1,0 +1,487 @@
+//! The life of clusters on a scripted Resource Manager: the contract, crashes, failures, foreign things, what it costs.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
+
+mod endpoint;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use constellation_cloud::{
+    Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid,
+    contract::{self, Subject},
+};
+use constellation_cloud_azure::{ACTIONS, Access, AzureCloud, DiskEncryption, Pace, Reach, Settings, Technology};
+use serde_json::{Value, json};
+
+use endpoint::{Endpoint, Fault};
+
+const IMAGE: &str =
+    "/subscriptions/s-1/resourceGroups/images/providers/Microsoft.Compute/galleries/g/images/node/versions/1.0.0";
+const VMS: &str = "Microsoft.Compute/virtualMachines";
+const KEPT: &str = "/subscriptions/s-1/resourcegroups/kept";
+
+fn settings(endpoint: &Endpoint) -> Settings {
+    Settings {
+        subscription: "s-1".into(),
+        location: "westeurope".into(),
+        zones: vec!["1".into(), "2".into()],
+        resource_group: None,
+        owner: "operator-1".into(),
+        technology: Technology::SevSnp,
+        disk_encryption: DiskEncryption::GuestState,
+        reach: Reach::External,
+        sources: vec!["192.0.2.0/24".into()],
+        endorsement_roots: Vec::new(),
+        endpoint: Some(endpoint.url()),
+        access: Access::Anonymous,
+        pace: Pace {
+            poll: Duration::from_millis(1),
+            launch: Duration::from_millis(200),
+            network: Duration::from_secs(5),
+            list: Duration::ZERO,
+        },
+    }
+}
+
+async fn given() -> (Endpoint, AzureCloud) {
+    // Every test of this process wants the same one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let endpoint = Endpoint::start().await;
+    let cloud = AzureCloud::new(settings(&endpoint)).unwrap();
+    (endpoint, cloud)
+}
+
+/// A group that its user keeps, with something of theirs in it.
+async fn given_kept() -> (Endpoint, Settings) {
+    let (endpoint, _) = given().await;
+    let theirs = "/subscriptions/s-1/resourceGroups/kept/providers/Microsoft.Network/networkSecurityGroups/theirs";
+    endpoint.world().things.insert(KEPT.into(), json!({"location": "westeurope"}));
+    endpoint.world().things.insert(theirs.into(), json!({"name": "theirs"}));
+    let kept = Settings { resource_group: Some("kept".into()), ..settings(&endpoint) };
+    (endpoint, kept)
+}
+
+fn cluster() -> ClusterUid {
+    ClusterUid("c-1".into())
+}
+
+fn vm(name: &str) -> String {
+    format!("/subscriptions/s-1/resourceGroups/constellation-c-1/providers/{VMS}/n-{name}")
+}
+
+fn network() -> NetworkRequest {
+    NetworkRequest { cluster: cluster(), name: "one".into(), node_cidr: "10.77.0.0/16".into() }
+}
+
+fn node(name: &str, index: u32) -> LaunchRequest {
+    LaunchRequest {
+        cluster: cluster(),
+        node: NodeUid(name.into()),
+        name: format!("one-{name}"),
+        control_plane: index == 0,
+        image: IMAGE.into(),
+        instance_type: "Standard_DC4as_v5".into(),
+        zone: None,
+        state_disk_bytes: 20 << 30,
+        index,
+        launch_config: br#"{"some":"thing"}"#.to_vec(),
+    }
+}
+
+fn subject() -> Subject {
+    Subject {
+        image: IMAGE.into(),
+        instance_type: "Standard_DC4as_v5".into(),
+        launch_config: |_, _| b"{}".to_vec(),
+        patience: Duration::from_secs(20),
+    }
+}
+
+#[track_caller]
+fn kept_to_the_model(endpoint: &Endpoint) {
+    let world = endpoint.world();
+    assert_eq!(world.violations, Vec::<String>::new());
+    assert!(world.made.values().all(|times| *times == 1), "duplicates: {:?}", world.made);
+}
+
+#[tokio::test]
+async fn the_contract_holds() {
+    let (endpoint, cloud) = given().await;
+    contract::check(Arc::new(cloud), &subject(), "az").await.unwrap();
+    kept_to_the_model(&endpoint);
+    assert!(endpoint.world().things.is_empty(), "left behind: {:?}", endpoint.world().things.keys());
+}
+
+#[tokio::test]
+async fn the_contract_holds_with_slow_operations_small_pages_late_and_shared_lists() {
+    let (endpoint, _) = given().await;
+    {
+        let mut world = endpoint.world();
+        (world.slowness, world.page, world.lag) = (3, Some(1), 2);
+    }
+    let mut slow = settings(&endpoint);
+    slow.pace.launch = Duration::from_millis(1);
+    slow.pace.list = Duration::from_millis(300);
+    contract::check(Arc::new(AzureCloud::new(slow).unwrap()), &subject(), "az").await.unwrap();
+    kept_to_the_model(&endpoint);
+    assert!(endpoint.world().things.is_empty());
+}
+
+#[tokio::test]
+async fn the_contract_holds_in_a_group_that_its_user_keeps_and_theirs_stays() {
+    let (endpoint, kept) = given_kept().await;
+    contract::check(Arc::new(AzureCloud::new(kept).unwrap()), &subject(), "az").await.unwrap();
+    kept_to_the_model(&endpoint);
+    assert_eq!(endpoint.world().things.len(), 2, "{:?}", endpoint.world().things.keys());
+}
+
+/// One pass of a small reconciler; says whether nothing was left to do.
+async fn pass(cloud: &AzureCloud, nodes: &[&str]) -> Result<bool, CloudError> {
+    let cluster = cluster();
+    if nodes.is_empty() {
+        let there = cloud.find(&cluster).await?;
+        for instance in &there {
+            terminate(cloud, &instance.id).await?;
+        }
+        if !there.is_empty() {
+            return Ok(false);
+        }
+        return match cloud.remove_network(&cluster).await {
+            Err(CloudError::NotFound(_)) => Ok(true),
+            other => other.map(|()| false),
+        };
+    }
+    cloud.ensure_network(&network()).await?;
+    let there = cloud.find(&cluster).await?;
+    let mut settled = true;
+    for (index, name) in (0..).zip(nodes) {
+        if there.iter().all(|instance| instance.node.0 != **name) {
+            settled = false;
+            cloud.launch(&node(name, index)).await?;
+        }
+    }
+    for instance in there.iter().filter(|instance| !nodes.contains(&instance.node.0.as_str())) {
+        settled = false;
+        terminate(cloud, &instance.id).await?;
+    }
+    let targets: Vec<_> =
+        there.iter().filter(|instance| instance.node.0 == nodes[0]).map(|instance| instance.id.clone()).collect();
+    cloud.set_endpoint_targets(&cluster, &targets).await?;
+    Ok(settled)
+}
+
+async fn terminate(cloud: &AzureCloud, id: &InstanceId) -> Result<(), CloudError> {
+    match cloud.terminate(&cluster(), id).await {
+        Err(CloudError::NotFound(_)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Reconciles until settled; whatever fails ends the process, and another one goes on without its memory.
+async fn reach(endpoint: &Endpoint, cloud: &mut AzureCloud, nodes: &[&str]) -> u32 {
+    let mut crashes = 0;
+    for _ in 0..60 {
+        match pass(cloud, nodes).await {
+            Ok(true) => return crashes,
+            Ok(false) => {}
+            Err(_) => {
+                crashes += 1;
+                *cloud = AzureCloud::new(settings(endpoint)).unwrap();
+            }
+        }
+    }
+    panic!("not settled with {nodes:?}: {:?}", endpoint.world().things.keys());
+}
+
+/// Paths of all things, and the names of the pool's targets.
+fn picture(endpoint: &Endpoint) -> BTreeMap<String, Vec<String>> {
+    let world = endpoint.world();
+    let targets = |thing: &Value| {
+        let all = thing["properties"]["loadBalancerBackendAddresses"].as_array().into_iter().flatten();
+        all.map(|target| target["name"].as_str().unwrap().to_owned()).collect()
+    };
+    world.things.iter().map(|(path, thing)| (path.clone(), targets(thing))).collect()
+}
+
+/// Create, roll both nodes one after the other, delete.
+async fn story(endpoint: &Endpoint) -> Vec<BTreeMap<String, Vec<String>>> {
+    let mut cloud = AzureCloud::new(settings(endpoint)).unwrap();
+    let mut pictures = Vec::new();
+    for nodes in [&["cp-1", "w-1"][..], &["cp-2", "w-1"], &["cp-2", "w-2"], &[]] {
+        reach(endpoint, &mut cloud, nodes).await;
+        pictures.push(picture(endpoint));
+    }
+    pictures
+}
+
+#[tokio::test]
+async fn a_crash_at_any_call_leads_to_the_same_end_without_duplicates_or_orphans() {
+    let (endpoint, _) = given().await;
+    let expected = story(&endpoint).await;
+    assert!(expected[3].is_empty() && expected[0].len() == 12, "{:?}", expected[0].keys());
+    assert!(expected[0].values().any(|targets| targets == &["n-cp-1"]));
+    let calls = endpoint.world().total();
+    println!("calls of create, two rolls and delete of a cluster of two: {calls}");
+    for at in 0..calls {
+        for fault in [Fault::Lose, Fault::Refuse(503, "ServerBusy")] {
+            let endpoint = Endpoint::start().await;
+            endpoint.world().next_fault = Some((at, fault.clone()));
+            let told = story(&endpoint).await;
+            assert_eq!(told, expected, "{fault:?} at call {at}");
+            kept_to_the_model(&endpoint);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_network_that_was_made_in_part_is_removed_whole() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let calls = endpoint.world().total();
+    for at in 0..calls {
+        let endpoint = Endpoint::start().await;
+        endpoint.world().next_fault = Some((at, Fault::Lose));
+        let mut cloud = AzureCloud::new(settings(&endpoint)).unwrap();
+        assert!(cloud.ensure_network(&network()).await.is_err());
+        endpoint.world().next_fault = None;
+        reach(&endpoint, &mut cloud, &[]).await;
+        assert!(endpoint.world().things.is_empty(), "after a crash at call {at}: {:?}", endpoint.world().things.keys());
+        assert!(cloud.clusters().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_failed_is_put_again() {
+    let (endpoint, cloud) = given().await;
+    let kind = "PUT Microsoft.Network/loadBalancers";
+    endpoint.world().faults.push_back((kind.into(), Fault::Operation("InternalServerError")));
+    assert!(matches!(cloud.ensure_network(&network()).await, Err(CloudError::Transient(_))));
+    cloud.ensure_network(&network()).await.unwrap();
+    assert_eq!(endpoint.world().calls[kind], 2);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_zone_without_capacity_leads_to_the_next_and_none_left_to_an_error() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let out = || (format!("PUT {VMS}"), Fault::Operation("ZonalAllocationFailed"));
+    endpoint.world().faults.push_back(out());
+    cloud.launch(&node("w-1", 0)).await.unwrap();
+    assert_eq!(endpoint.world().things[&vm("w-1")]["zones"], json!(["2"]));
+    endpoint.world().faults.extend([out(), out()]);
+    let refused = cloud.launch(&node("w-2", 0)).await;
+    assert!(matches!(&refused, Err(CloudError::Capacity(text)) if text.contains("ZonalAllocation")), "{refused:?}");
+    // What failed is there, as Azure leaves it, and is told with its cause.
+    let found = cloud.find(&cluster()).await.unwrap();
+    let failed = found.iter().find(|instance| instance.node.0 == "w-2").unwrap();
+    assert_eq!(failed.state, InstanceState::Failed);
+    assert!(failed.message.as_ref().unwrap().contains("ZonalAllocationFailed"), "{failed:?}");
+    // Asked again it is removed first, and made in the first zone.
+    cloud.launch(&node("w-2", 0)).await.unwrap();
+    assert_eq!(endpoint.world().things[&vm("w-2")]["zones"], json!(["1"]));
+    // A node that may be nowhere else is not moved.
+    endpoint.world().faults.push_back(out());
+    let there = LaunchRequest { zone: Some("2".into()), ..node("w-3", 0) };
+    assert!(matches!(cloud.launch(&there).await, Err(CloudError::Capacity(_))));
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_launch_that_fails_after_its_call_is_a_failed_instance_until_it_is_removed() {
+    let (endpoint, _) = given().await;
+    let mut hasty = settings(&endpoint);
+    hasty.pace.launch = Duration::ZERO;
+    let cloud = AzureCloud::new(hasty).unwrap();
+    cloud.ensure_network(&network()).await.unwrap();
+    endpoint.world().slowness = 1000;
+    endpoint.world().faults.push_back((format!("PUT {VMS}"), Fault::Operation("AllocationFailed")));
+    let launched = cloud.launch(&node("w-1", 0)).await.unwrap();
+    assert_eq!(cloud.find(&cluster()).await.unwrap()[0].state, InstanceState::Running);
+    endpoint.world().pass();
+    let found = cloud.find(&cluster()).await.unwrap();
+    assert_eq!((found.len(), found[0].state), (1, InstanceState::Failed));
+    assert!(found[0].message.as_ref().unwrap().contains("AllocationFailed"), "{found:?}");
+    cloud.terminate(&cluster(), &launched.id).await.unwrap();
+    assert_eq!(cloud.find(&cluster()).await.unwrap()[0].state, InstanceState::Terminating);
+    endpoint.world().pass();
+    assert!(matches!(cloud.terminate(&cluster(), &launched.id).await, Err(CloudError::NotFound(_))));
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_vm_that_no_list_shows_yet_is_not_launched_twice() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    endpoint.world().lag = 5;
+    let first = cloud.launch(&node("w-1", 0)).await.unwrap();
+    let other = AzureCloud::new(settings(&endpoint)).unwrap();
+    assert!(other.find(&cluster()).await.unwrap().is_empty());
+    assert_eq!(other.launch(&node("w-1", 0)).await.unwrap().id, first.id);
+    // The second PUT was refused by Azure, as it asked for a VM that is not there.
+    assert_eq!(endpoint.world().calls[&format!("PUT {VMS}")], 2);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn refusals_have_their_kind() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let cases = [
+        (Fault::Refuse(403, "AuthorizationFailed"), "Denied"),
+        (Fault::Refuse(401, "InvalidAuthenticationToken"), "Denied"),
+        (Fault::Refuse(409, "OperationNotAllowed"), "Quota"),
+        (Fault::Refuse(409, "SkuNotAvailable"), "Capacity"),
+        (Fault::Refuse(429, "TooManyRequests"), "Throttled"),
+        (Fault::Refuse(400, "InvalidParameter"), "Unsupported"),
+        (Fault::Refuse(404, "ImageNotFound"), "Unsupported"),
+        (Fault::Refuse(500, "InternalServerError"), "Transient"),
+        (Fault::Operation("QuotaExceeded"), "Quota"),
+    ];
+    for (at, (fault, kind)) in cases.into_iter().enumerate() {
+        let request = LaunchRequest { zone: Some("1".into()), ..node(&format!("w-{at}"), 0) };
+        endpoint.world().faults.push_back((format!("PUT {VMS}"), fault.clone()));
+        let error = cloud.launch(&request).await.unwrap_err();
+        assert!(format!("{error:?}").starts_with(kind), "{fault:?} gave {error:?}");
+        if matches!(fault, Fault::Refuse(429, _)) {
+            assert!(matches!(error, CloudError::Throttled { after } if after == Duration::from_secs(7)), "{error:?}");
+        }
+    }
+    for wrong in [
+        LaunchRequest { instance_type: "Standard_D4as_v5".into(), ..node("w-x", 0) },
+        LaunchRequest { image: "node-1".into(), ..node("w-x", 0) },
+        LaunchRequest { zone: Some("9".into()), ..node("w-x", 0) },
+    ] {
+        assert!(matches!(cloud.launch(&wrong).await, Err(CloudError::Unsupported(_))));
+    }
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn what_others_own_is_neither_seen_nor_touched() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let theirs = json!({"name": "n-w-9", "id": vm("w-9"), "properties": {"provisioningState": "Succeeded"},
+        "tags": {"constellation-cluster": "c-1", "constellation-node": "w-9", "constellation-owner": "operator-2"}});
+    endpoint.world().things.insert(vm("w-9"), theirs.clone());
+    assert!(cloud.find(&cluster()).await.unwrap().is_empty());
+    let id = InstanceId(format!("azure://{}", vm("w-9")));
+    assert!(matches!(cloud.terminate(&cluster(), &id).await, Err(CloudError::NotFound(_))));
+    assert!(matches!(cloud.launch(&node("w-9", 0)).await, Err(CloudError::Unsupported(_))));
+    assert_eq!(endpoint.world().things[&vm("w-9")], theirs);
+
+    let second = ClusterUid("c-2".into());
+    let group = "/subscriptions/s-1/resourcegroups/constellation-c-2";
+    endpoint.world().things.insert(group.into(), json!({"location": "westeurope", "tags": {"mine": "yes"}}));
+    let request = NetworkRequest { cluster: second.clone(), ..network() };
+    assert!(matches!(cloud.ensure_network(&request).await, Err(CloudError::Unsupported(_))));
+    assert!(matches!(cloud.remove_network(&second).await, Err(CloudError::Unsupported(_))));
+    assert!(endpoint.world().things.contains_key(group));
+    assert_eq!(cloud.clusters().await.unwrap(), [cluster()]);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_changed_firewall_is_changed_back() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let path = endpoint.world().of("networkSecurityGroups")[0].clone();
+    let before = endpoint.world().things[&path]["properties"]["securityRules"].clone();
+    endpoint.world().things.get_mut(&path).unwrap()["properties"]["securityRules"][1]["properties"]["sourceAddressPrefix"] =
+        json!("*");
+    cloud.ensure_network(&network()).await.unwrap();
+    assert_eq!(endpoint.world().things[&path]["properties"]["securityRules"], before);
+    assert_eq!(endpoint.world().calls["PUT Microsoft.Network/networkSecurityGroups"], 2);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_vm_is_confidential_and_measured_and_carries_its_launch_configuration() {
+    let (endpoint, _) = given().await;
+    let set = "/subscriptions/s-1/resourceGroups/k/providers/Microsoft.Compute/diskEncryptionSets/d";
+    let encrypted = Settings {
+        disk_encryption: DiskEncryption::DiskWithGuestState { set: Some(set.into()) },
+        ..settings(&endpoint)
+    };
+    let cloud = AzureCloud::new(encrypted).unwrap();
+    cloud.ensure_network(&network()).await.unwrap();
+    cloud.launch(&node("w-1", 0)).await.unwrap();
+    kept_to_the_model(&endpoint);
+    let world = endpoint.world();
+    let sent = &world.things[&vm("w-1")]["properties"];
+    assert_eq!(sent["securityProfile"]["securityType"], "ConfidentialVM");
+    assert_eq!(sent["securityProfile"]["uefiSettings"], json!({"secureBootEnabled": true, "vTpmEnabled": true}));
+    let disk = &sent["storageProfile"]["osDisk"]["managedDisk"]["securityProfile"];
+    assert_eq!(disk["securityEncryptionType"], "DiskWithVMGuestState");
+    assert_eq!(disk["diskEncryptionSet"]["id"], set);
+    assert_eq!(sent["userData"], "eyJzb21lIjoidGhpbmcifQ==");
+    assert_eq!(sent["storageProfile"]["dataDisks"][0]["diskSizeGB"], 20);
+}
+
+#[tokio::test]
+async fn the_role_allows_exactly_the_requests_that_are_sent() {
+    let (endpoint, kept) = given_kept().await;
+    story(&endpoint).await;
+    endpoint.world().slowness = 2;
+    let cloud = AzureCloud::new(kept).unwrap();
+    cloud.ensure_network(&network()).await.unwrap();
+    let target = cloud.launch(&node("cp-4", 0)).await.unwrap();
+    cloud.set_endpoint_targets(&cluster(), &[target.id]).await.unwrap();
+    reach(&endpoint, &mut AzureCloud::new(settings(&endpoint)).unwrap(), &["cp-3"]).await;
+    let nodes = cloud.find(&cluster()).await.unwrap();
+    for instance in nodes {
+        cloud.terminate(&cluster(), &instance.id).await.unwrap();
+    }
+    endpoint.world().pass();
+    cloud.set_endpoint_targets(&cluster(), &[]).await.unwrap();
+    while cloud.remove_network(&cluster()).await.is_ok() {}
+    cloud.clusters().await.unwrap();
+    let made: BTreeSet<String> = endpoint.world().calls.keys().cloned().collect();
+    let listed: BTreeSet<String> = ACTIONS.iter().map(|(request, _)| (*request).to_owned()).collect();
+    assert_eq!(made, listed);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_node_is_dialled_at_its_public_address() {
+    let (_endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    cloud.launch(&node("cp-1", 0)).await.unwrap();
+    let private = cloud.find(&cluster()).await.unwrap()[0].address.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    assert!(cloud.dial(&cluster(), (private, port).into()).await.is_ok());
+    let stranger: std::net::IpAddr = "10.77.9.9".parse().unwrap();
+    assert!(matches!(cloud.dial(&cluster(), (stranger, port).into()).await, Err(CloudError::Transient(_))));
+}
+
+#[tokio::test]
+async fn a_hundred_nodes_cost_a_put_and_looks_at_it_each_and_resting_costs_two_lists() {
+    let (endpoint, _) = given().await;
+    let mut usual = settings(&endpoint);
+    usual.pace.list = Duration::from_mins(5);
+    let cloud = AzureCloud::new(usual.clone()).unwrap();
+    cloud.ensure_network(&network()).await.unwrap();
+    let network_calls = endpoint.world().total();
+    endpoint.world().slowness = 3;
+    let names: Vec<_> = (0..100).map(|n| format!("w-{n}")).collect();
+    let requests: Vec<_> = (0..).zip(&names).map(|(index, name)| node(name, index)).collect();
+    for launched in futures::future::join_all(requests.iter().map(|request| cloud.launch(request))).await {
+        launched.unwrap();
+    }
+    let created = endpoint.world().total();
+    let nodes = created - network_calls;
+    println!("network: {network_calls} calls; 100 nodes whose operations take three looks: {nodes} calls");
+    assert!(nodes <= 410, "a put and three looks each, and shared lists");
+    let cloud = AzureCloud::new(usual).unwrap();
+    for found in futures::future::join_all(names.iter().map(|_| async { cloud.find(&cluster()).await })).await {
+        assert_eq!(found.unwrap().len(), 100);
+    }
+    println!("resting, per interval: {} calls", endpoint.world().total() - created);
+    assert_eq!(endpoint.world().total() - created, 2);
+    kept_to_the_model(&endpoint);
+}
