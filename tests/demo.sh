@@ -50,7 +50,7 @@ trap 'status=$?; if [ $status -ne 0 ]; then kubectl get cc,cnode,nv,ng 2>/dev/nu
 say "packages, Kubernetes and our programs (the first run takes minutes)"
 tests/packages.sh
 tools=$(tests/kubernetes/build.sh all)
-cargo build --workspace --bins
+cargo build --bins
 PATH=$tools:$PATH
 figure[build_seconds]=$((SECONDS - began))
 

@@ -27,7 +27,7 @@ run() {
   case $1 in
     packages) tests/packages.sh ;;
     tools) tests/kubernetes/build.sh all >/dev/null ;;
-    build) cargo build --workspace --bins ;;
+    build) cargo build --bins ;;
     lint)
       cargo fmt --all --check
       cargo clippy --workspace --all-targets -- -D warnings
