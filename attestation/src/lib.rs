@@ -32,3 +32,4 @@ pub mod session;
 pub mod tdx;
 pub mod tpm;
 pub mod verified;
+pub mod x509;
