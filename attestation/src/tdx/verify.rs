@@ -13,11 +13,15 @@ use super::{
     clause,
     collateral::{Collateral, in_date},
     pck::Platform,
-    pki::{self, Anchors, Chain, RevocationList},
+    pki::{self, Anchors, Chain},
     quote::{CERTIFICATION_PCK_CHAIN, Quote, TdReport},
     tcb::{QeIdentity, TcbInfo, Verdict, isv_level, masked},
 };
-use crate::{result::Checks, verified::Verified};
+use crate::{
+    result::Checks,
+    verified::Verified,
+    x509::{self, RevocationList},
+};
 
 /// A trust domain that is what its quote says, on a platform that Intel made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,14 +110,14 @@ fn root<'a>(
     now: Timestamp,
     checks: &mut Checks,
 ) -> Option<(&'a X509Certificate<'a>, Option<RevocationList<'a>>)> {
-    let found = roots.iter().find_map(|root| Some((root, RevocationList::verify(der, root).ok()?)));
+    let found = roots.iter().find_map(|root| Some((root, pki::revocation_list(der, root).ok()?)));
     let (anchor, crl) = match found {
         Some((root, list)) => (root, Ok(list)),
-        None => (roots.first()?, RevocationList::verify(der, roots.first()?)),
+        None => (roots.first()?, pki::revocation_list(der, roots.first()?)),
     };
     checks.check(
         clause::ROOT_VALIDITY,
-        pki::in_date(anchor, now),
+        x509::in_date(anchor, now).is_ok(),
         now.to_string(),
         anchor.validity().not_after.to_string(),
         "validity of the trust anchor",
@@ -127,7 +131,7 @@ fn root<'a>(
 }
 
 fn dated(crl: &RevocationList<'_>, name: &str, now: Timestamp, checks: &mut Checks) {
-    checks.check(name, crl.in_date(now), now.to_string(), crl.dates(), "dates of the revocation list");
+    checks.check(name, crl.in_date(now).is_ok(), now.to_string(), crl.dates(), "dates of the revocation list");
 }
 
 /// Names of the clauses about a signed document of the collateral.
@@ -158,9 +162,9 @@ impl Signer {
         pki::is_signer(signer, pki::TCB_SIGNING)?;
         pki::issued(signer, context.anchor)?;
         Ok(Self {
-            key: pki::key(signer.public_key())?.to_vec(),
-            in_date: pki::in_date(signer, context.now),
-            dates: pki::dates(signer),
+            key: pki::key(signer)?.to_vec(),
+            in_date: x509::in_date(signer, context.now).is_ok(),
+            dates: x509::dates(signer),
             revoked: context.root_crl.map(|crl| crl.revokes(signer)),
         })
     }
@@ -275,12 +279,12 @@ fn pck(
         Ok((leaf, ca))
     });
     let (leaf, ca) = recorded(path, clause::PCK_CHAIN, checks)?;
-    let bad = [&leaf, &ca].into_iter().find(|certificate| !pki::in_date(certificate, now)).map(pki::dates);
+    let bad = [&leaf, &ca].into_iter().find(|certificate| x509::in_date(certificate, now).is_err()).map(x509::dates);
     checks.check(clause::PCK_VALIDITY, bad.is_none(), now.to_string(), bad, "validity of PCK certificate and its CA");
 
     pck_crl_issuer(collateral, &ca, context, checks);
     let der = hex::decode(&collateral.pck_crl).unwrap_or_default();
-    let crl = recorded(RevocationList::verify(&der, &ca), clause::PCK_CRL_SIGNATURE, checks);
+    let crl = recorded(pki::revocation_list(&der, &ca), clause::PCK_CRL_SIGNATURE, checks);
     if let Some(crl) = &crl {
         dated(crl, clause::PCK_CRL_VALIDITY, now, checks);
     }
@@ -290,7 +294,7 @@ fn pck(
     }
 
     let platform = recorded(Platform::of(&leaf), clause::PCK_EXTENSION, checks)?;
-    Some((platform, pki::key(leaf.public_key()).ok()?.to_vec()))
+    Some((platform, pki::key(&leaf).ok()?.to_vec()))
 }
 
 /// The chain that came with the PCK CA's revocation list must be of the same CA and lead to the anchor.
@@ -307,7 +311,7 @@ fn pck_crl_issuer(collateral: &Collateral, ca: &X509Certificate<'_>, context: Co
         if issuer.public_key().raw == ca.public_key().raw {
             Ok(())
         } else {
-            Err(pki::Error::Issuer { expected: ca.subject().to_string(), actual: issuer.subject().to_string() })
+            Err(pki::Error::Purpose(issuer.subject().to_string()))
         }
     });
     recorded(issuer, clause::PCK_CRL_ISSUER, checks);
