@@ -221,8 +221,8 @@ fn verify(presented: &Presented<'_>, policy: &TrustPolicy, now: Timestamp) -> Re
 fn compare(presented: &Presented<'_>, policy: &TrustPolicy) -> Result<String, Vec<Mismatch>> {
     let values: BTreeMap<u8, &[u8]> = QUOTED.into_iter().zip(presented.evidence.pcrs.chunks_exact(32)).collect();
     let log = EventLog::parse(&presented.evidence.event_log);
-    let explain = |pcr: u8, actual: &[u8]| match &log {
-        Ok(log) => log.explain(pcr, actual),
+    let explain = |set: &MeasurementSet, pcr: u8, actual: &[u8]| match &log {
+        Ok(log) => log.explain(pcr, actual, set.events_of(pcr).as_deref()),
         Err(e) => format!("the event log can't be read: {e}"),
     };
     let mut own = Vec::new();
@@ -259,7 +259,7 @@ fn compare(presented: &Presented<'_>, policy: &TrustPolicy) -> Result<String, Ve
 fn differences(
     set: &MeasurementSet,
     values: &BTreeMap<u8, &[u8]>,
-    explain: &dyn Fn(u8, &[u8]) -> String,
+    explain: &dyn Fn(&MeasurementSet, u8, &[u8]) -> String,
 ) -> Vec<Mismatch> {
     if let Err(e) = set.validate() {
         return vec![Mismatch::new(clause::POLICY_EMPTY, "a set of the trust policy can't be used", &e)];
@@ -270,7 +270,7 @@ fn differences(
         (!wanted.contains(&text)).then(|| Mismatch {
             clause: format!("{}{pcr}", clause::PCR),
             expected: Some(wanted.join(" or ")),
-            message: format!("set {}: {}", set.name, explain(pcr, actual)),
+            message: format!("set {}: {}", set.name, explain(set, pcr, actual)),
             actual: Some(text),
         })
     };

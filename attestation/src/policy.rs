@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     platform::{Platform, Tee},
-    tdx,
+    predict, tdx,
 };
 
 /// DSSE payload type of a [`TrustPolicy`].
@@ -70,6 +70,10 @@ pub struct MeasurementSet {
     /// (`NitroTPM`), else of the SHA-256 bank. Empty where the platform has no TPM.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pcrs: BTreeMap<u8, Vec<String>>,
+    /// Register to the digests of the events that lead from zero to its value, lower-case hex, in order. Where they are
+    /// given, a refusal can name the event that differs; nothing is accepted for their sake.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub events: BTreeMap<u8, Vec<String>>,
     /// What the hardware must report, the launch clause first; there exactly where the platform has such hardware.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<Hardware>,
@@ -108,7 +112,7 @@ impl MeasurementSet {
     /// A set of registers of a TPM.
     #[must_use]
     pub fn of_registers(name: String, platform: Platform, pcrs: BTreeMap<u8, Vec<String>>) -> Self {
-        Self { name, platform, pcrs, hardware: None }
+        Self { name, platform, pcrs, events: BTreeMap::new(), hardware: None }
     }
 
     /// Checks that the set pins what must be pinned, with values that can be met.
@@ -151,7 +155,30 @@ impl MeasurementSet {
                 return refuse("isn't a digest of the platform's bank in lower-case hex");
             }
         }
+        self.validate_events()
+    }
+
+    /// Events that lead elsewhere would explain a refusal wrongly.
+    fn validate_events(&self) -> Result<(), Error> {
+        for pcr in self.events.keys() {
+            let value = self.events_of(*pcr).map(|events| hex::encode(predict::replay(&events)));
+            let leads = value.zip(self.pcrs.get(pcr)).is_some_and(|(value, wanted)| wanted.contains(&value));
+            if !leads {
+                return Err(Error::Register {
+                    set: self.name.clone(),
+                    pcr: *pcr,
+                    problem: "isn't what its events lead to",
+                });
+            }
+        }
         Ok(())
+    }
+
+    /// Digests of a register's events; none where the set doesn't give them.
+    #[must_use]
+    pub fn events_of(&self, pcr: u8) -> Option<Vec<[u8; 32]>> {
+        let parse = |text: &String| hex::decode(text).ok()?.try_into().ok();
+        self.events.get(&pcr)?.iter().map(parse).collect()
     }
 
     fn validate_hardware(&self) -> Result<(), Error> {
@@ -325,5 +352,18 @@ mod tests {
         assert_eq!(policy.validate(), Err(Error::Name("a".into())));
         policy.sets.clear();
         assert!(matches!(policy.validate(), Err(Error::Empty(_))));
+    }
+
+    #[test]
+    fn events_lead_to_a_value_of_their_register_or_the_set_is_refused() {
+        let event = [7; 32];
+        let mut set = good();
+        set.pcrs.insert(11, vec![hex::encode(predict::replay(&[event]))]);
+        set.events.insert(11, vec![hex::encode(event)]);
+        assert_eq!(set.validate(), Ok(()));
+        for wrong in [vec![hex::encode([8; 32])], vec![], vec!["07".into()]] {
+            set.events.insert(11, wrong);
+            assert!(matches!(set.validate(), Err(Error::Register { pcr: 11, .. })));
+        }
     }
 }

@@ -107,11 +107,21 @@ fn a_changed_command_line_is_explained_by_the_event_that_measured_it() {
     let base = EventLog::parse(&read("local-qemu-swtpm/base-ovmf2m/eventlog.bin")).unwrap();
     for pcr in [4, 9, 11] {
         assert_ne!(log.replay(pcr), base.replay(pcr));
-        let explanation = log.explain(pcr, &log.replay(pcr));
+        let explanation = log.explain(pcr, &log.replay(pcr), None);
         assert!(explanation.starts_with("the event log replays to this value: event "), "{explanation}");
     }
-    assert!(log.explain(11, &log.replay(11)).contains(".cmdline"), "{}", log.explain(11, &log.replay(11)));
-    assert!(log.explain(11, &[0; 32]).contains("does NOT replay"));
+    assert!(log.explain(11, &log.replay(11), None).contains(".cmdline"), "{}", log.explain(11, &log.replay(11), None));
+    assert!(log.explain(11, &[0; 32], None).contains("does NOT replay"));
+
+    let expected = |pcr| base.of(pcr).map(|event| event.digest).collect::<Vec<_>>();
+    let eleven = log.explain(11, &log.replay(11), Some(&expected(11)));
+    assert_eq!(eleven.matches("event ").count() - 1, 1, "one event differs: {eleven}");
+    assert!(eleven.contains("\".cmdline\"") && eleven.contains("was expected"), "{eleven}");
+    let mut longer = expected(11);
+    longer.push([1; 32]);
+    assert!(base.explain(11, &base.replay(11), Some(&longer)).contains("the event 01010101 is missing at the end"));
+    longer.truncate(longer.len() - 2);
+    assert!(base.explain(11, &base.replay(11), Some(&longer)).contains("is one too many"));
 }
 
 #[test]
@@ -171,7 +181,7 @@ proptest! {
         log[at % length] = value;
         log.truncate(cut % (length + 1));
         if let Ok(log) = EventLog::parse(&log) {
-            for pcr in ALL { let _ = log.explain(pcr, &[]); }
+            for pcr in ALL { let _ = log.explain(pcr, &[], None); }
         }
         for (file, parse) in [
             ("qemu-swtpm/good_ecc_sha256/quote.msg", (|b| Attest::parse(b).is_ok()) as fn(&[u8]) -> bool),

@@ -94,7 +94,9 @@ pub struct SignedManifest {
     validation = Rule::new("self.pcrs.all(register, register.matches('^([0-9]|1[0-4])$'))")
         .message("a register is one of 0 to 14: PCR 15 can't be given, its value is known for each node; higher ones aren't quoted").field_path(".pcrs"),
     validation = Rule::new("self.platform == 'simulated' || ['4', '11', '12', '13'].all(register, register in self.pcrs)")
-        .message("a TPM platform needs PCR 4 (boot loader), 11 (kernel), 12 (command line) and 13 (extensions)").field_path(".pcrs")
+        .message("a TPM platform needs PCR 4 (boot loader), 11 (kernel), 12 (command line) and 13 (extensions)").field_path(".pcrs"),
+    validation = Rule::new("!has(self.events) || self.events.all(register, register in self.pcrs)")
+        .message("events are for registers whose value is given").field_path(".events")
 )]
 pub struct MeasurementSet {
     /// Name, unique in the version.
@@ -110,6 +112,14 @@ pub struct MeasurementSet {
         "items": {"type": "string", "maxLength": 64, "pattern": "^[0-9a-f]{64}$"}
     }))]
     pub pcrs: BTreeMap<String, Vec<String>>,
+    /// Register number to the SHA-256 digests of the events that lead to its value, hex, in order. Optional: with them a
+    /// refusal names the event that differs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 15, "additionalProperties" = {
+        "type": "array", "minItems": 1, "maxItems": 64,
+        "items": {"type": "string", "maxLength": 64, "pattern": "^[0-9a-f]{64}$"}
+    }))]
+    pub events: BTreeMap<String, Vec<String>>,
 }
 
 /// How nodes are replaced.

@@ -71,7 +71,7 @@ fn tpm_eventlog(bytes: &[u8]) {
     let Ok(log) = eventlog::EventLog::parse(bytes) else { return };
     assert!(log.events.len() <= eventlog::MAX_EVENTS && bytes.len() <= eventlog::MAX_BYTES);
     for register in 0..24 {
-        let _ = log.explain(register, &log.replay(register));
+        let _ = log.explain(register, &log.replay(register), None);
     }
     for event in &log.events {
         let _ = event.digest_matches_data();

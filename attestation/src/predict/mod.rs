@@ -33,6 +33,8 @@ const STUB_RELEASE: &str = "252";
 pub struct Prediction {
     /// Register number to value.
     pub registers: BTreeMap<u8, Register>,
+    /// Register number to the digests that lead to its value, in order; a register that nothing is measured into has none.
+    pub events: BTreeMap<u8, Vec<Register>>,
     /// Authenticode hash of the image.
     pub authenticode: Register,
     /// The embedded kernel command line.
@@ -44,6 +46,13 @@ impl Prediction {
     #[must_use]
     pub fn to_hex(&self) -> BTreeMap<u8, Vec<String>> {
         self.registers.iter().map(|(index, value)| (*index, vec![hex::encode(value)])).collect()
+    }
+
+    /// Register numbers to the digests of their events, hex, as a measurement set wants them.
+    #[must_use]
+    pub fn events_to_hex(&self) -> BTreeMap<u8, Vec<String>> {
+        let events = self.events.iter().filter(|(_, list)| !list.is_empty());
+        events.map(|(index, list)| (*index, list.iter().map(hex::encode).collect())).collect()
     }
 }
 
@@ -73,53 +82,42 @@ pub fn predict(image: &[u8]) -> Result<Prediction, Error> {
             sections.push((*name, sha256(content)));
         }
     }
-    let registers = BTreeMap::from([
+    let events = BTreeMap::from([
         (4, boot_applications(&authenticode, &kernel)),
         (9, kernel_inputs(text, &sha256(initrd))),
         (11, stub_sections(&sections)),
-        (12, [0; 32]),
-        (13, [0; 32]),
+        (12, Vec::new()),
+        (13, Vec::new()),
     ]);
-    Ok(Prediction { registers, authenticode, command_line: text.trim_end_matches('\0').to_owned() })
+    let registers = events.iter().map(|(index, list)| (*index, replay(list))).collect();
+    Ok(Prediction { registers, events, authenticode, command_line: text.trim_end_matches('\0').to_owned() })
 }
 
-/// Register 4: the firmware starts the image from a boot option, and the image starts the kernel inside it.
+/// Events of register 4: the firmware starts the image from a boot option, and the image starts the kernel inside it.
 #[must_use]
-pub fn boot_applications(image: &Register, kernel: &Register) -> Register {
-    let mut value = [0; 32];
-    extend(&mut value, &sha256(b"Calling EFI Application from Boot Option"));
-    extend(&mut value, &sha256(&[0; 4]));
-    extend(&mut value, image);
-    extend(&mut value, kernel);
-    value
+pub fn boot_applications(image: &Register, kernel: &Register) -> Vec<Register> {
+    vec![sha256(b"Calling EFI Application from Boot Option"), sha256(&[0; 4]), *image, *kernel]
 }
 
-/// Register 11: the stub's sections, name and content, in the order it measures them.
+/// Events of register 11: the stub's sections, name and content, in the order it measures them.
 #[must_use]
-pub fn stub_sections(sections: &[(&str, Register)]) -> Register {
-    let mut value = [0; 32];
-    for (name, content) in sections {
-        extend(&mut value, &sha256(&[name.as_bytes(), &[0]].concat()));
-        extend(&mut value, content);
-    }
-    value
+pub fn stub_sections(sections: &[(&str, Register)]) -> Vec<Register> {
+    sections.iter().flat_map(|(name, content)| [sha256(&[name.as_bytes(), &[0]].concat()), *content]).collect()
 }
 
-/// Register 9: the kernel's EFI stub measures the command line, as the boot stub passed it (UTF-16, trailing blanks
+/// Events of register 9: the kernel's EFI stub measures the command line, as the boot stub passed it (UTF-16, trailing blanks
 /// off, control characters as blanks), and the initial RAM disk.
 #[must_use]
-pub fn kernel_inputs(command_line: &str, initrd: &Register) -> Register {
+pub fn kernel_inputs(command_line: &str, initrd: &Register) -> Vec<Register> {
     let clean: String = command_line.chars().map(|each| if each < ' ' { ' ' } else { each }).collect();
     let wide: Vec<u8> = clean.trim_end_matches(' ').encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
-    let mut value = [0; 32];
-    extend(&mut value, &sha256(&wide));
-    extend(&mut value, initrd);
-    value
+    vec![sha256(&wide), *initrd]
 }
 
-/// Extends a register: the new value is the hash of the old value and the digest.
-pub fn extend(value: &mut Register, digest: &Register) {
-    *value = sha256(&[*value, *digest].concat());
+/// The value that events lead to from zero: each new value is the hash of the old one and the digest.
+#[must_use]
+pub fn replay(events: &[Register]) -> Register {
+    events.iter().fold([0; 32], |value, digest| sha256(&[value, *digest].concat()))
 }
 
 /// The release in the stub's marker `#### LoaderInfo: systemd-stub 252.39-1 ####`.

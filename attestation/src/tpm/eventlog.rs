@@ -109,9 +109,10 @@ impl EventLog {
         self.events.iter().filter(move |e| e.pcr == u32::from(pcr) && e.kind != EV_NO_ACTION)
     }
 
-    /// In words, what was measured into a register whose quoted value is `actual`.
+    /// In words, what was measured into a register whose quoted value is `actual`: the events that differ from the
+    /// `expected` digests where those are known, else all.
     #[must_use]
-    pub fn explain(&self, pcr: u8, actual: &[u8]) -> String {
+    pub fn explain(&self, pcr: u8, actual: &[u8], expected: Option<&[[u8; 32]]>) -> String {
         const SHOWN: usize = 16;
         let events: Vec<_> = self.of(pcr).map(Event::describe).collect();
         let replayed = if self.replay(pcr) == actual {
@@ -122,9 +123,32 @@ impl EventLog {
         if events.is_empty() {
             return format!("{replayed}; it has no event for PCR {pcr}");
         }
+        if let Some(differing) = expected.map(|expected| self.differing(pcr, expected)).filter(|d| !d.is_empty()) {
+            return format!("{replayed}; {}", differing.join(", "));
+        }
         let more = events.len().saturating_sub(SHOWN);
         let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!("{replayed}: {}{tail}", events.into_iter().take(SHOWN).collect::<Vec<_>>().join(", "))
+    }
+
+    /// The events that aren't the expected ones, in words; what follows an event too many or too few is left out.
+    fn differing(&self, pcr: u8, expected: &[[u8; 32]]) -> Vec<String> {
+        let events: Vec<_> = self.of(pcr).collect();
+        let short = |digest: &[u8; 32]| hex::encode(&digest[..4]);
+        let pairs = events.iter().zip(expected).filter(|(event, wanted)| event.digest != **wanted);
+        let mut differing: Vec<_> = pairs
+            .map(|(event, wanted)| format!("{} stands where {} was expected", event.describe(), short(wanted)))
+            .collect();
+        if events.len() != expected.len() {
+            differing.truncate(1);
+        }
+        if differing.is_empty() {
+            differing.extend(events.get(expected.len()).map(|event| format!("{} is one too many", event.describe())));
+            differing.extend(
+                expected.get(events.len()).map(|wanted| format!("the event {} is missing at the end", short(wanted))),
+            );
+        }
+        differing
     }
 }
 

@@ -113,7 +113,7 @@ pub fn check(log: &Result<EventLog, tpm::Error>, expected: &BTreeMap<u8, Vec<u8>
     checks.check(clause::EVENT_LOG, !expected.is_empty(), None, None, message);
     for (register, value) in expected {
         let replayed = log.replay(*register);
-        let message = log.explain(*register, value);
+        let message = log.explain(*register, value, None);
         let name = format!("{}{register}", clause::PCR);
         checks.check(&name, replayed == value.as_slice(), hex::encode(value), hex::encode(replayed), &message);
     }

@@ -20,7 +20,12 @@ pub fn run(image: &Path) -> Result<Report, Error> {
         return inspect::predict(image).map_err(|e| named(&e));
     }
     let found = predict::predict(&input::read_up_to(image, MAX_EXECUTABLE)?).map_err(|e| named(&e))?;
-    Ok(Report { pcrs: found.to_hex(), authenticode: hex::encode(found.authenticode), command_line: found.command_line })
+    Ok(Report {
+        pcrs: found.to_hex(),
+        events: found.events_to_hex(),
+        authenticode: hex::encode(found.authenticode),
+        command_line: found.command_line,
+    })
 }
 
 /// For people.

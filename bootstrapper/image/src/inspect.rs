@@ -20,6 +20,8 @@ pub const VERSION_WORD: &str = "constellation.version=";
 pub struct Report {
     /// Register number to accepted values, hex.
     pub pcrs: BTreeMap<u8, Vec<String>>,
+    /// Register number to the digests of the events that lead to it, hex.
+    pub events: BTreeMap<u8, Vec<String>>,
     /// Authenticode hash of the boot executable, hex.
     pub authenticode: String,
     /// Kernel command line.
@@ -34,7 +36,12 @@ pub fn predict(image: &Path) -> Result<Report> {
     let (_, partition) = disk::boot_partition(image)?;
     let executable = fat::find(&partition, &fat::BOOT_PATH)?.read(&partition)?;
     let found = predict::predict(&executable)?;
-    Ok(Report { pcrs: found.to_hex(), authenticode: hex::encode(found.authenticode), command_line: found.command_line })
+    Ok(Report {
+        pcrs: found.to_hex(),
+        events: found.events_to_hex(),
+        authenticode: hex::encode(found.authenticode),
+        command_line: found.command_line,
+    })
 }
 
 /// Copies a disk image with one byte of its kernel command line changed: the last character of the version. The copy

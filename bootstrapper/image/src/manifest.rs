@@ -92,7 +92,10 @@ pub fn write(
         pcrs: report.pcrs.clone(),
         command_line: report.command_line.clone(),
     };
-    let set = MeasurementSet::of_registers(format!("{version}-{PLATFORM}"), PLATFORM, report.pcrs.clone());
+    let set = MeasurementSet {
+        events: report.events.clone(),
+        ..MeasurementSet::of_registers(format!("{version}-{PLATFORM}"), PLATFORM, report.pcrs.clone())
+    };
     set.validate().map_err(|error| Error::Manifest(error.to_string()))?;
     let manifest = MeasurementManifest {
         revision,
@@ -172,7 +175,7 @@ mod tests {
 
     fn report() -> Report {
         let pcrs = [4, 9, 11, 12, 13].into_iter().map(|index| (index, vec!["00".repeat(32)])).collect();
-        Report { pcrs, authenticode: "00".repeat(32), command_line: "quiet".to_owned() }
+        Report { pcrs, events: BTreeMap::new(), authenticode: "00".repeat(32), command_line: "quiet".to_owned() }
     }
 
     fn written() -> tempfile::TempDir {

@@ -1,6 +1,6 @@
 //! The trust policy of a cluster: what is accepted, signed by its owner key.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use constellation_attestation::{
     dsse,
@@ -8,6 +8,8 @@ use constellation_attestation::{
     policy::{MeasurementSet, TRUST_POLICY_TYPE, TrustPolicy},
 };
 use constellation_crds::cluster::AcceptedVersion;
+
+use crate::version::appraise::private;
 
 /// The policy that accepts these versions on one platform.
 #[must_use]
@@ -22,16 +24,14 @@ pub fn policy(
     let mut sets = Vec::new();
     for version in accepted {
         for set in version.sets.iter().filter(|set| set.platform == platform) {
-            let pcrs: Option<BTreeMap<u8, Vec<String>>> =
-                set.pcrs.iter().map(|(pcr, values)| Some((pcr.parse().ok()?, values.clone()))).collect();
             // A register that is no number or a platform that is unknown can't be checked: the whole set accepts nothing.
-            let (Some(pcrs), Ok(platform)) = (pcrs, set.platform.parse()) else { continue };
+            let Ok(set) = private(set) else { continue };
             let mut name = set.name.clone();
             if !names.insert(name.clone()) {
                 name = format!("{name}-{}", version.digest.get(..8).unwrap_or(&version.digest));
                 names.insert(name.clone());
             }
-            sets.push(MeasurementSet::of_registers(name, platform, pcrs));
+            sets.push(MeasurementSet { name, ..set });
         }
     }
     TrustPolicy { cluster_uid: cluster_uid.to_owned(), revision, sets, endorsement_roots }
@@ -67,7 +67,7 @@ mod tests {
 
     fn version(digest: &str, platform: &str) -> AcceptedVersion {
         let pcrs = ["4", "11", "12", "13"].map(|pcr| (pcr.to_owned(), vec!["0".repeat(64)]));
-        let set = Set { name: "base".into(), platform: platform.into(), pcrs: pcrs.into() };
+        let set = Set { name: "base".into(), platform: platform.into(), pcrs: pcrs.into(), events: [].into() };
         AcceptedVersion { digest: digest.into(), name: "v".into(), sets: vec![set] }
     }
 

@@ -185,6 +185,7 @@ fn public(set: policy::MeasurementSet) -> Result<MeasurementSet, Problem> {
         name: set.name,
         platform: set.platform.to_string(),
         pcrs: set.pcrs.into_iter().map(|(pcr, values)| (pcr.to_string(), values)).collect(),
+        events: set.events.into_iter().map(|(pcr, digests)| (pcr.to_string(), digests)).collect(),
     })
 }
 
@@ -193,13 +194,14 @@ fn public(set: policy::MeasurementSet) -> Result<MeasurementSet, Problem> {
 /// # Errors
 /// When a register's number isn't one, or the platform is unknown.
 pub fn private(set: &MeasurementSet) -> Result<policy::MeasurementSet, String> {
-    let pcrs = set
-        .pcrs
-        .iter()
-        .map(|(pcr, values)| Ok((pcr.parse().map_err(|_| format!("{pcr} isn't a register"))?, values.clone())))
-        .collect::<Result<BTreeMap<u8, _>, String>>()?;
+    let registers = |map: &BTreeMap<String, Vec<String>>| {
+        map.iter()
+            .map(|(pcr, values)| Ok((pcr.parse().map_err(|_| format!("{pcr} isn't a register"))?, values.clone())))
+            .collect::<Result<BTreeMap<u8, _>, String>>()
+    };
     let platform = set.platform.parse().map_err(|e: platform::Unknown| e.to_string())?;
-    Ok(policy::MeasurementSet::of_registers(set.name.clone(), platform, pcrs))
+    let found = policy::MeasurementSet::of_registers(set.name.clone(), platform, registers(&set.pcrs)?);
+    Ok(policy::MeasurementSet { events: registers(&set.events)?, ..found })
 }
 
 /// Two versions with the same digest are the same node: image, Kubernetes and sets, not names or revisions.
