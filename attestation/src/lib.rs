@@ -11,6 +11,7 @@ pub mod appraise;
 pub mod binding;
 #[cfg(feature = "channel")]
 pub mod boot;
+pub mod bytes;
 #[cfg(feature = "channel")]
 pub mod channel;
 #[cfg(feature = "collect")]
@@ -29,6 +30,7 @@ pub mod result;
 pub mod seal;
 #[cfg(feature = "channel")]
 pub mod session;
+pub mod snp;
 pub mod tdx;
 pub mod tpm;
 pub mod verified;

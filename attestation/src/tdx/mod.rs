@@ -5,7 +5,6 @@
 //! the platform ([`tcb`]); [`appraise`](mod@appraise) compares the proven trust domain with the owner's [`policy`].
 
 pub mod appraise;
-pub mod bytes;
 pub mod clause;
 pub mod collateral;
 pub mod pck;
@@ -24,6 +23,7 @@ pub use self::{
     tcb::TcbStatus,
     verify::Td,
 };
+pub use crate::bytes;
 use crate::{result::Checks, verified::Verified};
 
 /// What an attester sent, and what Intel says about its platform. Neither is trusted; who brings it doesn't matter.

@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 #[serde(try_from = "String", into = "String")]
 pub struct Hex<const N: usize>(pub [u8; N]);
 
-/// A TDX measurement: SHA-384.
+/// A measurement of a TEE: SHA-384.
 pub type Measurement = Hex<48>;
 
 impl<const N: usize> Hex<N> {
@@ -69,53 +69,53 @@ impl<const N: usize> std::str::FromStr for Hex<N> {
 
 /// What ended before it should: the name of the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Short(pub(super) &'static str);
+pub(crate) struct Short(pub(crate) &'static str);
 
 /// Reads members in order.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], Short> {
+    pub(crate) fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], Short> {
         let (head, tail) = self.0.split_at_checked(length).ok_or(Short(what))?;
         self.0 = tail;
         Ok(head)
     }
 
-    pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Short> {
+    pub(crate) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Short> {
         let (head, tail) = self.0.split_first_chunk().ok_or(Short(what))?;
         self.0 = tail;
         Ok(*head)
     }
 
-    pub(super) fn hex<const N: usize>(&mut self, what: &'static str) -> Result<Hex<N>, Short> {
+    pub(crate) fn hex<const N: usize>(&mut self, what: &'static str) -> Result<Hex<N>, Short> {
         self.array(what).map(Hex)
     }
 
-    pub(super) fn u8(&mut self, what: &'static str) -> Result<u8, Short> {
+    pub(crate) fn u8(&mut self, what: &'static str) -> Result<u8, Short> {
         Ok(u8::from_le_bytes(self.array(what)?))
     }
 
-    pub(super) fn u16(&mut self, what: &'static str) -> Result<u16, Short> {
+    pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16, Short> {
         Ok(u16::from_le_bytes(self.array(what)?))
     }
 
-    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, Short> {
+    pub(crate) fn u32(&mut self, what: &'static str) -> Result<u32, Short> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
 
-    pub(super) fn u64(&mut self, what: &'static str) -> Result<u64, Short> {
+    pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, Short> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
 
     /// A part whose length, 16 bits, stands before it.
-    pub(super) fn part16(&mut self, what: &'static str) -> Result<&'a [u8], Short> {
+    pub(crate) fn part16(&mut self, what: &'static str) -> Result<&'a [u8], Short> {
         let length = self.u16(what)?;
         self.take(length.into(), what)
     }
 
     /// A part whose length, 32 bits, stands before it.
-    pub(super) fn part32(&mut self, what: &'static str) -> Result<&'a [u8], Short> {
+    pub(crate) fn part32(&mut self, what: &'static str) -> Result<&'a [u8], Short> {
         let length = self.u32(what)?;
         self.take(usize::try_from(length).map_err(|_| Short(what))?, what)
     }

@@ -1,0 +1,283 @@
+//! Who endorses the key that signs reports: root (ARK, an anchor), intermediate (ASK or ASVK), and the key's certificate
+//! (VCEK or VLEK) with what it says about the machine.
+//!
+//! Sources: AMD documents 57230 (VCEK Certificate and KDS Interface Specification, table "VCEK Certificate Extensions")
+//! and 58369 for VLEK. All three are signed with RSA-PSS, SHA-384, MGF1 with SHA-384, 48 bytes of salt. VCEKs have
+//! serial number zero and no authority key identifier.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use x509_parser::{certificate::X509Certificate, oid_registry::Oid};
+
+use super::{
+    Evidence, clause,
+    product::{KeyKind, Product},
+    tcb::Tcb,
+};
+use crate::{
+    result::Checks,
+    x509::{self, Algorithm, Curve, RevocationList},
+};
+
+/// The only algorithm of AMD's certificates and revocation lists.
+const ALLOWED: &[Algorithm] = &[Algorithm::RsaPssSha384];
+/// Root of Milan, valid 2020-10-22 to 2045-10-22; SHA-256 of the certificate starts with `69d063b4`.
+const MILAN: &[u8] = include_bytes!("ark_milan.der");
+/// Root of Genoa, valid 2022-01-26 to 2047-01-26; SHA-256 of the certificate starts with `4c6598d1`.
+const GENOA: &[u8] = include_bytes!("ark_genoa.der");
+/// Root of Turin, valid 2023-05-15 to 2048-05-15; SHA-256 of the certificate starts with `1f084161`.
+const TURIN: &[u8] = include_bytes!("ark_turin.der");
+
+/// Why a certificate can't be an anchor.
+#[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// There is none.
+    #[error("no trust anchor")]
+    Empty,
+    /// It is called otherwise than the product's root.
+    #[error("the root of {0} isn't called ARK-{0}")]
+    Name(Product),
+    /// It isn't a root.
+    #[error("the root of {product} can't be used")]
+    Root {
+        /// Whose root it was to be.
+        product: Product,
+        /// Why not.
+        source: x509::Error,
+    },
+}
+
+/// The trust anchors: product to its roots. An argument of the verifier, never of the evidence or the collateral.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anchors(BTreeMap<Product, Vec<Vec<u8>>>);
+
+impl Anchors {
+    /// The given roots, DER. Several for one product are for the time of a rotation.
+    ///
+    /// # Errors
+    /// When there is none, or one isn't a root of the product that it is given for.
+    pub fn new<'a>(roots: impl IntoIterator<Item = (Product, &'a [u8])>) -> Result<Self, Error> {
+        let mut anchors = BTreeMap::<_, Vec<_>>::new();
+        for (product, der) in roots {
+            let refuse = |source| Error::Root { product, source };
+            let root = x509::certificate(der).map_err(refuse)?;
+            if x509::common_name(root.subject()) != Some(&product.root_name()) {
+                return Err(Error::Name(product));
+            }
+            x509::issued(&root, &root, ALLOWED).map_err(refuse)?;
+            anchors.entry(product).or_default().push(der.to_vec());
+        }
+        if anchors.is_empty() { Err(Error::Empty) } else { Ok(Self(anchors)) }
+    }
+
+    /// AMD's roots for all products.
+    #[must_use]
+    pub fn amd() -> Self {
+        let all = [(Product::Milan, MILAN), (Product::Genoa, GENOA), (Product::Turin, TURIN)];
+        Self(all.into_iter().map(|(product, der)| (product, vec![der.to_vec()])).collect())
+    }
+
+    fn of(&self, product: Product) -> impl Iterator<Item = X509Certificate<'_>> {
+        self.0.get(&product).into_iter().flatten().filter_map(|der| x509::certificate(der).ok())
+    }
+}
+
+/// What is known about revocation at the time of verification. A certificate that a list revokes is never accepted.
+#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[serde(rename_all = "camelCase")]
+pub enum Revocation {
+    /// There is no list that the root signed.
+    Unknown,
+    /// There is a list, out of date.
+    OutOfDate,
+    /// There is a list in date.
+    Current,
+}
+
+/// What the certificate of a signing key says about a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Claims {
+    pub product: Option<Product>,
+    pub tcb: Tcb,
+    /// The processor, exactly as many bytes as the certificate has; none in a VLEK.
+    pub hwid: Option<Vec<u8>>,
+    /// The cloud; none in a VCEK.
+    pub csp_id: Option<String>,
+}
+
+/// An endorsement, as far as it could be followed. It counts only if no check failed.
+#[derive(Clone, Debug)]
+pub(super) struct Endorsement {
+    /// The product that the intermediate is for: the root of that product signed that.
+    pub product: Product,
+    pub kind: KeyKind,
+    pub claims: Claims,
+    /// The signing key, a point on P-384.
+    pub key: Vec<u8>,
+    pub revocation: Revocation,
+}
+
+/// Follows the chain from an anchor to the signing key.
+pub(super) fn verify(
+    evidence: &Evidence<'_>,
+    anchors: &Anchors,
+    now: Timestamp,
+    checks: &mut Checks,
+) -> Option<Endorsement> {
+    let intermediate = parsed(checks, clause::INTERMEDIATE_NAME, x509::certificate(evidence.intermediate))?;
+    let named = x509::common_name(intermediate.subject()).and_then(Product::of_intermediate);
+    checks.check(
+        clause::INTERMEDIATE_NAME,
+        named.is_some(),
+        "SEV-<product> or SEV-VLEK-<product>".to_owned(),
+        intermediate.subject().to_string(),
+        "the intermediate names what it is for",
+    );
+    let (product, issues) = named?;
+    let revocation = root(evidence, &intermediate, product, anchors, now, checks);
+    dated(checks, clause::INTERMEDIATE_VALIDITY, &intermediate, now);
+
+    let vek = parsed(checks, clause::VEK_STRUCTURE, x509::certificate(evidence.vek))?;
+    holds(checks, clause::VEK_ISSUER, x509::issued(&vek, &intermediate, ALLOWED), "the intermediate issued it");
+    dated(checks, clause::VEK_VALIDITY, &vek, now);
+    let kind = x509::common_name(vek.subject()).and_then(KeyKind::of_certificate).filter(|_| !vek.is_ca());
+    checks.check(
+        clause::VEK_KIND,
+        kind == Some(issues),
+        format!("SEV-{issues}"),
+        vek.subject().to_string(),
+        "the certificate is of the kind that its issuer issues",
+    );
+    let key = parsed(checks, clause::VEK_STRUCTURE, x509::ec_key(vek.public_key(), Curve::P384))?.to_vec();
+    checks.holds(clause::VEK_STRUCTURE, "a key on P-384");
+    let kind = kind?;
+    let claims = match claims(&vek, kind) {
+        Ok(claims) => claims,
+        Err(lacking) => {
+            checks.fails(clause::VEK_EXTENSIONS, &format!("{lacking} isn't there exactly once in its exact form"));
+            return None;
+        }
+    };
+    checks.holds(clause::VEK_EXTENSIONS, "product, TCB and whose key it is are there");
+    checks.check(
+        clause::VEK_PRODUCT,
+        claims.product == Some(product),
+        product.to_string(),
+        claims.product.map(|product| product.to_string()),
+        "the key is of the product that its issuer is for",
+    );
+    Some(Endorsement { product, kind, claims, key, revocation })
+}
+
+/// Checks the intermediate against the roots of its product, and against the root's revocation list.
+fn root(
+    evidence: &Evidence<'_>,
+    intermediate: &X509Certificate<'_>,
+    product: Product,
+    anchors: &Anchors,
+    now: Timestamp,
+    checks: &mut Checks,
+) -> Revocation {
+    let roots: Vec<_> = anchors.of(product).collect();
+    let Some(root) = roots.iter().find(|root| x509::issued(intermediate, root, ALLOWED).is_ok()) else {
+        let why = match roots.first().map(|root| x509::issued(intermediate, root, ALLOWED)) {
+            Some(Err(error)) => error.to_string(),
+            _ => format!("there is no trust anchor for {product}"),
+        };
+        checks.fails(clause::INTERMEDIATE_ISSUER, &why);
+        return Revocation::Unknown;
+    };
+    checks.holds(clause::INTERMEDIATE_ISSUER, "a trust anchor issued it");
+    dated(checks, clause::ARK_VALIDITY, root, now);
+    let Some(Ok(list)) = evidence.crl.map(|der| RevocationList::verify(der, root, ALLOWED)) else {
+        return Revocation::Unknown;
+    };
+    for (name, certificate) in [(clause::ARK_REVOKED, root), (clause::INTERMEDIATE_REVOKED, intermediate)] {
+        let message = format!("{}: {}", certificate.subject(), list.dates());
+        checks.check(name, !list.revokes(certificate), "not revoked".to_owned(), None, &message);
+    }
+    if list.in_date(now).is_ok() { Revocation::Current } else { Revocation::OutOfDate }
+}
+
+fn holds(checks: &mut Checks, name: &str, result: Result<(), x509::Error>, message: &str) {
+    match result {
+        Ok(()) => checks.holds(name, message),
+        Err(error) => checks.fails(name, &error.to_string()),
+    }
+}
+
+fn dated(checks: &mut Checks, name: &str, certificate: &X509Certificate<'_>, now: Timestamp) {
+    let in_date = x509::in_date(certificate, now).is_ok();
+    checks.check(name, in_date, None, now.to_string(), &x509::dates(certificate));
+}
+
+fn parsed<T>(checks: &mut Checks, name: &str, result: Result<T, x509::Error>) -> Option<T> {
+    result.map_err(|error| checks.fails(name, &error.to_string())).ok()
+}
+
+/// AMD's arc of extensions: 1.3.6.1.4.1.3704.1. The error is the name of what is lacking.
+fn claims(vek: &X509Certificate<'_>, kind: KeyKind) -> Result<Claims, &'static str> {
+    let value = |arc: &[u64], what| {
+        let oid = Oid::from(&[&[1, 3, 6, 1, 4, 1, 3704, 1], arc].concat()).map_err(|_| what)?;
+        vek.get_extension_unique(&oid).map_err(|_| what)
+    };
+    let version = |arc, what| value(&[3, arc], what)?.ok_or(what).and_then(|e| security_version(e.value).ok_or(what));
+    // The parts that had no meaning yet when the certificate was made.
+    for (arc, what) in [(4, "spl4"), (5, "spl5"), (6, "spl6"), (7, "spl7")] {
+        if value(&[3, arc], what)?.is_some_and(|extension| security_version(extension.value) != Some(0)) {
+            return Err(what);
+        }
+    }
+    let product = value(&[2], "productName")?.and_then(|e| ia5(e.value)).ok_or("productName")?;
+    let product = Product::of_certificate(product);
+    // Only Turin has an FMC and only its certificates have the extension.
+    let fmc = match product {
+        Some(Product::Turin) => version(9, "fmcSPL")?,
+        _ => 0,
+    };
+    let tcb = Tcb {
+        fmc,
+        bl: version(1, "blSPL")?,
+        tee: version(2, "teeSPL")?,
+        snp: version(3, "snpSPL")?,
+        ucode: version(8, "ucodeSPL")?,
+    };
+    let (mut hwid, mut csp_id) = (None, None);
+    match kind {
+        KeyKind::Vcek => hwid = Some(value(&[4], "hwID")?.and_then(|e| hardware_id(e.value)).ok_or("hwID")?.to_vec()),
+        KeyKind::Vlek => csp_id = Some(value(&[5], "cspID")?.and_then(|e| ia5(e.value)).ok_or("cspID")?.to_owned()),
+    }
+    Ok(Claims { product, tcb, hwid, csp_id })
+}
+
+/// An INTEGER (tag 2) from 0 to 255 in DER: 0x80 and above have a zero byte before them.
+fn security_version(der: &[u8]) -> Option<u8> {
+    match *der {
+        [2, 1, value] if value < 0x80 => Some(value),
+        [2, 2, 0, value] if value >= 0x80 => Some(value),
+        _ => None,
+    }
+}
+
+/// An IA5String (tag 22) of at most 127 bytes.
+fn ia5(der: &[u8]) -> Option<&str> {
+    match der {
+        [22, length @ ..=127, text @ ..] if usize::from(*length) == text.len() && text.is_ascii() => {
+            std::str::from_utf8(text).ok()
+        }
+        _ => None,
+    }
+}
+
+/// The identity of a processor: 64 bytes, on Turin 8; bare, or as an OCTET STRING.
+fn hardware_id(value: &[u8]) -> Option<&[u8]> {
+    match value.len() {
+        8 | 64 => Some(value),
+        10 | 66 => match value {
+            [4, length, id @ ..] if usize::from(*length) == id.len() => Some(id),
+            _ => None,
+        },
+        _ => None,
+    }
+}
