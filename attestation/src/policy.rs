@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     platform::{Platform, Tee},
-    predict, tdx,
+    predict, snp, tdx,
 };
 
 /// DSSE payload type of a [`TrustPolicy`].
@@ -84,6 +84,8 @@ pub struct MeasurementSet {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Hardware {
+    /// An AMD SEV-SNP report.
+    Snp(Box<snp::Policy>),
     /// An Intel TDX quote.
     Tdx(Box<tdx::Policy>),
 }
@@ -93,6 +95,7 @@ impl Hardware {
     #[must_use]
     pub const fn tee(&self) -> Tee {
         match self {
+            Self::Snp(_) => Tee::Snp,
             Self::Tdx(_) => Tee::Tdx,
         }
     }
@@ -101,6 +104,9 @@ impl Hardware {
     fn names_launch(&self) -> bool {
         match self {
             // The one thing that a set may leave open is what a conversation wants attested.
+            Self::Snp(policy) => {
+                matches!(policy.validate(), Ok(()) | Err(snp::policy::Error::Open(snp::clause::REPORT_DATA)))
+            }
             Self::Tdx(policy) => {
                 matches!(policy.validate(), Ok(()) | Err(tdx::policy::Error::Open(tdx::clause::REPORT_DATA)))
             }
@@ -281,6 +287,33 @@ mod tests {
             hardware: Some(Hardware::Tdx(Box::new(policy))),
             ..MeasurementSet::of_registers("t".into(), platform, pcrs)
         }
+    }
+
+    fn snp(platform: Platform) -> MeasurementSet {
+        let mut policy = snp::Policy::strict();
+        policy.measurement = Requirement::Exact(crate::bytes::Hex([1; 48]));
+        policy.reported_tcb =
+            snp::tcb::PerProduct::every(&Requirement::AtLeast("bl=1,tee=0,snp=1,ucode=1".parse().unwrap()));
+        let pcrs = platform.register_bytes().map(|bytes| registers(2 * bytes)).unwrap_or_default();
+        MeasurementSet {
+            hardware: Some(Hardware::Snp(Box::new(policy))),
+            ..MeasurementSet::of_registers("s".into(), platform, pcrs)
+        }
+    }
+
+    #[test]
+    fn a_set_for_snp_says_what_was_launched_and_under_which_tcb() {
+        for platform in [Platform::Snp, Platform::AwsSnp, Platform::AzureSnp, Platform::GcpSnp] {
+            assert_eq!(snp(platform).validate(), Ok(()), "{platform}");
+            for clause in [snp::clause::MEASUREMENT, snp::clause::TCB_REPORTED] {
+                let mut set = snp(platform);
+                let Some(Hardware::Snp(policy)) = &mut set.hardware else { unreachable!("made above") };
+                assert!(policy.waive(clause, "no"));
+                assert!(matches!(set.validate(), Err(Error::Hardware { .. })), "{platform} {clause}");
+            }
+        }
+        let set = MeasurementSet { platform: Platform::QemuTdx, ..snp(Platform::Snp) };
+        assert!(matches!(set.validate(), Err(Error::Hardware { .. })));
     }
 
     #[test]

@@ -301,10 +301,7 @@ fn genuine_reports_hold_under_amds_roots_and_fail_only_what_a_strict_policy_want
     for (name, own) in [
         ("milan", &[clause::TCB_PROVISIONAL, clause::PLATFORM_ALIAS_CHECK, clause::ID_KEY_DIGEST][..]),
         ("debug", &[clause::POLICY_DEBUG, clause::PLATFORM_ALIAS_CHECK]),
-        (
-            "azure",
-            &[clause::TCB_PROVISIONAL, clause::PLATFORM_ALIAS_CHECK, clause::ID_KEY_DIGEST, clause::AUTHOR_KEY_DIGEST],
-        ),
+        ("azure", &[clause::TCB_PROVISIONAL, clause::PLATFORM_ALIAS_CHECK, clause::ID_KEY_DIGEST]),
     ] {
         let (files, now) = genuine(name);
         let checks = files.run(&Anchors::amd(), &waived(), now);

@@ -1,5 +1,5 @@
 //! Attestation reports, versions 2 to 5 (AMD SEV Secure Nested Paging Firmware ABI, document 56860, revision 1.58,
-//! table "ATTESTATION_REPORT Structure"): bytes to members, nothing judged.
+//! table "`ATTESTATION_REPORT` Structure"): bytes to members, nothing judged.
 
 use std::fmt;
 
@@ -43,7 +43,7 @@ pub mod guest_policy {
     pub const KNOWN: u64 = (1 << 26) - 1;
 }
 
-/// Bits of the platform's information, same document, table "PLATFORM_INFO".
+/// Bits of the platform's information, same document, table "`PLATFORM_INFO`".
 pub mod platform_info {
     /// Two threads share a core.
     pub const SMT: u64 = 1;

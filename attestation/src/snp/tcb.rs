@@ -29,7 +29,7 @@ pub struct Tcb {
 }
 
 impl RawTcb {
-    /// Reads the versions by the product's layout (AMD document 56860, table "TCB_VERSION"; Turin's has the FMC first).
+    /// Reads the versions by the product's layout (AMD document 56860, table "`TCB_VERSION`"; Turin's has the FMC first).
     /// `None` when a byte that no part has is set.
     #[must_use]
     pub const fn of(self, product: Product) -> Option<Tcb> {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{bytes::Hex, result::Checks, verified::Verified};
 
-/// `SIGNATURE_ALGO`: ECDSA P-384 with SHA-384 (AMD document 56860, table "SIGNATURE_ALGO").
+/// `SIGNATURE_ALGO`: ECDSA P-384 with SHA-384 (AMD document 56860, table "`SIGNATURE_ALGO`").
 const ECDSA_P384_SHA384: u32 = 1;
 /// Bytes of a number on P-384.
 const NUMBER: usize = 48;

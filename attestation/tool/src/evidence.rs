@@ -111,6 +111,7 @@ fn tdx(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Erro
     };
     let mut policy = match set.and_then(|set| set.hardware.as_ref()) {
         Some(Hardware::Tdx(policy)) => policy.as_ref().clone(),
+        Some(Hardware::Snp(_)) => return Err(Error::said("hardware", "the set wants a report of other hardware")),
         None => genuine_tdx(),
     };
     policy.report_data = match (&evidence.nonce, set) {
