@@ -25,6 +25,7 @@ pub mod platform;
 pub mod policy;
 pub mod predict;
 pub mod protocol;
+pub mod published;
 pub mod reference;
 pub mod result;
 pub mod seal;

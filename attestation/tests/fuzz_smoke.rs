@@ -10,8 +10,10 @@ use std::{collections::BTreeSet, fs, panic, path::PathBuf};
 #[path = "../fuzz/src/targets.rs"]
 mod targets;
 
-/// Bytes that the mutations of one seed may add up to: a second or two in a debug build.
-const BYTES: usize = 3_000_000;
+/// Bytes that the mutations of one seed may add up to: a second or two in a debug build. Miri is a thousand times slower.
+const BYTES: usize = if cfg!(miri) { 10_000 } else { 3_000_000 };
+/// Least and greatest number of mutations of one seed.
+const ROUNDS: (usize, usize) = if cfg!(miri) { (5, 50) } else { (100, 4000) };
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz")
@@ -86,7 +88,7 @@ fn smoke(target: &str) {
     for (number, (_, seed)) in seeds.iter().enumerate() {
         run(target, seed);
         let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15 ^ number as u64);
-        let rounds = (BYTES / seeds.len() / seed.len().max(1)).clamp(100, 4000);
+        let rounds = (BYTES / seeds.len() / seed.len().max(1)).clamp(ROUNDS.0, ROUNDS.1);
         for _ in 0..rounds {
             run(target, &mutated(seed, &mut numbers));
         }
