@@ -14,6 +14,7 @@ pub mod boot;
 pub mod bytes;
 #[cfg(feature = "channel")]
 pub mod channel;
+pub mod collateral;
 #[cfg(feature = "collect")]
 pub mod collect;
 pub mod credential;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -25,6 +26,17 @@ pub enum Error {
     /// It accepts nothing.
     #[error("{0} is empty; nothing would be accepted")]
     Empty(&'static str),
+    /// A manifest has ended.
+    #[error("it ended on {0}; publish a newer one")]
+    Expired(Timestamp),
+    /// A newer manifest was used before.
+    #[error("its revision {given} is older than {last}, which was used before; publish a newer one")]
+    Older {
+        /// Its revision.
+        given: u64,
+        /// The greatest that was used.
+        last: u64,
+    },
     /// Two sets have one name.
     #[error("two sets are named {0}")]
     Name(String),
@@ -240,9 +252,27 @@ pub struct MeasurementManifest {
     pub image_sha256: String,
     /// Its sets.
     pub sets: Vec<MeasurementSet>,
+    /// When it ends, if its publisher says so: no node is made by it then, so that who holds back newer ones gains time
+    /// but not for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
 }
 
 impl MeasurementManifest {
+    /// Whether it may be used at a time, after another one of revision `last` was used.
+    ///
+    /// # Errors
+    /// When it is older than that one, or has ended.
+    pub fn in_force(&self, last: Option<u64>, now: Timestamp) -> Result<(), Error> {
+        if let Some(last) = last.filter(|last| self.revision < *last) {
+            return Err(Error::Older { given: self.revision, last });
+        }
+        match self.expires {
+            Some(end) if now >= end => Err(Error::Expired(end)),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks every set.
     ///
     /// # Errors
@@ -374,6 +404,25 @@ mod tests {
             set.pcrs.insert(pcr, vec!["0".repeat(64)]);
             assert!(matches!(set.validate(), Err(Error::Register { .. })));
         }
+    }
+
+    #[test]
+    fn a_manifest_that_is_older_or_has_ended_is_not_in_force() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut manifest = MeasurementManifest {
+            revision: 3,
+            kubernetes_version: "v1.36.3".into(),
+            image_sha256: "0".repeat(64),
+            sets: vec![good()],
+            expires: None,
+        };
+        assert_eq!(manifest.in_force(None, at(100)), Ok(()));
+        assert_eq!(manifest.in_force(Some(3), at(100)), Ok(()));
+        assert_eq!(manifest.in_force(Some(4), at(100)), Err(Error::Older { given: 3, last: 4 }));
+        assert!(!serde_json::to_string(&manifest).unwrap().contains("expires"));
+        manifest.expires = Some(at(100));
+        assert_eq!(manifest.in_force(None, at(99)), Ok(()));
+        assert_eq!(manifest.in_force(None, at(100)), Err(Error::Expired(at(100))));
     }
 
     #[test]

@@ -102,6 +102,7 @@ pub fn write(
         kubernetes_version: KUBERNETES_VERSION.to_owned(),
         image_sha256: summary.sha256.clone(),
         sets: vec![set],
+        expires: None,
     };
     let envelope = dsse::sign(MANIFEST_TYPE, &json(&manifest)?, &signer.0);
     let public_key = owner::spki_to_pem(&signer.0.public_spki());

@@ -134,15 +134,9 @@ fn resolve(seen: &Observed<'_>, last: Option<u64>) -> Result<Resolved, Problem> 
                     format!("the manifest is for Kubernetes {given}, kubernetesVersion says {wanted}"),
                 ));
             }
-            if let Some(last) = last.filter(|last| manifest.revision < *last) {
-                let given = manifest.revision;
-                return Err(Problem(
-                    reason::MANIFEST_TOO_OLD,
-                    format!(
-                        "the manifest's revision {given} is older than {last}, which was used before; publish a newer one"
-                    ),
-                ));
-            }
+            manifest
+                .in_force(last, seen.now)
+                .map_err(|e| Problem(reason::MANIFEST_TOO_OLD, format!("the signed manifest is refused: {e}")))?;
             Resolved {
                 sets: manifest.sets.into_iter().map(public).collect::<Result<_, _>>()?,
                 signer: Some(fingerprint(&key)),

@@ -56,6 +56,15 @@ struct Evaluated {
     facts: bool,
 }
 
+impl Evaluated {
+    /// Evidence that this build can't look at is refused, and that is never the verdict that a case is about.
+    fn unsupported() -> Self {
+        let mut checks = Checks::default();
+        checks.fails("platform.unsupported", "this build can't verify such evidence");
+        Self { checks, facts: false }
+    }
+}
+
 impl From<Checks> for Evaluated {
     fn from(checks: Checks) -> Self {
         Self { checks, facts: true }

@@ -26,6 +26,7 @@ fn given() -> Given {
         kubernetes_version: "v1.36.3".into(),
         image_sha256: "0".repeat(64),
         sets: vec![set],
+        expires: None,
     };
     let signed = SignedManifest { config_map: "m".into(), public_key: spki_to_pem(&publisher.public_spki()) };
     let spec = NodeVersionSpec {
@@ -94,6 +95,8 @@ fn an_older_manifest_is_refused_also_after_a_broken_one() {
     assert_eq!(given.refusal(&given.envelope()), reason::MANIFEST_TOO_OLD);
     given.manifest.revision = 3;
     assert!(given.status(&given.envelope()).digest.is_some());
+    given.manifest.expires = Some(Timestamp::UNIX_EPOCH);
+    assert_eq!(given.refusal(&given.envelope()), reason::MANIFEST_TOO_OLD);
 }
 
 #[test]

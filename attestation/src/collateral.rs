@@ -1,0 +1,275 @@
+//! What a verifier keeps of collateral that others fetched: certificates, revocation lists and TCB information, by the
+//! thing they are about, each with the time it was fetched.
+//!
+//! The library says what it needs as a list of [`Key`]s and takes bytes; it never fetches. Whoever fetches puts entries
+//! here, so that a thousand nodes with one processor ask its vendor once, and a verifier goes on while the vendor can't
+//! be reached, for as long as its owner allows. The form is a map from name to text that fits a folder of files and a
+//! Kubernetes `ConfigMap`.
+//!
+//! Nothing in it is an anchor: all of it is signed by a vendor and verified each time. A wrong entry refuses a node and
+//! never admits one.
+
+use std::{collections::BTreeMap, fmt};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Greatest entry, bytes: a revocation list grows by some 40 bytes a certificate; all of AMD's and Intel's are below
+/// 100 KB.
+pub const MAX_ENTRY: usize = 512 * 1024;
+/// How far the clock of who fetched may be ahead of ours.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// Why collateral can't be had from a cache.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// It was never fetched.
+    #[error("{0} was never fetched")]
+    Absent(Key),
+    /// It is older than its owner allows.
+    #[error("{key} was fetched {age:#} ago, more than the {greatest:#} that are allowed")]
+    Old {
+        /// What it is.
+        key: Key,
+        /// Its age.
+        age: SignedDuration,
+        /// The greatest age that is allowed.
+        greatest: SignedDuration,
+    },
+    /// It was fetched in the future.
+    #[error("{0} bears a time of fetching that lies in the future")]
+    Future(Key),
+    /// A name or an entry isn't one of ours.
+    #[error("entry {0:?} of the cache can't be read")]
+    Entry(String),
+    /// More than [`MAX_ENTRY`].
+    #[error("{0} is larger than {MAX_ENTRY} bytes")]
+    Large(Key),
+}
+
+/// A thing of collateral, by what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// Certificate of the key that signs for one processor at one TCB; both as in the report, hex.
+    SnpVcek {
+        /// Product, for example `Milan`.
+        product: String,
+        /// The processor.
+        chip: String,
+        /// Its reported TCB.
+        tcb: String,
+    },
+    /// Certificates of the CAs of a product, the intermediate first.
+    SnpChain {
+        /// Product.
+        product: String,
+    },
+    /// Revocation list of a product's root.
+    SnpCrl {
+        /// Product.
+        product: String,
+    },
+    /// All of a TDX platform family's collateral.
+    Tdx {
+        /// The family.
+        fmspc: String,
+    },
+}
+
+impl fmt::Display for Key {
+    /// The name in a cache: letters, digits, dots and dashes, as `ConfigMap` keys and file names may have.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SnpVcek { product, chip, tcb } => write!(f, "snp-vcek.{product}.{chip}.{tcb}"),
+            Self::SnpChain { product } => write!(f, "snp-chain.{product}"),
+            Self::SnpCrl { product } => write!(f, "snp-crl.{product}"),
+            Self::Tdx { fmspc } => write!(f, "tdx.{fmspc}"),
+        }
+    }
+}
+
+impl Key {
+    fn parse(name: &str) -> Option<Self> {
+        let plain = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let parts: Vec<&str> = name.split('.').collect();
+        let (kind, about) = parts.split_first()?;
+        if !about.iter().all(plain) {
+            return None;
+        }
+        Some(match (*kind, about) {
+            ("snp-vcek", [product, chip, tcb]) => {
+                Self::SnpVcek { product: (*product).into(), chip: (*chip).into(), tcb: (*tcb).into() }
+            }
+            ("snp-chain", [product]) => Self::SnpChain { product: (*product).into() },
+            ("snp-crl", [product]) => Self::SnpCrl { product: (*product).into() },
+            ("tdx", [fmspc]) => Self::Tdx { fmspc: (*fmspc).into() },
+            _ => return None,
+        })
+    }
+}
+
+/// What was fetched, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The bytes as the vendor gave them.
+    pub bytes: Vec<u8>,
+    /// When they were fetched.
+    pub fetched: Timestamp,
+}
+
+/// An entry as text.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Written {
+    fetched: Timestamp,
+    base64: String,
+}
+
+/// What was fetched so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cache {
+    entries: BTreeMap<Key, Entry>,
+}
+
+impl Cache {
+    /// Reads a cache from names and texts: the data of a `ConfigMap`, or the files of a folder.
+    ///
+    /// # Errors
+    /// When a name or an entry isn't one that [`Cache::write`] makes.
+    pub fn read<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, Error> {
+        let mut cache = Self::default();
+        for (name, text) in texts {
+            let refuse = || Error::Entry(name.chars().take(253).collect());
+            let key = Key::parse(name).ok_or_else(refuse)?;
+            let written: Written = serde_json::from_str(text).map_err(|_| refuse())?;
+            let bytes = STANDARD.decode(written.base64).map_err(|_| refuse())?;
+            cache.put(key, Entry { bytes, fetched: written.fetched })?;
+        }
+        Ok(cache)
+    }
+
+    /// Names and texts, in the order of names.
+    ///
+    /// # Panics
+    /// Never: a time and a string serialise.
+    pub fn write(&self) -> impl Iterator<Item = (String, String)> {
+        self.entries.iter().map(|(key, entry)| {
+            let written = Written { fetched: entry.fetched, base64: STANDARD.encode(&entry.bytes) };
+            (key.to_string(), serde_json::to_string(&written).expect("a time and a string serialise"))
+        })
+    }
+
+    /// Keeps an entry, unless a newer one of the same thing is there: two that fetch at once do no harm.
+    ///
+    /// # Errors
+    /// When the entry is too large.
+    pub fn put(&mut self, key: Key, entry: Entry) -> Result<(), Error> {
+        if entry.bytes.len() > MAX_ENTRY {
+            return Err(Error::Large(key));
+        }
+        if self.entries.get(&key).is_none_or(|known| known.fetched <= entry.fetched) {
+            self.entries.insert(key, entry);
+        }
+        Ok(())
+    }
+
+    /// The bytes of a thing, if they are at most so old.
+    ///
+    /// # Errors
+    /// When they aren't there, are older, or say that they come from the future.
+    pub fn get(&self, key: &Key, now: Timestamp, greatest: SignedDuration) -> Result<&[u8], Error> {
+        let entry = self.entries.get(key).ok_or_else(|| Error::Absent(key.clone()))?;
+        let age = now.duration_since(entry.fetched);
+        if age < -SKEW {
+            return Err(Error::Future(key.clone()));
+        }
+        if age > greatest {
+            return Err(Error::Old { key: key.clone(), age, greatest });
+        }
+        Ok(&entry.bytes)
+    }
+
+    /// What of a list is to be fetched: all that [`Cache::get`] wouldn't give.
+    #[must_use]
+    pub fn missing<'a>(&self, needs: &'a [Key], now: Timestamp, greatest: SignedDuration) -> Vec<&'a Key> {
+        needs.iter().filter(|key| self.get(key, now, greatest).is_err()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn keys() -> [Key; 4] {
+        let product = || "Milan".to_owned();
+        [
+            Key::SnpVcek { product: product(), chip: "ab".repeat(64), tcb: "0400000000000018db".into() },
+            Key::SnpChain { product: product() },
+            Key::SnpCrl { product: product() },
+            Key::Tdx { fmspc: "00806f050000".into() },
+        ]
+    }
+
+    fn entry(second: i64) -> Entry {
+        Entry { bytes: vec![1, 2], fetched: at(second) }
+    }
+
+    #[test]
+    fn a_cache_survives_its_texts_and_its_names_are_keys_of_a_config_map() {
+        let mut cache = Cache::default();
+        for key in keys() {
+            cache.put(key, entry(5)).unwrap();
+        }
+        let texts: Vec<_> = cache.write().collect();
+        for (name, _) in &texts {
+            assert!(name.len() <= 253 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)));
+        }
+        assert_eq!(Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))).unwrap(), cache);
+    }
+
+    #[test]
+    fn only_what_is_there_and_young_enough_is_given() {
+        let [key, other, ..] = keys();
+        let mut cache = Cache::default();
+        cache.put(key.clone(), entry(1_000)).unwrap();
+        assert_eq!(cache.get(&key, at(1_000 + 86_400), DAY), Ok(&[1, 2][..]));
+        assert!(matches!(cache.get(&key, at(1_001 + 86_400), DAY), Err(Error::Old { .. })));
+        assert_eq!(cache.get(&other, at(1_000), DAY), Err(Error::Absent(other.clone())));
+        assert!(cache.get(&key, at(700), DAY).is_ok());
+        assert_eq!(cache.get(&key, at(699), DAY), Err(Error::Future(key.clone())));
+        assert_eq!(cache.missing(&[key.clone(), other.clone()], at(1_000), DAY), [&other]);
+    }
+
+    #[test]
+    fn a_newer_entry_stays() {
+        let [key, ..] = keys();
+        let mut cache = Cache::default();
+        cache.put(key.clone(), entry(10)).unwrap();
+        cache.put(key.clone(), Entry { bytes: vec![9], fetched: at(9) }).unwrap();
+        assert_eq!(cache.get(&key, at(10), DAY), Ok(&[1, 2][..]));
+        cache.put(key.clone(), Entry { bytes: vec![9], fetched: at(11) }).unwrap();
+        assert_eq!(cache.get(&key, at(11), DAY), Ok(&[9][..]));
+    }
+
+    #[test]
+    fn names_and_texts_that_are_not_ours_are_refused() {
+        let good = r#"{"fetched":"2026-01-01T00:00:00Z","base64":"AQI="}"#;
+        assert!(Cache::read([("tdx.00806f050000", good)]).is_ok());
+        for name in ["", "tdx", "tdx.", "tdx.a.b", "sgx.a", "tdx.../x", "snp-vcek.Milan.ab", "tdx.a\n"] {
+            assert_eq!(Cache::read([(name, good)]), Err(Error::Entry(name.into())));
+        }
+        for text in ["", "{}", &good.replace("AQI=", "?"), &good.replace('}', ",\"more\":1}")] {
+            assert!(Cache::read([("tdx.00806f050000", text)]).is_err(), "{text}");
+        }
+        let large = Entry { bytes: vec![0; MAX_ENTRY + 1], fetched: at(0) };
+        let [key, ..] = keys();
+        assert_eq!(Cache::default().put(key.clone(), large), Err(Error::Large(key)));
+    }
+}
