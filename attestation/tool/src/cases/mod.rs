@@ -6,11 +6,12 @@
 
 pub mod manifest;
 mod mixed;
+mod snp;
 mod tdx;
 
-use std::path::Path;
+use std::{path::Path, str::FromStr};
 
-use constellation_attestation::result::Checks;
+use constellation_attestation::{reference::Requirement, result::Checks};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -44,6 +45,8 @@ pub struct Line {
     pub ok: bool,
 }
 
+/// Why a clause is waived that a case says nothing about.
+const ABSENT: &str = "the case has no value for it";
 /// Why a clause is waived in the second run of a case that expects `policy`.
 const WAIVED: &str = "the case expects that only policy refuses it";
 
@@ -93,7 +96,11 @@ pub fn run(path: &Path, now: Timestamp) -> Result<Vec<Line>, Error> {
                 |case, waived: &[String]| tdx::evaluate(folder, &tdx::Case::new(case, now), &anchors, waived);
             manifest.cases.iter().map(|case| judge(&case.name, case.expect, |waived| evaluate(case, waived))).collect()
         }
-        Manifest::Snp(_) => Err(Error::said("manifest", "this form can't be run yet")),
+        Manifest::Snp(manifest) => {
+            let anchors = snp::anchors(folder, &manifest)?;
+            let evaluate = |case, waived: &[String]| snp::evaluate(folder, case, &anchors, now, waived);
+            manifest.cases.iter().map(|case| judge(&case.name, case.expect, |waived| evaluate(case, waived))).collect()
+        }
     }
 }
 
@@ -115,6 +122,12 @@ fn judge(name: &str, expect: Expect, evaluate: impl Fn(&[String]) -> Result<Eval
         }
     };
     Ok(Line { name: name.to_owned(), verdict, clauses, expect: expect.as_str(), ok: as_wanted && strict.facts })
+}
+
+/// Any of the values in a manifest.
+fn any_of<T: FromStr<Err = impl std::error::Error>>(name: &str, values: &[String]) -> Result<Requirement<T>, Error> {
+    let parsed = values.iter().map(|value| value.parse().map_err(|e| Error::value(name, &e)));
+    Ok(Requirement::AnyOf(parsed.collect::<Result<_, _>>()?))
 }
 
 #[cfg(test)]

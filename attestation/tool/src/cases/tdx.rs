@@ -2,20 +2,14 @@
 
 use std::path::Path;
 
-use constellation_attestation::{
-    reference::Requirement,
-    tdx::{Anchors, Evidence, Policy, TcbStatus, clause, verify_and_appraise},
-};
+use constellation_attestation::tdx::{Anchors, Evidence, Policy, TcbStatus, clause, verify_and_appraise};
 use jiff::Timestamp;
 
 use super::{
-    Evaluated, WAIVED,
-    manifest::{OneOrMore, TdxCase, TdxPolicy},
+    ABSENT, Evaluated, WAIVED, any_of,
+    manifest::{TdxCase, TdxPolicy},
 };
 use crate::input::{self, Error};
-
-/// Why a clause is waived that the case says nothing about.
-const ABSENT: &str = "the case has no value for it";
 
 /// A quote, what it is verified with, and what is wanted of it.
 pub(super) struct Case<'a> {
@@ -85,19 +79,11 @@ fn wanted(case: &TdxPolicy) -> Result<Policy, Error> {
         (clause::MRCONFIGID, &case.mrconfigid),
     ] {
         if let (Some(requirement), Some(values)) = (policy.measurement(name), values) {
-            *requirement = any_of(name, values)?;
+            *requirement = any_of(name, values.values())?;
         }
     }
     if let Some(values) = &case.report_data {
-        policy.report_data = any_of(clause::REPORT_DATA, values)?;
+        policy.report_data = any_of(clause::REPORT_DATA, values.values())?;
     }
     Ok(policy)
-}
-
-fn any_of<T: std::str::FromStr<Err = impl std::error::Error>>(
-    name: &str,
-    values: &OneOrMore,
-) -> Result<Requirement<T>, Error> {
-    let parsed = values.values().iter().map(|value| value.parse().map_err(|e| Error::value(name, &e)));
-    Ok(Requirement::AnyOf(parsed.collect::<Result<_, _>>()?))
 }
