@@ -8,7 +8,7 @@ use constellation_attestation::{
     credential, dsse, endorsement, owner,
     policy::{MANIFEST_TYPE, MeasurementManifest, TRUST_POLICY_TYPE, TrustPolicy},
     predict::{self, pe},
-    protocol, tdx,
+    protocol, snp, tdx,
     tpm::{attest::Attest, eventlog, public::Public, signature::Signature},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,6 +23,9 @@ pub const TARGETS: &[Target] = &[
     ("pe", portable_executable),
     ("policy", policy_json),
     ("protocol", protocol_json),
+    ("snp_certificate", snp_certificate),
+    ("snp_crl", snp_crl),
+    ("snp_report", snp_report),
     ("tdx_collateral", tdx_collateral),
     ("tdx_quote", tdx_quote),
     ("tpm_attest", tpm_attest),
@@ -144,6 +147,47 @@ fn portable_executable(bytes: &[u8]) {
         }
     }
     let _ = predict::predict(bytes);
+}
+
+/// Only what the processor signed is accepted: all but the signature and what may follow it.
+fn snp_report(bytes: &[u8]) {
+    /// What the signature is over (SEV-SNP ABI 1.58, table 23).
+    const SIGNED: usize = 0x2a0;
+    if snp_accepts(bytes, SNP_VCEK, None) {
+        assert_eq!((bytes.get(..SIGNED), bytes.len()), (SNP_REPORT.get(..SIGNED), SNP_REPORT.len()));
+    } else {
+        assert_ne!(bytes, SNP_REPORT);
+    }
+}
+
+/// No certificate makes the genuine report acceptable but what AMD signed, under that signature.
+fn snp_certificate(bytes: &[u8]) {
+    if snp_accepts(SNP_REPORT, bytes, None) {
+        assert!(bytes.ends_with(SNP_VCEK.split_at(SNP_VCEK.len() - 512).1));
+    } else {
+        assert_ne!(bytes, SNP_VCEK);
+    }
+}
+
+/// No list that AMD didn't sign counts as one, and none that can't be read makes a report acceptable.
+fn snp_crl(bytes: &[u8]) {
+    assert!(!snp_accepts(SNP_REPORT, SNP_VCEK, Some(bytes)), "nothing here is a list of AMD's");
+}
+
+const SNP_REPORT: &[u8] = include_bytes!("../corpus/snp_report/milan");
+const SNP_VCEK: &[u8] = include_bytes!("../corpus/snp_certificate/vcek");
+
+fn snp_accepts(report: &[u8], vek: &[u8], crl: Option<&[u8]>) -> bool {
+    let mut policy = snp::Policy::strict();
+    for name in snp::clause::REFERENCE {
+        if crl.is_none() || name != snp::clause::CRL {
+            policy.waive(name, "the target has no reference values");
+        }
+    }
+    let intermediate = include_bytes!("../corpus/snp.ask.der");
+    let now = jiff::Timestamp::from_second(1_790_000_000).expect("in September 2026");
+    let evidence = snp::Evidence { report, vek, intermediate, crl };
+    snp::verify_and_appraise(&evidence, &snp::Anchors::amd(), &policy, now).accepted()
 }
 
 /// Only the genuine collateral makes the genuine quote acceptable.

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use constellation_attestation::{
+    bytes::Hex,
     platform::Platform,
     policy::{Hardware, MeasurementSet, TrustPolicy},
     reference::Requirement,
     result::Checks,
-    tdx::{self, bytes::Hex},
+    snp, tdx,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -30,6 +31,18 @@ pub struct Evidence {
     /// TDX collateral, JSON.
     #[arg(long, value_name = "FILE")]
     pub collateral: Option<PathBuf>,
+    /// SEV-SNP report.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Certificate of the key that signed the report (VCEK or VLEK), DER or PEM.
+    #[arg(long, value_name = "FILE")]
+    pub vek: Option<PathBuf>,
+    /// Certificate of its issuer (ASK or ASVK), DER or PEM.
+    #[arg(long, value_name = "FILE")]
+    pub intermediate: Option<PathBuf>,
+    /// AMD's revocation list, DER.
+    #[arg(long, value_name = "FILE")]
+    pub crl: Option<PathBuf>,
     /// Trust anchor (DER or PEM) instead of the vendor's own.
     #[arg(long, value_name = "FILE")]
     pub root: Option<PathBuf>,
@@ -99,6 +112,7 @@ pub fn appraise(evidence: &Evidence, policy: &std::path::Path) -> Result<Verdict
 fn evaluate(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Error> {
     match evidence.platform {
         Platform::QemuTdx => tdx(evidence, set),
+        Platform::Snp => snp(evidence, set),
         Platform::Simulated => Err(Error::said("simulated", "there is no evidence to look at")),
         other => Err(Error::said(other.as_str(), "its evidence can't be read from files yet")),
     }
@@ -111,20 +125,52 @@ fn tdx(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Erro
     };
     let mut policy = match set.and_then(|set| set.hardware.as_ref()) {
         Some(Hardware::Tdx(policy)) => policy.as_ref().clone(),
-        Some(Hardware::Snp(_)) => return Err(Error::said("hardware", "the set wants a report of other hardware")),
+        Some(Hardware::Snp(_)) => return Err(Error::said("--policy", "the set wants a report of other hardware")),
         None => genuine_tdx(),
     };
-    policy.report_data = match (&evidence.nonce, set) {
-        (Some(nonce), _) => Requirement::Exact(nonce.parse::<Hex<64>>().map_err(|e| Error::value("--nonce", &e))?),
-        (None, None) => Requirement::Waived { reason: NOT_ASKED.to_owned() },
-        // What isn't asked for can't be fresh.
-        (None, Some(_)) => Requirement::AnyOf(Vec::new()),
-    };
+    policy.report_data = attested(evidence, set)?;
     let quote = input::read(needed(evidence.quote.as_ref(), "--quote")?)?;
     let collateral = input::read(needed(evidence.collateral.as_ref(), "--collateral")?)?;
     let shown = tdx::Evidence { quote: &quote, collateral: &collateral };
     let now = evidence.now.unwrap_or_else(Timestamp::now);
     Ok(tdx::verify_and_appraise(&shown, &anchors, &policy, now).checks)
+}
+
+fn snp(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Error> {
+    if evidence.root.is_some() {
+        return Err(Error::said("--root", "AMD's roots are part of the program"));
+    }
+    let mut policy = match set.and_then(|set| set.hardware.as_ref()) {
+        Some(Hardware::Snp(policy)) => policy.as_ref().clone(),
+        Some(Hardware::Tdx(_)) => return Err(Error::said("--policy", "the set wants a report of other hardware")),
+        None => genuine_snp(),
+    };
+    policy.report_data = attested(evidence, set)?;
+    let report = input::read(needed(evidence.report.as_ref(), "--report")?)?;
+    let vek = input::shown_certificate(needed(evidence.vek.as_ref(), "--vek")?)?;
+    let intermediate = input::shown_certificate(needed(evidence.intermediate.as_ref(), "--intermediate")?)?;
+    let crl = evidence.crl.as_deref().map(input::read).transpose()?;
+    let shown = snp::Evidence { report: &report, vek: &vek, intermediate: &intermediate, crl: crl.as_deref() };
+    let now = evidence.now.unwrap_or_else(Timestamp::now);
+    Ok(snp::verify_and_appraise(&shown, &snp::Anchors::amd(), &policy, now))
+}
+
+fn genuine_snp() -> snp::Policy {
+    let mut policy = snp::Policy::strict();
+    for name in snp::clause::REFERENCE {
+        policy.waive(name, NOT_ASKED);
+    }
+    policy
+}
+
+/// What the evidence must be about.
+fn attested(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Requirement<Hex<64>>, Error> {
+    Ok(match (&evidence.nonce, set) {
+        (Some(nonce), _) => Requirement::Exact(nonce.parse::<Hex<64>>().map_err(|e| Error::value("--nonce", &e))?),
+        (None, None) => Requirement::Waived { reason: NOT_ASKED.to_owned() },
+        // What isn't asked for can't be fresh.
+        (None, Some(_)) => Requirement::AnyOf(Vec::new()),
+    })
 }
 
 /// Why `verify` waives a clause.

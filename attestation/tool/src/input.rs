@@ -129,6 +129,17 @@ pub fn certificate(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(first.contents)
 }
 
+/// Reads a file that should hold a certificate of the evidence; gives DER of the first, or the bytes as they are: what
+/// they are worth is for the verifier to say.
+///
+/// # Errors
+/// When it can't be read.
+pub fn shown_certificate(path: &Path) -> Result<Vec<u8>, Error> {
+    let bytes = read(path)?;
+    let first = Pem::iter_from_buffer(&bytes).next().and_then(Result::ok);
+    Ok(first.map_or(bytes, |pem| pem.contents))
+}
+
 /// Parses hex digits.
 ///
 /// # Errors

@@ -120,6 +120,15 @@ fn an_image_is_predicted_and_anything_else_refused() {
 }
 
 #[test]
+fn every_snp_case_has_its_verdict() {
+    let (found, status) = lines(&["cases", "synthetic-snp/manifest.json"]);
+    assert!(found.len() >= 34);
+    assert_eq!(status, 0, "{found:#?}");
+    let debug = found.iter().find(|line| line["name"] == "neg_debug").unwrap();
+    assert_eq!(debug["clauses"], json!(["snp.policy.debug"]));
+}
+
+#[test]
 fn every_tdx_case_has_its_verdict() {
     let (found, status) = lines(&["cases", "synthetic-tdx/manifest.json"]);
     assert!(found.len() >= 25);

@@ -40,7 +40,7 @@ pub(super) fn evaluate(
     let report = input::read(&folder.join(&case.report))?;
     // What isn't sent is empty, and what needs it fails. The root that is sent is never looked at.
     let certificate = |file: Option<&std::path::PathBuf>| match file {
-        Some(file) => input::certificate(&folder.join(file)),
+        Some(file) => input::shown_certificate(&folder.join(file)),
         None => Ok(Vec::new()),
     };
     let (vek, intermediate) = (certificate(case.vek.as_ref())?, certificate(case.intermediate.as_ref())?);
