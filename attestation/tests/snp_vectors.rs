@@ -97,8 +97,10 @@ struct Case {
     _reason: String,
 }
 
+/// The policy of a case, as the manifest writes it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // the manifest's form
 struct CasePolicy {
     measurement: Hex<48>,
     report_data: Hex<64>,

@@ -96,7 +96,7 @@ pub const PLATFORM_ECC: &str = "snp.platform.ecc";
 pub const PLATFORM_RAPL_DISABLED: &str = "snp.platform.rapl_disabled";
 /// Whether ciphertext is hidden from the host.
 pub const PLATFORM_CIPHERTEXT_HIDING: &str = "snp.platform.ciphertext_hiding";
-/// Whether the firmware looked for memory aliases since the last reset and found none (BadRAM).
+/// Whether the firmware looked for memory aliases since the last reset and found none (`BadRAM`).
 pub const PLATFORM_ALIAS_CHECK: &str = "snp.platform.alias_check";
 /// Whether trusted I/O is on.
 pub const PLATFORM_TIO: &str = "snp.platform.tio";

@@ -260,7 +260,7 @@ fn security_version(der: &[u8]) -> Option<u8> {
     }
 }
 
-/// An IA5String (tag 22) of at most 127 bytes.
+/// An `IA5String` (tag 22) of at most 127 bytes.
 fn ia5(der: &[u8]) -> Option<&str> {
     match der {
         [22, length @ ..=127, text @ ..] if usize::from(*length) == text.len() && text.is_ascii() => {

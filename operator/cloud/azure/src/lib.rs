@@ -142,7 +142,7 @@ impl Default for Pace {
         Self {
             poll: Duration::from_secs(3),
             launch: Duration::from_secs(12),
-            network: Duration::from_secs(60),
+            network: Duration::from_mins(1),
             list: Duration::from_secs(5),
         }
     }

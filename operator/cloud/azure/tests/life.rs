@@ -412,14 +412,14 @@ async fn a_vm_is_confidential_and_measured_and_carries_its_launch_configuration(
     cloud.launch(&node("w-1", 0)).await.unwrap();
     kept_to_the_model(&endpoint);
     let world = endpoint.world();
-    let sent = &world.things[&vm("w-1")]["properties"];
-    assert_eq!(sent["securityProfile"]["securityType"], "ConfidentialVM");
-    assert_eq!(sent["securityProfile"]["uefiSettings"], json!({"secureBootEnabled": true, "vTpmEnabled": true}));
-    let disk = &sent["storageProfile"]["osDisk"]["managedDisk"]["securityProfile"];
+    let machine = &world.things[&vm("w-1")]["properties"];
+    assert_eq!(machine["securityProfile"]["securityType"], "ConfidentialVM");
+    assert_eq!(machine["securityProfile"]["uefiSettings"], json!({"secureBootEnabled": true, "vTpmEnabled": true}));
+    let disk = &machine["storageProfile"]["osDisk"]["managedDisk"]["securityProfile"];
     assert_eq!(disk["securityEncryptionType"], "DiskWithVMGuestState");
     assert_eq!(disk["diskEncryptionSet"]["id"], set);
-    assert_eq!(sent["userData"], "eyJzb21lIjoidGhpbmcifQ==");
-    assert_eq!(sent["storageProfile"]["dataDisks"][0]["diskSizeGB"], 20);
+    assert_eq!(machine["userData"], "eyJzb21lIjoidGhpbmcifQ==");
+    assert_eq!(machine["storageProfile"]["dataDisks"][0]["diskSizeGB"], 20);
 }
 
 #[tokio::test]

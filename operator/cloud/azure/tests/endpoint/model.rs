@@ -115,12 +115,16 @@ fn value(at: &str, document: &Value, schema: &Value, given: &Value, wrong: &mut 
         Some("number") => given.is_number(),
         Some("boolean") => given.is_boolean(),
         Some("array") => given.as_array().is_some_and(|items| {
-            items.iter().for_each(|item| value(&format!("{at}[]"), document, &schema["items"], item, wrong));
+            for item in items {
+                value(&format!("{at}[]"), document, &schema["items"], item, wrong);
+            }
             true
         }),
         Some("object") => given.as_object().is_some_and(|members| {
             let schema = &schema["additionalProperties"];
-            members.iter().for_each(|(name, member)| value(&format!("{at}.{name}"), document, schema, member, wrong));
+            for (name, member) in members {
+                value(&format!("{at}.{name}"), document, schema, member, wrong);
+            }
             true
         }),
         _ => true,
