@@ -1,7 +1,7 @@
-//! Who belongs to etcd: forgets members whose node is gone, and hands leadership over before a member leaves.
+//! Who belongs to etcd: forgets members whose node is gone, and lets this node leave.
 //!
-//! kubeadm does neither. A node that died while it joined leaves a learner behind, and etcd takes one at a time; a
-//! leader that removes itself costs an election, during which nothing can be written.
+//! kubeadm forgets nobody: a node that died while it joined leaves a learner behind, and etcd takes one at a time. And
+//! where kubeadm removes a member it empties the folder of an etcd that is started again: as a new, empty cluster.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +13,8 @@ use crate::{error::Error, host::Host, host::command, https::Https, progress::Log
 /// Port of etcd for clients (IANA: etcd-client).
 const PORT: u16 = 2379;
 const PKI: &str = "/etc/kubernetes/pki/etcd";
+/// The administrator's kubeconfig, made by kubeadm; it names the cluster's endpoint, not this node.
+const ADMIN: &str = "/etc/kubernetes/admin.conf";
 
 /// A member, as etcd's JSON gateway shows it (rpc.proto, `Member`); numbers of 64 bits are strings there.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -36,13 +38,7 @@ struct Members {
 
 #[derive(Deserialize)]
 struct Status {
-    header: Header,
     leader: String,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    member_id: String,
 }
 
 /// A control-plane node that Kubernetes knows.
@@ -74,24 +70,45 @@ async fn prune_through(host: &Host, address: &str, known: &BTreeSet<Known>, own:
     Ok(())
 }
 
-/// Before this node leaves: makes another voting member the leader, if this one is.
-pub async fn yield_leadership(host: &Host, log: &Log) -> Result<(), Error> {
-    let etcd = open(host, "127.0.0.1")?;
-    let status: Status = parse(&etcd.post("/v3/maintenance/status", &json!({})).await?)?;
-    if status.leader != status.header.member_id {
-        return Ok(());
+/// This node leaves for good, told to another member: removed before its own etcd ends, so that neither quorum is lost
+/// nor a second cluster begins from an empty folder. May run twice.
+pub async fn leave(host: &Host, own: &str, log: &Log) -> Result<(), Error> {
+    let mut last = Error::State("etcd has no other member: the cluster would end with this node".into());
+    for node in known(ADMIN).await?.iter().filter(|node| node.address != own) {
+        match leave_through(host, &node.address, own, log).await {
+            Ok(()) => return Ok(()),
+            Err(error) => last = error,
+        }
     }
-    let Some(next) = successor(&members(&etcd).await?, &status.leader) else {
+    Err(last)
+}
+
+async fn leave_through(host: &Host, address: &str, own: &str, log: &Log) -> Result<(), Error> {
+    let etcd = open(host, address)?;
+    let all = members(&etcd).await?;
+    let Some(mine) = all.iter().find(|member| is_at(member, own)) else {
+        log.line("this node is no member of etcd any more");
+        return Ok(());
+    };
+    let Some(next) = successor(&all, &mine.id) else {
         return Err(Error::State("etcd has no other voting member: the cluster would end with this node".into()));
     };
-    log.line(&format!("handing etcd's leadership to {}", next.name));
-    etcd.post("/v3/maintenance/transfer-leadership", &json!({"targetID": next.id})).await.map(drop)
+    let status: Status = parse(&etcd.post("/v3/maintenance/status", &json!({})).await?)?;
+    if status.leader == mine.id {
+        log.line(&format!("handing etcd's leadership to {}", next.name));
+        let leader = open(host, own)?;
+        leader.post("/v3/maintenance/transfer-leadership", &json!({"targetID": next.id})).await?;
+    }
+    log.line(&format!("removing etcd member {} {:?}: it leaves", mine.id, mine.name));
+    etcd.post("/v3/cluster/member/remove", &json!({"ID": mine.id})).await.map(drop)
+}
+
+fn is_at(member: &Member, address: &str) -> bool {
+    member.peers.iter().any(|peer| peer.contains(&format!("//{address}:")))
 }
 
 /// Members without a node, and never this node's own: it may have been added by an attempt that broke off.
 fn gone(members: &[Member], known: &BTreeSet<Known>, own: &str) -> Vec<Member> {
-    let is_at =
-        |member: &Member, address: &str| member.peers.iter().any(|peer| peer.contains(&format!("//{address}:")));
     let stays = |member: &&Member| {
         is_at(member, own) && member.name.is_empty()
             || known
@@ -175,6 +192,6 @@ mod tests {
         .unwrap();
         assert_eq!((list.members[0].learner, list.members[1].learner), (false, true));
         let status: Status = parse(br#"{"header":{"member_id":"1"},"version":"3.6.0","leader":"1"}"#).unwrap();
-        assert_eq!(status.leader, status.header.member_id);
+        assert_eq!(status.leader, "1");
     }
 }

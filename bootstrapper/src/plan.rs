@@ -32,12 +32,19 @@ pub enum Action {
         /// How long.
         limit: Duration,
     },
+    /// Remove a folder's files.
+    Empty(String),
     /// From now on drop pod traffic that would cross nodes in clear.
     Guard {
         /// The node's part of the pod network.
         own: String,
         /// The whole pod network.
         all: String,
+    },
+    /// Be no member of etcd any more.
+    LeaveEtcd {
+        /// This node's address.
+        own: String,
     },
     /// Move the two controllers' manifests.
     Move {
@@ -55,8 +62,8 @@ pub enum Action {
     },
     /// Open the state disk, format it if it was never written to, mount it.
     OpenDisk {
-        /// Whether a new one is authenticated.
-        integrity: bool,
+        /// Whether a new one is authenticated; `None` takes no new one.
+        integrity: Option<bool>,
     },
     /// Tell those who follow.
     Phase(&'static str),
@@ -87,8 +94,6 @@ pub enum Action {
         /// Its contents; may be secret.
         contents: Vec<u8>,
     },
-    /// Hand etcd's leadership to another member, if this node has it.
-    YieldEtcd,
 }
 
 impl Action {
@@ -97,16 +102,17 @@ impl Action {
     pub fn describe(&self) -> String {
         match self {
             Self::AwaitApi { server, .. } => format!("await {server}"),
+            Self::Empty(folder) => format!("empty {folder}"),
+            Self::LeaveEtcd { own } => format!("leave etcd as {own}"),
             Self::Guard { own, all } => format!("guard {own} of {all}"),
             Self::Move { from, to } => format!("move {from} {to}"),
-            Self::OpenDisk { integrity } => format!("open disk, integrity {integrity}"),
+            Self::OpenDisk { integrity } => format!("open disk, integrity {integrity:?}"),
             Self::Phase(name) => format!("phase {name}"),
             Self::Restart(unit) => format!("restart {unit}"),
             Self::PruneEtcd { own, .. } => format!("prune etcd members for {own}"),
             Self::Run { command, .. } | Self::Insist { command, .. } => command.join(" "),
             Self::Start(unit) => format!("start {unit}"),
             Self::Write { path, mode, .. } => format!("write {path} {mode:o}"),
-            Self::YieldEtcd => "yield etcd leadership".into(),
         }
     }
 }
@@ -122,7 +128,7 @@ pub struct Facts<'a> {
 
 /// The first step of every way in.
 #[must_use]
-pub fn disk(integrity: bool) -> Vec<Action> {
+pub fn disk(integrity: Option<bool>) -> Vec<Action> {
     vec![Action::Phase("disk"), Action::OpenDisk { integrity }]
 }
 
@@ -237,16 +243,14 @@ fn back() -> Vec<Action> {
     vec![Action::Phase("return"), Action::Restart("kubelet")]
 }
 
-/// A control-plane node leaves etcd.
+/// A control-plane node leaves etcd, then ends its part of the control plane: it must serve nobody from then on.
 #[must_use]
-pub fn leave() -> Vec<Action> {
+pub fn leave(address: &str) -> Vec<Action> {
     vec![
         Action::Phase("etcd"),
-        Action::YieldEtcd,
-        Action::Insist {
-            command: words(&["kubeadm", "reset", "phase", "remove-etcd-member"]),
-            limit: Duration::from_mins(3),
-        },
+        Action::LeaveEtcd { own: address.to_owned() },
+        Action::Phase("static pods"),
+        Action::Empty(MANIFESTS.into()),
     ]
 }
 

@@ -119,7 +119,8 @@ fn granted(machine: &Arc<Machine>, grant: Grant) {
 async fn leave(channel: &mut Channel<TcpStream>, machine: &Machine) -> Result<(), Error> {
     let log = Log::default();
     let work = async {
-        let last = match machine.host.apply(&plan::leave(), &zeroize::Zeroizing::default(), &log).await {
+        let last = match machine.host.apply(&plan::leave(&machine.address), &zeroize::Zeroizing::default(), &log).await
+        {
             Ok(()) => Progress::Done { kubeconfig: String::new() },
             Err(error) => Progress::Failed { message: error.to_string() },
         };

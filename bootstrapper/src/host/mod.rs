@@ -11,6 +11,7 @@ use crate::{error::Error, etcd, mesh, plan::Action, progress::Log};
 
 pub mod command;
 pub mod disk;
+pub mod header;
 
 /// Carries out plans.
 pub enum Host {
@@ -66,22 +67,18 @@ impl Host {
             Action::Run { command, limit } => command::logged(&words(command), *limit, log).await,
             Action::Insist { command, limit } => command::insist(&words(command), *limit, log).await,
             Action::PruneEtcd { kubeconfig, own } => etcd::prune(self, kubeconfig, own, log).await,
-            Action::YieldEtcd => etcd::yield_leadership(self, log).await,
+            Action::LeaveEtcd { own } => etcd::leave(self, own, log).await,
             Action::Start(unit) => command::run(&["systemctl", "start", unit]).await,
             Action::Restart(unit) => command::run(&["systemctl", "restart", "--no-block", unit]).await,
-            Action::Move { from, to } => {
-                for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
-                    let target = Path::new(to).join(entry.file_name());
-                    if to_move(&entry.file_name().to_string_lossy()) {
-                        std::fs::create_dir_all(to).map_err(|e| Error::File(format!("making {to}"), e))?;
-                        std::fs::copy(entry.path(), &target)
-                            .map_err(|e| Error::File(format!("writing {}", target.display()), e))?;
-                        std::fs::remove_file(entry.path())
-                            .map_err(|e| Error::File(format!("removing from {from}"), e))?;
-                    }
-                }
-                Ok(())
-            }
+            Action::Empty(folder) => files(folder).try_for_each(|file| {
+                std::fs::remove_file(&file).map_err(|e| Error::File(format!("removing {}", file.display()), e))
+            }),
+            Action::Move { from, to } => files(from).filter(|file| to_move(file)).try_for_each(|file| {
+                let target = Path::new(to).join(file.file_name().unwrap_or_default());
+                std::fs::create_dir_all(to).map_err(|e| Error::File(format!("making {to}"), e))?;
+                std::fs::copy(&file, &target).map_err(|e| Error::File(format!("writing {}", target.display()), e))?;
+                std::fs::remove_file(&file).map_err(|e| Error::File(format!("removing {}", file.display()), e))
+            }),
             Action::Guard { own, all } => mesh::guard(own, all).await,
             Action::AwaitApi { server, limit } => command::await_readyz(server, *limit, log).await,
         }
@@ -96,8 +93,13 @@ impl Host {
 }
 
 /// Only the two controllers are held back while a joining API server starts.
-fn to_move(name: &str) -> bool {
-    matches!(name, "kube-controller-manager.yaml" | "kube-scheduler.yaml")
+fn to_move(file: &Path) -> bool {
+    ["kube-controller-manager.yaml", "kube-scheduler.yaml"].iter().any(|name| file.ends_with(name))
+}
+
+/// What is in a folder; nothing if there is none.
+fn files(folder: &str) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 fn simulated(action: &Action, root: &Path, log: &Log) -> Result<(), Error> {

@@ -192,10 +192,11 @@ async fn write(
 ) -> Result<(), Error> {
     let name = cluster.name_any();
     let api: Api<ConstellationCluster> = Api::namespaced(ctx.client.clone(), &cluster.namespace().unwrap_or_default());
-    // With the uid: an object of the same name that was made anew is another cluster.
+    // With the uid: an object of the same name that was made anew is another cluster. With the version that was looked
+    // at: what an older look says must not undo what a later one wrote.
     let body = json!({
         "apiVersion": "constellation.dev/v1alpha1", "kind": "ConstellationCluster",
-        "metadata": {"name": name, "uid": cluster.uid()}, "status": status,
+        "metadata": {"name": name, "uid": cluster.uid(), "resourceVersion": cluster.resource_version()}, "status": status,
     });
     match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await {
         Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),

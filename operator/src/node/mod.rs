@@ -88,13 +88,15 @@ async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNo
     }
     let name = node.name_any();
     let api: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &node.namespace().unwrap_or_default());
+    // With the version that was looked at: what an older look says must not undo what a later one wrote.
     let body = serde_json::json!({
-        "apiVersion": "constellation.dev/v1alpha1", "kind": "ConfidentialNode", "metadata": {"name": name}, "status": status,
+        "apiVersion": "constellation.dev/v1alpha1", "kind": "ConfidentialNode",
+        "metadata": {"name": name, "uid": node.uid(), "resourceVersion": node.resource_version()}, "status": status,
     });
     match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await {
         Ok(_) => {}
-        // It went away between look and word.
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+        // It went away, or changed, between look and word: there is another look.
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(()),
         Err(error) => return Err(Error::kube(format!("writing the status of node {name}"))(error)),
     }
     let before = node.status.as_ref().and_then(|status| status.phase);
