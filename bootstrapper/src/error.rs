@@ -19,6 +19,12 @@ pub enum Error {
     /// The state disk holds something that isn't ours.
     #[error("the state disk {0} holds data that isn't a LUKS volume; it won't be formatted: replace the node")]
     ForeignDisk(String),
+    /// The state disk's header isn't one that this program writes.
+    #[error("the state disk's header isn't ours: {0}; it won't be opened: replace the node")]
+    Header(String),
+    /// A member was to be recovered, and its disk holds none.
+    #[error("there is nothing to recover: the disk holds no member")]
+    NothingToRecover,
     /// A file can't be read or written.
     #[error("{0}")]
     File(String, #[source] std::io::Error),

@@ -183,9 +183,9 @@ impl Machine {
 
     async fn work(&self, grant: Grant) -> Result<Zeroizing<String>, Error> {
         let (key, integrity, id) = match &grant {
-            Grant::Init(g) => (&g.disk_key, g.node.disk_integrity, &g.cluster_id),
-            Grant::Join(g) => (&g.disk_key, g.node.disk_integrity, &g.cluster_id),
-            Grant::Recover(g) => (&g.disk_key, false, &g.cluster_id),
+            Grant::Init(g) => (&g.disk_key, Some(g.node.disk_integrity), &g.cluster_id),
+            Grant::Join(g) => (&g.disk_key, Some(g.node.disk_integrity), &g.cluster_id),
+            Grant::Recover(g) => (&g.disk_key, None, &g.cluster_id),
         };
         let key = Zeroizing::new(key.clone());
         let id: [u8; 32] =
@@ -197,7 +197,7 @@ impl Machine {
             Grant::Init(grant) => plan::init(grant, &self.launch_bytes, facts),
             Grant::Join(ticket) => plan::join(ticket, role, &self.secrets.kubelet_key_pem(), &self.launch_bytes, facts),
             Grant::Recover(_) if !facts.member => {
-                return Err(Error::State("there is nothing to recover: the disk holds no member".into()));
+                return Err(Error::NothingToRecover);
             }
             Grant::Recover(_) => {
                 let (node, cluster) = self.settings()?;

@@ -225,7 +225,7 @@ pub struct StateDisk {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub size_gib: Option<u32>,
-    /// Whether changed sectors are detected. Absent: `None` for `local`, where wiping is slow, `Hmac` elsewhere.
+    /// Whether changed sectors are detected. Absent: `None` for `local`, where it is slow, `Hmac` on clouds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub integrity: Option<DiskIntegrity>,
 }

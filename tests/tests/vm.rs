@@ -21,8 +21,11 @@ use std::{
 };
 
 use constellation_crds::{ConfidentialNode, node::Role};
-use constellation_operator::cloud::local::leaks;
-use constellation_tests::world::World;
+use constellation_operator::cloud::{
+    ClusterUid, InstanceId,
+    local::{LocalCloud, leaks},
+};
+use constellation_tests::{operator::program, world::World};
 use kube::{ResourceExt, api::DynamicObject};
 use serde_json::{Value, json};
 
@@ -64,6 +67,16 @@ fn of_image<'a>(nodes: &'a [ConfidentialNode], image: &Path) -> Option<&'a Confi
     nodes.iter().find(|node| Path::new(&node.spec.image) == image)
 }
 
+/// Every VM loses its power and is switched on again.
+async fn power_cut(world: &World) {
+    let cloud = LocalCloud::new(world.dir().join("local")).with_executable(program("constellation-operator").unwrap());
+    let cluster = ClusterUid(world.cluster().await.unwrap().uid().unwrap());
+    for node in world.nodes().await {
+        let id = node.status.unwrap().provider_id.unwrap();
+        cloud.restart(&cluster, &InstanceId(id)).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_of_vms_lives_from_apply_to_nothing_left() {
     let (first, second) = (folder("CONSTELLATION_IMAGE"), folder("CONSTELLATION_IMAGE_2"));
@@ -77,6 +90,7 @@ async fn a_cluster_of_vms_lives_from_apply_to_nothing_left() {
     release(&world, &image, &first).await;
     let mut cluster = world.example("local/cluster.yaml");
     cluster.data["spec"]["nodeGroups"][0]["replicas"] = json!(1);
+    cluster.data["spec"]["nodeGroups"][0]["stateDisk"]["integrity"] = json!("Hmac");
     world.apply_object(cluster).await;
     let init = async |w: &World| {
         let nodes = w.nodes().await;
@@ -99,6 +113,20 @@ async fn a_cluster_of_vms_lives_from_apply_to_nothing_left() {
     inside.pods().await;
     inside.crosses_only_encrypted(&local).await;
     say("pods reach each other, and nothing of it crosses the network in clear");
+
+    for node in world.nodes().await {
+        assert_eq!(inside.authenticates(&node.name_any()), node.spec.role == Role::Worker);
+    }
+    let before = inside.boots().await;
+    power_cut(&world).await;
+    say("every VM lost its power and was switched on again");
+    let back = async |w: &World| {
+        let now = inside.boots().await;
+        w.condition("Ready").await && now.len() == 2 && now.iter().all(|(name, boot)| before.get(name) != Some(boot))
+    };
+    world.until("the nodes back", LONG, back).await;
+    inside.exchange_again().await;
+    say("the same nodes are back with their disks, by Recover and by Join, and their pods reach each other");
 
     release(&world, &tampered, &first).await;
     let refused = async |w: &World| {

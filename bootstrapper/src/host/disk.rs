@@ -1,63 +1,126 @@
 //! The state disk: LUKS2 under the key of the ticket, ext4, and the folders that live on it.
 
-use std::{fs, io::Read as _, path::Path, time::Duration};
+use std::{
+    fs,
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use zeroize::Zeroizing;
 
-use super::command::{output, run, succeeds, with_input};
+use super::{
+    command::{output, run, succeeds, with_input},
+    header::{self, Header},
+};
 use crate::{error::Error, progress::Log};
 
 /// The second virtio disk.
 pub const DEVICE: &str = "/dev/vdb";
 const NAME: &str = "state";
 const MAPPED: &str = "/dev/mapper/state";
+/// Copy of the disk's header in memory: what was checked is what is used, whatever the host writes meanwhile.
+const HEADER: &str = "/run/constellation/state-header";
 /// Where it is mounted.
 pub const MOUNT: &str = "/run/state";
 /// Folders that live on it.
 const FOLDERS: [&str; 5] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log", "/etc/kubernetes"];
-/// A disk that was never written to starts with this many zeros; LUKS2's own header is 16 MiB (its specification, 2.1).
-const BLANK: usize = 1024 * 1024;
-/// Wiping for dm-integrity takes about 24 s for 512 MiB without KVM.
-const WIPE: Duration = Duration::from_hours(1);
+/// A disk that was never written to starts with this many zeros.
+const BLANK: u64 = 1 << 20;
+/// Written at both ends of a new authenticated volume, where mke2fs reads: sectors that were never written have no
+/// valid tag and can't be read.
+const END: usize = 1 << 20;
+/// Making a file system writes its tables, which takes time where sectors are authenticated.
+const FORMAT: Duration = Duration::from_mins(30);
+const OPEN: Duration = Duration::from_mins(1);
 
-/// Opens the disk; formats it only if it was never written to. May run twice.
-pub async fn open(integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
-    if !Path::new(MAPPED).exists() {
-        if !succeeds(&["cryptsetup", "isLuks", DEVICE]).await {
-            if !is_blank(Path::new(DEVICE))? {
+/// Opens the disk and mounts it. May run twice.
+///
+/// With `Some`, a disk that never held a whole volume is formatted, authenticated or not; `None` takes only one that is
+/// there. A volume that was once complete is never formatted again.
+pub async fn open(integrity: Option<bool>, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
+    match existing().await? {
+        Some(Header { complete: true, integrity: found }) => {
+            if integrity == Some(true) && !found {
+                return Err(Error::Header("sectors aren't authenticated".into()));
+            }
+            if !Path::new(MAPPED).exists() {
+                unlock(key).await?;
+            }
+        }
+        other => {
+            let integrity = integrity.ok_or(Error::NothingToRecover)?;
+            if other.is_none() && !is_blank(Path::new(DEVICE))? {
                 return Err(Error::ForeignDisk(DEVICE.into()));
             }
-            log.line("formatting the state disk");
-            // The key is 256 random bits, so stretching it would only cost time.
-            let mut words = vec![
-                "cryptsetup",
-                "luksFormat",
-                "--type",
-                "luks2",
-                "--batch-mode",
-                "--pbkdf",
-                "pbkdf2",
-                "--pbkdf-force-iterations",
-                "1000",
-                "--key-file",
-                "-",
-            ];
-            if integrity {
-                words.extend(["--integrity", "hmac-sha256"]);
-            }
-            words.push(DEVICE);
-            with_input(&words, key, WIPE).await?;
+            format(integrity, key, log).await?;
         }
-        with_input(
-            &["cryptsetup", "open", "--type", "luks2", "--key-file", "-", DEVICE, NAME],
-            key,
-            Duration::from_mins(1),
-        )
-        .await?;
     }
-    if !has_ext4(Path::new(MAPPED))? {
-        run(&["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1,nodiscard", MAPPED]).await?;
+    mount().await
+}
+
+/// The disk's header, copied and checked; `None` if it has none.
+async fn existing() -> Result<Option<Header>, Error> {
+    if let Some(folder) = Path::new(HEADER).parent() {
+        make(&folder.to_string_lossy())?;
     }
+    let bytes = start(Path::new(DEVICE), header::SIZE)?;
+    super::write(Path::new(HEADER), 0o600, &bytes)?;
+    if !succeeds(&["cryptsetup", "isLuks", HEADER]).await {
+        return Ok(None);
+    }
+    let json = output(&["cryptsetup", "luksDump", "--dump-json-metadata", HEADER], OPEN).await?;
+    header::check(&json).map(Some).map_err(Error::Header)
+}
+
+async fn unlock(key: &Zeroizing<Vec<u8>>) -> Result<(), Error> {
+    let words = ["cryptsetup", "open", "--type", "luks2", "--key-file", "-", "--header", HEADER, DEVICE, NAME];
+    with_input(&words, key, OPEN).await
+}
+
+/// Makes a volume and its file system; the token that says so comes last.
+async fn format(integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
+    if Path::new(MAPPED).exists() {
+        run(&["cryptsetup", "close", NAME]).await?;
+    }
+    log.line("formatting the state disk");
+    let sector = header::SECTOR.to_string();
+    let mut words = vec!["cryptsetup", "luksFormat", "--type", "luks2", "--batch-mode", "--key-file", "-"];
+    words.extend(["--cipher", header::CIPHER, "--key-size", "512", "--sector-size", &sector]);
+    // The key is 256 random bits, so stretching it would only cost time.
+    words.extend(["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]);
+    if integrity {
+        words.extend(["--integrity", "hmac-sha256", "--integrity-no-wipe"]);
+    }
+    words.push(DEVICE);
+    with_input(&words, key, FORMAT).await?;
+    existing().await?.ok_or_else(|| Error::Header("there is none after formatting".into()))?;
+    unlock(key).await?;
+    // Nothing is read that wasn't written before: so all tables are written now, not in the background.
+    let lazy =
+        if integrity { "nodiscard,lazy_itable_init=0,lazy_journal_init=0" } else { "nodiscard,lazy_itable_init=1" };
+    if integrity {
+        clear_ends(Path::new(MAPPED))?;
+    }
+    output(&["mke2fs", "-q", "-F", "-t", "ext4", "-b", &sector, "-E", lazy, MAPPED], FORMAT).await?;
+    let token = serde_json::json!({"type": header::COMPLETE, "keyslots": []}).to_string();
+    with_input(&["cryptsetup", "token", "import", "--json-file", "-", DEVICE], token.as_bytes(), OPEN).await
+}
+
+/// Writes zeros over the first and the last MiB.
+fn clear_ends(device: &Path) -> Result<(), Error> {
+    let failed = |e| Error::File(format!("writing {}", device.display()), e);
+    let mut file = fs::File::options().write(true).open(device).map_err(failed)?;
+    let zeros = vec![0; END];
+    file.write_all(&zeros).map_err(failed)?;
+    let end = file.seek(SeekFrom::End(0)).map_err(failed)?;
+    file.seek(SeekFrom::Start(end.saturating_sub(END as u64) / END as u64 * END as u64)).map_err(failed)?;
+    let rest = usize::try_from(end - file.stream_position().map_err(failed)?).unwrap_or(END);
+    file.write_all(&vec![0; rest]).map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+async fn mount() -> Result<(), Error> {
     let mounts = output(&["cat", "/proc/mounts"], Duration::from_secs(10)).await?;
     let is_mounted = |path: &str| mounts.lines().any(|line| line.split(' ').nth(1) == Some(path));
     if !is_mounted(MOUNT) {
@@ -84,15 +147,10 @@ fn is_blank(device: &Path) -> Result<bool, Error> {
     Ok(start(device, BLANK)?.iter().all(|byte| *byte == 0))
 }
 
-/// Whether there is an ext4 file system: its magic is at byte 1080 (kernel documentation, ext4 super block).
-fn has_ext4(device: &Path) -> Result<bool, Error> {
-    Ok(start(device, 1082)?.get(1080..) == Some([0x53, 0xef].as_slice()))
-}
-
-fn start(device: &Path, length: usize) -> Result<Vec<u8>, Error> {
+fn start(device: &Path, length: u64) -> Result<Vec<u8>, Error> {
     let failed = |e| Error::File(format!("reading {}", device.display()), e);
     let mut bytes = Vec::new();
-    fs::File::open(device).map_err(failed)?.take(length as u64).read_to_end(&mut bytes).map_err(failed)?;
+    fs::File::open(device).map_err(failed)?.take(length).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 
@@ -103,10 +161,10 @@ mod tests {
     #[test]
     fn only_a_disk_that_was_never_written_to_is_blank() {
         let folder = std::env::temp_dir().join(format!("constellation-disk-{}", std::process::id()));
-        fs::write(&folder, vec![0; BLANK + 1]).unwrap();
+        fs::write(&folder, vec![0; BLANK as usize + 1]).unwrap();
         assert!(is_blank(&folder).unwrap());
-        let mut bytes = vec![0; BLANK + 1];
-        bytes[BLANK - 1] = 1;
+        let mut bytes = vec![0; BLANK as usize + 1];
+        bytes[BLANK as usize - 1] = 1;
         fs::write(&folder, bytes).unwrap();
         assert!(!is_blank(&folder).unwrap());
         fs::remove_file(&folder).unwrap();

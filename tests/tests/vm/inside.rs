@@ -1,6 +1,7 @@
 //! The cluster that was made, seen with its administrator's kubeconfig, and its pods.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -90,6 +91,36 @@ impl Inside {
         }
     }
 
+    /// Boot IDs of the Kubernetes nodes by name, for those that are ready.
+    pub async fn boots(&self) -> BTreeMap<String, String> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        // While its only API server restarts there is no answer.
+        let Ok(list) = nodes.list(&ListParams::default()).await else { return BTreeMap::new() };
+        list.iter()
+            .filter_map(|node| {
+                let status = node.status.as_ref()?;
+                let mut conditions = status.conditions.iter().flatten();
+                conditions.any(|c| c.type_ == "Ready" && c.status == "True").then_some(())?;
+                Some((node.name_any(), status.node_info.as_ref()?.boot_id.clone()))
+            })
+            .collect()
+    }
+
+    /// What a node's kernel says of its state disk: whether sectors pass dm-integrity below dm-crypt.
+    pub fn authenticates(&self, node: &str) -> bool {
+        let output = self.inside(&format!("on-{node}"), "cat /sys/block/dm-*/dm/name");
+        assert!(output.lines().any(|name| name == "state"), "{output}");
+        output.lines().any(|name| name == "state_dif")
+    }
+
+    /// Whether the pods of the first and the last node reach each other again before the time is over.
+    pub async fn exchange_again(&self) {
+        let end = tokio::time::Instant::now() + START;
+        while !self.exchange().await {
+            assert!(tokio::time::Instant::now() < end, "the pods don't reach each other");
+        }
+    }
+
     /// Whether a pod of the first node gets the page of the last node's pod, and back.
     async fn exchange(&self) -> bool {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), "default");
@@ -102,13 +133,18 @@ impl Inside {
     fn asks(&self, from: &Pod, to: &Pod) -> bool {
         let address = to.status.as_ref().unwrap().pod_ip.clone().unwrap();
         let ask = format!("printf 'GET /?{MARKER} HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 10 {address} 80");
+        self.inside(&from.name_any(), &ask).contains(MARKER)
+    }
+
+    /// What a shell in a pod prints.
+    fn inside(&self, pod: &str, script: &str) -> String {
         let output = Command::new(built(&["kubectl"]).unwrap().join("kubectl"))
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
-            .args(["exec", &from.name_any(), "--", "/bin/busybox", "sh", "-c", &ask])
+            .args(["exec", pod, "--", "/bin/busybox", "sh", "-c", script])
             .output()
             .unwrap();
-        String::from_utf8_lossy(&output.stdout).contains(MARKER)
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Admitted nodes' pods reach each other, and a host that listens sees the mesh's packets and nothing of theirs.
