@@ -160,13 +160,25 @@ mod tests {
 
     #[test]
     fn only_a_disk_that_was_never_written_to_is_blank() {
-        let folder = std::env::temp_dir().join(format!("constellation-disk-{}", std::process::id()));
-        fs::write(&folder, vec![0; BLANK as usize + 1]).unwrap();
-        assert!(is_blank(&folder).unwrap());
-        let mut bytes = vec![0; BLANK as usize + 1];
-        bytes[BLANK as usize - 1] = 1;
-        fs::write(&folder, bytes).unwrap();
-        assert!(!is_blank(&folder).unwrap());
-        fs::remove_file(&folder).unwrap();
+        let file = std::env::temp_dir().join(format!("constellation-disk-{}", std::process::id()));
+        let mut bytes = vec![0; usize::try_from(BLANK).unwrap()];
+        fs::write(&file, &bytes).unwrap();
+        assert!(is_blank(&file).unwrap());
+        *bytes.last_mut().unwrap() = 1;
+        fs::write(&file, bytes).unwrap();
+        assert!(!is_blank(&file).unwrap());
+        fs::remove_file(&file).unwrap();
+    }
+
+    #[test]
+    fn both_ends_of_a_device_of_any_size_are_cleared_and_nothing_else() {
+        let file = std::env::temp_dir().join(format!("constellation-ends-{}", std::process::id()));
+        fs::write(&file, vec![7; 4 * END + 4096]).unwrap();
+        clear_ends(&file).unwrap();
+        let bytes = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        assert_eq!(bytes.len(), 4 * END + 4096);
+        assert!(bytes[..END].iter().chain(&bytes[3 * END + 4096..]).all(|byte| *byte == 0));
+        assert!(bytes[END..3 * END].iter().all(|byte| *byte == 7));
     }
 }

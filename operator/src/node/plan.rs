@@ -94,12 +94,11 @@ fn leave(seen: &Observed) -> Plan {
     };
     let mut steps = Vec::new();
     let running = goes == Some(InstanceState::Running);
+    let since = seen.node.metadata.deletion_timestamp.as_ref().map_or(0, |at| seen.now.as_second() - at.0.as_second());
     if let (true, Some(kube)) = (cluster.initialized && running, seen.kube) {
         if !kube.cordoned {
             steps.push(Step::Cordon);
         }
-        let since =
-            seen.node.metadata.deletion_timestamp.as_ref().map_or(0, |at| seen.now.as_second() - at.0.as_second());
         if kube.ready && kube.pods > 0 && since < cluster.drain_seconds {
             steps.push(Step::Drain);
             return Plan { steps, soon: true };
@@ -109,8 +108,11 @@ fn leave(seen: &Observed) -> Plan {
         steps.push(Step::Evict);
     }
     let member = seen.since("Joined").is_some() || seen.kube.is_some();
-    if running && member && seen.is_control_plane() && cluster.other_control_planes > 0 && seen.since("Left").is_none()
-    {
+    // Two others have a majority of three without it, so one that never answers is not waited for: the next node that
+    // joins removes its member. With one other, etcd would end with it.
+    let given_up = cluster.other_control_planes > 1 && since >= cluster.drain_seconds + cluster.node_seconds;
+    let has_left = seen.since("Left").is_some() || given_up;
+    if running && member && seen.is_control_plane() && cluster.other_control_planes > 0 && !has_left {
         steps.push(Step::Leave);
         return Plan { steps, soon: true };
     }
