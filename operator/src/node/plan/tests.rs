@@ -157,8 +157,12 @@ fn a_control_plane_node_leaves_etcd_before_its_vm_goes_unless_it_is_the_last() {
     assert_eq!(steps(&seen), [Step::Evict, Step::Terminate]);
     seen.cluster.as_mut().unwrap().other_control_planes = 1;
     assert_eq!(steps(&seen), [Step::Evict, Step::Leave]);
-    let left = reached(seen, "Left", 1);
+    let left = reached(seen.clone(), "Left", 1);
     assert_eq!(steps(&left), [Step::Evict, Step::Terminate]);
+    seen.now = Timestamp::from_second(NOW + 100_000).unwrap();
+    assert_eq!(steps(&seen), [Step::Evict, Step::Leave], "etcd would end with it");
+    seen.cluster.as_mut().unwrap().other_control_planes = 2;
+    assert_eq!(steps(&seen), [Step::Evict, Step::Terminate], "it never answers, and two are a majority");
 }
 
 #[test]
