@@ -274,6 +274,8 @@ pub struct ClusterSettings {
     pub service_cidr: String,
     /// Whether we make the pod network (`mesh`) or the user does.
     pub mesh: bool,
+    /// Whether machines may be so slow, without hardware virtualisation, that Kubernetes' own time limits would expire.
+    pub slow: bool,
 }
 
 /// What an admitted node gets from the verifier. Sealed.

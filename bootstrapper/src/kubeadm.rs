@@ -12,9 +12,12 @@ const COMPONENTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manage
 /// `WireGuard`'s overhead over an Ethernet frame of 1500 bytes is 80 bytes with IPv6.
 const POD_MTU: u32 = 1420;
 
-/// Patches below `folder` of kubeadm: file name and contents.
+/// kubeadm's patches: file name and contents. Only slow machines need any; an empty one keeps the folder.
 #[must_use]
-pub fn patches() -> Vec<(String, String)> {
+pub fn patches(cluster: &ClusterSettings) -> Vec<(String, String)> {
+    if !cluster.slow {
+        return vec![("etcd+strategic.yaml".into(), "{}\n".into())];
+    }
     COMPONENTS
         .iter()
         .map(|name| {
@@ -44,7 +47,7 @@ pub fn init_config(node: &NodeSettings, cluster: &ClusterSettings, address: &str
         "patches": {"directory": patches},
         "timeouts": timeouts(),
     });
-    documents(&[init, cluster_config(cluster), kubelet_config(), proxy_config()])
+    documents(&[init, cluster_config(cluster), kubelet_config(cluster), proxy_config()])
 }
 
 /// `kubeadm join --config` of a control-plane node; discovery is by the administrator's kubeconfig of the ticket.
@@ -148,8 +151,10 @@ fn timeouts() -> serde_json::Value {
 }
 
 fn cluster_config(cluster: &ClusterSettings) -> serde_json::Value {
+    // What follows is measured for slow machines; the others keep Kubernetes' own settings.
     let env = |pairs: &[(&str, &str)]| {
-        pairs.iter().map(|(name, value)| json!({"name": name, "value": value})).collect::<Vec<_>>()
+        let pairs = pairs.iter().filter(|_| cluster.slow);
+        pairs.map(|(name, value)| json!({"name": name, "value": value})).collect::<Vec<_>>()
     };
     let one_thread = env(&[("GOMAXPROCS", "1"), ("GOGC", "400")]);
     let leases = env(&[
@@ -179,18 +184,23 @@ fn cluster_config(cluster: &ClusterSettings) -> serde_json::Value {
     })
 }
 
-fn kubelet_config() -> serde_json::Value {
-    json!({
+fn kubelet_config(cluster: &ClusterSettings) -> serde_json::Value {
+    let mut config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "cgroupDriver": "systemd",
-        "nodeLeaseDurationSeconds": 120,
-        "nodeStatusUpdateFrequency": "60s",
         "fileCheckFrequency": "5s",
-        "volumeStatsAggPeriod": "-1s",
+        // The images that came with the node are in no registry: one that is collected is lost. So none is collected,
+        // also of those that users' pods pulled.
         "imageGCHighThresholdPercent": 100,
-        "evictionHard": {"memory.available": "50Mi"},
-    })
+    });
+    if cluster.slow {
+        config["nodeLeaseDurationSeconds"] = json!(120);
+        config["nodeStatusUpdateFrequency"] = json!("60s");
+        config["volumeStatsAggPeriod"] = json!("-1s");
+        config["evictionHard"] = json!({"memory.available": "50Mi"});
+    }
+    config
 }
 
 fn proxy_config() -> serde_json::Value {
@@ -229,6 +239,7 @@ mod tests {
             pod_cidr: "10.244.0.0/16".into(),
             service_cidr: "10.96.0.0/16".into(),
             mesh: true,
+            slow: true,
         }
     }
 
@@ -244,6 +255,16 @@ mod tests {
         }
         let join = join_config(&node(), &cluster(), "10.77.0.12", "/p", "/d");
         assert!(join.contains(r#""kubeConfigPath":"/d""#) && !join.contains("token"));
+    }
+
+    #[test]
+    fn only_slow_machines_get_other_time_limits_than_kubernetes_own() {
+        let fast = ClusterSettings { slow: false, ..cluster() };
+        let told = |cluster: &ClusterSettings| init_config(&node(), cluster, "10.77.0.11", "/p");
+        for setting in ["leader-elect", "election-timeout", "GOMAXPROCS", "nodeLeaseDurationSeconds", "evictionHard"] {
+            assert!(told(&cluster()).contains(setting) && !told(&fast).contains(setting), "{setting}");
+        }
+        assert!(patches(&cluster()).len() == 4 && patches(&fast)[0].1 == "{}\n");
     }
 
     #[test]

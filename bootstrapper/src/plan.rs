@@ -150,7 +150,7 @@ pub fn init(grant: &InitRequest, launch_config: &[u8], facts: Facts<'_>) -> Vec<
         plan.extend(back());
         return plan;
     }
-    plan.extend(patches());
+    plan.extend(patches(&grant.cluster));
     let config = format!("{HOME}/kubeadm.yaml");
     let text = kubeadm::init_config(&grant.node, &grant.cluster, facts.address, &format!("{HOME}/patches"));
     plan.extend([
@@ -264,7 +264,7 @@ fn control_plane(ticket: &Ticket, admin: &str, address: &str) -> Vec<Action> {
         command: [words(&["kubeadm", "join"]), words(arguments), words(&["--config", &config])].concat(),
         limit: JOIN_LIMIT,
     };
-    let mut plan = patches();
+    let mut plan = patches(&ticket.cluster);
     plan.extend([
         secret(&discovery, admin.to_owned()),
         secret(&config, text),
@@ -317,8 +317,8 @@ fn network(node: &NodeSettings, cluster: &ClusterSettings) -> Vec<Action> {
     ]
 }
 
-fn patches() -> Vec<Action> {
-    kubeadm::patches().into_iter().map(|(name, text)| secret(&format!("{HOME}/patches/{name}"), text)).collect()
+fn patches(cluster: &ClusterSettings) -> Vec<Action> {
+    kubeadm::patches(cluster).into_iter().map(|(name, text)| secret(&format!("{HOME}/patches/{name}"), text)).collect()
 }
 
 fn secret(path: &str, contents: impl Into<Vec<u8>>) -> Action {

@@ -137,6 +137,7 @@ pub(crate) mod tests {
             pod_cidr: "10.244.0.0/16".to_owned(),
             service_cidr: "10.96.0.0/16".to_owned(),
             mesh: true,
+            slow: true,
         };
         fs::write(paths.dir.join("disk-secret"), [1; 32]).unwrap();
         fs::write(paths.dir.join("cluster-id"), [2; 32]).unwrap();

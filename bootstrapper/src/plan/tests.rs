@@ -25,6 +25,7 @@ fn cluster() -> ClusterSettings {
         pod_cidr: "10.244.0.0/16".into(),
         service_cidr: "10.96.0.0/16".into(),
         mesh: true,
+        slow: true,
     }
 }
 

@@ -74,6 +74,7 @@ pub fn cluster_settings(
         pod_cidr: spec.pod_cidr.unwrap_or_else(|| POD_CIDR.to_owned()),
         service_cidr: spec.service_cidr.unwrap_or_else(|| SERVICE_CIDR.to_owned()),
         mesh: spec.cni != Some(Cni::None),
+        slow: cluster.spec.provider.local.is_some(),
     }
 }
 

@@ -228,6 +228,7 @@ fn home(folder: &Path, owner: &SigningKey, control_plane: &ControlPlane) -> Resu
         pod_cidr: "10.244.0.0/16".to_owned(),
         service_cidr: "10.96.0.0/16".to_owned(),
         mesh: true,
+        slow: true,
     };
     fs::write(folder.join("disk-secret"), DISK_SECRET)?;
     fs::write(folder.join("cluster-id"), CLUSTER_ID)?;
