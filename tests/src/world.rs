@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -50,6 +51,7 @@ impl World {
     /// An API server with our kinds, in `dir`, for a story about a cluster.
     pub async fn start(dir: PathBuf, cluster: &str) -> Self {
         let lock = exclusive(&dir).unwrap();
+        end_machines(&dir);
         let options = Options { dir: Some(dir.join("plane")), audit_log: Some(dir.join("audit.log")) };
         let plane = ControlPlane::start_with(&options).await.unwrap();
         let client = plane.client().await.unwrap();
@@ -243,6 +245,27 @@ impl World {
     fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.dir.join("audit.log")).unwrap();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        end_machines(&self.dir);
+    }
+}
+
+/// Ends the VMs of a story that failed or was cut off: their supervisor is the first process of their namespace, and it
+/// is meant to outlive operators. Its folder is removed too.
+fn end_machines(dir: &Path) {
+    for cluster in fs::read_dir(dir.join("local")).into_iter().flatten().flatten() {
+        let folder = cluster.path();
+        let pid = fs::read_to_string(folder.join("supervisor.pid")).unwrap_or_default();
+        let words = fs::read(Path::new("/proc").join(pid.trim()).join("cmdline")).unwrap_or_default();
+        // The number may be another process's by now.
+        if String::from_utf8_lossy(&words).contains(&*folder.to_string_lossy()) {
+            Command::new("kill").args(["-KILL", pid.trim()]).status().ok();
+        }
+        fs::remove_dir_all(folder).ok();
     }
 }
 
