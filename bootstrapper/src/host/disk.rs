@@ -29,7 +29,11 @@ const FOLDERS: [&str; 5] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib
 const BLANK: u64 = 1 << 20;
 /// Written at both ends of a new authenticated volume, where mke2fs reads: sectors that were never written have no
 /// valid tag and can't be read.
-const END: usize = 1 << 20;
+const END: u64 = 1 << 20;
+/// Bytes of one of ext4's block groups: 8 blocks for each byte of a block's bitmap (kernel documentation, ext4, "Block
+/// groups"). mke2fs writes a quarter of some groups' first block, which reads the rest of it.
+const GROUP: u64 = 8 * BLOCK * BLOCK;
+const BLOCK: u64 = header::SECTOR as u64;
 /// Making a file system writes its tables, which takes time where sectors are authenticated.
 const FORMAT: Duration = Duration::from_mins(30);
 const OPEN: Duration = Duration::from_mins(1);
@@ -100,23 +104,24 @@ async fn format(integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<
     let lazy =
         if integrity { "nodiscard,lazy_itable_init=0,lazy_journal_init=0" } else { "nodiscard,lazy_itable_init=1" };
     if integrity {
-        clear_ends(Path::new(MAPPED))?;
+        clear(Path::new(MAPPED))?;
     }
     output(&["mke2fs", "-q", "-F", "-t", "ext4", "-b", &sector, "-E", lazy, MAPPED], FORMAT).await?;
     let token = serde_json::json!({"type": header::COMPLETE, "keyslots": []}).to_string();
     with_input(&["cryptsetup", "token", "import", "--json-file", "-", DEVICE], token.as_bytes(), OPEN).await
 }
 
-/// Writes zeros over the first and the last MiB.
-fn clear_ends(device: &Path) -> Result<(), Error> {
+/// Writes zeros where mke2fs reads before it writes: over both ends, and over the first block of each group.
+fn clear(device: &Path) -> Result<(), Error> {
     let failed = |e| Error::File(format!("writing {}", device.display()), e);
     let mut file = fs::File::options().write(true).open(device).map_err(failed)?;
-    let zeros = vec![0; END];
-    file.write_all(&zeros).map_err(failed)?;
-    let end = file.seek(SeekFrom::End(0)).map_err(failed)?;
-    file.seek(SeekFrom::Start(end.saturating_sub(END as u64) / END as u64 * END as u64)).map_err(failed)?;
-    let rest = usize::try_from(end - file.stream_position().map_err(failed)?).unwrap_or(END);
-    file.write_all(&vec![0; rest]).map_err(failed)?;
+    let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
+    let groups = (0..size).step_by(usize::try_from(GROUP).unwrap_or(usize::MAX)).map(|start| (start, BLOCK));
+    for (start, length) in [(0, END), (size.saturating_sub(END) / BLOCK * BLOCK, END)].into_iter().chain(groups) {
+        let zeros = usize::try_from(length.min(size - start)).unwrap_or_default();
+        file.seek(SeekFrom::Start(start)).map_err(failed)?;
+        file.write_all(&vec![0; zeros]).map_err(failed)?;
+    }
     file.sync_all().map_err(failed)
 }
 
@@ -171,14 +176,20 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_of_a_device_of_any_size_are_cleared_and_nothing_else() {
-        let file = std::env::temp_dir().join(format!("constellation-ends-{}", std::process::id()));
-        fs::write(&file, vec![7; 4 * END + 4096]).unwrap();
-        clear_ends(&file).unwrap();
+    fn both_ends_and_each_group_of_a_device_are_cleared_and_nothing_else() {
+        let file = std::env::temp_dir().join(format!("constellation-clear-{}", std::process::id()));
+        let size = GROUP + 3 * END + BLOCK;
+        fs::write(&file, vec![7; usize::try_from(size).unwrap()]).unwrap();
+        clear(&file).unwrap();
         let bytes = fs::read(&file).unwrap();
         fs::remove_file(&file).unwrap();
-        assert_eq!(bytes.len(), 4 * END + 4096);
-        assert!(bytes[..END].iter().chain(&bytes[3 * END + 4096..]).all(|byte| *byte == 0));
-        assert!(bytes[END..3 * END].iter().all(|byte| *byte == 7));
+        assert_eq!(bytes.len() as u64, size);
+        let cleared = |from: u64, to: u64| {
+            let part = &bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()];
+            assert!(part.iter().all(|byte| *byte == part[0]), "{from} to {to}");
+            part[0] == 0
+        };
+        assert!(cleared(0, END) && cleared(size - END, size) && cleared(GROUP, GROUP + BLOCK));
+        assert!(!cleared(END, GROUP) && !cleared(GROUP + BLOCK, size - END));
     }
 }
