@@ -9,10 +9,11 @@ use crate::{
     plan::{CREDENTIAL, CURRENT_CREDENTIAL},
 };
 
-/// The API server ends a watch by itself after this many seconds.
-const WATCH_SECONDS: u32 = 240;
+/// The API server ends a watch by itself after this many seconds; one that died without a word is noticed soon after.
+/// Each end costs one list.
+const WATCH_SECONDS: u32 = 60;
 /// How long an API server may be late with that.
-const LATE: Duration = Duration::from_secs(30);
+const LATE: Duration = Duration::from_secs(20);
 
 /// A way to the API server.
 pub struct Api(Https);

@@ -126,15 +126,10 @@ async fn run(machine: &Machine, mesh: &mut Option<BTreeMap<String, Peer>>) -> Re
 /// The admitted nodes but ourselves, by key. An admission without a record, or on its way out, is no peer; so is one
 /// whose network isn't a proper part of the pod network: it would take other nodes' traffic.
 fn peers(items: &[Item], own: &str, pod_cidr: &str) -> BTreeMap<String, Peer> {
-    let prefix = pod_cidr.split('/').next().unwrap_or_default();
-    let prefix: Vec<_> = prefix.split('.').take(2).collect();
     items
         .iter()
         .filter(|item| item.spec.node_uid != own && item.spec.evicted != Some(true))
-        .filter(|item| {
-            let parts: Vec<_> = item.spec.pod_cidr.split('.').collect();
-            parts.len() == 4 && parts.get(..2) == Some(prefix.as_slice()) && item.spec.pod_cidr.ends_with(".0/24")
-        })
+        .filter(|item| is_slice(&item.spec.pod_cidr, pod_cidr))
         .filter_map(|item| {
             let admission = item.status.admission.as_ref()?;
             let address: std::net::IpAddr = admission.address.parse().ok()?;
@@ -142,6 +137,20 @@ fn peers(items: &[Item], own: &str, pod_cidr: &str) -> BTreeMap<String, Peer> {
             (admission.wireguard_key.len() == 44).then(|| (admission.wireguard_key.clone(), peer))
         })
         .collect()
+}
+
+/// Whether `slice` is one of the /24 networks of the pod network `all`.
+fn is_slice(slice: &str, all: &str) -> bool {
+    let (Some((base, 24)), Some((all, length))) = (network(slice), network(all)) else { return false };
+    let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+    length < 24 && base.is_multiple_of(256) && base & mask == all & mask
+}
+
+/// Address and length of the prefix of an IPv4 network.
+fn network(cidr: &str) -> Option<(u32, u32)> {
+    let (base, length) = cidr.split_once('/')?;
+    let length = length.parse().ok().filter(|length| *length <= 32)?;
+    Some((base.parse::<std::net::Ipv4Addr>().ok()?.into(), length))
 }
 
 /// Commands that lead from one mesh to another: who leaves goes first.
@@ -227,6 +236,26 @@ mod tests {
             item("a", "10.77.0.0/24", false, Some(KEY)),
         ] {
             assert_eq!(mesh(&[no]), 0);
+        }
+    }
+
+    #[test]
+    fn a_slice_lies_in_the_pod_network_whatever_its_size() {
+        for (slice, all, expected) in [
+            ("10.244.7.0/24", "10.244.0.0/16", true),
+            ("10.245.7.0/24", "10.244.0.0/16", false),
+            ("10.9.7.0/24", "10.0.0.0/8", true),
+            ("172.20.9.0/24", "172.16.0.0/12", true),
+            ("172.32.9.0/24", "172.16.0.0/12", false),
+            ("10.244.2.0/24", "10.244.2.0/23", true),
+            ("10.244.4.0/24", "10.244.2.0/23", false),
+            ("10.244.2.0/24", "10.244.2.0/24", false),
+            ("10.244.2.1/24", "10.244.0.0/16", false),
+            ("10.244.0.0/16", "10.244.0.0/16", false),
+            ("0.0.0.0/0", "10.244.0.0/16", false),
+            ("::/24", "10.244.0.0/16", false),
+        ] {
+            assert_eq!(is_slice(slice, all), expected, "{slice} of {all}");
         }
     }
 
