@@ -42,11 +42,25 @@ impl BootSecrets {
     /// # Errors
     /// When the random source fails.
     pub fn generate() -> Result<Self, Error> {
+        Self::with_wireguard(wireguard()?)
+    }
+
+    /// Fresh keys but for `WireGuard`'s, base64: the device of a restarted process already has one, and others know it.
+    ///
+    /// # Errors
+    /// When the random source fails, or the key isn't one.
+    pub fn with_device_key(wireguard: &str) -> Result<Self, Error> {
+        let bytes = Zeroizing::new(STANDARD.decode(wireguard.trim()).map_err(|_| Error::WireGuard)?);
+        let private = Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| Error::WireGuard)?);
+        let public = wireguard_public(&private)?;
+        Self::with_wireguard((private, public))
+    }
+
+    fn with_wireguard((wireguard, wireguard_public): WireGuard) -> Result<Self, Error> {
         let identity = Identity::self_signed("constellation node").map_err(Error::Identity)?;
         let opener = seal::Opener::generate().map_err(Error::Encryption)?;
         let kubelet = Zeroizing::new(KeyPair::generate().map_err(Error::Kubelet)?);
         let csr = signing_request(&kubelet).map_err(Error::Kubelet)?;
-        let (wireguard, wireguard_public) = wireguard()?;
         Ok(Self { identity, opener, kubelet, csr, wireguard, wireguard_public })
     }
 
@@ -77,15 +91,23 @@ fn signing_request(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
     Ok(params.serialize_request(key)?.der().to_vec())
 }
 
-fn wireguard() -> Result<(Zeroizing<[u8; 32]>, Vec<u8>), Error> {
+/// Private and public half.
+type WireGuard = (Zeroizing<[u8; 32]>, Vec<u8>);
+
+fn wireguard() -> Result<WireGuard, Error> {
     let mut private = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(private.as_mut()).map_err(|_| Error::WireGuard)?;
     // RFC 7748, 5: WireGuard's tools clamp when they make a key, so `wg show` prints the same one.
     private[0] &= 0xf8;
     private[31] = (private[31] & 0x7f) | 0x40;
-    let key = PrivateKey::from_private_key(&X25519, private.as_slice()).map_err(|_| Error::WireGuard)?;
+    let public = wireguard_public(&private)?;
+    Ok((private, public))
+}
+
+fn wireguard_public(private: &[u8; 32]) -> Result<Vec<u8>, Error> {
+    let key = PrivateKey::from_private_key(&X25519, private).map_err(|_| Error::WireGuard)?;
     let public = key.compute_public_key().map_err(|_| Error::WireGuard)?;
-    Ok((private, public.as_ref().to_vec()))
+    Ok(public.as_ref().to_vec())
 }
 
 #[cfg(test)]
@@ -101,6 +123,15 @@ mod tests {
         assert!(one.csr != two.csr && one.encryption != two.encryption && one.wireguard != two.wireguard);
         assert!(first.kubelet_key_pem().starts_with("-----BEGIN PRIVATE KEY-----"));
         assert_eq!(STANDARD.decode(first.wireguard_private_base64().as_bytes()).unwrap().len(), 32);
+    }
+
+    #[test]
+    fn a_restarted_process_keeps_the_devices_key_and_no_other() {
+        let first = BootSecrets::generate().unwrap();
+        let again = BootSecrets::with_device_key(&format!("{}\n", *first.wireguard_private_base64())).unwrap();
+        assert_eq!(again.keys().wireguard, first.keys().wireguard);
+        assert!(again.keys().encryption != first.keys().encryption && again.keys().csr != first.keys().csr);
+        assert!(BootSecrets::with_device_key("").is_err() && BootSecrets::with_device_key("AAAA").is_err());
     }
 
     #[test]

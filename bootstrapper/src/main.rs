@@ -94,7 +94,9 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         network::name(&launch.node_name, hint.ip()?, &hint.gateway).await?;
     }
     let tpm = Tpm::open(&run.tcti).context("opening the TPM")?;
-    let machine = Machine::measure(tpm, bytes, launch, address, run.simulated_host)?;
+    let device_key = if simulated { None } else { mesh::key_in_use().await };
+    let device_key = device_key.as_ref().map(|key| key.as_str());
+    let machine = Machine::measure(tpm, bytes, launch, address, run.simulated_host, device_key)?;
     tracing::info!(node = machine.launch.node_name, state = ?machine.state(), "Measured the launch configuration");
     let listener = TcpListener::bind(run.listen).await.with_context(|| format!("listening on {}", run.listen))?;
     let joining = tokio::spawn(join::join(machine.clone(), metadata));

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 use constellation_attestation::protocol::NodeSettings;
 use serde::Deserialize;
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
 use crate::{
     api::Api,
@@ -172,12 +173,21 @@ fn difference(known: &BTreeMap<String, Peer>, wanted: &BTreeMap<String, Peer>) -
     gone.chain(come).collect()
 }
 
-/// The tunnel's device, anew: peers of an earlier run are forgotten. The key goes through a pipe.
+/// The private key of the tunnel's device, if there is one: this process was restarted.
+pub async fn key_in_use() -> Option<Zeroizing<String>> {
+    command::output(&["wg", "show", DEVICE, "private-key"], PAUSE).await.ok()
+}
+
+/// The tunnel's device; peers of an earlier run are forgotten. The key goes through a pipe.
 async fn device(machine: &Machine, node: &NodeSettings) -> Result<(), Error> {
     if command::succeeds(&["ip", "link", "show", DEVICE]).await {
-        command::run(&["ip", "link", "del", DEVICE]).await?;
+        let peers = command::output(&["wg", "show", DEVICE, "peers"], PAUSE).await?;
+        for key in peers.lines() {
+            command::run(&["wg", "set", DEVICE, "peer", key, "remove"]).await?;
+        }
+    } else {
+        command::run(&["ip", "link", "add", DEVICE, "type", "wireguard"]).await?;
     }
-    command::run(&["ip", "link", "add", DEVICE, "type", "wireguard"]).await?;
     let key = machine.secrets.wireguard_private_base64();
     let set = ["wg", "set", DEVICE, "listen-port", PORT, "private-key", "/dev/stdin"];
     command::with_input(&set, key.as_bytes(), PAUSE).await?;
