@@ -67,14 +67,28 @@ fn of_image<'a>(nodes: &'a [ConfidentialNode], image: &Path) -> Option<&'a Confi
     nodes.iter().find(|node| Path::new(&node.spec.image) == image)
 }
 
-/// Every VM loses its power and is switched on again.
-async fn power_cut(world: &World) {
+/// The host of the VMs, and the nodes of a role whose VM it knows.
+async fn host(world: &World, role: Role) -> (LocalCloud, ClusterUid, Vec<InstanceId>) {
     let cloud = LocalCloud::new(world.dir().join("local")).with_executable(program("constellation-operator").unwrap());
     let cluster = ClusterUid(world.cluster().await.unwrap().uid().unwrap());
-    for node in world.nodes().await {
-        let id = node.status.unwrap().provider_id.unwrap();
-        cloud.restart(&cluster, &InstanceId(id)).await.unwrap();
+    let nodes = world.nodes().await.into_iter().filter(|node| node.spec.role == role);
+    let ids = nodes.filter_map(|node| node.status?.provider_id).map(InstanceId).collect();
+    (cloud, cluster, ids)
+}
+
+/// Every VM of a role loses its power and is switched on again.
+async fn power_cut(world: &World, role: Role) {
+    let (cloud, cluster, ids) = host(world, role).await;
+    assert!(!ids.is_empty());
+    for id in ids {
+        cloud.restart(&cluster, &id).await.unwrap();
     }
+}
+
+/// Whether a VM of a role has written something to its console.
+async fn says(world: &World, role: Role, text: &str) -> bool {
+    let (cloud, cluster, ids) = host(world, role).await;
+    ids.iter().any(|id| cloud.console(&cluster, id).is_ok_and(|console| console.contains(text)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,6 +114,14 @@ async fn a_cluster_of_vms_lives_from_apply_to_nothing_left() {
     say("the owner accepted the first node's evidence; the operator dies while Kubernetes is initialised");
     world.kill_operator();
     world.operator(&[]);
+    let at_work = async |w: &World| says(w, Role::ControlPlane, "static Pod manifest for \"kube-scheduler\"").await;
+    world.until("kubeadm at work", LONG, at_work).await;
+    power_cut(&world, Role::ControlPlane).await;
+    say("the control-plane node lost its power in the middle of Init");
+    let formatting = async |w: &World| says(w, Role::Worker, "formatting the state disk").await;
+    world.until("the worker's disk", LONG, formatting).await;
+    power_cut(&world, Role::Worker).await;
+    say("the worker lost its power while it formatted its disk");
     world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 2).await;
     say("one control-plane node and one worker are Ready");
     for node in world.nodes().await {
@@ -118,7 +140,8 @@ async fn a_cluster_of_vms_lives_from_apply_to_nothing_left() {
         assert_eq!(inside.authenticates(&node.name_any()), node.spec.role == Role::Worker);
     }
     let before = inside.boots().await;
-    power_cut(&world).await;
+    power_cut(&world, Role::ControlPlane).await;
+    power_cut(&world, Role::Worker).await;
     say("every VM lost its power and was switched on again");
     let back = async |w: &World| {
         let now = inside.boots().await;

@@ -131,7 +131,8 @@ impl Inside {
     }
 
     fn asks(&self, from: &Pod, to: &Pod) -> bool {
-        let address = to.status.as_ref().unwrap().pod_ip.clone().unwrap();
+        // A pod whose node was restarted has no address for a moment.
+        let Some(address) = to.status.as_ref().and_then(|status| status.pod_ip.clone()) else { return false };
         let ask = format!("printf 'GET /?{MARKER} HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 10 {address} 80");
         self.inside(&from.name_any(), &ask).contains(MARKER)
     }
