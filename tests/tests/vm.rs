@@ -91,117 +91,156 @@ async fn says(world: &World, role: Role, text: &str) -> bool {
     ids.iter().any(|id| cloud.console(&cluster, id).is_ok_and(|console| console.contains(text)))
 }
 
+/// One cluster's life: chapters in order, each begins where the one before ended.
+struct Story {
+    world: World,
+    /// The first release's folder of the image builder.
+    first: PathBuf,
+    /// The one that is rolled to.
+    second: PathBuf,
+    began: Instant,
+}
+
+impl Story {
+    fn say(&self, what: &str) {
+        eprintln!("[{:4} s] {what}", self.began.elapsed().as_secs());
+    }
+
+    /// `kubectl apply` to Ready. Operator and VMs die on the way.
+    async fn comes_up(&mut self) {
+        self.world.operator(&[]);
+        release(&self.world, &self.first.join("image.raw"), &self.first).await;
+        let mut cluster = self.world.example("local/cluster.yaml");
+        cluster.data["spec"]["nodeGroups"][0]["replicas"] = json!(1);
+        cluster.data["spec"]["nodeGroups"][0]["stateDisk"]["integrity"] = json!("Hmac");
+        self.world.apply_object(cluster).await;
+        let init = async |w: &World| {
+            let nodes = w.nodes().await;
+            nodes.iter().filter_map(|node| node.status.as_ref()).any(|status| status.attestation.is_some())
+        };
+        self.world.until("the first node's evidence", LONG, init).await;
+        self.say("the owner accepted the first node's evidence; the operator dies while Kubernetes is initialised");
+        self.world.kill_operator();
+        self.world.operator(&[]);
+        let at_work = async |w: &World| says(w, Role::ControlPlane, "static Pod manifest for \"kube-scheduler\"").await;
+        self.world.until("kubeadm at work", LONG, at_work).await;
+        power_cut(&self.world, Role::ControlPlane).await;
+        self.say("the control-plane node lost its power in the middle of Init");
+        let formatting = async |w: &World| says(w, Role::Worker, "formatting the state disk").await;
+        self.world.until("the worker's disk", LONG, formatting).await;
+        power_cut(&self.world, Role::Worker).await;
+        self.say("the worker lost its power while it formatted its disk");
+        self.world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 2).await;
+        self.say("one control-plane node and one worker are Ready");
+        for node in self.world.nodes().await {
+            let status = node.status.unwrap();
+            let result = status.attestation.unwrap();
+            assert_eq!((result.platform.as_str(), result.verdict.as_str()), ("qemu-vtpm", "Accepted"));
+            self.say(&format!("  phases of {}: {:?}", node.metadata.name.unwrap(), status.phase_times));
+        }
+    }
+
+    /// Members that are switched off and on are the same nodes, with their disks.
+    async fn returns(&mut self, inside: &Inside) {
+        for node in self.world.nodes().await {
+            assert_eq!(inside.authenticates(&node.name_any()), node.spec.role == Role::Worker);
+        }
+        let before = inside.boots().await;
+        power_cut(&self.world, Role::ControlPlane).await;
+        power_cut(&self.world, Role::Worker).await;
+        self.say("every VM lost its power and was switched on again");
+        let back = async |w: &World| {
+            let now = inside.boots().await;
+            w.condition("Ready").await
+                && now.len() == 2
+                && now.iter().all(|(name, boot)| before.get(name) != Some(boot))
+        };
+        self.world.until("the nodes back", LONG, back).await;
+        inside.exchange_again().await;
+        self.say("the same nodes are back with their disks, by Recover and by Join, and their pods reach each other");
+    }
+
+    /// A byte of the command line changed is a refusal with its reasons, and no harm.
+    async fn refuses(&mut self, inside: &Inside) {
+        let tampered = self.first.join("tampered.raw");
+        release(&self.world, &tampered, &self.first).await;
+        let refused = async |w: &World| {
+            let nodes = w.nodes().await;
+            let result = of_image(&nodes, &tampered).and_then(|node| node.status.as_ref()?.attestation.clone());
+            result.is_some_and(|result| result.verdict == "Refused")
+        };
+        self.world.until("the refusal of the changed image", LONG, refused).await;
+        let nodes = self.world.nodes().await;
+        let result = of_image(&nodes, &tampered).unwrap().status.clone().unwrap().attestation.unwrap();
+        for mismatch in &result.mismatches {
+            self.say(&format!("  {}: {}", mismatch.clause, mismatch.message));
+            assert!(mismatch.expected.is_some() && mismatch.actual.is_some());
+        }
+        let clauses: Vec<_> = result.mismatches.iter().map(|m| m.clause.as_str()).collect();
+        assert!(clauses.contains(&"tpm.pcr.4") && clauses.contains(&"tpm.pcr.11"), "{clauses:?}");
+        assert_eq!(inside.nodes().await.len(), 2, "the refused VM is no node");
+        assert!(self.world.condition("Available").await);
+    }
+
+    /// Every node becomes one of the second release; the operator dies while a control-plane node joins.
+    async fn rolls(&mut self, inside: &Inside) {
+        let newer = self.second.join("image.raw");
+        release(&self.world, &newer, &self.second).await;
+        let rolling = async |w: &World| {
+            let nodes = w.nodes().await;
+            nodes.iter().any(|node| Path::new(&node.spec.image) == newer && node.spec.role == Role::ControlPlane)
+        };
+        self.world.until("the new control-plane node", LONG, rolling).await;
+        self.say("the worker is rolled; the operator dies while a control-plane node joins");
+        self.world.kill_operator();
+        self.world.operator(&[]);
+        let rolled = async |w: &World| {
+            let nodes = w.nodes().await;
+            nodes.len() == 2
+                && nodes.iter().all(|node| Path::new(&node.spec.image) == newer)
+                && w.condition("Ready").await
+                && w.condition("NodesUpToDate").await
+        };
+        self.world.until("the roll", LONG, rolled).await;
+        self.say("every node runs the second image");
+        let mut names: Vec<_> = self.world.nodes().await.iter().map(ResourceExt::name_any).collect();
+        names.sort();
+        assert_eq!(inside.nodes().await, names);
+    }
+
+    /// Nothing is left, though the operator dies half-way.
+    async fn goes(&mut self, local: &Path) {
+        self.world.delete_cluster().await;
+        self.world.until("the first VM gone", LONG, async |w| w.nodes().await.len() < 2).await;
+        self.world.kill_operator();
+        self.world.operator(&[]);
+        let gone = async |w: &World| w.cluster().await.is_none() && w.nodes().await.is_empty();
+        self.world.until("nothing left", LONG, gone).await;
+        assert_eq!(leaks(local), Vec::<String>::new());
+        self.say("nothing is left");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_of_vms_lives_from_apply_to_nothing_left() {
-    let (first, second) = (folder("CONSTELLATION_IMAGE"), folder("CONSTELLATION_IMAGE_2"));
-    let (image, newer, tampered) = (first.join("image.raw"), second.join("image.raw"), first.join("tampered.raw"));
-    let began = Instant::now();
-    let say = |what: &str| eprintln!("[{:4} s] {what}", began.elapsed().as_secs());
-    let mut world = World::start(Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm"), "demo").await;
+    let world = World::start(Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm"), "demo").await;
     let local = world.dir().join("local");
+    let (first, second) = (folder("CONSTELLATION_IMAGE"), folder("CONSTELLATION_IMAGE_2"));
+    let mut story = Story { world, first, second, began: Instant::now() };
 
-    world.operator(&[]);
-    release(&world, &image, &first).await;
-    let mut cluster = world.example("local/cluster.yaml");
-    cluster.data["spec"]["nodeGroups"][0]["replicas"] = json!(1);
-    cluster.data["spec"]["nodeGroups"][0]["stateDisk"]["integrity"] = json!("Hmac");
-    world.apply_object(cluster).await;
-    let init = async |w: &World| {
-        let nodes = w.nodes().await;
-        nodes.iter().filter_map(|node| node.status.as_ref()).any(|status| status.attestation.is_some())
-    };
-    world.until("the first node's evidence", LONG, init).await;
-    say("the owner accepted the first node's evidence; the operator dies while Kubernetes is initialised");
-    world.kill_operator();
-    world.operator(&[]);
-    let at_work = async |w: &World| says(w, Role::ControlPlane, "static Pod manifest for \"kube-scheduler\"").await;
-    world.until("kubeadm at work", LONG, at_work).await;
-    power_cut(&world, Role::ControlPlane).await;
-    say("the control-plane node lost its power in the middle of Init");
-    let formatting = async |w: &World| says(w, Role::Worker, "formatting the state disk").await;
-    world.until("the worker's disk", LONG, formatting).await;
-    power_cut(&world, Role::Worker).await;
-    say("the worker lost its power while it formatted its disk");
-    world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 2).await;
-    say("one control-plane node and one worker are Ready");
-    for node in world.nodes().await {
-        let status = node.status.unwrap();
-        let result = status.attestation.unwrap();
-        assert_eq!((result.platform.as_str(), result.verdict.as_str()), ("qemu-vtpm", "Accepted"));
-        say(&format!("  phases of {}: {:?}", node.metadata.name.unwrap(), status.phase_times));
-    }
-
-    let inside = Inside::open(&world).await;
+    story.comes_up().await;
+    let inside = Inside::open(&story.world).await;
     inside.pods().await;
     inside.crosses_only_encrypted(&local).await;
-    say("pods reach each other, and nothing of it crosses the network in clear");
-
-    for node in world.nodes().await {
-        assert_eq!(inside.authenticates(&node.name_any()), node.spec.role == Role::Worker);
-    }
-    let before = inside.boots().await;
-    power_cut(&world, Role::ControlPlane).await;
-    power_cut(&world, Role::Worker).await;
-    say("every VM lost its power and was switched on again");
-    let back = async |w: &World| {
-        let now = inside.boots().await;
-        w.condition("Ready").await && now.len() == 2 && now.iter().all(|(name, boot)| before.get(name) != Some(boot))
-    };
-    world.until("the nodes back", LONG, back).await;
-    inside.exchange_again().await;
-    say("the same nodes are back with their disks, by Recover and by Join, and their pods reach each other");
-
-    release(&world, &tampered, &first).await;
-    let refused = async |w: &World| {
-        let nodes = w.nodes().await;
-        let result = of_image(&nodes, &tampered).and_then(|node| node.status.as_ref()?.attestation.clone());
-        result.is_some_and(|result| result.verdict == "Refused")
-    };
-    world.until("the refusal of the changed image", LONG, refused).await;
-    let nodes = world.nodes().await;
-    let result = of_image(&nodes, &tampered).unwrap().status.clone().unwrap().attestation.unwrap();
-    for mismatch in &result.mismatches {
-        say(&format!("  {}: {}", mismatch.clause, mismatch.message));
-        assert!(mismatch.expected.is_some() && mismatch.actual.is_some());
-    }
-    let clauses: Vec<_> = result.mismatches.iter().map(|m| m.clause.as_str()).collect();
-    assert!(clauses.contains(&"tpm.pcr.4") && clauses.contains(&"tpm.pcr.11"), "{clauses:?}");
-    assert_eq!(inside.nodes().await.len(), 2, "the refused VM is no node");
-    assert!(world.condition("Available").await);
-
-    release(&world, &newer, &second).await;
-    let rolling = async |w: &World| {
-        let nodes = w.nodes().await;
-        nodes.iter().any(|node| Path::new(&node.spec.image) == newer && node.spec.role == Role::ControlPlane)
-    };
-    world.until("the new control-plane node", LONG, rolling).await;
-    say("the worker is rolled; the operator dies while a control-plane node joins");
-    world.kill_operator();
-    world.operator(&[]);
-    let rolled = async |w: &World| {
-        let nodes = w.nodes().await;
-        nodes.len() == 2
-            && nodes.iter().all(|node| Path::new(&node.spec.image) == newer)
-            && w.condition("Ready").await
-            && w.condition("NodesUpToDate").await
-    };
-    world.until("the roll", LONG, rolled).await;
-    say("every node runs the second image");
-    let mut names: Vec<_> = world.nodes().await.iter().map(ResourceExt::name_any).collect();
-    names.sort();
-    assert_eq!(inside.nodes().await, names);
+    story.say("pods reach each other, and nothing of it crosses the network in clear");
+    story.returns(&inside).await;
+    story.refuses(&inside).await;
+    story.rolls(&inside).await;
 
     // Writing needs a majority of etcd: the old member is gone from it.
-    let inside = Inside::open(&world).await;
+    let inside = Inside::open(&story.world).await;
     inside.pods().await;
     inside.evicted_is_cut_off(&local).await;
-    say("an evicted node's pods are cut off, and what they send is dropped, not sent in clear");
-
-    world.delete_cluster().await;
-    world.until("the first VM gone", LONG, async |w| w.nodes().await.len() < 2).await;
-    world.kill_operator();
-    world.operator(&[]);
-    world.until("nothing left", LONG, async |w| w.cluster().await.is_none() && w.nodes().await.is_empty()).await;
-    assert_eq!(leaks(&local), Vec::<String>::new());
-    say("nothing is left");
+    story.say("an evicted node's pods are cut off, and what they send is dropped, not sent in clear");
+    story.goes(&local).await;
 }
