@@ -71,18 +71,26 @@ fn reference() -> String {
             kind(&mut page, &crd, where_);
         }
     }
-    page.push_str("\n## Conditions\n\nTypes:");
-    words(&mut page, condition::kind::ALL);
-    page.push_str("\nReasons:");
-    words(&mut page, condition::reason::ALL);
+    let source = include_str!("../condition.rs");
+    let (types, reasons) = source.split_once("pub mod reason").expect("types come before reasons");
+    page.push_str("\n## Conditions\n");
+    words(&mut page, "type", types, condition::kind::ALL);
+    page.push_str("\n## Reasons of conditions and Events\n\nEvents also have a node's phase as reason.\n");
+    words(&mut page, "reason", reasons, condition::reason::ALL);
     page
 }
 
-fn words(page: &mut String, list: &[&str]) {
-    for (n, word) in list.iter().enumerate() {
-        let _ = write!(page, "{} `{word}`", if n == 0 { "" } else { "," });
+/// A table of words with what their source says of them.
+fn words(page: &mut String, head: &str, source: &str, list: &[&str]) {
+    let _ = write!(page, "\n| {head} | meaning |\n|---|---|\n");
+    let lines: Vec<_> = source.lines().map(str::trim).collect();
+    for word in list {
+        let ending = format!("&str = \"{word}\";");
+        let place = lines.iter().position(|line| line.ends_with(&ending)).expect("every word has its constant");
+        let text: Vec<_> = lines[..place].iter().rev().map_while(|line| line.strip_prefix("/// ")).collect();
+        let text = text.into_iter().rev().collect::<Vec<_>>().join(" ");
+        let _ = writeln!(page, "| `{word}` | {} |", escape(&text));
     }
-    page.push_str(".\n");
 }
 
 fn kind(page: &mut String, crd: &CustomResourceDefinition, where_: &str) {
