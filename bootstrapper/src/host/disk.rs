@@ -27,9 +27,9 @@ pub const MOUNT: &str = "/run/state";
 const FOLDERS: [&str; 5] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log", "/etc/kubernetes"];
 /// A disk that was never written to starts with this many zeros.
 const BLANK: u64 = 1 << 20;
-/// Written at both ends of a new authenticated volume, where mke2fs reads: sectors that were never written have no
-/// valid tag and can't be read.
-const END: u64 = 1 << 20;
+/// Written at both ends of a new authenticated volume, where mke2fs and libblkid read: sectors that were never written
+/// have no valid tag and can't be read. The farthest look is 3087 sectors before the end (libblkid, Promise RAID).
+const END: u64 = 2 << 20;
 /// Bytes of one of ext4's block groups: 8 blocks for each byte of a block's bitmap (kernel documentation, ext4, "Block
 /// groups"). mke2fs writes a quarter of some groups' first block, which reads the rest of it.
 const GROUP: u64 = 8 * BLOCK * BLOCK;
