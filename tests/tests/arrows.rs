@@ -44,6 +44,7 @@ fn crates_point_only_where_the_house_plan_says() {
         ("constellation-attest", vec!["constellation-attestation", "constellation-image"]),
         ("constellation-verifier", vec!["constellation-attestation", "constellation-crds"]),
         ("constellation-cloud", vec![]),
+        ("constellation-cloud-aws", vec!["constellation-cloud"]),
         ("constellation-cloud-azure", vec!["constellation-cloud"]),
         ("constellation-cloud-gcp", vec!["constellation-cloud"]),
         ("constellation-operator", vec!["constellation-attestation", "constellation-cloud", "constellation-crds"]),

@@ -1,0 +1,213 @@
+//! What AWS refuses, by its codes: the reaction follows the class, never the text.
+
+use std::{error::Error as _, time::Duration};
+
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use constellation_cloud::CloudError;
+
+/// How long to wait after a throttled call that doesn't say: EC2's buckets refill within seconds.
+const THROTTLED: Duration = Duration::from_secs(5);
+
+/// A call that did not succeed.
+#[derive(Debug)]
+pub struct Refusal {
+    operation: &'static str,
+    code: String,
+    message: String,
+    class: Class,
+    after: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Capacity,
+    Denied,
+    NotFound,
+    Quota,
+    Throttled,
+    Transient,
+    Unsupported,
+}
+
+impl Refusal {
+    /// Reads an SDK's error; `operation` is its IAM action, `service:Operation`.
+    pub fn new<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        let header = |name| error.raw_response()?.headers().get(name);
+        let after = header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        if let SdkError::ServiceError(context) = error {
+            let (code, message) = (context.err().code().unwrap_or_default(), context.err().message());
+            let status = context.raw().status().as_u16();
+            let message = message.unwrap_or("no message").to_owned();
+            return Self { operation, code: code.to_owned(), class: class(code, status), message, after };
+        }
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        let mut credentials = false;
+        while let Some(next) = cause {
+            let text = next.to_string();
+            credentials |= next.is::<aws_credential_types::provider::error::CredentialsError>();
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            cause = next.source();
+        }
+        // An answer that can't be read is the other side's trouble, and so is a lost connection.
+        let class = if credentials { Class::Denied } else { Class::Transient };
+        Self { operation, code: String::new(), message, class, after }
+    }
+
+    /// Whether AWS gave one of these codes.
+    pub fn is(&self, codes: &[&str]) -> bool {
+        codes.contains(&self.code.as_str())
+    }
+
+    /// Whether the thing isn't there.
+    pub fn is_not_found(&self) -> bool {
+        self.class == Class::NotFound
+    }
+
+    /// Whether the same may work in another zone.
+    pub fn is_of_this_zone(&self) -> bool {
+        self.class == Class::Capacity || self.is(&["Unsupported", "InsufficientFreeAddressesInSubnet"])
+    }
+
+    /// A fixed word, for counts.
+    pub fn word(&self) -> &'static str {
+        match self.class {
+            Class::Capacity => "capacity",
+            Class::Denied => "denied",
+            Class::NotFound => "not-found",
+            Class::Quota => "quota",
+            Class::Throttled => "throttled",
+            Class::Transient => "transient",
+            Class::Unsupported => "unsupported",
+        }
+    }
+
+    /// How long nobody should call, if this was too fast.
+    pub fn throttled(&self) -> Option<Duration> {
+        (self.class == Class::Throttled).then(|| self.after.unwrap_or(THROTTLED))
+    }
+}
+
+impl From<Refusal> for CloudError {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { operation, code, message, class, .. } = &refusal;
+        let text =
+            if code.is_empty() { format!("{operation}: {message}") } else { format!("{operation}: {code}: {message}") };
+        match class {
+            Class::Capacity => Self::Capacity(text),
+            // The message may hold an encoded policy of hundreds of characters; what helps is the action.
+            Class::Denied if code.is_empty() => Self::Denied(format!("no credentials: {message}")),
+            Class::Denied => Self::Denied(format!(
+                "{code}: the operator's identity needs {operation} (`constellation-operator permissions aws` prints all)"
+            )),
+            Class::NotFound => Self::NotFound(text),
+            Class::Quota => Self::Quota(format!("{text}; ask for more at Service Quotas")),
+            Class::Throttled => Self::Throttled { after: refusal.after.unwrap_or(THROTTLED) },
+            Class::Transient => Self::Transient(text),
+            Class::Unsupported => Self::Unsupported(text),
+        }
+    }
+}
+
+/// Codes: "Error codes for the Amazon EC2 API" and the errors of each action of Elastic Load Balancing.
+fn class(code: &str, status: u16) -> Class {
+    match code {
+        "EC2ThrottledException"
+        | "PriorRequestNotComplete"
+        | "RequestLimitExceeded"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "SlowDown"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequestsException" => Class::Throttled,
+        "InsufficientCapacity"
+        | "InsufficientHostCapacity"
+        | "InsufficientInstanceCapacity"
+        | "InsufficientReservedInstanceCapacity"
+        | "InsufficientVolumeCapacity" => Class::Capacity,
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "AuthFailure"
+        | "Blocked"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "InvalidAccessKeyId"
+        | "InvalidClientTokenId"
+        | "MissingAuthenticationToken"
+        | "OperationNotPermitted"
+        | "OptInRequired"
+        | "PendingVerification"
+        | "SignatureDoesNotMatch"
+        | "UnauthorizedOperation"
+        | "UnrecognizedClientException" => Class::Denied,
+        "TooManyListeners"
+        | "TooManyLoadBalancers"
+        | "TooManyRegistrationsForTargetId"
+        | "TooManyTags"
+        | "TooManyTargetGroups"
+        | "TooManyTargets" => Class::Quota,
+        _ if code.ends_with("LimitExceeded") => Class::Quota,
+        _ if code.ends_with("NotFound") || code.ends_with("NotFoundException") || code == "NoSuchResourceException" => {
+            Class::NotFound
+        }
+        "DependencyViolation"
+        | "IncorrectInstanceState"
+        | "IncorrectState"
+        | "InternalError"
+        | "InternalFailure"
+        | "InvalidIPAddress.InUse"
+        | "OperationInProgress"
+        | "RequestExpired"
+        | "RequestTimeout"
+        | "ResourceInUse"
+        | "ServiceUnavailable"
+        | "Unavailable" => Class::Transient,
+        _ if status >= 500 => Class::Transient,
+        _ => Class::Unsupported,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_the_class_that_chooses_the_reaction() {
+        for (code, status, wanted) in [
+            ("InsufficientInstanceCapacity", 500, Class::Capacity),
+            ("VcpuLimitExceeded", 400, Class::Quota),
+            ("TooManyLoadBalancers", 400, Class::Quota),
+            ("RequestLimitExceeded", 503, Class::Throttled),
+            ("UnauthorizedOperation", 403, Class::Denied),
+            ("InvalidInstanceID.NotFound", 400, Class::NotFound),
+            ("LoadBalancerNotFound", 400, Class::NotFound),
+            ("InternalError", 500, Class::Transient),
+            ("DependencyViolation", 400, Class::Transient),
+            ("", 502, Class::Transient),
+            ("InvalidParameterValue", 400, Class::Unsupported),
+            ("NeverSeenBefore", 400, Class::Unsupported),
+        ] {
+            assert_eq!(class(code, status), wanted, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_refused_action_is_named_and_its_encoded_policy_is_not_shown() {
+        let refusal = Refusal {
+            operation: "ec2:RunInstances",
+            code: "UnauthorizedOperation".into(),
+            message: "Encoded authorization failure message: abc".into(),
+            class: Class::Denied,
+            after: None,
+        };
+        let text = CloudError::from(refusal).to_string();
+        assert!(text.contains("needs ec2:RunInstances") && !text.contains("abc"), "{text}");
+    }
+}

@@ -1,0 +1,134 @@
+//! The least that the operator's identity needs: read off the calls that this crate makes.
+
+use std::fmt::Write as _;
+
+use crate::convert::TAG_OWNER;
+
+/// What a statement may be limited to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limit {
+    /// Describes: AWS knows no limit for these.
+    Any,
+    /// Makes something with our tags on it.
+    Creates,
+    /// Changes or removes something with our tags on it.
+    Ours,
+}
+
+/// Every action that this crate calls, as its IAM name, and what it may be limited to (Service Authorization Reference,
+/// "Actions defined by Amazon EC2", "... Elastic Load Balancing V2"). A test compares it with the calls really made.
+pub const CALLS: &[(&str, Limit)] = &[
+    ("ec2:AttachInternetGateway", Limit::Ours),
+    ("ec2:AuthorizeSecurityGroupIngress", Limit::Ours),
+    ("ec2:CreateInternetGateway", Limit::Creates),
+    ("ec2:CreateRoute", Limit::Any),
+    ("ec2:CreateSecurityGroup", Limit::Creates),
+    ("ec2:CreateSubnet", Limit::Creates),
+    ("ec2:CreateVpc", Limit::Creates),
+    ("ec2:DeleteInternetGateway", Limit::Ours),
+    ("ec2:DeleteSecurityGroup", Limit::Ours),
+    ("ec2:DeleteSubnet", Limit::Ours),
+    ("ec2:DeleteVpc", Limit::Ours),
+    ("ec2:DescribeImages", Limit::Any),
+    ("ec2:DescribeInstanceTypeOfferings", Limit::Any),
+    ("ec2:DescribeInstanceTypes", Limit::Any),
+    ("ec2:DescribeInstances", Limit::Any),
+    ("ec2:DescribeInternetGateways", Limit::Any),
+    ("ec2:DescribeNetworkInterfaces", Limit::Any),
+    ("ec2:DescribeRouteTables", Limit::Any),
+    ("ec2:DescribeSecurityGroups", Limit::Any),
+    ("ec2:DescribeSubnets", Limit::Any),
+    ("ec2:DescribeVpcs", Limit::Any),
+    ("ec2:DetachInternetGateway", Limit::Ours),
+    ("ec2:ReplaceRoute", Limit::Any),
+    ("ec2:RevokeSecurityGroupIngress", Limit::Ours),
+    ("ec2:RunInstances", Limit::Creates),
+    ("ec2:TerminateInstances", Limit::Ours),
+    ("elasticloadbalancing:CreateListener", Limit::Ours),
+    ("elasticloadbalancing:CreateLoadBalancer", Limit::Creates),
+    ("elasticloadbalancing:CreateTargetGroup", Limit::Creates),
+    ("elasticloadbalancing:DeleteLoadBalancer", Limit::Ours),
+    ("elasticloadbalancing:DeleteTargetGroup", Limit::Ours),
+    ("elasticloadbalancing:DeregisterTargets", Limit::Ours),
+    ("elasticloadbalancing:DescribeListeners", Limit::Any),
+    ("elasticloadbalancing:DescribeLoadBalancers", Limit::Any),
+    ("elasticloadbalancing:DescribeTags", Limit::Any),
+    ("elasticloadbalancing:DescribeTargetGroups", Limit::Any),
+    ("elasticloadbalancing:DescribeTargetHealth", Limit::Any),
+    ("elasticloadbalancing:ModifyLoadBalancerAttributes", Limit::Ours),
+    ("elasticloadbalancing:ModifyTargetGroupAttributes", Limit::Ours),
+    ("elasticloadbalancing:RegisterTargets", Limit::Ours),
+    ("servicequotas:GetServiceQuota", Limit::Any),
+];
+
+/// The policy document (JSON) of the operator whose objects bear this owner.
+///
+/// Creating asks for our owner tag in the request; changing asks for it on the object. Two things need more than their
+/// own names: whoever may create with tags needs `CreateTags` and `AddTags` while creating, and creating something
+/// *in* or *of* an object that has no tags in the request (a subnet in a VPC, an instance of an image) needs these by
+/// themselves. `CreateRoute` and `ReplaceRoute` act on the VPC's main table, which AWS makes without tags.
+#[must_use]
+pub fn policy(owner: &str) -> String {
+    let actions = |limit: Limit| {
+        let mut list = String::new();
+        for (action, _) in CALLS.iter().filter(|(_, of)| *of == limit) {
+            let comma = if list.is_empty() { "" } else { "," };
+            // Writing to a String can't fail.
+            let _ = write!(list, "{comma}\n        \"{action}\"");
+        }
+        list
+    };
+    let (any, creates, ours) = (actions(Limit::Any), actions(Limit::Creates), actions(Limit::Ours));
+    format!(
+        r#"{{
+  "Version": "2012-10-17",
+  "Statement": [
+    {{
+      "Sid": "Look",
+      "Effect": "Allow",
+      "Action": [{any}
+      ],
+      "Resource": "*"
+    }},
+    {{
+      "Sid": "MakeWithOurTag",
+      "Effect": "Allow",
+      "Action": [{creates}
+      ],
+      "Resource": "*",
+      "Condition": {{"StringEquals": {{"aws:RequestTag/{TAG_OWNER}": "{owner}"}}}}
+    }},
+    {{
+      "Sid": "MakeInAndOf",
+      "Effect": "Allow",
+      "Action": ["ec2:CreateSecurityGroup", "ec2:CreateSubnet", "ec2:RunInstances"],
+      "Resource": [
+        "arn:*:ec2:*::image/*",
+        "arn:*:ec2:*:*:security-group/*",
+        "arn:*:ec2:*:*:subnet/*",
+        "arn:*:ec2:*:*:vpc/*",
+        "arn:*:ec2:*::snapshot/*"
+      ]
+    }},
+    {{
+      "Sid": "TagWhileMaking",
+      "Effect": "Allow",
+      "Action": ["ec2:CreateTags", "elasticloadbalancing:AddTags"],
+      "Resource": "*",
+      "Condition": {{"StringEquals": {{
+        "aws:RequestTag/{TAG_OWNER}": "{owner}"
+      }}}}
+    }},
+    {{
+      "Sid": "ChangeWhatHasOurTag",
+      "Effect": "Allow",
+      "Action": [{ours}
+      ],
+      "Resource": "*",
+      "Condition": {{"StringEquals": {{"aws:ResourceTag/{TAG_OWNER}": "{owner}"}}}}
+    }}
+  ]
+}}
+"#
+    )
+}

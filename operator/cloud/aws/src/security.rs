@@ -1,0 +1,228 @@
+//! Security groups: what they should allow, what to change, and names that need no memory.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_ec2::types::{self as ec2, UserIdGroupPair};
+use constellation_cloud::CloudError;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    API_PORT, AwsCloud, OWNER_PORT,
+    convert::{TAG_SLOT, filter, tags},
+    network::Marks,
+};
+
+/// Of nodes.
+pub const NODES: &str = "nodes";
+/// Of the load balancers.
+pub const ENDPOINT: &str = "endpoint";
+
+/// A name of `length` characters (at most 64) that only these words give: hex of their SHA-256.
+pub fn digest(words: &[&str], length: usize) -> String {
+    use std::fmt::Write as _;
+    let mut hash = Sha256::new();
+    for word in words {
+        hash.update(u64::try_from(word.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(word);
+    }
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.truncate(length);
+    text
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// A network.
+    Cidr(String),
+    /// Members of a group.
+    Group(String),
+}
+
+/// What may come in, one source and one range of ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// `tcp`, or `-1` for everything.
+    pub protocol: String,
+    /// First port; -1 where all are meant.
+    pub from: i32,
+    /// Last port.
+    pub to: i32,
+    /// Who.
+    pub source: Source,
+}
+
+impl Rule {
+    fn tcp(port: u16, source: Source) -> Self {
+        Self { protocol: "tcp".into(), from: port.into(), to: port.into(), source }
+    }
+}
+
+/// Rules of the nodes: all among themselves, the endpoint to the API server, the owner from where he is.
+pub fn of_nodes(nodes: &str, endpoint: &str, sources: &[String]) -> BTreeSet<Rule> {
+    let among = Rule { protocol: "-1".into(), from: -1, to: -1, source: Source::Group(nodes.to_owned()) };
+    let owner = sources.iter().map(|cidr| Rule::tcp(OWNER_PORT, Source::Cidr(cidr.clone())));
+    let api = Rule::tcp(API_PORT, Source::Group(endpoint.to_owned()));
+    owner.chain([among, api]).collect()
+}
+
+/// Rules of the endpoint: the nodes' network, and users from where they are.
+pub fn of_endpoint(network: &str, sources: &[String]) -> BTreeSet<Rule> {
+    let all = sources.iter().map(String::as_str).chain([network]);
+    all.map(|cidr| Rule::tcp(API_PORT, Source::Cidr(cidr.to_owned()))).collect()
+}
+
+/// Rules as EC2 shows them. What is no rule of ours in form (IPv6, prefix lists) is given as a network, so that it is
+/// seen as too much; `None` where it can't be revoked by us.
+pub fn seen(permissions: &[ec2::IpPermission]) -> BTreeSet<Rule> {
+    let mut rules = BTreeSet::new();
+    for permission in permissions {
+        let protocol = permission.ip_protocol().unwrap_or("-1").to_owned();
+        let (from, to) = (permission.from_port().unwrap_or(-1), permission.to_port().unwrap_or(-1));
+        let cidrs = permission.ip_ranges().iter().filter_map(|range| range.cidr_ip());
+        let six = permission.ipv6_ranges().iter().filter_map(|range| range.cidr_ipv6());
+        let groups = permission.user_id_group_pairs().iter().filter_map(UserIdGroupPair::group_id);
+        let sources = cidrs.chain(six).map(|cidr| Source::Cidr(cidr.to_owned()));
+        for source in sources.chain(groups.map(|group| Source::Group(group.to_owned()))) {
+            rules.insert(Rule { protocol: protocol.clone(), from, to, source });
+        }
+    }
+    rules
+}
+
+/// A rule as EC2 takes it.
+pub fn permission(rule: &Rule) -> ec2::IpPermission {
+    let permission = ec2::IpPermission::builder().ip_protocol(&rule.protocol);
+    let permission = if rule.protocol == "-1" { permission } else { permission.from_port(rule.from).to_port(rule.to) };
+    match &rule.source {
+        Source::Cidr(cidr) if cidr.contains(':') => {
+            permission.ipv6_ranges(ec2::Ipv6Range::builder().cidr_ipv6(cidr).build()).build()
+        }
+        Source::Cidr(cidr) => permission.ip_ranges(ec2::IpRange::builder().cidr_ip(cidr).build()).build(),
+        Source::Group(group) => {
+            permission.user_id_group_pairs(UserIdGroupPair::builder().group_id(group).build()).build()
+        }
+    }
+}
+
+impl AwsCloud {
+    /// The groups of a cluster that exist, by slot.
+    pub(crate) async fn groups(&self, marks: &Marks) -> Result<Vec<ec2::SecurityGroup>, CloudError> {
+        let send = self.account.ec2.describe_security_groups().set_filters(Some(marks.filters())).max_results(100);
+        let found = self.account.read("ec2:DescribeSecurityGroups", send.send()).await?;
+        Ok(found.security_groups.unwrap_or_default())
+    }
+
+    /// Makes a group, unless it is there.
+    pub(crate) async fn ensure_group(
+        &self,
+        marks: &Marks,
+        slot: &'static str,
+        vpc: &str,
+    ) -> Result<String, CloudError> {
+        if let Some(id) = self.group_of(marks, slot).await? {
+            return Ok(id);
+        }
+        let name = format!("constellation-{}-{slot}", marks.short());
+        let send = self
+            .account
+            .ec2
+            .create_security_group()
+            .group_name(&name)
+            .description(format!("Constellation cluster: {slot}"))
+            .vpc_id(vpc)
+            .tag_specifications(marks.specification(ec2::ResourceType::SecurityGroup, Some(slot)));
+        match self.account.change("ec2:CreateSecurityGroup", send.send()).await {
+            Ok(made) => {
+                let id = made.group_id.ok_or_else(|| CloudError::Transient("CreateSecurityGroup gave no id".into()))?;
+                self.remember(marks, slot, &id);
+                Ok(id)
+            }
+            Err(refusal) if refusal.is(&["InvalidGroup.Duplicate"]) => {
+                // Names are unique in a VPC: it is ours and not listed yet, or somebody else's.
+                let send = self.account.ec2.describe_security_groups();
+                let send = send.filters(filter("group-name", [&name])).filters(filter("vpc-id", [vpc])).send();
+                let found = self.account.read("ec2:DescribeSecurityGroups", send).await?.security_groups;
+                let found = found.unwrap_or_default().into_iter().next();
+                let ours = found.as_ref().filter(|group| marks.owns(group.tags()));
+                match (ours.and_then(|group| group.group_id()), &found) {
+                    (Some(id), _) => Ok(id.to_owned()),
+                    (None, None) => Err(CloudError::Transient(format!("security group {name} is not listed yet"))),
+                    (None, Some(_)) => Err(CloudError::Unsupported(format!(
+                        "security group {name} is somebody else's: delete or tag it"
+                    ))),
+                }
+            }
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// The group of a slot, if it is there.
+    pub(crate) async fn group_of(&self, marks: &Marks, slot: &str) -> Result<Option<String>, CloudError> {
+        let groups = self.groups(marks).await?;
+        let found = groups.iter().find(|group| tags(group.tags()).get(TAG_SLOT) == Some(&slot));
+        Ok(found.and_then(|group| group.group_id().map(str::to_owned)).or_else(|| self.recalled(marks, slot)))
+    }
+
+    /// Makes a group's rules exactly these: adds what is missing before it takes away what is too much.
+    pub(crate) async fn mend_rules(&self, id: &str, wanted: &BTreeSet<Rule>) -> Result<(), CloudError> {
+        let send = self.account.ec2.describe_security_groups().group_ids(id).send();
+        let found = self.account.read("ec2:DescribeSecurityGroups", send).await;
+        let now = match found {
+            Ok(found) => {
+                let groups = found.security_groups.unwrap_or_default();
+                groups.first().map(|group| seen(group.ip_permissions())).unwrap_or_default()
+            }
+            // Made a moment ago, and not known everywhere yet: it has no rules.
+            Err(refusal) if refusal.is_not_found() => BTreeSet::new(),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let missing: Vec<_> = wanted.difference(&now).map(permission).collect();
+        if !missing.is_empty() {
+            let send =
+                self.account.ec2.authorize_security_group_ingress().group_id(id).set_ip_permissions(Some(missing));
+            match self.account.change("ec2:AuthorizeSecurityGroupIngress", send.send()).await {
+                Ok(_) => {}
+                Err(refusal) if refusal.is(&["InvalidPermission.Duplicate"]) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        let extra: Vec<_> = now.difference(wanted).map(permission).collect();
+        if !extra.is_empty() {
+            tracing::warn!(group = id, rules = extra.len(), "Revoking rules that somebody added to a security group");
+            let send = self.account.ec2.revoke_security_group_ingress().group_id(id).set_ip_permissions(Some(extra));
+            match self.account.change("ec2:RevokeSecurityGroupIngress", send.send()).await {
+                Ok(_) => {}
+                Err(refusal) if refusal.is(&["InvalidPermission.NotFound"]) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_seen_is_what_was_asked_for_and_a_stranger_stands_out() {
+        let wanted = of_nodes("sg-1", "sg-2", &["192.0.2.0/24".into()]);
+        let mut shown: Vec<_> = wanted.iter().map(permission).collect();
+        assert_eq!(seen(&shown), wanted);
+        let stranger = Rule::tcp(22, Source::Cidr("0.0.0.0/0".into()));
+        shown.push(permission(&stranger));
+        assert_eq!(seen(&shown).difference(&wanted).collect::<Vec<_>>(), [&stranger]);
+    }
+
+    #[test]
+    fn names_differ_where_any_word_or_its_border_does() {
+        let all = [digest(&["a", "b"], 64), digest(&["ab"], 64), digest(&["a", "c"], 64), digest(&["a", "b", ""], 64)];
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 4);
+        assert_eq!(digest(&["a"], 12).len(), 12);
+    }
+}
