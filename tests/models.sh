@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches the vendors' own descriptions of their APIs, for the tests of the clouds. Usage: tests/models.sh [google|azure]...
+# Fetches the vendors' own descriptions of their APIs, for the tests of the clouds. Usage: tests/models.sh [google|azure|aws|moto]...
 # They come out of the vendors' Python packages (PyPI), one function per model; a model that is there is not fetched again.
 set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
@@ -35,7 +35,27 @@ azure() (
   make resource azure-mgmt-resource==26.0.0 resource/resources
 )
 
-[ $# -gt 0 ] || set -- google azure
+# AWS: botocore's models of the services that we call.
+aws() (
+  [ -s "$models/kms.service-2.json" ] && exit
+  wheel botocore==1.44.5
+  for service in ec2/2016-11-15 elbv2/2015-12-01 service-quotas/2019-06-24 kms/2014-11-01; do
+    python3 -c 'import gzip, sys; sys.stdout.buffer.write(gzip.open(sys.argv[1]).read())' \
+      "$work/unpacked/botocore/data/$service/service-2.json.gz" >"$work/model.json"
+    mv "$work/model.json" "$models/${service%%/*}.service-2.json"
+  done
+)
+
+# Another implementation of AWS' APIs, which the tests start: no more of it than they use.
+moto() (
+  [ -d "$models/moto" ] && exit
+  rm -rf "$models/moto.new"
+  pip3 install -q --disable-pip-version-check --root-user-action ignore --no-compile --target "$models/moto.new" \
+    moto==5.2.5 flask==3.1.2 flask-cors==6.0.1
+  mv "$models/moto.new" "$models/moto"
+)
+
+[ $# -gt 0 ] || set -- google azure aws moto
 for model in "$@"; do
   "$model"
   echo "models.sh: $model is in $models" >&2

@@ -1,0 +1,538 @@
+//! The endpoint's state, and what each call does to it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde_json::json;
+
+use super::{
+    model::{self, Tree},
+    objects::{Kind, Object, items, members},
+};
+
+/// A reply.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+    pub throttled: bool,
+}
+
+type Refused = (u16, &'static str);
+type Reply = Result<String, Refused>;
+
+/// The state.
+pub struct World {
+    pub objects: BTreeMap<String, Object>,
+    /// Requests by action, in order.
+    pub log: Vec<String>,
+    /// Requests that didn't keep to the model.
+    pub violations: Vec<String>,
+    /// What the next calls of an action get.
+    pub refusals: BTreeMap<&'static str, VecDeque<Refused>>,
+    /// Zones without capacity.
+    pub full: BTreeSet<String>,
+    /// How many calls it takes until lists show what was made.
+    pub lag: u64,
+    /// How many lists show an instance that goes.
+    pub fade: u32,
+    /// The call, counted from now, whose answer is lost with the process that made it.
+    pub kill: Option<usize>,
+    /// The vCPU quota.
+    pub quota: f64,
+    /// Attributes of the image: boot mode, TPM.
+    pub image: (&'static str, &'static str),
+    /// Zones that offer the types.
+    pub offers: Vec<&'static str>,
+    routes: BTreeMap<String, String>,
+    next: u64,
+    killed: bool,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            log: Vec::new(),
+            violations: Vec::new(),
+            refusals: BTreeMap::new(),
+            full: BTreeSet::new(),
+            lag: 0,
+            fade: 1,
+            kill: None,
+            quota: 64.0,
+            image: ("uefi", "v2.0"),
+            offers: vec!["us-east-2a", "us-east-2b"],
+            routes: BTreeMap::new(),
+            next: 1,
+            killed: false,
+        }
+    }
+
+    /// Whether the caller of the last call is to die.
+    pub fn kills(&mut self) -> bool {
+        std::mem::take(&mut self.killed)
+    }
+
+    pub fn of(&self, kind: Kind) -> Vec<&Object> {
+        self.objects.values().filter(|object| object.kind == kind).collect()
+    }
+
+    /// Everything but what is gone, without ids.
+    pub fn print(&self) -> Vec<String> {
+        let names: BTreeMap<_, _> = self
+            .objects
+            .values()
+            .map(|o| (o.id.clone(), format!("{:?}:{}{}", o.kind, o.get("group-name"), o.get("cidr"))))
+            .collect();
+        let alive = self.objects.values().filter(|object| object.get("instance-state-name") != "terminated");
+        let mut all: Vec<_> = alive.map(|object| object.print(&names)).collect();
+        all.extend(self.routes.iter().filter(|(vpc, _)| self.objects.contains_key(*vpc)).map(|_| "route".to_owned()));
+        all.sort();
+        all
+    }
+
+    pub fn serve(&mut self, target: &str, body: &[u8]) -> Answer {
+        if let Some(left) = self.kill.as_mut() {
+            *left -= 1;
+            if *left == 0 {
+                self.killed = true;
+                self.kill = None;
+            }
+        }
+        if let Some((of, action)) = target.split_once('.') {
+            self.log.push(action.to_owned());
+            let service = if of == "TrentService" { "kms" } else { "service-quotas" };
+            self.violations.extend(model::check_json(service, action, &serde_json::from_slice(body).unwrap()));
+            if let Some((status, code)) = self.refusals.get_mut(action).and_then(VecDeque::pop_front) {
+                let body = json!({"__type": code, "message": "scripted"}).to_string();
+                return Answer { status, body, throttled: code == "ThrottlingException" };
+            }
+            let body = json!({"Quota": {"QuotaCode": "L-1216C47A", "Value": self.quota}}).to_string();
+            return Answer { status: 200, body, throttled: false };
+        }
+        let pairs: Vec<_> = form_urlencoded::parse(body).into_owned().collect();
+        let request = Tree::parse(&pairs);
+        let action = request.text("Action").unwrap().to_owned();
+        let elb = request.text("Version") == Some("2015-12-01");
+        let wrong = model::check(if elb { "elbv2" } else { "ec2" }, &action, &request);
+        self.log.push(action.clone());
+        let scripted = self.refusals.get_mut(action.as_str()).and_then(VecDeque::pop_front);
+        let reply = if let Some(refused) = scripted {
+            Err(refused)
+        } else if wrong.is_empty() {
+            if elb { self.elb(&action, &request) } else { self.ec2(&action, &request) }
+        } else {
+            self.violations.extend(wrong);
+            Err((400, "ValidationError"))
+        };
+        let error = |code: &str| format!("<Error><Code>{code}</Code><Message>scripted</Message></Error>");
+        let (status, body, throttled) = match (reply, elb) {
+            (Ok(inner), false) => (200, format!("<{action}Response>{inner}</{action}Response>"), false),
+            (Ok(inner), true) => {
+                (200, format!("<{action}Response><{action}Result>{inner}</{action}Result></{action}Response>"), false)
+            }
+            (Err((status, code)), false) => {
+                let throttled = code == "RequestLimitExceeded";
+                (status, format!("<Response><Errors>{}</Errors></Response>", error(code)), throttled)
+            }
+            (Err((status, code)), true) => (status, format!("<ErrorResponse>{}</ErrorResponse>", error(code)), false),
+        };
+        Answer { status, body, throttled }
+    }
+
+    /// Somebody points the default route of a VPC elsewhere.
+    pub fn misroute(&mut self, vpc: &str) {
+        self.routes.insert(vpc.to_owned(), "nat-0f".to_owned());
+    }
+
+    fn id(&mut self, prefix: &str) -> String {
+        self.next += 1;
+        format!("{prefix}-{:017x}", self.next)
+    }
+
+    pub fn add(
+        &mut self,
+        kind: Kind,
+        id: &str,
+        attributes: &[(&'static str, &str)],
+        tags: BTreeMap<String, String>,
+    ) -> Object {
+        let attributes = attributes.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let seen_from = u64::try_from(self.log.len()).unwrap() + self.lag;
+        let object =
+            Object { kind, id: id.to_owned(), attributes, tags, members: BTreeSet::new(), seen_from, fading: None };
+        self.objects.insert(id.to_owned(), object.clone());
+        object
+    }
+
+    /// What a list of a kind shows to this request.
+    fn shown(&self, kind: Kind, request: &Tree) -> Vec<Object> {
+        let now = u64::try_from(self.log.len()).unwrap();
+        let all = self.of(kind).into_iter().filter(|object| object.seen_from < now && object.passes(request));
+        all.cloned().collect()
+    }
+
+    fn list(&self, kind: Kind, set: &str, request: &Tree, ids: &str, missing: &'static str) -> Reply {
+        let wanted = request.texts(ids);
+        let all = self.shown(kind, request);
+        let all: Vec<_> = all.iter().filter(|o| wanted.is_empty() || wanted.contains(&o.id.as_str())).collect();
+        if all.len() < wanted.len() {
+            return Err((400, missing));
+        }
+        Ok(format!("<{set}>{}</{set}>", items(all.into_iter().map(Object::xml))))
+    }
+
+    fn must(&mut self, id: Option<&str>, missing: &'static str) -> Result<&mut Object, Refused> {
+        self.objects.get_mut(id.unwrap_or_default()).ok_or((400, missing))
+    }
+
+    /// Whether anything names this object.
+    fn held(&self, id: &str) -> bool {
+        self.objects.values().any(|other| {
+            other.id != id
+                && other.get("instance-state-name") != "terminated"
+                && (other.attributes.values().any(|value| value.split(',').any(|part| part == id))
+                    || other.members.iter().any(|member| other.kind == Kind::Group && member.ends_with(id)))
+        })
+    }
+
+    fn delete(&mut self, id: Option<&str>, missing: &'static str, held: &'static str) -> Reply {
+        let id = self.must(id, missing)?.id.clone();
+        if self.held(&id) {
+            return Err((400, held));
+        }
+        self.objects.remove(&id);
+        Ok("<return>true</return>".into())
+    }
+
+    #[allow(clippy::too_many_lines, reason = "a table of operations")]
+    fn ec2(&mut self, action: &str, request: &Tree) -> Reply {
+        let tags = tags(request, "TagSpecification.1.Tag");
+        let vpc = request.text("VpcId").unwrap_or_default().to_owned();
+        match action {
+            "CreateVpc" => {
+                let id = self.id("vpc");
+                let made = self.add(Kind::Vpc, &id, &[("cidr", request.text("CidrBlock").unwrap())], tags);
+                Ok(format!("<vpc>{}</vpc>", made.xml()))
+            }
+            "DescribeVpcs" => self.list(Kind::Vpc, "vpcSet", request, "VpcId", "InvalidVpcID.NotFound"),
+            "DeleteVpc" => self.delete(request.text("VpcId"), "InvalidVpcID.NotFound", "DependencyViolation"),
+            "CreateSubnet" => {
+                self.must(Some(&vpc), "InvalidVpcID.NotFound")?;
+                let cidr = request.text("CidrBlock").unwrap();
+                if self.of(Kind::Subnet).iter().any(|s| s.get("vpc-id") == vpc && s.get("cidr") == cidr) {
+                    return Err((400, "InvalidSubnet.Conflict"));
+                }
+                let id = self.id("subnet");
+                let zone = request.text("AvailabilityZone").unwrap();
+                let made = self.add(Kind::Subnet, &id, &[("vpc-id", &vpc), ("cidr", cidr), ("zone", zone)], tags);
+                Ok(format!("<subnet>{}</subnet>", made.xml()))
+            }
+            "DescribeSubnets" => self.list(Kind::Subnet, "subnetSet", request, "SubnetId", "InvalidSubnetID.NotFound"),
+            "DeleteSubnet" => self.delete(request.text("SubnetId"), "InvalidSubnetID.NotFound", "DependencyViolation"),
+            "CreateInternetGateway" => {
+                let id = self.id("igw");
+                let made = self.add(Kind::Gateway, &id, &[], tags);
+                Ok(format!("<internetGateway>{}</internetGateway>", made.xml()))
+            }
+            "DescribeInternetGateways" => self.list(
+                Kind::Gateway,
+                "internetGatewaySet",
+                request,
+                "InternetGatewayId",
+                "InvalidInternetGatewayID.NotFound",
+            ),
+            "AttachInternetGateway" => {
+                if self.of(Kind::Gateway).iter().any(|one| one.get("vpc-id") == vpc) {
+                    return Err((400, "Resource.AlreadyAssociated"));
+                }
+                let gateway = self.must(request.text("InternetGatewayId"), "InvalidInternetGatewayID.NotFound")?;
+                gateway.attributes.insert("vpc-id", vpc);
+                Ok(String::new())
+            }
+            "DetachInternetGateway" => {
+                let public = self.of(Kind::Instance).iter().any(|one| {
+                    one.get("vpc-id") == vpc
+                        && !one.get("public").is_empty()
+                        && one.get("instance-state-name") != "terminated"
+                });
+                if public {
+                    return Err((400, "DependencyViolation"));
+                }
+                let gateway = self.must(request.text("InternetGatewayId"), "InvalidInternetGatewayID.NotFound")?;
+                gateway.attributes.remove("vpc-id");
+                self.routes.remove(&vpc);
+                Ok(String::new())
+            }
+            "DeleteInternetGateway" => {
+                let id = request.text("InternetGatewayId");
+                if !self.must(id, "InvalidInternetGatewayID.NotFound")?.get("vpc-id").is_empty() {
+                    return Err((400, "DependencyViolation"));
+                }
+                self.delete(id, "InvalidInternetGatewayID.NotFound", "DependencyViolation")
+            }
+            "DescribeRouteTables" => {
+                let vpc = request.text("Filter.1.Value.1").unwrap();
+                let route = self.routes.get(vpc).map(|gateway| {
+                    format!("<destinationCidrBlock>0.0.0.0/0</destinationCidrBlock><gatewayId>{gateway}</gatewayId>")
+                });
+                let table = format!("<routeTableId>rtb-{vpc}</routeTableId><routeSet>{}</routeSet>", items(route));
+                Ok(format!("<routeTableSet>{}</routeTableSet>", items([table])))
+            }
+            "CreateRoute" | "ReplaceRoute" => {
+                let vpc = request.text("RouteTableId").unwrap().trim_start_matches("rtb-").to_owned();
+                self.routes.insert(vpc, request.text("GatewayId").unwrap().to_owned());
+                Ok("<return>true</return>".into())
+            }
+            "CreateSecurityGroup" => {
+                let name = request.text("GroupName").unwrap().to_owned();
+                if self.of(Kind::Group).iter().any(|one| one.get("group-name") == name && one.get("vpc-id") == vpc) {
+                    return Err((400, "InvalidGroup.Duplicate"));
+                }
+                let id = self.id("sg");
+                self.add(Kind::Group, &id, &[("group-name", &name), ("vpc-id", &vpc)], tags);
+                Ok(format!("<groupId>{id}</groupId>"))
+            }
+            "DescribeSecurityGroups" => {
+                self.list(Kind::Group, "securityGroupInfo", request, "GroupId", "InvalidGroup.NotFound")
+            }
+            "AuthorizeSecurityGroupIngress" | "RevokeSecurityGroupIngress" => {
+                let rules = rules(request);
+                let group = self.must(request.text("GroupId"), "InvalidGroup.NotFound")?;
+                if action.starts_with('A') {
+                    group.members.extend(rules);
+                } else {
+                    group.members.retain(|rule| !rules.contains(rule));
+                }
+                Ok("<return>true</return>".into())
+            }
+            "DeleteSecurityGroup" => {
+                self.delete(request.text("GroupId"), "InvalidGroup.NotFound", "DependencyViolation")
+            }
+            "DescribeNetworkInterfaces" => self.list(
+                Kind::Interface,
+                "networkInterfaceSet",
+                request,
+                "NetworkInterfaceId",
+                "InvalidNetworkInterfaceID.NotFound",
+            ),
+            "RunInstances" => self.run(request, tags),
+            "DescribeInstances" => Ok(self.describe_instances(request)),
+            "TerminateInstances" => {
+                let fade = self.fade;
+                let one = self.must(request.text("InstanceId.1"), "InvalidInstanceID.NotFound")?;
+                if one.get("instance-state-name") != "terminated" {
+                    one.attributes.insert("instance-state-name", "shutting-down".into());
+                    one.fading.get_or_insert(fade);
+                }
+                Ok("<instancesSet/>".into())
+            }
+            "DescribeInstanceTypes" => {
+                let known = [("m6a.large", true), ("m7i.large", false)];
+                let asked: Vec<_> =
+                    request.list("Filter").into_iter().flat_map(|filter| filter.texts("Value")).collect();
+                Ok(format!("<instanceTypeSet>{}</instanceTypeSet>", items(known.into_iter().filter(|(n, _)| asked.contains(n)).map(|(name, snp)| {
+                    let features = if snp { "<item>amd-sev-snp</item>" } else { "" };
+                    format!(
+                        "<instanceType>{name}</instanceType><vCpuInfo><defaultVCpus>2</defaultVCpus></vCpuInfo>\
+                         <memoryInfo><sizeInMiB>8192</sizeInMiB></memoryInfo><nitroTpmSupport>supported</nitroTpmSupport>\
+                         <supportedBootModes><item>uefi</item></supportedBootModes><processorInfo><supportedArchitectures>\
+                         <item>x86_64</item></supportedArchitectures><supportedFeatures>{features}</supportedFeatures></processorInfo>"
+                    )
+                }))))
+            }
+            "DescribeInstanceTypeOfferings" => {
+                let asked = request.texts("Filter.1.Value");
+                let pairs = asked.iter().flat_map(|name| self.offers.iter().map(move |zone| (name, zone)));
+                let all =
+                    pairs.map(|(name, zone)| format!("<instanceType>{name}</instanceType><location>{zone}</location>"));
+                Ok(format!("<instanceTypeOfferingSet>{}</instanceTypeOfferingSet>", items(all)))
+            }
+            "DescribeImages" => {
+                if request.text("ImageId.1") != Some("ami-0123456789abcdef0") {
+                    return Err((400, "InvalidAMIID.NotFound"));
+                }
+                let (boot, tpm) = self.image;
+                let tpm = if tpm.is_empty() { String::new() } else { format!("<tpmSupport>{tpm}</tpmSupport>") };
+                let image = format!(
+                    "<imageId>ami-1</imageId><imageState>available</imageState><bootMode>{boot}</bootMode>{tpm}"
+                );
+                Ok(format!("<imagesSet>{}</imagesSet>", items([image])))
+            }
+            _ => panic!("the endpoint has no {action}"),
+        }
+    }
+
+    fn run(&mut self, request: &Tree, tags: BTreeMap<String, String>) -> Reply {
+        let token = request.text("ClientToken").unwrap().to_owned();
+        let reply = |object: &Object| Ok(format!("<instancesSet>{}</instancesSet>", items([object.xml()])));
+        if let Some(known) = self.of(Kind::Instance).into_iter().find(|one| one.get("token") == token) {
+            return match known.get("instance-state-name") {
+                "terminated" | "shutting-down" => Err((400, "IdempotentInstanceTerminated")),
+                _ => reply(known),
+            };
+        }
+        let interface = request.at("NetworkInterface.1").unwrap();
+        let (subnet, group) = (interface.text("SubnetId").unwrap(), interface.text("SecurityGroupId.1").unwrap());
+        self.must(Some(group), "InvalidGroup.NotFound")?;
+        let subnet = self.must(Some(subnet), "InvalidSubnetID.NotFound")?.clone();
+        if self.full.contains(subnet.get("zone")) {
+            return Err((500, "InsufficientInstanceCapacity"));
+        }
+        let id = self.id("i");
+        let number = u8::try_from(self.next % 250).unwrap();
+        let (private, launched) = (format!("10.77.0.{number}"), format!("2026-11-23T00:00:{:02}.000Z", self.next % 60));
+        let public = if interface.text("AssociatePublicIpAddress") == Some("true") { "127.0.0.1" } else { "" };
+        let attributes = [
+            ("image", request.text("ImageId").unwrap()),
+            ("instance-type", request.text("InstanceType").unwrap()),
+            ("instance-state-name", "running"),
+            ("snp", request.text("CpuOptions.AmdSevSnp").unwrap_or_default()),
+            ("metadata", request.text("MetadataOptions.HttpTokens").unwrap_or_default()),
+            ("encrypted", request.text("BlockDeviceMapping.1.Ebs.Encrypted").unwrap_or_default()),
+            ("subnet", &subnet.id),
+            ("vpc-id", subnet.get("vpc-id")),
+            ("group", group),
+            ("zone", subnet.get("zone")),
+            ("private", &private),
+            ("public", public),
+            ("launched", &launched),
+            ("token", &token),
+        ];
+        let made = self.add(Kind::Instance, &id, &attributes, tags);
+        reply(&made)
+    }
+
+    fn describe_instances(&mut self, request: &Tree) -> String {
+        let all = self.shown(Kind::Instance, request);
+        let from: usize = request.text("NextToken").map_or(0, |token| token.parse().unwrap());
+        let size: usize = request.text("MaxResults").map_or(1000, |size| size.parse().unwrap());
+        let page: Vec<_> = all.iter().skip(from).take(size).map(Object::xml).collect();
+        let next =
+            if from + size < all.len() { format!("<nextToken>{}</nextToken>", from + size) } else { String::new() };
+        for object in self.objects.values_mut() {
+            match object.fading.as_mut() {
+                Some(0) => drop(object.attributes.insert("instance-state-name", "terminated".into())),
+                Some(left) => *left -= 1,
+                None => {}
+            }
+        }
+        let reservations = items(page.into_iter().map(|one| format!("<instancesSet>{}</instancesSet>", items([one]))));
+        format!("<reservationSet>{reservations}</reservationSet>{next}")
+    }
+
+    fn elb(&mut self, action: &str, request: &Tree) -> Reply {
+        let tags = tags(request, "Tags");
+        let named = |world: &Self, kind: Kind, missing: &'static str| {
+            let name = request.text("Names.member.1").unwrap_or_default();
+            world.of(kind).into_iter().find(|one| one.get("name") == name).cloned().ok_or((400, missing))
+        };
+        match action {
+            "CreateLoadBalancer" | "CreateTargetGroup" => {
+                let name = request.text("Name").unwrap();
+                let (kind, set) = if action == "CreateLoadBalancer" {
+                    (Kind::Balancer, "LoadBalancers")
+                } else {
+                    (Kind::Targets, "TargetGroups")
+                };
+                // The same name with the same parameters is the same one.
+                if let Some(known) = self.of(kind).into_iter().find(|one| one.get("name") == name) {
+                    return Ok(format!("<{set}>{}</{set}>", members([known.xml()])));
+                }
+                let dns = format!("{name}.elb.us-east-2.amazonaws.com");
+                let subnets = request.texts("Subnets").join(",");
+                let groups = request.texts("SecurityGroups").join(",");
+                let vpc = request.text("VpcId").unwrap_or_default();
+                let scheme = request.text("Scheme").unwrap_or_default();
+                let id = format!("arn:aws:elasticloadbalancing:us-east-2:123456789012:{name}/{kind:?}");
+                let of = [
+                    ("name", name),
+                    ("dns", &dns),
+                    ("subnets", &subnets),
+                    ("groups", &groups),
+                    ("vpc-id", vpc),
+                    ("scheme", scheme),
+                ];
+                let made = self.add(kind, &id, &of, tags);
+                Ok(format!("<{set}>{}</{set}>", members([made.xml()])))
+            }
+            "DescribeLoadBalancers" => {
+                let found = named(self, Kind::Balancer, "LoadBalancerNotFound")?;
+                Ok(format!("<LoadBalancers>{}</LoadBalancers>", members([found.xml()])))
+            }
+            "DescribeTargetGroups" => {
+                let found = named(self, Kind::Targets, "TargetGroupNotFound")?;
+                Ok(format!("<TargetGroups>{}</TargetGroups>", members([found.xml()])))
+            }
+            "DescribeTags" => {
+                let found = self.must(request.text("ResourceArns.member.1"), "LoadBalancerNotFound")?;
+                let tags = members(found.tags.iter().map(|(k, v)| format!("<Key>{k}</Key><Value>{v}</Value>")));
+                Ok(format!("<TagDescriptions>{}</TagDescriptions>", members([format!("<Tags>{tags}</Tags>")])))
+            }
+            "ModifyLoadBalancerAttributes" | "ModifyTargetGroupAttributes" => Ok(String::new()),
+            "CreateListener" => {
+                let balancer = request.text("LoadBalancerArn").unwrap().to_owned();
+                if self.of(Kind::Listener).iter().any(|one| one.get("balancer") == balancer) {
+                    return Err((400, "DuplicateListener"));
+                }
+                let id = format!("{balancer}/listener");
+                let targets = request.text("DefaultActions.member.1.TargetGroupArn").unwrap();
+                let port = request.text("Port").unwrap();
+                let made = self.add(
+                    Kind::Listener,
+                    &id,
+                    &[("balancer", &balancer), ("port", port), ("targets", targets)],
+                    tags,
+                );
+                Ok(format!("<Listeners>{}</Listeners>", members([made.xml()])))
+            }
+            "DescribeListeners" => {
+                let balancer = request.text("LoadBalancerArn").unwrap();
+                let all = self.of(Kind::Listener).into_iter().filter(|one| one.get("balancer") == balancer);
+                Ok(format!("<Listeners>{}</Listeners>", members(all.map(Object::xml))))
+            }
+            "DeleteLoadBalancer" => {
+                let id = self.must(request.text("LoadBalancerArn"), "LoadBalancerNotFound")?.id.clone();
+                self.objects.retain(|_, one| one.id != id && one.get("balancer") != id);
+                Ok(String::new())
+            }
+            "DeleteTargetGroup" => self.delete(request.text("TargetGroupArn"), "TargetGroupNotFound", "ResourceInUse"),
+            "DescribeTargetHealth" => {
+                let group = self.must(request.text("TargetGroupArn"), "TargetGroupNotFound")?;
+                let all = group.members.iter().map(|id| {
+                    format!("<Target><Id>{id}</Id></Target><TargetHealth><State>initial</State></TargetHealth>")
+                });
+                Ok(format!("<TargetHealthDescriptions>{}</TargetHealthDescriptions>", members(all)))
+            }
+            "RegisterTargets" | "DeregisterTargets" => {
+                let ids: Vec<_> = request.list("Targets").iter().map(|t| t.text("Id").unwrap().to_owned()).collect();
+                let group = self.must(request.text("TargetGroupArn"), "TargetGroupNotFound")?;
+                if action.starts_with('R') {
+                    group.members.extend(ids);
+                } else {
+                    group.members.retain(|id| !ids.contains(id));
+                }
+                Ok(String::new())
+            }
+            _ => panic!("the endpoint has no {action}"),
+        }
+    }
+}
+
+fn tags(request: &Tree, path: &str) -> BTreeMap<String, String> {
+    let pair = |tag: &Tree| Some((tag.text("Key")?.to_owned(), tag.text("Value")?.to_owned()));
+    request.list(path).into_iter().filter_map(pair).collect()
+}
+
+/// Rules of a request, each as protocol, from, to and source.
+fn rules(request: &Tree) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for rule in request.list("IpPermissions") {
+        let of = |name: &str| rule.text(name).unwrap_or("-1").to_owned();
+        let (protocol, from, to) = (of("IpProtocol"), of("FromPort"), of("ToPort"));
+        let groups = rule.list("Groups").into_iter().filter_map(|group| group.text("GroupId"));
+        let networks = rule.list("IpRanges").into_iter().filter_map(|range| range.text("CidrIp"));
+        all.extend(groups.chain(networks).map(|source| format!("{protocol} {from} {to} {source}")));
+    }
+    all
+}
