@@ -50,8 +50,8 @@ use crate::condition::Condition;
         .message("provider simulated proves nothing, so it can't claim hardware: tee must be vtpm").field_path(".tee"),
     validation = Rule::new("has(self.network) == has(oldSelf.network) && (!has(self.network) || self.network == oldSelf.network)")
         .message("network can't be changed: create another cluster").field_path(".network"),
-    validation = Rule::new("has(self.masterSecret) == has(oldSelf.masterSecret) && (!has(self.masterSecret) || self.masterSecret == oldSelf.masterSecret)")
-        .message("masterSecret can't be changed: the disks are encrypted under it").field_path(".masterSecret")
+    validation = Rule::new("has(self.masterSecret) == has(oldSelf.masterSecret) && (!has(self.masterSecret) || self.masterSecret == oldSelf.masterSecret || (has(self.masterSecret.kms) && has(oldSelf.masterSecret.kms)))")
+        .message("masterSecret can't be changed: the disks are encrypted under it; only the key of a kms may be another").field_path(".masterSecret")
 )]
 pub struct ConstellationClusterSpec {
     /// Where the VMs run. Exactly one member is set; it can't be changed.
@@ -277,13 +277,18 @@ pub enum Cni {
     None,
 }
 
-/// Where the master secret comes from.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+/// Where the master secret comes from: one member.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.existingSecret) != has(self.kms)")
+    .message("a master secret comes either from existingSecret or from a kms; leave masterSecret out to have it generated and kept in a Secret"))]
 pub struct MasterSecret {
     /// An existing Secret (same namespace) whose key `secret` holds 32 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing_secret: Option<LocalRef>,
+    /// Generated, and kept in a Secret only in the form that this key wrapped. Naming another key wraps it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kms: Option<crate::custody::Kms>,
 }
 
 /// An object in the same namespace.

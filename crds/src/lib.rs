@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod condition;
+pub mod custody;
 pub mod definition;
 pub mod group;
 pub mod node;

@@ -155,6 +155,36 @@ fn what_is_set_once_stays_and_the_rest_may_change() {
 }
 
 #[test]
+fn a_kms_may_get_another_key_and_nothing_else() {
+    let aws = |id: &str| json!({"aws": {"keyArn": format!("arn:aws:kms:us-east-2:123456789012:key/{id}")}});
+    let vault = |host: &str, key: &str| json!({"vault": {"address": format!("https://{host}"), "key": key, "credentialsRef": {"name": "t"}}});
+    let of = |kms: Value| with(cluster(), "/spec/masterSecret", json!({"kms": kms}));
+    for (old, new, words) in [
+        (of(aws("a")), of(aws("b")), None),
+        (of(vault("v", "a")), of(vault("v", "b")), None),
+        (of(vault("v", "a")), of(vault("w", "a")), Some("key service can't be another")),
+        (of(vault("v", "a")), of(aws("a")), Some("key service can't be another")),
+        (of(aws("a")), cluster(), Some("masterSecret can't be changed")),
+        (cluster(), of(aws("a")), Some("masterSecret can't be changed")),
+    ] {
+        judge::<ConstellationCluster>(&new, None).unwrap();
+        let answer = judge::<ConstellationCluster>(&new, Some(&old));
+        match words {
+            None => answer.unwrap(),
+            Some(words) => assert!(answer.expect_err(words).contains(words)),
+        }
+    }
+    let both = json!({"kms": aws("a"), "existingSecret": {"name": "x"}});
+    let two = json!({"kms": {"aws": aws("a")["aws"], "vault": vault("v", "a")["vault"]}});
+    refused::<ConstellationCluster>(&[
+        (with(cluster(), "/spec/masterSecret", both), "either from existingSecret or from a kms"),
+        (with(cluster(), "/spec/masterSecret", json!({})), "either from existingSecret or from a kms"),
+        (with(cluster(), "/spec/masterSecret", two), "exactly one key service"),
+        (of(json!({})), "exactly one key service"),
+    ]);
+}
+
+#[test]
 fn children_belong_to_their_parent_for_good() {
     let group = json!({"metadata": {"name": "g"}, "spec": {"clusterRef": {"name": "a"}, "group": "w", "replicas": 1}});
     judge::<NodeGroup>(&with(group.clone(), "/spec/replicas", json!(2)), Some(&group)).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cloud::CloudError;
+use crate::cloud::{CloudError, custody::CustodyError};
 
 /// How to react.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,9 @@ pub enum Error {
     /// The cloud said no.
     #[error("{0}")]
     Cloud(#[from] CloudError),
+    /// The key service of the master secret said no.
+    #[error("the master secret: {0}")]
+    Custody(#[from] CustodyError),
     /// The Kubernetes API said no.
     #[error("{doing}")]
     Kube {
@@ -53,11 +56,17 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Cloud(CloudError::Denied(_)) => Class::Denied,
-            Self::Cloud(CloudError::Throttled { after }) => Class::Wait(*after),
+            Self::Cloud(CloudError::Denied(_)) | Self::Custody(CustodyError::Denied(_)) => Class::Denied,
+            Self::Cloud(CloudError::Throttled { after }) | Self::Custody(CustodyError::Throttled { after }) => {
+                Class::Wait(*after)
+            }
             Self::Cloud(CloudError::Capacity(_) | CloudError::Quota(_)) => Class::Wait(Duration::from_mins(1)),
-            Self::Cloud(CloudError::Unsupported(_)) | Self::Invalid(_) => Class::User,
-            Self::Cloud(CloudError::NotFound(_) | CloudError::Transient(_)) | Self::Time(_) => Class::Transient,
+            Self::Cloud(CloudError::Unsupported(_))
+            | Self::Custody(CustodyError::Foreign(_) | CustodyError::Key(_))
+            | Self::Invalid(_) => Class::User,
+            Self::Cloud(CloudError::NotFound(_) | CloudError::Transient(_))
+            | Self::Custody(CustodyError::Transient(_))
+            | Self::Time(_) => Class::Transient,
             Self::Kube { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.is_forbidden() => Class::Denied,
                 kube::Error::Api(status) if status.is_invalid() => Class::Bug,

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod cloud;
 pub mod cluster;
 pub mod context;
+pub mod custody;
 pub mod error;
 pub mod events;
 pub mod group;

@@ -47,7 +47,10 @@ fn crates_point_only_where_the_house_plan_says() {
         ("constellation-cloud-aws", vec!["constellation-cloud"]),
         ("constellation-cloud-azure", vec!["constellation-cloud"]),
         ("constellation-cloud-gcp", vec!["constellation-cloud"]),
-        ("constellation-operator", vec!["constellation-attestation", "constellation-cloud", "constellation-crds"]),
+        (
+            "constellation-operator",
+            vec!["constellation-attestation", "constellation-cloud", "constellation-cloud-aws", "constellation-crds"],
+        ),
         ("constellation-bootstrapper", vec!["constellation-attestation"]),
         ("constellation-image", vec!["constellation-attestation"]),
     ]);

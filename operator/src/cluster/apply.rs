@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use constellation_attestation::keys;
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
     LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, TrustBundleSpec, cluster::LocalRef,
@@ -56,6 +55,10 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         Step::RemoveFinalizer => finalizers(ctx, cluster, false).await,
         Step::CreateOwnerKey => secrets::create_owner_key(client, cluster).await,
         Step::CreateMasterSecret => secrets::create_master_secret(client, cluster).await,
+        Step::RewrapMasterSecret => {
+            let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
+            secrets::rewrap_master_secret(client, cluster, master).await
+        }
         Step::EnsureNetwork => {
             let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
             let request = network_request(cluster);
@@ -93,7 +96,7 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         Step::StartRecover(name) => {
             let (peer, _) = peer(world, name)?;
             let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
-            let key = recover::key(master, &peer.node_uid);
+            let key = recover::key(&master.open(client, cluster).await?, &peer.node_uid);
             ctx.inits.start(peer, key);
             Ok(())
         }
@@ -310,7 +313,7 @@ fn peer<'a>(world: &'a World, name: &str) -> Result<(init::Peer, &'a Confidentia
         owner: Arc::clone(owner),
         launch_config: begin::launch_config(&world.uid.0, node, owner),
         node_uid: uid,
-        cluster_id: keys::derive(master, keys::CLUSTER_ID).to_vec().into(),
+        cluster_id: master.cluster_id().into(),
         policy: trust::policy(&world.uid.0, revision, accepted, cloud.platform(), world.roots.clone()),
     };
     Ok((peer, node))
@@ -320,10 +323,11 @@ async fn start_init(ctx: &Context, world: &World, name: &str) -> Result<(), Erro
     let (peer, node) = peer(world, name)?;
     let network = world.network.as_ref().ok_or_else(|| missing("the network"))?;
     let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
+    let master = master.open(&ctx.client, &world.cluster).await?;
     let version = world.version.as_ref().ok_or_else(|| missing("the node version"))?;
     let ca = secrets::verifier_ca(&ctx.client, &world.cluster, &peer.owner).await?;
     let kubernetes = &version.spec.kubernetes_version;
-    let request = begin::request(&world.cluster, node, network, kubernetes, master, &ca);
+    let request = begin::request(&world.cluster, node, network, kubernetes, &master, &ca);
     ctx.inits.start(peer, request);
     Ok(())
 }

@@ -38,6 +38,7 @@ use crate::{
     backoff,
     cloud::Network,
     context::Context,
+    custody,
     error::{Error, chain},
     init::install::MANAGER,
 };
@@ -55,6 +56,9 @@ const CALM: Duration = Duration::from_mins(1);
 /// How often network and endpoint are repaired: a host may have restarted.
 const REPAIR: Duration = Duration::from_mins(5);
 
+/// How often the key of the master secret is asked for a newer version: keys are rotated by the month.
+const ROTATION: Duration = Duration::from_hours(1);
+
 /// What is known of a cluster between two looks; a restarted operator finds it out again.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
@@ -66,6 +70,8 @@ pub struct Memory {
     pub answered: Option<Instant>,
     /// The endpoint's targets as they were set last.
     pub targets: Option<Vec<String>>,
+    /// When the key of the master secret was asked for its newest version, and the answer.
+    pub key: Option<(Instant, Option<String>)>,
 }
 
 struct Reconciler {
@@ -127,6 +133,7 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
         write(ctx, &cluster, &status).await?;
     }
     repair(ctx, &cluster, memory).await;
+    rotation(ctx, &cluster, memory).await;
     memory.answered.get_or_insert_with(Instant::now);
     let mut world = observe::observe(ctx, Arc::clone(&cluster), memory).await?;
     if world.seen.reachable {
@@ -183,6 +190,24 @@ async fn repair(ctx: &Context, cluster: &ConstellationCluster, memory: &mut Memo
         }
         Err(error) => tracing::warn!(name = cluster.name_any(), error = chain(&error), "Mending the network failed"),
     }
+}
+
+/// Asks now and then whether the key that wraps the master secret was rotated.
+async fn rotation(ctx: &Context, cluster: &ConstellationCluster, memory: &mut Memory) {
+    let due = memory.key.as_ref().is_none_or(|(last, _)| last.elapsed() > ROTATION);
+    let Some(kms) = custody::kms(cluster).filter(|_| due && cluster.metadata.deletion_timestamp.is_none()) else {
+        return;
+    };
+    let newest = async {
+        let service = custody::service(&ctx.client, cluster, kms).await?;
+        Ok::<_, Error>(service.version(&custody::key(kms)).await?)
+    };
+    // Whoever needs the secret meets the same refusal, and says it in a condition.
+    let newest = newest.await.unwrap_or_else(|error| {
+        tracing::warn!(name = cluster.name_any(), error = chain(&error), "Asking for the key's version failed");
+        None
+    });
+    memory.key = Some((Instant::now(), newest));
 }
 
 async fn write(

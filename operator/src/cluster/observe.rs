@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use constellation_attestation::{keys, owner};
+use constellation_attestation::owner;
 use constellation_crds::{
     ANNOTATION_DELETE_FIRST, ANNOTATION_PAUSED, ConfidentialNode, ConstellationCluster, FINALIZER_CLUSTER, NodeGroup,
     NodeVersion, TrustBundle,
@@ -12,7 +12,6 @@ use constellation_crds::{
 };
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
-use zeroize::Zeroizing;
 
 use super::{
     Memory,
@@ -21,8 +20,9 @@ use super::{
     seen::{GroupSeen, Init, NodeSeen, Observed, VersionSeen},
 };
 use crate::{
-    cloud::{Cloud, ClusterUid, Network},
+    cloud::{Cloud, ClusterUid, Network, custody::must_rewrap},
     context::{Context, provider},
+    custody::{self, Master},
     error::Error,
     init::{Outcome, install, trust},
     workload::Workload,
@@ -52,7 +52,7 @@ pub struct World {
     /// Its owner key.
     pub owner: Option<Arc<owner::SigningKey>>,
     /// Its master secret.
-    pub master: Option<Zeroizing<Vec<u8>>>,
+    pub master: Option<Master>,
     /// Its network.
     pub network: Option<Network>,
     /// The wanted version.
@@ -121,6 +121,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         provider_refused,
         owner_key_known: status.owner_key.is_some(),
         owner_key: owner_seen,
+        master_secret_stale: stale(&cluster, master.as_ref(), memory),
         master_secret_named: cluster.spec.master_secret.as_ref().is_some_and(|m| m.existing_secret.is_some()),
         cluster_id_known: status.cluster_id.is_some(),
         master_secret: master_seen,
@@ -148,7 +149,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     };
     let facts = Facts {
         generation: cluster.metadata.generation,
-        cluster_id: master.as_ref().map(|master| hex::encode(keys::derive(master, keys::CLUSTER_ID).as_slice())),
+        cluster_id: master.as_ref().map(|master| hex::encode(master.cluster_id())),
         owner_key: owner.as_ref().map(|key| owner::fingerprint(&key.public_spki())),
         endpoint: memory.network.as_ref().map(|network| network.endpoint.clone()),
         kubeconfig: kubeconfig.then(|| secrets::kubeconfig_name(&cluster)),
@@ -158,6 +159,12 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     };
     let network = memory.network.clone();
     Ok(World { seen, facts, cluster, uid, cloud, owner, master, network, version, nodes, workload, roots })
+}
+
+/// Whether the master secret must be wrapped again.
+fn stale(cluster: &ConstellationCluster, master: Option<&Master>, memory: &Memory) -> bool {
+    let (Some(kms), Some(Master::Wrapped { wrapped, .. })) = (custody::kms(cluster), master) else { return false };
+    must_rewrap(wrapped, &custody::key(kms), memory.key.as_ref().and_then(|(_, version)| version.as_deref()))
 }
 
 fn resources(memory: &Memory, nodes: &[ConfidentialNode]) -> Vec<CloudResource> {

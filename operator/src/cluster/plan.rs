@@ -30,6 +30,8 @@ pub enum Step {
     CreateOwnerKey,
     /// Makes the master secret.
     CreateMasterSecret,
+    /// Has the master secret wrapped again.
+    RewrapMasterSecret,
     /// Makes network and endpoint.
     EnsureNetwork,
     /// Removes them.
@@ -88,6 +90,7 @@ impl Step {
             Self::RemoveFinalizer => "Let the cluster's object go".into(),
             Self::CreateOwnerKey => "Make the owner key".into(),
             Self::CreateMasterSecret => "Make the master secret".into(),
+            Self::RewrapMasterSecret => "Have the master secret wrapped by the newest key".into(),
             Self::EnsureNetwork => "Make network and endpoint".into(),
             Self::RemoveNetwork => "Remove network and endpoint".into(),
             Self::ApplyGroup { group, replicas, .. } => format!("Set the size of group {group} to {replicas}"),
@@ -180,6 +183,7 @@ pub fn plan(seen: &Observed) -> Plan {
         SecretSeen::Missing(_) => plan.steps.push(Step::CreateOwnerKey),
     }
     match &seen.master_secret {
+        SecretSeen::Present if seen.master_secret_stale => plan.steps.push(Step::RewrapMasterSecret),
         SecretSeen::Present => {}
         SecretSeen::Invalid(problem) => return plan.stall(reason::SECRET_INVALID, problem),
         SecretSeen::Missing(name) if seen.cluster_id_known || seen.master_secret_named => {

@@ -1,15 +1,20 @@
 //! The cluster's secrets in its namespace: owner key, master secret, verifier CA, kubeconfig.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use constellation_attestation::{channel::Identity, owner::SigningKey};
+use constellation_attestation::{channel::Identity, keys, owner::SigningKey};
+use constellation_cloud::custody::Wrapped;
 use constellation_crds::ConstellationCluster;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, Resource as _, ResourceExt as _, api::PostParams};
 use zeroize::Zeroizing;
 
 use super::seen::SecretSeen;
-use crate::{error::Error, init::begin::VerifierCa};
+use crate::{
+    custody::{self, Master},
+    error::Error,
+    init::begin::VerifierCa,
+};
 
 /// Length of a master secret: what HKDF-SHA256 gives out, so nothing is lost on the way.
 const MASTER_BYTES: usize = 32;
@@ -56,10 +61,7 @@ async fn create(
     name: &str,
     data: Vec<(&str, &[u8])>,
 ) -> Result<(), Error> {
-    let mut secret = Secret {
-        data: Some(data.into_iter().map(|(key, bytes)| (key.to_owned(), ByteString(bytes.to_vec()))).collect()),
-        ..Secret::default()
-    };
+    let mut secret = Secret { data: Some(bytes(data)), ..Secret::default() };
     secret.metadata.name = Some(name.to_owned());
     secret.metadata.labels = Some([(constellation_crds::LABEL_CLUSTER.to_owned(), cluster.name_any())].into());
     secret.metadata.owner_references = Some(cluster.controller_owner_ref(&()).into_iter().collect());
@@ -94,20 +96,79 @@ pub async fn create_owner_key(client: &Client, cluster: &ConstellationCluster) -
 pub async fn master_secret(
     client: &Client,
     cluster: &ConstellationCluster,
-) -> Result<(SecretSeen, Option<Zeroizing<Vec<u8>>>), Error> {
+) -> Result<(SecretSeen, Option<Master>), Error> {
     let name = master_secret_name(cluster);
     let Some(secret) = read(client, cluster, &name).await? else { return Ok((SecretSeen::Missing(name), None)) };
-    Ok(match value(&secret, "secret") {
-        Some(bytes) if bytes.len() == MASTER_BYTES => (SecretSeen::Present, Some(bytes)),
-        _ => (SecretSeen::Invalid(format!("Secret {name} has not {MASTER_BYTES} bytes under `secret`")), None),
+    let master = if custody::kms(cluster).is_some() { wrapped(&secret) } else { plain(&secret) };
+    Ok(match master {
+        Ok(master) => (SecretSeen::Present, Some(master)),
+        Err(problem) => (SecretSeen::Invalid(format!("Secret {name} {problem}")), None),
     })
+}
+
+fn plain(secret: &Secret) -> Result<Master, String> {
+    let bytes = value(secret, "secret").filter(|bytes| bytes.len() == MASTER_BYTES);
+    bytes.map(Master::Plain).ok_or_else(|| format!("has not {MASTER_BYTES} bytes under `secret`"))
+}
+
+fn wrapped(secret: &Secret) -> Result<Master, String> {
+    if value(secret, "secret").is_some() {
+        return Err("holds the master secret in the clear, and the cluster's kms says that it must not".to_owned());
+    }
+    let missing = |key: &str| format!("has no `{key}`: restore it from a backup");
+    let whole = |key: &str| value(secret, key).filter(|bytes| !bytes.is_empty()).ok_or_else(|| missing(key));
+    let cluster_id = whole("clusterID")?.to_vec();
+    if cluster_id.len() != MASTER_BYTES {
+        return Err(format!("has not {MASTER_BYTES} bytes under `clusterID`: restore it from a backup"));
+    }
+    let key = text(secret, "key").filter(|key| !key.is_empty()).ok_or_else(|| missing("key"))?.to_string();
+    let version = text(secret, "version").map(|version| version.to_string());
+    let wrapped = Wrapped { key, version, ciphertext: whole("wrapped")?.to_vec() };
+    Ok(Master::Wrapped { wrapped, cluster_id })
 }
 
 /// Makes the master secret.
 pub async fn create_master_secret(client: &Client, cluster: &ConstellationCluster) -> Result<(), Error> {
     let mut bytes = Zeroizing::new([0; MASTER_BYTES]);
     aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| Error::Invalid("the random source failed".to_owned()))?;
-    create(client, cluster, &master_secret_name(cluster), vec![("secret", bytes.as_slice())]).await
+    let name = master_secret_name(cluster);
+    let Some(kms) = custody::kms(cluster) else {
+        return create(client, cluster, &name, vec![("secret", bytes.as_slice())]).await;
+    };
+    let service = custody::service(client, cluster, kms).await?;
+    let wrapped = service.wrap(&custody::key(kms), bytes.as_slice(), &custody::binding(cluster)).await?;
+    let cluster_id = keys::derive(bytes.as_slice(), keys::CLUSTER_ID);
+    create(client, cluster, &name, stored(&wrapped, cluster_id.as_slice())).await
+}
+
+/// Has the master secret wrapped again; what is stored stays until the new form is there.
+pub async fn rewrap_master_secret(
+    client: &Client,
+    cluster: &ConstellationCluster,
+    master: &Master,
+) -> Result<(), Error> {
+    let (Some(kms), Master::Wrapped { wrapped, cluster_id }) = (custody::kms(cluster), master) else {
+        return Ok(());
+    };
+    let name = master_secret_name(cluster);
+    let service = custody::service(client, cluster, kms).await?;
+    let again = service.rewrap(wrapped, &custody::key(kms), &custody::binding(cluster)).await?;
+    let Some(mut secret) = read(client, cluster, &name).await? else { return Ok(()) };
+    secret.data = Some(bytes(stored(&again, cluster_id)));
+    // With the version that was read: what somebody else wrote meanwhile stays, and the next look sees it.
+    let done = api(client, cluster).replace(&name, &PostParams::default(), &secret).await;
+    done.map(drop).map_err(Error::kube(format!("writing Secret {name}")))
+}
+
+/// A wrapped master secret as its Secret holds it.
+fn stored<'a>(wrapped: &'a Wrapped, cluster_id: &'a [u8]) -> Vec<(&'static str, &'a [u8])> {
+    let version = wrapped.version.as_deref().map(|version| ("version", version.as_bytes()));
+    let always = [("clusterID", cluster_id), ("key", wrapped.key.as_bytes()), ("wrapped", &wrapped.ciphertext)];
+    always.into_iter().chain(version).collect()
+}
+
+fn bytes(data: Vec<(&str, &[u8])>) -> BTreeMap<String, ByteString> {
+    data.into_iter().map(|(key, bytes)| (key.to_owned(), ByteString(bytes.to_vec()))).collect()
 }
 
 /// The CA of the cluster's verifiers; made the first time, and the same for ever.
@@ -152,4 +213,51 @@ pub async fn save_kubeconfig(
         .map(Zeroizing::new)
         .map_err(|_| Error::Invalid("the node's kubeconfig can't be written".to_owned()))?;
     create(client, cluster, &kubeconfig_name(cluster), vec![("value", yaml.as_bytes())]).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(change: &[(&str, Option<&[u8]>)]) -> Secret {
+        let good = Wrapped { key: "transit/k".to_owned(), version: Some("2".to_owned()), ciphertext: vec![9; 60] };
+        let mut data = bytes(stored(&good, &[3; MASTER_BYTES]));
+        for (key, value) in change {
+            match value {
+                Some(value) => drop(data.insert((*key).to_owned(), ByteString(value.to_vec()))),
+                None => drop(data.remove(*key)),
+            }
+        }
+        Secret { data: Some(data), ..Secret::default() }
+    }
+
+    #[test]
+    fn a_wrapped_secret_is_read_as_it_was_stored() {
+        let Ok(Master::Wrapped { wrapped: read, cluster_id }) = wrapped(&secret(&[])) else { unreachable!() };
+        assert_eq!(
+            (read.key.as_str(), read.version.as_deref(), read.ciphertext),
+            ("transit/k", Some("2"), vec![9; 60])
+        );
+        assert_eq!(cluster_id, [3; MASTER_BYTES]);
+        let unversioned = wrapped(&secret(&[("version", None)]));
+        assert!(matches!(unversioned, Ok(Master::Wrapped { wrapped: Wrapped { version: None, .. }, .. })));
+    }
+
+    #[test]
+    fn a_wrapped_secret_with_one_thing_wrong_is_refused() {
+        let clear: &[u8] = &[7; MASTER_BYTES];
+        for change in [
+            ("secret", Some(clear)),
+            ("clusterID", None),
+            ("clusterID", Some(&clear[1..])),
+            ("key", None),
+            ("key", Some(&[255][..])),
+            ("wrapped", None),
+            ("wrapped", Some(&[][..])),
+        ] {
+            assert!(wrapped(&secret(&[change])).is_err(), "{change:?}");
+        }
+        assert!(plain(&secret(&[])).is_err());
+        assert!(matches!(plain(&secret(&[("secret", Some(clear))])), Ok(Master::Plain(_))));
+    }
 }

@@ -149,6 +149,8 @@ pub struct Observed {
     pub owner_key_known: bool,
     /// The master secret.
     pub master_secret: SecretSeen,
+    /// Another key, or a newer version of its key, shall wrap it.
+    pub master_secret_stale: bool,
     /// The spec names it.
     pub master_secret_named: bool,
     /// There was a master secret before.

@@ -152,8 +152,7 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
         cloud.platform(),
         roots,
     );
-    let cluster_id =
-        constellation_attestation::keys::derive(&master, constellation_attestation::keys::CLUSTER_ID).to_vec();
+    let cluster_id = master.cluster_id();
     let peer = init::Peer {
         cloud,
         cluster: uid,

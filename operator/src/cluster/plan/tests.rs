@@ -26,6 +26,7 @@ pub(crate) fn empty() -> Observed {
         owner_key: SecretSeen::Missing("c-owner-key".into()),
         owner_key_known: false,
         master_secret: SecretSeen::Missing("c-master-secret".into()),
+        master_secret_stale: false,
         master_secret_named: false,
         cluster_id_known: false,
         network: false,
@@ -319,6 +320,14 @@ fn a_lost_key_is_never_replaced_by_a_new_one() {
         let plan = plan(&seen);
         assert_eq!((plan.steps, plan.blocked.unwrap().reason), (vec![], reason::SECRET_NOT_FOUND));
     }
+}
+
+#[test]
+fn a_master_secret_is_wrapped_again_and_nothing_else_waits_for_it() {
+    let seen = Observed { master_secret_stale: true, ..running() };
+    assert_eq!(plan(&seen).steps, [Step::RewrapMasterSecret]);
+    let waits = plan(&Observed { master_secret_stale: true, ..rolling() });
+    assert_eq!(waits.steps, [Step::RewrapMasterSecret, create("w", Role::Worker, 4, 0)]);
 }
 
 #[test]
