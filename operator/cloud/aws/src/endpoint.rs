@@ -11,7 +11,7 @@ use aws_sdk_elasticloadbalancingv2::types::{
 use constellation_cloud::{CloudError, ClusterUid, InstanceId};
 
 use crate::{
-    API_PORT, AwsCloud, Reach,
+    API_PORT, AwsCloud, Reach, VERIFIER_PORT,
     convert::{self, TAG_CLUSTER, TAG_OWNER},
     network::{Marks, fine},
 };
@@ -19,10 +19,31 @@ use crate::{
 /// Both sides, inner first.
 const SIDES: [Reach; 2] = [Reach::Internal, Reach::External];
 
+/// A port of one side, and the word that its target group's name ends in.
+struct Way {
+    side: Reach,
+    port: u16,
+    word: &'static str,
+}
+
+/// Users need the API server only; nodes need the verifiers as well.
+const WAYS: [Way; 3] = [
+    Way { side: Reach::Internal, port: API_PORT, word: "in" },
+    Way { side: Reach::Internal, port: VERIFIER_PORT, word: "in-join" },
+    Way { side: Reach::External, port: API_PORT, word: "out" },
+];
+
+fn ways(side: Reach) -> impl Iterator<Item = &'static Way> {
+    WAYS.iter().filter(move |way| way.side == side)
+}
+
 /// At most 32 characters, and not beginning with `internal-` ("`CreateLoadBalancer`", Name).
-fn name(marks: &Marks, side: Reach) -> String {
-    let side = if side == Reach::Internal { "in" } else { "out" };
-    format!("cstl-{}-{side}", marks.short())
+fn name(marks: &Marks, word: &str) -> String {
+    format!("cstl-{}-{word}", marks.short())
+}
+
+fn balancer_name(marks: &Marks, side: Reach) -> String {
+    name(marks, if side == Reach::Internal { "in" } else { "out" })
 }
 
 fn tags(marks: &Marks) -> Vec<elb::Tag> {
@@ -33,7 +54,7 @@ fn tags(marks: &Marks) -> Vec<elb::Tag> {
 
 impl AwsCloud {
     async fn balancer(&self, marks: &Marks, side: Reach) -> Result<Option<elb::LoadBalancer>, CloudError> {
-        let send = self.account.elb.describe_load_balancers().names(name(marks, side)).send();
+        let send = self.account.elb.describe_load_balancers().names(balancer_name(marks, side)).send();
         match self.account.read("elasticloadbalancing:DescribeLoadBalancers", send).await {
             Ok(found) => Ok(found.load_balancers.unwrap_or_default().into_iter().next()),
             Err(refusal) if refusal.is_not_found() => Ok(None),
@@ -41,8 +62,8 @@ impl AwsCloud {
         }
     }
 
-    async fn target_group(&self, marks: &Marks, side: Reach) -> Result<Option<String>, CloudError> {
-        let send = self.account.elb.describe_target_groups().names(name(marks, side)).send();
+    async fn target_group(&self, marks: &Marks, way: &Way) -> Result<Option<String>, CloudError> {
+        let send = self.account.elb.describe_target_groups().names(name(marks, way.word)).send();
         match self.account.read("elasticloadbalancing:DescribeTargetGroups", send).await {
             Ok(found) => {
                 let groups = found.target_groups.unwrap_or_default();
@@ -78,7 +99,7 @@ impl AwsCloud {
         subnets: &[String],
         group: &str,
     ) -> Result<String, CloudError> {
-        let name = name(marks, side);
+        let name = balancer_name(marks, side);
         let balancer = if let Some(found) = self.balancer(marks, side).await? {
             self.must_own(marks, found.load_balancer_arn().unwrap_or_default()).await?;
             found
@@ -102,20 +123,25 @@ impl AwsCloud {
             made.ok_or_else(|| CloudError::Transient("CreateLoadBalancer gave none".into()))?
         };
         let arn = balancer.load_balancer_arn().unwrap_or_default();
-        let targets = self.ensure_target_group(marks, side, vpc).await?;
         let send = self.account.elb.describe_listeners().load_balancer_arn(arn).send();
         let listeners = self.account.read("elasticloadbalancing:DescribeListeners", send).await?;
-        let right = |one: &elb::Listener| one.port() == Some(API_PORT.into());
-        if !listeners.listeners().iter().any(right) {
+        let listens = |port: u16| listeners.listeners().iter().any(|one| one.port() == Some(port.into()));
+        if !ways(side).all(|way| listens(way.port)) {
             // Without this a zone without a control-plane node has an address that answers nobody.
             let across = elb::LoadBalancerAttribute::builder();
             let across = across.key("load_balancing.cross_zone.enabled").value("true").build();
             let send = self.account.elb.modify_load_balancer_attributes().load_balancer_arn(arn).attributes(across);
             self.account.change("elasticloadbalancing:ModifyLoadBalancerAttributes", send.send()).await?;
+        }
+        for way in ways(side) {
+            let targets = self.ensure_target_group(marks, way, vpc).await?;
+            if listens(way.port) {
+                continue;
+            }
             let forward =
                 elb::Action::builder().r#type(elb::ActionTypeEnum::Forward).target_group_arn(&targets).build();
             let send = self.account.elb.create_listener().load_balancer_arn(arn).protocol(ProtocolEnum::Tcp);
-            let send = send.port(API_PORT.into()).default_actions(forward).set_tags(Some(tags(marks))).send();
+            let send = send.port(way.port.into()).default_actions(forward).set_tags(Some(tags(marks))).send();
             match self.account.change("elasticloadbalancing:CreateListener", send).await {
                 Err(refusal) if !refusal.is(&["DuplicateListener"]) => return Err(refusal.into()),
                 _ => {}
@@ -124,17 +150,17 @@ impl AwsCloud {
         balancer.dns_name.ok_or_else(|| CloudError::Transient(format!("load balancer {name} has no name yet")))
     }
 
-    async fn ensure_target_group(&self, marks: &Marks, side: Reach, vpc: &str) -> Result<String, CloudError> {
-        if let Some(arn) = self.target_group(marks, side).await? {
+    async fn ensure_target_group(&self, marks: &Marks, way: &Way, vpc: &str) -> Result<String, CloudError> {
+        if let Some(arn) = self.target_group(marks, way).await? {
             return Ok(arn);
         }
         let send = self
             .account
             .elb
             .create_target_group()
-            .name(name(marks, side))
+            .name(name(marks, way.word))
             .protocol(ProtocolEnum::Tcp)
-            .port(API_PORT.into())
+            .port(way.port.into())
             .vpc_id(vpc)
             .target_type(TargetTypeEnum::Instance)
             .health_check_protocol(ProtocolEnum::Tcp)
@@ -158,8 +184,8 @@ impl AwsCloud {
         let marks = self.marks(cluster, "");
         let ids: Option<BTreeSet<_>> = wanted.iter().map(convert::ec2_id).collect();
         let ids = ids.ok_or_else(|| CloudError::NotFound(format!("one of the instances {wanted:?}")))?;
-        for side in self.sides() {
-            let Some(arn) = self.target_group(&marks, *side).await? else {
+        for way in self.sides().iter().copied().flat_map(ways) {
+            let Some(arn) = self.target_group(&marks, way).await? else {
                 return Err(CloudError::NotFound(format!("endpoint of cluster {}", cluster.0)));
             };
             let send = self.account.elb.describe_target_health().target_group_arn(&arn).send();
@@ -195,7 +221,9 @@ impl AwsCloud {
                 let deleted = self.account.change("elasticloadbalancing:DeleteLoadBalancer", send).await;
                 deleted.map(drop).or_else(|refusal| fine(refusal, &["ResourceInUse", "OperationNotPermitted"]))?;
             }
-            if let Some(arn) = self.target_group(marks, side).await? {
+        }
+        for way in &WAYS {
+            if let Some(arn) = self.target_group(marks, way).await? {
                 any = true;
                 self.must_own(marks, &arn).await?;
                 let send = self.account.elb.delete_target_group().target_group_arn(&arn).send();

@@ -88,6 +88,8 @@ pub struct Settings {
 
 /// Port of the API server.
 pub const API_PORT: u16 = 6443;
+/// Port of the verifiers on control-plane nodes: where nodes join.
+pub const VERIFIER_PORT: u16 = 9001;
 /// Port on which a node answers its owner.
 pub const OWNER_PORT: u16 = 9000;
 

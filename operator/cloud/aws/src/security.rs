@@ -7,7 +7,7 @@ use constellation_cloud::CloudError;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    API_PORT, AwsCloud, OWNER_PORT,
+    API_PORT, AwsCloud, OWNER_PORT, VERIFIER_PORT,
     convert::{TAG_SLOT, filter, tags},
     network::Marks,
 };
@@ -62,18 +62,19 @@ impl Rule {
     }
 }
 
-/// Rules of the nodes: all among themselves, the endpoint to the API server, the owner from where he is.
+/// Rules of the nodes: all among themselves, the endpoint to API server and verifiers, the owner from where he is.
 pub fn of_nodes(nodes: &str, endpoint: &str, sources: &[String]) -> BTreeSet<Rule> {
     let among = Rule { protocol: "-1".into(), from: -1, to: -1, source: Source::Group(nodes.to_owned()) };
     let owner = sources.iter().map(|cidr| Rule::tcp(OWNER_PORT, Source::Cidr(cidr.clone())));
-    let api = Rule::tcp(API_PORT, Source::Group(endpoint.to_owned()));
-    owner.chain([among, api]).collect()
+    let served = [API_PORT, VERIFIER_PORT].map(|port| Rule::tcp(port, Source::Group(endpoint.to_owned())));
+    owner.chain([among]).chain(served).collect()
 }
 
-/// Rules of the endpoint: the nodes' network, and users from where they are.
+/// Rules of the endpoint: the nodes' network, and users of the API server from where they are.
 pub fn of_endpoint(network: &str, sources: &[String]) -> BTreeSet<Rule> {
     let all = sources.iter().map(String::as_str).chain([network]);
-    all.map(|cidr| Rule::tcp(API_PORT, Source::Cidr(cidr.to_owned()))).collect()
+    let api = all.map(|cidr| Rule::tcp(API_PORT, Source::Cidr(cidr.to_owned())));
+    api.chain([Rule::tcp(VERIFIER_PORT, Source::Cidr(network.to_owned()))]).collect()
 }
 
 /// Rules as EC2 shows them. What is no rule of ours in form (IPv6, prefix lists) is given as a network, so that it is

@@ -163,6 +163,26 @@ async fn a_key_that_refuses_says_who_must_do_what() {
 }
 
 #[tokio::test]
+async fn nodes_find_api_server_and_verifiers_at_the_inner_endpoint_and_users_the_api_server_at_the_outer() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let made = cloud.launch(&request("n-1", 0)).await.unwrap();
+    cloud.set_endpoint_targets(&cluster(), std::slice::from_ref(&made.id)).await.unwrap();
+    let world = endpoint.world();
+    let mut ways: Vec<_> = world
+        .of(Kind::Listener)
+        .into_iter()
+        .map(|one| {
+            let targets = &world.objects[one.get("targets")].members;
+            assert!(targets.iter().all(|id| made.id.0.ends_with(id.as_str())) && targets.len() == 1, "{targets:?}");
+            (world.objects[one.get("balancer")].get("scheme"), one.get("port"))
+        })
+        .collect();
+    ways.sort_unstable();
+    assert_eq!(ways, [("internal", "6443"), ("internal", "9001"), ("internet-facing", "6443")]);
+}
+
+#[tokio::test]
 async fn rules_that_somebody_changed_are_mended() {
     let (endpoint, cloud) = given().await;
     cloud.ensure_network(&network()).await.unwrap();

@@ -472,12 +472,13 @@ impl World {
             "ModifyLoadBalancerAttributes" | "ModifyTargetGroupAttributes" => Ok(String::new()),
             "CreateListener" => {
                 let balancer = request.text("LoadBalancerArn").unwrap().to_owned();
-                if self.of(Kind::Listener).iter().any(|one| one.get("balancer") == balancer) {
+                let port = request.text("Port").unwrap();
+                let same = |one: &&Object| one.get("balancer") == balancer && one.get("port") == port;
+                if self.of(Kind::Listener).iter().any(same) {
                     return Err((400, "DuplicateListener"));
                 }
-                let id = format!("{balancer}/listener");
+                let id = format!("{balancer}/listener/{port}");
                 let targets = request.text("DefaultActions.member.1.TargetGroupArn").unwrap();
-                let port = request.text("Port").unwrap();
                 let made = self.add(
                     Kind::Listener,
                     &id,
