@@ -46,7 +46,8 @@ run() {
       tests/models.sh aws moto
       # Lints and tests out of one build: to check and then to build aws-sdk-ec2 would take its minutes and 7 GiB twice.
       RUSTC_WORKSPACE_WRAPPER=$(rustc --print sysroot)/bin/clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__ \
-        cargo test -p constellation-cloud-aws
+        cargo test -p constellation-cloud-aws -p constellation-operator --features constellation-operator/aws \
+        --lib --test crash --test life --test moto
       ;;
     processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated ;;
     image)

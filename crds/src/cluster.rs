@@ -48,6 +48,8 @@ use crate::condition::Condition;
         .message("provider local has software TPMs only: tee must be vtpm").field_path(".tee"),
     validation = Rule::new("!has(self.provider.simulated) || self.tee == 'vtpm'")
         .message("provider simulated proves nothing, so it can't claim hardware: tee must be vtpm").field_path(".tee"),
+    validation = Rule::new("!has(self.provider.aws) || self.tee in ['snp', 'vtpm']")
+        .message("AWS has no TDX: tee must be snp, or vtpm for a NitroTPM without memory encryption").field_path(".tee"),
     validation = Rule::new("has(self.network) == has(oldSelf.network) && (!has(self.network) || self.network == oldSelf.network)")
         .message("network can't be changed: create another cluster").field_path(".network"),
     validation = Rule::new("has(self.masterSecret) == has(oldSelf.masterSecret) && (!has(self.masterSecret) || self.masterSecret == oldSelf.masterSecret || (has(self.masterSecret.kms) && has(oldSelf.masterSecret.kms)))")
@@ -93,9 +95,18 @@ pub struct ConstellationClusterSpec {
 /// Where the VMs run: exactly one member.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("[has(self.local), has(self.simulated)].exists_one(given, given)")
-    .message("exactly one provider is needed: local or simulated"))]
+#[x_kube(validation = Rule::new("[has(self.aws), has(self.azure), has(self.gcp), has(self.local), has(self.simulated)].exists_one(given, given)")
+    .message("exactly one provider is needed: aws, azure, gcp, local or simulated"))]
 pub struct Provider {
+    /// AWS: EC2 in one region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws: Option<crate::provider::AwsProvider>,
+    /// Azure: one resource group in one region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<crate::provider::AzureProvider>,
+    /// Google Cloud: Compute Engine in one region of one project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcp: Option<crate::provider::GcpProvider>,
     /// QEMU virtual machines with a software TPM on the host of the operator. No protection from that host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalProvider>,
@@ -139,7 +150,7 @@ pub enum Tee {
 pub struct ControlPlane {
     /// 1, 3 or 5.
     pub replicas: u32,
-    /// Instance type; provider `local` reads `<vCPUs>x<MiB>`, for example `2x2048`.
+    /// Instance type, as the cloud calls it; provider `local` reads `<vCPUs>x<MiB>`, for example `2x2048`.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9][-._A-Za-z0-9]*$"))]
     pub instance_type: String,
     /// The encrypted disk for everything that changes.
@@ -253,7 +264,7 @@ pub struct Network {
     #[schemars(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))]
     #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).prefixLength() >= 12 && cidr(self).prefixLength() <= 24").message("must be an IPv4 network from /12 to /24, for example 10.96.0.0/16"))]
     pub service_cidr: Option<String>,
-    /// Nodes' addresses. Absent: 10.77.0.0/24 for `local`.
+    /// Nodes' addresses. Absent: 10.77.0.0/24 for `local`, 10.77.0.0/16 in clouds.
     #[serde(default, rename = "nodeCIDR", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))]
     #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).prefixLength() <= 28").message("must be an IPv4 network of at least a /28, for example 10.77.0.0/24"))]

@@ -8,6 +8,7 @@ pub mod custody;
 pub mod definition;
 pub mod group;
 pub mod node;
+pub mod provider;
 pub mod trust;
 pub mod version;
 

@@ -47,9 +47,21 @@ pub struct NodeVersionSpec {
 /// Where the image is.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.local) || has(self.simulated)")
-    .message("an image is needed for at least one provider: local or simulated"))]
+#[x_kube(validation = Rule::new("has(self.aws) || has(self.azure) || has(self.gcp) || has(self.local) || has(self.simulated)")
+    .message("an image is needed for at least one provider: aws, azure, gcp, local or simulated"))]
 pub struct Image {
+    /// Provider `aws`: region to AMI, for example `us-east-2: ami-0123456789abcdef0`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 21, "pattern": "^ami-([0-9a-f]{8}|[0-9a-f]{17})$"}))]
+    pub aws: BTreeMap<String, String>,
+    /// Provider `azure`: id of an image or of an image version in a gallery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), regex(pattern = r"^/[-._A-Za-z0-9/()]+$"))]
+    pub azure: Option<String>,
+    /// Provider `gcp`: `projects/<project>/global/images/<image>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = r"^projects/[-.:a-z0-9]+/global/images/[-a-z0-9]+$"))]
+    pub gcp: Option<String>,
     /// Provider `local`: absolute path of the disk image on the operator's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = r"^/[^\x00]+$"))]
@@ -102,14 +114,14 @@ pub struct MeasurementSet {
     /// Name, unique in the version.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// Platform the set is for: `qemu-vtpm`, `simulated`.
-    #[schemars(extend("enum" = ["qemu-vtpm", "simulated"]))]
+    /// Platform the set is for: the provider and its hardware proof.
+    #[schemars(extend("enum" = ["aws-nitro-tpm", "aws-snp", "azure-snp", "azure-tdx", "azure-trusted-launch", "gcp-sev-es", "gcp-snp", "gcp-tdx", "qemu-tdx", "qemu-vtpm", "simulated", "snp"]))]
     pub platform: String,
-    /// SHA-256 PCRs: register number to accepted values, hex. PCR 4, 11, 12 and 13 are required for a TPM platform.
+    /// PCRs: register number to accepted values, hex; SHA-256, on AWS SHA-384. PCR 4, 11, 12 and 13 are required for a TPM platform.
     /// PCR 15 can't be given: its value is known for each node.
     #[schemars(extend("minProperties" = 1, "maxProperties" = 15, "additionalProperties" = {
         "type": "array", "minItems": 1, "maxItems": 16,
-        "items": {"type": "string", "maxLength": 64, "pattern": "^[0-9a-f]{64}$"}
+        "items": {"type": "string", "maxLength": 96, "pattern": "^([0-9a-f]{64}|[0-9a-f]{96})$"}
     }))]
     pub pcrs: BTreeMap<String, Vec<String>>,
     /// Register number to the SHA-256 digests of the events that lead to its value, hex, in order. Optional: with them a

@@ -1,18 +1,23 @@
 //! What every controller is given.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use constellation_crds::ConstellationCluster;
 use kube::{Api, Client, core::NamespaceResourceScope};
 
-use crate::{cloud::Cloud, error::Error, events::Events, init, workload};
+use crate::{
+    cloud::{Cloud, offer::Offer},
+    error::Error,
+    events::Events,
+    init, workload,
+};
 
 /// What every controller is given.
 pub struct Context {
     /// The management cluster.
     pub client: Client,
-    /// Clouds by provider name.
-    pub clouds: BTreeMap<&'static str, Arc<dyn Cloud>>,
+    /// The clouds on offer.
+    pub clouds: Offer,
     /// Events.
     pub events: Events,
     /// Clusters that were made.
@@ -41,22 +46,8 @@ impl Context {
     /// The cloud that a cluster names.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the operator wasn't started with it.
-    pub fn cloud(&self, cluster: &ConstellationCluster) -> Result<&Arc<dyn Cloud>, Error> {
-        let name = provider(cluster);
-        self.clouds.get(name).ok_or_else(|| {
-            let flag = if name == "simulated" {
-                " (start it with --allow-simulated: this provider proves nothing)"
-            } else {
-                ""
-            };
-            Error::Invalid(format!("this operator doesn't run provider {name}{flag}"))
-        })
+    /// [`Error::Invalid`] when the operator doesn't offer it, or its settings or credentials can't be used.
+    pub async fn cloud(&self, cluster: &ConstellationCluster) -> Result<Arc<dyn Cloud>, Error> {
+        self.clouds.of(cluster, &self.events).await
     }
-}
-
-/// Name of the provider that a cluster asks for.
-#[must_use]
-pub fn provider(cluster: &ConstellationCluster) -> &'static str {
-    if cluster.spec.provider.simulated.is_some() { "simulated" } else { "local" }
 }

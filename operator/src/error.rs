@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use constellation_crds::condition::reason;
+
 use crate::cloud::{CloudError, custody::CustodyError};
 
 /// How to react.
@@ -72,6 +74,19 @@ impl Error {
                 kube::Error::Api(status) if status.is_invalid() => Class::Bug,
                 _ => Class::Transient,
             },
+        }
+    }
+
+    /// The condition reason of a refusal that somebody must know; absent where it may pass.
+    #[must_use]
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Cloud(CloudError::Capacity(_)) => Some(reason::NO_CAPACITY),
+            Self::Cloud(CloudError::Quota(_)) => Some(reason::QUOTA_EXCEEDED),
+            Self::Cloud(CloudError::Unsupported(_)) => Some(reason::INVALID_SPEC),
+            Self::Cloud(CloudError::Denied(_)) | Self::Custody(CustodyError::Denied(_)) => Some(reason::ACCESS_DENIED),
+            Self::Custody(CustodyError::Foreign(_) | CustodyError::Key(_)) => Some(reason::SECRET_INVALID),
+            _ => None,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod health;
 pub mod init;
 pub mod lease;
 pub mod node;
+pub mod permissions;
 pub mod run;
 pub mod telemetry;
 pub mod version;

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use constellation_operator::{
     args::Run,
     cloud::local::{SupervisorArgs, supervise},
+    permissions::{self, Permissions},
     run, telemetry,
 };
 
@@ -20,6 +21,9 @@ enum Command {
     /// Starts, or is, the supervisor of a local cluster; the operator calls this.
     #[command(hide = true)]
     LocalSupervisor(SupervisorArgs),
+    /// Print the role that the operator needs in a cloud.
+    #[command(subcommand)]
+    Permissions(Permissions),
     /// Reconcile clusters until told to stop.
     Run(Run),
 }
@@ -28,6 +32,10 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         // Before any log: its standard streams carry its answers.
         Command::LocalSupervisor(args) => Ok(supervise(&args)?),
+        Command::Permissions(of) => {
+            print!("{}", permissions::document(&of)?);
+            Ok(())
+        }
         Command::Run(args) => {
             telemetry::start();
             rustls::crypto::aws_lc_rs::default_provider()

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::{
     args::Run,
-    cloud::{Cloud, local::LocalCloud, simulated::SimulatedCloud},
+    cloud::{Cloud, local::LocalCloud, offer::Offer, simulated::SimulatedCloud},
     cluster,
     context::Context,
     events::Events,
@@ -92,7 +92,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn clouds(args: &Run, client: &Client) -> anyhow::Result<BTreeMap<&'static str, Arc<dyn Cloud>>> {
+fn clouds(args: &Run, client: &Client) -> anyhow::Result<Offer> {
     let mut clouds: BTreeMap<&'static str, Arc<dyn Cloud>> = BTreeMap::new();
     if let Some(folder) = &args.local_state_dir {
         let folder = std::path::absolute(folder).context("--local-state-dir")?;
@@ -103,10 +103,11 @@ fn clouds(args: &Run, client: &Client) -> anyhow::Result<BTreeMap<&'static str, 
         tracing::warn!("Provider `simulated` is allowed: its clusters prove nothing");
         clouds.insert("simulated", Arc::new(SimulatedCloud::new(client.clone(), args.namespace.clone())));
     }
-    if clouds.is_empty() {
+    let offer = Offer::new(client.clone(), clouds);
+    if offer.is_empty() {
         bail!("no provider is offered: give --local-state-dir DIR, or --allow-simulated for a trial");
     }
-    Ok(clouds)
+    Ok(offer)
 }
 
 /// Renewals must fail fast: kube's own retries would outlast the lease.

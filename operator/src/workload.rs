@@ -12,7 +12,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::{cluster::secrets, context::provider, error::Error};
+use crate::{cloud::offer::provider, cluster::secrets, error::Error};
 
 /// Key of the kubeconfig in its Secret; Cluster API's naming.
 pub const KUBECONFIG_KEY: &str = "value";

@@ -1,6 +1,6 @@
 //! Carries out one step of a plan. Every step may be done twice.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
@@ -22,14 +22,19 @@ use super::{
     sweep::LABEL_ORPHANED,
 };
 use crate::{
-    cloud::{CloudError, ClusterUid, InstanceId, NetworkRequest},
+    cloud::{
+        Cloud, CloudError, ClusterUid, InstanceId, NetworkRequest,
+        demand::{Demand, Wanted},
+        offer::provider,
+    },
     context::Context,
     error::Error,
     init::{self, Outcome, begin, install, recover, trust},
 };
 
-/// Nodes' addresses where the spec says nothing.
+/// Nodes' addresses where the spec says nothing: on a host, and in a cloud, where nobody counts addresses.
 const NODE_CIDR: &str = "10.77.0.0/24";
+const CLOUD_NODE_CIDR: &str = "10.77.0.0/16";
 
 fn missing(what: &str) -> Error {
     Error::Invalid(format!("{what} is not there yet"))
@@ -42,8 +47,45 @@ pub fn network_request(cluster: &ConstellationCluster) -> NetworkRequest {
     NetworkRequest {
         cluster: ClusterUid(cluster.uid().unwrap_or_default()),
         name: cluster.name_any(),
-        node_cidr: cidr.unwrap_or_else(|| NODE_CIDR.to_owned()),
+        node_cidr: cidr.unwrap_or_else(|| match provider(cluster) {
+            "local" | "simulated" => NODE_CIDR.to_owned(),
+            _ => CLOUD_NODE_CIDR.to_owned(),
+        }),
     }
+}
+
+/// What a cluster will ask of its cloud, at most, at one time.
+#[must_use]
+pub fn demand(cluster: &ConstellationCluster, image: Option<String>, max_surge: u32) -> Demand {
+    let spec = &cluster.spec;
+    let control_plane = Wanted {
+        instance_type: spec.control_plane.instance_type.clone(),
+        zones: BTreeSet::new(),
+        // A control plane rolls one by one, whatever the surge is.
+        count: spec.control_plane.replicas + 1,
+    };
+    let workers = spec.node_groups.iter().map(|group| {
+        let most = group.autoscaling.as_ref().map(|bounds| bounds.max).or(group.replicas).unwrap_or_default();
+        Wanted {
+            instance_type: group.instance_type.clone(),
+            zones: group.zones.iter().cloned().collect(),
+            count: if most == 0 { 0 } else { most + max_surge },
+        }
+    });
+    Demand { groups: std::iter::once(control_plane).chain(workers).collect(), image }
+}
+
+/// Before anything is made in a cloud: whether the cloud can run it, and the account may.
+async fn check(world: &World, cloud: &dyn Cloud) -> Result<(), Error> {
+    let cluster = &world.cluster;
+    if cluster.status.as_ref().is_some_and(|status| status.endpoint.is_some()) {
+        return Ok(());
+    }
+    let image = world.version.as_ref().and_then(|version| observe::image(cluster, version));
+    let demand = demand(cluster, image, world.seen.max_surge);
+    cloud.check_capability(&demand).await?;
+    cloud.check_quota(&world.uid, &demand).await?;
+    Ok(())
 }
 
 /// Carries a step out.
@@ -61,6 +103,7 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         }
         Step::EnsureNetwork => {
             let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
+            check(world, cloud.as_ref()).await?;
             let request = network_request(cluster);
             memory.network = Some(cloud.ensure_network(&request).await?);
             memory.ensured = Some(std::time::Instant::now());

@@ -146,6 +146,7 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     let plan = plan::plan(&world.seen);
     let failure = carry_out(ctx, &world, memory, &plan.steps).await.err();
     world.facts.error = failure.as_ref().map(|error| chain(error));
+    world.facts.why = failure.as_ref().and_then(Error::reason);
     let before = cluster.status.clone().unwrap_or_default();
     let status = report::report(&world.seen, &plan, &world.facts, &before, Timestamp::now());
     if !(world.seen.deleting && plan.steps.contains(&Step::RemoveFinalizer)) && cluster.status.as_ref() != Some(&status)
@@ -182,7 +183,10 @@ async fn repair(ctx: &Context, cluster: &ConstellationCluster, memory: &mut Memo
     if !known || !due || paused || cluster.metadata.deletion_timestamp.is_some() {
         return;
     }
-    let Ok(cloud) = ctx.cloud(cluster) else { return };
+    let cloud = match ctx.cloud(cluster).await {
+        Ok(cloud) => cloud,
+        Err(error) => return tracing::warn!(name = cluster.name_any(), error = chain(&error), "No cloud to mend"),
+    };
     match cloud.ensure_network(&apply::network_request(cluster)).await {
         Ok(network) => {
             memory.network = Some(network);

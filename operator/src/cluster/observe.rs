@@ -20,10 +20,10 @@ use super::{
     seen::{GroupSeen, Init, NodeSeen, Observed, VersionSeen},
 };
 use crate::{
-    cloud::{Cloud, ClusterUid, Network, custody::must_rewrap},
-    context::{Context, provider},
+    cloud::{Cloud, ClusterUid, Network, custody::must_rewrap, offer::provider},
+    context::Context,
     custody::{self, Master},
-    error::Error,
+    error::{Class, Error, chain},
     init::{Outcome, install, trust},
     workload::Workload,
 };
@@ -82,9 +82,10 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let status = cluster.status.clone().unwrap_or_default();
     let accepted = status.accepted_versions.clone();
     let simulated = provider(&cluster) == "simulated";
-    let (cloud, provider_refused) = match ctx.cloud(&cluster) {
-        Ok(cloud) => (Some(Arc::clone(cloud)), None),
-        Err(error) => (None, Some(error.to_string())),
+    let (cloud, provider_refused) = match ctx.cloud(&cluster).await {
+        Ok(cloud) => (Some(cloud), None),
+        Err(error) if matches!(error.class(), Class::Denied | Class::User) => (None, Some(chain(&error))),
+        Err(error) => return Err(error),
     };
     let mine = ListParams::default().fields(&format!("spec.clusterRef.name={}", cluster.name_any()));
     let nodes: Api<ConfidentialNode> = Api::namespaced(client.clone(), &namespace);
@@ -156,6 +157,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         trust_revision: inside.revision,
         resources: resources(memory, &nodes),
         error: None,
+        why: None,
     };
     let network = memory.network.clone();
     Ok(World { seen, facts, cluster, uid, cloud, owner, master, network, version, nodes, workload, roots })
@@ -205,7 +207,13 @@ fn version_seen(cluster: &ConstellationCluster, version: Option<&NodeVersion>, p
 #[must_use]
 pub fn image(cluster: &ConstellationCluster, version: &NodeVersion) -> Option<String> {
     let image = &version.spec.image;
-    if provider(cluster) == "simulated" { image.simulated.clone() } else { image.local.clone() }
+    match provider(cluster) {
+        "aws" => cluster.spec.provider.aws.as_ref().and_then(|aws| image.aws.get(&aws.region).cloned()),
+        "azure" => image.azure.clone(),
+        "gcp" => image.gcp.clone(),
+        "simulated" => image.simulated.clone(),
+        _ => image.local.clone(),
+    }
 }
 
 fn group_seen(group: &constellation_crds::cluster::WorkerGroup, existing: &[NodeGroup]) -> GroupSeen {

@@ -34,6 +34,8 @@ pub struct Facts {
     pub resources: Vec<constellation_crds::cluster::CloudResource>,
     /// A step failed; for people.
     pub error: Option<String>,
+    /// The reason for it, where there is a better one than that it goes on.
+    pub why: Option<&'static str>,
 }
 
 /// The status. `before` is what is there now; times of conditions that did not change are kept.
@@ -210,7 +212,8 @@ fn why_not_ready(seen: &Observed, plan: &Plan, facts: &Facts, rolling: bool) -> 
         return (reason::DELETING, detail.unwrap_or_else(|| "the cluster is being deleted".to_owned()));
     }
     if let Some(error) = &facts.error {
-        return (reason::IN_PROGRESS, format!("a step failed and is tried again: {error}"));
+        let message = format!("a step failed and is tried again: {error}");
+        return (facts.why.unwrap_or(reason::IN_PROGRESS), message);
     }
     match (&plan.blocked, rolling) {
         (Some(Blocked { reason: why, message, .. }), true) if *why == reason::NODES_NOT_READY => {

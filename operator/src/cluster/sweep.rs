@@ -42,9 +42,16 @@ pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send) {
 /// One comparison; gives what is unknown now. A thing goes when it was unknown before.
 async fn sweep(ctx: &Context, before: &BTreeSet<(String, String)>) -> Result<BTreeSet<(String, String)>, Error> {
     let mut unknown = BTreeSet::new();
-    for (name, cloud) in &ctx.clouds {
+    for (name, cloud) in &ctx.clouds.all().await {
         // The cloud first: a cluster that is made meanwhile is known then, and not taken for a leak.
-        let there = cloud.clusters().await?;
+        let there = match cloud.clusters().await {
+            Ok(there) => there,
+            // The other clouds are swept all the same.
+            Err(error) => {
+                tracing::warn!(cloud = name, error = chain(&error), "Looking for what belongs to no cluster failed");
+                continue;
+            }
+        };
         let clusters: Api<ConstellationCluster> = Api::all(ctx.client.clone());
         let known = clusters.list(&ListParams::default()).await.map_err(Error::kube("listing clusters"))?;
         let mut known: BTreeSet<_> = known.items.iter().filter_map(ResourceExt::uid).collect();
@@ -53,7 +60,7 @@ async fn sweep(ctx: &Context, before: &BTreeSet<(String, String)>) -> Result<BTr
         let records = records.map_err(Error::kube("listing clusters that were left running"))?;
         known.extend(records.items.iter().filter_map(|record| record.labels().get(LABEL_ORPHANED).cloned()));
         for cluster in there.into_iter().filter(|cluster| !known.contains(&cluster.0)) {
-            let key = ((*name).to_owned(), cluster.0.clone());
+            let key = (name.clone(), cluster.0.clone());
             if before.contains(&key) {
                 tracing::warn!(cloud = name, cluster = cluster.0, "Removing what belongs to no cluster");
                 remove(cloud.as_ref(), &cluster).await?;

@@ -106,7 +106,8 @@ pub async fn service(client: &Client, cluster: &ConstellationCluster, kms: &Kms)
                 }
             };
             let region = AwsKms::region(&aws.key_arn).unwrap_or_default();
-            Ok(Box::new(AwsKms::connect(region, &access, None).await))
+            // An SDK's set-up is a large future, and every caller's would hold it.
+            Ok(Box::new(Box::pin(AwsKms::connect(region, &access, None)).await))
         }
         Kms { .. } => {
             let name = if kms.aws.is_some() {

@@ -1,7 +1,5 @@
 //! Carries out the steps of one node, in order, up to the first that fails.
 
-use std::sync::Arc;
-
 use constellation_crds::{
     ConfidentialNode, NodeAdmission, NodeAdmissionSpec, cluster::DiskIntegrity, condition::reason,
 };
@@ -41,9 +39,9 @@ pub async fn apply(context: &Context, look: &Look, plan: &Plan) -> Outcome {
             Err(error) => {
                 tracing::warn!(node = look.seen.node.name_any(), ?step, error = chain(&error), "Step failed");
                 let why = match &error {
-                    Error::Cloud(CloudError::Capacity(_)) => reason::NO_CAPACITY,
-                    Error::Cloud(CloudError::Quota(_)) => reason::QUOTA_EXCEEDED,
-                    Error::Cloud(CloudError::Denied(_)) => reason::ACCESS_DENIED,
+                    Error::Cloud(CloudError::Capacity(_) | CloudError::Quota(_) | CloudError::Denied(_)) => {
+                        error.reason().unwrap_or(reason::CLOUD_ERROR)
+                    }
                     _ if *step == Step::Launch => reason::LAUNCH_FAILED,
                     _ => reason::CLOUD_ERROR,
                 };
@@ -112,7 +110,7 @@ async fn launch(context: &Context, look: &Look) -> Result<(), Error> {
         index: node.spec.index,
         launch_config: launch_config.clone(),
     };
-    let instance = context.cloud(cluster)?.launch(&request).await?;
+    let instance = context.cloud(cluster).await?.launch(&request).await?;
     tracing::info!(node = node.name_any(), instance = instance.id.0, "Launched instance");
     Ok(())
 }
@@ -120,7 +118,7 @@ async fn launch(context: &Context, look: &Look) -> Result<(), Error> {
 async fn terminate(context: &Context, look: &Look) -> Result<(), Error> {
     let (Some(cluster), Some(instance)) = (&look.cluster, &look.seen.instance) else { return Ok(()) };
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
-    match context.cloud(cluster)?.terminate(&uid, &instance.id).await {
+    match context.cloud(cluster).await?.terminate(&uid, &instance.id).await {
         Ok(()) | Err(CloudError::NotFound(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -141,7 +139,7 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
     let (Some(owner), Some(master), Some(address)) = (owner, master, instance.address) else {
         return Err(Error::Invalid("the owner key, the master secret or the node's address is missing".into()));
     };
-    let cloud = Arc::clone(context.cloud(cluster)?);
+    let cloud = context.cloud(cluster).await?;
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
     let status = cluster.status.clone().unwrap_or_default();
     let roots = cloud.endorsement_roots(&uid).await?;

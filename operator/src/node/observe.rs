@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::seen::{AdmissionSeen, ClusterSeen, KubeSeen, Observed, TalkSeen};
 use crate::{
-    cloud::ClusterUid,
+    cloud::{ClusterUid, offer::provider},
     cluster::secrets,
-    context::{Context, provider},
+    context::Context,
     error::{Error, chain},
     init::{self, Outcome},
     workload::Workload,
@@ -61,7 +61,7 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
     let Some(cluster) = cluster else {
         return Ok(Look { seen, cluster: None, workload: None, launch_config: None });
     };
-    let cloud = context.cloud(&cluster)?;
+    let cloud = context.cloud(&cluster).await?;
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
     let node_uid = node.uid().unwrap_or_default();
     match cloud.find(&uid).await {

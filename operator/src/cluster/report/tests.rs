@@ -93,6 +93,18 @@ fn paused_stalled_and_blocked_deletion_say_so() {
 }
 
 #[test]
+fn a_refusal_of_the_cloud_is_the_reason_why_a_cluster_is_not_ready() {
+    let error = crate::error::Error::Cloud(crate::cloud::CloudError::Denied("grant compute.instances.create".into()));
+    let facts = Facts { error: Some(error.to_string()), why: error.reason(), ..Facts::default() };
+    let denied = status(&running(), &facts);
+    let ready = denied.conditions.iter().find(|c| c.type_ == kind::READY).unwrap();
+    assert_eq!(ready.reason, reason::ACCESS_DENIED);
+    assert!(ready.message.contains("grant compute.instances.create"), "{}", ready.message);
+    let passing = crate::error::Error::Cloud(crate::cloud::CloudError::Transient("reset".into()));
+    assert_eq!(passing.reason(), None);
+}
+
+#[test]
 fn what_was_written_once_stays() {
     let facts = Facts { cluster_id: Some("id".into()), endpoint: Some("e".into()), ..Facts::default() };
     let first = status(&running(), &facts);

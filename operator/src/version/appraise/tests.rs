@@ -30,7 +30,7 @@ fn given() -> Given {
     };
     let signed = SignedManifest { config_map: "m".into(), public_key: spki_to_pem(&publisher.public_spki()) };
     let spec = NodeVersionSpec {
-        image: Image { local: Some("/image".into()), simulated: None },
+        image: Image { local: Some("/image".into()), ..Image::default() },
         kubernetes_version: "v1.36.3".into(),
         measurements: Measurements { inline: None, signed: Some(signed) },
         rollout: None,

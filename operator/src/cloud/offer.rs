@@ -1,0 +1,109 @@
+//! The clouds that this operator offers: those that were started with it, and rooms made from a cluster's own settings.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use constellation_crds::ConstellationCluster;
+use kube::Client;
+
+use super::Cloud;
+#[cfg(feature = "rooms")]
+use super::rooms::Rooms;
+use crate::{error::Error, events::Events};
+
+/// The clouds on offer.
+pub struct Offer {
+    started: BTreeMap<&'static str, Arc<dyn Cloud>>,
+    #[cfg(feature = "rooms")]
+    rooms: Rooms,
+}
+
+impl Offer {
+    /// Offers what was started, by provider name, and the rooms that are built in.
+    #[must_use]
+    pub fn new(client: Client, started: BTreeMap<&'static str, Arc<dyn Cloud>>) -> Self {
+        #[cfg(not(feature = "rooms"))]
+        drop(client);
+        Self {
+            started,
+            #[cfg(feature = "rooms")]
+            rooms: Rooms::new(client),
+        }
+    }
+
+    /// Whether no cluster at all could be served.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.started.is_empty() && !built_in("aws")
+    }
+
+    /// The cloud that a cluster names.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it isn't offered, or its settings or credentials can't be used.
+    #[cfg_attr(not(feature = "rooms"), allow(clippy::unused_async, reason = "only rooms are waited for"))]
+    pub async fn of(&self, cluster: &ConstellationCluster, events: &Events) -> Result<Arc<dyn Cloud>, Error> {
+        let name = provider(cluster);
+        if let Some(cloud) = self.started.get(name) {
+            return Ok(Arc::clone(cloud));
+        }
+        #[cfg(feature = "rooms")]
+        if built_in(name) {
+            // An SDK's set-up is a large future, and every caller's would hold it.
+            return Box::pin(self.rooms.of(cluster, events)).await;
+        }
+        #[cfg(not(feature = "rooms"))]
+        let _ = events;
+        Err(Error::Invalid(refusal(name)))
+    }
+
+    /// Every cloud in use, under a name that tells it from the others.
+    #[cfg_attr(not(feature = "rooms"), allow(clippy::unused_async, reason = "only rooms are waited for"))]
+    pub async fn all(&self) -> BTreeMap<String, Arc<dyn Cloud>> {
+        let all: BTreeMap<_, _> =
+            self.started.iter().map(|(name, cloud)| ((*name).to_owned(), Arc::clone(cloud))).collect();
+        #[cfg(feature = "rooms")]
+        let all = all.into_iter().chain(self.rooms.all().await).collect();
+        all
+    }
+}
+
+/// Name of the provider that a cluster asks for.
+#[must_use]
+pub fn provider(cluster: &ConstellationCluster) -> &'static str {
+    let given = &cluster.spec.provider;
+    let named = [
+        ("aws", given.aws.is_some()),
+        ("azure", given.azure.is_some()),
+        ("gcp", given.gcp.is_some()),
+        ("simulated", given.simulated.is_some()),
+    ];
+    named.into_iter().find(|(_, asked)| *asked).map_or("local", |(name, _)| name)
+}
+
+/// Whether a provider's room is part of this program.
+fn built_in(provider: &str) -> bool {
+    provider == "aws" && cfg!(feature = "aws")
+}
+
+fn refusal(provider: &str) -> String {
+    let cure = match provider {
+        "local" => "start it with --local-state-dir",
+        "simulated" => "start it with --allow-simulated: this provider proves nothing",
+        _ => "it was built without it: use an operator that was built with this cargo feature",
+    };
+    format!("this operator doesn't run provider {provider} ({cure})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_that_is_not_offered_is_refused_with_the_cure() {
+        assert!(refusal("simulated").contains("--allow-simulated"));
+        assert!(refusal("local").contains("--local-state-dir"));
+        assert!(refusal("aws").contains("provider aws") && refusal("aws").contains("cargo feature"));
+        assert_eq!(built_in("aws"), cfg!(feature = "aws"));
+        assert!(!built_in("local"));
+    }
+}

@@ -1,0 +1,196 @@
+//! Rooms of real clouds, made when a cluster first asks: equal settings share a room, and so its lists and its turns.
+
+#[cfg(feature = "aws")]
+mod aws;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use constellation_crds::{
+    ConstellationCluster,
+    cluster::{LocalRef, Tee},
+};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::{Mutex, OnceCell};
+use zeroize::Zeroizing;
+
+use super::{Cloud, offer::provider};
+use crate::{error::Error, events::Events};
+
+/// Event: the operator acts by a key that is kept in a Secret.
+const STATIC_CREDENTIALS: &str = "StaticCredentials";
+/// Its UID says which management cluster this is, for as long as that lives.
+const SYSTEM: &str = "kube-system";
+
+/// The rooms.
+pub(super) struct Rooms {
+    client: Client,
+    owner: OnceCell<String>,
+    made: Mutex<BTreeMap<String, Room>>,
+}
+
+struct Room {
+    /// Version of the Secret with the credentials.
+    credentials: Option<String>,
+    cloud: Arc<dyn Cloud>,
+}
+
+/// What rooms are made from, beside the provider's own settings.
+struct Given<'a> {
+    /// Marks what is ours in an account that others use too.
+    owner: String,
+    tee: Tee,
+    credentials: Option<&'a Secret>,
+}
+
+impl Given<'_> {
+    /// A member of the credentials; nothing without credentials.
+    fn credential(&self, key: &str) -> Result<Option<Zeroizing<String>>, Error> {
+        let Some(secret) = self.credentials else { return Ok(None) };
+        let value = secret.data.as_ref().and_then(|data| data.get(key));
+        let text = value.and_then(|value| String::from_utf8(value.0.clone()).ok()).filter(|text| !text.is_empty());
+        let wrong = || Error::Invalid(format!("Secret {} with the credentials has no text {key}", secret.name_any()));
+        text.map(|text| Some(Zeroizing::new(text))).ok_or_else(wrong)
+    }
+}
+
+impl Rooms {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, owner: OnceCell::new(), made: Mutex::default() }
+    }
+
+    /// The room of a cluster's settings; made anew when its credentials changed.
+    pub(super) async fn of(&self, cluster: &ConstellationCluster, events: &Events) -> Result<Arc<dyn Cloud>, Error> {
+        let secret = self.credentials(cluster).await?;
+        let version = secret.as_ref().and_then(kube::ResourceExt::resource_version);
+        let place = place(cluster);
+        let mut made = self.made.lock().await;
+        if let Some(room) = made.get(&place).filter(|room| room.credentials == version) {
+            return Ok(Arc::clone(&room.cloud));
+        }
+        let given = Given { owner: self.owner().await?, tee: cluster.spec.tee, credentials: secret.as_ref() };
+        let cloud = make(cluster, &given).await?;
+        if let Some(secret) = &secret {
+            let name = secret.name_any();
+            let message =
+                format!("the key in Secret {name} is used; an identity of the operator's own can't be copied");
+            events.warning(cluster, STATIC_CREDENTIALS, message).await;
+        }
+        made.insert(place, Room { credentials: version, cloud: Arc::clone(&cloud) });
+        Ok(cloud)
+    }
+
+    /// Every room that was made, by its settings.
+    pub(super) async fn all(&self) -> Vec<(String, Arc<dyn Cloud>)> {
+        self.made.lock().await.iter().map(|(place, room)| (place.clone(), Arc::clone(&room.cloud))).collect()
+    }
+
+    async fn credentials(&self, cluster: &ConstellationCluster) -> Result<Option<Secret>, Error> {
+        let Some(LocalRef { name }) = reference(cluster) else { return Ok(None) };
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &cluster.namespace().unwrap_or_default());
+        let found = api.get_opt(name).await.map_err(Error::kube(format!("reading Secret {name}")))?;
+        let missing = || Error::Invalid(format!("Secret {name} with the credentials isn't there: create it"));
+        found.map(Some).ok_or_else(missing)
+    }
+
+    async fn owner(&self) -> Result<String, Error> {
+        let read = async {
+            let api: Api<Namespace> = Api::all(self.client.clone());
+            let found = api.get(SYSTEM).await.map_err(Error::kube(format!("reading namespace {SYSTEM}")))?;
+            found.uid().ok_or_else(|| Error::Invalid(format!("namespace {SYSTEM} has no UID")))
+        };
+        self.owner.get_or_try_init(|| read).await.cloned()
+    }
+}
+
+/// What tells rooms apart. With credentials the namespace too: a Secret of the same name elsewhere is another.
+fn place(cluster: &ConstellationCluster) -> String {
+    let namespace = reference(cluster).and_then(|_| cluster.namespace());
+    serde_json::json!([provider(cluster), cluster.spec.provider, cluster.spec.tee, namespace]).to_string()
+}
+
+fn reference(cluster: &ConstellationCluster) -> Option<&LocalRef> {
+    let given = &cluster.spec.provider;
+    let aws = given.aws.as_ref().and_then(|aws| aws.credentials_ref.as_ref());
+    let azure = given.azure.as_ref().and_then(|azure| azure.credentials_ref.as_ref());
+    aws.or(azure).or_else(|| given.gcp.as_ref()?.credentials_ref.as_ref())
+}
+
+async fn make(cluster: &ConstellationCluster, given: &Given<'_>) -> Result<Arc<dyn Cloud>, Error> {
+    #[cfg(feature = "aws")]
+    if let Some(settings) = &cluster.spec.provider.aws {
+        return aws::make(settings, given).await;
+    }
+    Err(Error::Invalid(format!("provider {} has no settings", provider(cluster))))
+}
+
+#[cfg(test)]
+mod tests {
+    use constellation_crds::cluster::{ConstellationClusterSpec, Provider};
+    use k8s_openapi::ByteString;
+
+    use super::*;
+
+    fn cluster(namespace: &str, credentials: Option<&str>) -> ConstellationCluster {
+        let spec = serde_json::json!({"provider": {"gcp": {"project": "p", "region": "europe-west4",
+            "zones": ["europe-west4-a"], "reach": "External", "allowedSources": ["192.0.2.0/24"]}},
+            "tee": "snp", "nodeVersion": "v", "controlPlane": {"replicas": 1, "instanceType": "n2d-standard-4"}});
+        let mut spec: ConstellationClusterSpec = serde_json::from_value(spec).unwrap();
+        let settings = spec.provider.gcp.as_mut().unwrap();
+        settings.credentials_ref = credentials.map(|name| LocalRef { name: name.into() });
+        let mut cluster = ConstellationCluster::new("c", spec);
+        cluster.metadata.namespace = Some(namespace.into());
+        cluster
+    }
+
+    #[test]
+    fn equal_settings_share_a_room_and_others_do_not() {
+        assert_eq!(place(&cluster("a", None)), place(&cluster("b", None)), "the operator's own identity is one");
+        assert_ne!(place(&cluster("a", Some("key"))), place(&cluster("b", Some("key"))), "two Secrets");
+        let mut other = cluster("a", None);
+        other.spec.tee = Tee::Tdx;
+        assert_ne!(place(&other), place(&cluster("a", None)));
+        let mut other = cluster("a", None);
+        other.spec.provider.gcp.as_mut().unwrap().project = "q".into();
+        assert_ne!(place(&other), place(&cluster("a", None)));
+        other.spec.provider = Provider::default();
+        assert_eq!(reference(&other), None);
+    }
+
+    #[test]
+    fn a_credential_is_a_text_that_is_there() {
+        let with = |value: &[u8]| {
+            let data = [("key.json".to_owned(), ByteString(value.to_vec()))].into();
+            Secret { data: Some(data), ..Secret::default() }
+        };
+        let read = |secret: &Secret, key: &str| {
+            let given = Given { owner: "o".into(), tee: Tee::Snp, credentials: Some(secret) };
+            given.credential(key).map(|text| text.unwrap().to_string()).map_err(drop)
+        };
+        assert_eq!(read(&with(b"{}"), "key.json"), Ok("{}".to_owned()));
+        for (secret, key) in [(with(b"{}"), "other"), (with(b""), "key.json"), (with(&[255]), "key.json")] {
+            assert_eq!(read(&secret, key), Err(()));
+        }
+        let none = Given { owner: "o".into(), tee: Tee::Snp, credentials: None };
+        assert_eq!(none.credential("key.json").unwrap(), None);
+    }
+
+    #[cfg(feature = "aws")]
+    #[tokio::test]
+    async fn an_aws_room_has_the_platform_that_the_tee_names() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let data = ["accessKeyID", "secretAccessKey"].map(|key| (key.to_owned(), ByteString(b"AKIA1".to_vec())));
+        let key = Secret { data: Some(data.into()), ..Secret::default() };
+        let mut cluster = cluster("a", None);
+        cluster.spec.provider = serde_json::from_value(serde_json::json!({"aws": {"region": "us-east-2",
+            "zones": ["us-east-2a"], "reach": "External", "allowedSources": ["192.0.2.0/24"]}}))
+        .unwrap();
+        let given = |tee| Given { owner: "o-1".into(), tee, credentials: Some(&key) };
+        for (tee, platform) in [(Tee::Snp, "aws-snp"), (Tee::Vtpm, "aws-nitro-tpm")] {
+            assert_eq!(make(&cluster, &given(tee)).await.unwrap().platform(), platform);
+        }
+        assert!(make(&cluster, &given(Tee::Tdx)).await.is_err());
+        cluster.spec.provider.aws.as_mut().unwrap().allowed_sources.clear();
+        assert!(make(&cluster, &given(Tee::Snp)).await.is_err());
+    }
+}
