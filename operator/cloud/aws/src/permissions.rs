@@ -64,7 +64,8 @@ pub const CALLS: &[(&str, Limit)] = &[
 /// The policy document (JSON) of the operator whose objects bear this owner.
 ///
 /// Creating asks for our owner tag in the request; changing asks for it on the object. Two things need more than their
-/// own names: whoever may create with tags needs `CreateTags` and `AddTags` while creating, and creating something
+/// own names: whoever may create with tags needs `CreateTags` and `AddTags` while creating (and then only, or it
+/// could make strangers' objects its own by tagging them), and creating something
 /// *in* or *of* an object that has no tags in the request (a subnet in a VPC, an instance of an image) needs these by
 /// themselves. `CreateRoute` and `ReplaceRoute` act on the VPC's main table, which AWS makes without tags.
 #[must_use]
@@ -113,11 +114,22 @@ pub fn policy(owner: &str) -> String {
     {{
       "Sid": "TagWhileMaking",
       "Effect": "Allow",
-      "Action": ["ec2:CreateTags", "elasticloadbalancing:AddTags"],
+      "Action": ["ec2:CreateTags"],
       "Resource": "*",
-      "Condition": {{"StringEquals": {{
-        "aws:RequestTag/{TAG_OWNER}": "{owner}"
-      }}}}
+      "Condition": {{
+        "StringEquals": {{"aws:RequestTag/{TAG_OWNER}": "{owner}"}},
+        "Null": {{"ec2:CreateAction": "false"}}
+      }}
+    }},
+    {{
+      "Sid": "TagBalancersWhileMaking",
+      "Effect": "Allow",
+      "Action": ["elasticloadbalancing:AddTags"],
+      "Resource": "*",
+      "Condition": {{
+        "StringEquals": {{"aws:RequestTag/{TAG_OWNER}": "{owner}"}},
+        "Null": {{"elasticloadbalancing:CreateAction": "false"}}
+      }}
     }},
     {{
       "Sid": "ChangeWhatHasOurTag",

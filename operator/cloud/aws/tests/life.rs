@@ -413,6 +413,13 @@ async fn the_policy_names_exactly_the_calls_that_are_made() {
         in_document
             .extend(statement["Action"].as_array().unwrap().iter().map(|action| action.as_str().unwrap().to_owned()));
     }
+    // Only while something is made: whoever could tag a stranger's object could then change it.
+    for statement in document["Statement"].as_array().unwrap() {
+        let tags =
+            statement["Action"].as_array().unwrap().iter().any(|action| action.as_str().unwrap().ends_with("Tags"));
+        let only_tags = statement["Sid"].as_str().unwrap().starts_with("Tag");
+        assert_eq!(tags && only_tags, statement["Condition"]["Null"].is_object(), "{statement}");
+    }
     in_document.remove("ec2:CreateTags");
     in_document.remove("elasticloadbalancing:AddTags");
     assert_eq!(in_document, named.iter().map(|action| (*action).to_owned()).collect::<BTreeSet<_>>());
