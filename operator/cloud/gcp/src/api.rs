@@ -3,21 +3,21 @@
 //! Calls are sent once: whoever reconciles comes again, and an operation is looked at by name, never by the client's
 //! poller, see [`crate::error`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use constellation_cloud::CloudError;
-use google_cloud_auth::credentials::{Builder, Credentials, anonymous};
+use constellation_cloud::{CloudError, calls::Calls, limit::Limiter};
+use google_cloud_auth::credentials::{Builder, Credentials, anonymous, service_account};
 use google_cloud_compute_v1::{
     client::{
         Addresses, Firewalls, ForwardingRules, GlobalOperations, InstanceGroups, Instances, Networks,
-        RegionBackendServices, RegionHealthChecks, RegionOperations, Subnetworks, ZoneOperations,
+        RegionBackendServices, RegionHealthChecks, RegionOperations, Regions, Subnetworks, ZoneOperations, Zones,
     },
     model::{Operation, operation::Status},
 };
 use google_cloud_gax::retry_policy::NeverRetry;
 use tokio::time::Instant;
 
-use crate::{Settings, error};
+use crate::{Access, Settings, error::Refused};
 
 /// A call that takes longer has lost its connection: Compute Engine answers in seconds, the work is in operations.
 const ATTEMPT: Duration = Duration::from_secs(30);
@@ -42,13 +42,17 @@ pub struct Api {
     pub health_checks: RegionHealthChecks,
     pub instances: Instances,
     pub networks: Networks,
+    pub regions: Regions,
     pub rules: ForwardingRules,
     pub subnetworks: Subnetworks,
+    pub zones: Zones,
+    pub calls: Calls,
     pub project: String,
     pub region: String,
     global_operations: GlobalOperations,
     region_operations: RegionOperations,
     zone_operations: ZoneOperations,
+    limiter: Arc<Limiter>,
     poll: Duration,
 }
 
@@ -70,10 +74,15 @@ macro_rules! client {
 impl Api {
     /// Makes the clients.
     pub async fn connect(settings: &Settings) -> Result<Self, CloudError> {
-        let credentials: Credentials = if settings.anonymous {
-            anonymous::Builder::new().build()
-        } else {
-            Builder::default().build().map_err(|error| CloudError::Denied(format!("no credentials: {error}")))?
+        let denied = |error| CloudError::Denied(format!("no credentials: {error}"));
+        let credentials: Credentials = match &settings.access {
+            Access::Ambient => Builder::default().build().map_err(denied)?,
+            Access::Anonymous => anonymous::Builder::new().build(),
+            Access::ServiceAccountKey(key) => {
+                let key = serde_json::from_str(key)
+                    .map_err(|_| CloudError::Denied("the key of the service account is no JSON".into()))?;
+                service_account::Builder::new(key).build().map_err(denied)?
+            }
         };
         Ok(Self {
             addresses: client!(Addresses, settings, credentials),
@@ -83,38 +92,60 @@ impl Api {
             health_checks: client!(RegionHealthChecks, settings, credentials),
             instances: client!(Instances, settings, credentials),
             networks: client!(Networks, settings, credentials),
+            regions: client!(Regions, settings, credentials),
             rules: client!(ForwardingRules, settings, credentials),
             subnetworks: client!(Subnetworks, settings, credentials),
+            zones: client!(Zones, settings, credentials),
+            calls: Calls::default(),
             project: settings.project.clone(),
             region: settings.region.clone(),
             global_operations: client!(GlobalOperations, settings, credentials),
             region_operations: client!(RegionOperations, settings, credentials),
             zone_operations: client!(ZoneOperations, settings, credentials),
+            limiter: Arc::clone(&settings.limiter),
             poll: settings.pace.poll,
         })
     }
 
     /// An operation as it stands; nothing when it was forgotten, which happens two weeks after its end.
     pub async fn look(&self, scope: &Scope, name: &str) -> Result<Option<Operation>, CloudError> {
-        let (method, found) = match scope {
-            Scope::Global => (
-                "compute.globalOperations.get",
-                self.global_operations.get().set_project(&self.project).set_operation(name).send().await,
-            ),
+        let found = match scope {
+            Scope::Global => {
+                let get = self.global_operations.get().set_project(&self.project).set_operation(name);
+                self.ask("compute.globalOperations.get", get.send()).await
+            }
             Scope::Region => {
                 let get = self.region_operations.get().set_project(&self.project).set_region(&self.region);
-                ("compute.regionOperations.get", get.set_operation(name).send().await)
+                self.ask("compute.regionOperations.get", get.set_operation(name).send()).await
             }
             Scope::Zone(zone) => {
                 let get = self.zone_operations.get().set_project(&self.project).set_zone(zone);
-                ("compute.zoneOperations.get", get.set_operation(name).send().await)
+                self.ask("compute.zoneOperations.get", get.set_operation(name).send()).await
             }
         };
-        match found {
-            Ok(operation) => Ok(Some(operation)),
-            Err(error) if error::missing(&error) => Ok(None),
-            Err(error) => Err(error::call(method, &error)),
-        }
+        Refused::or_missing(found)
+    }
+
+    /// Sends a call in its turn, and counts it.
+    pub async fn ask<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = google_cloud_gax::Result<T>> + Send,
+    ) -> Result<T, Refused> {
+        self.limiter.turn().await;
+        let answer = call.await.map_err(|error| Refused { method, error });
+        let outcome = match &answer {
+            Ok(_) => "ok",
+            Err(refused) => {
+                let error = CloudError::from(refused);
+                if let CloudError::Throttled { after } = error {
+                    self.limiter.throttled(after);
+                }
+                error.word()
+            }
+        };
+        self.calls.record(method, outcome);
+        answer
     }
 
     /// Waits for an operation up to `limit`.
@@ -125,7 +156,7 @@ impl Api {
         let until = Instant::now() + limit;
         loop {
             if operation.status == Some(Status::Done) {
-                return error::operation(&operation).map_or(Ok(Progress::Done), Err);
+                return crate::error::operation(&operation).map_or(Ok(Progress::Done), Err);
             }
             let Some(name) = operation.name.clone() else {
                 return Err(CloudError::Transient("an operation came without a name".into()));

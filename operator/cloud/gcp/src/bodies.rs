@@ -156,12 +156,7 @@ pub fn instance(
     zone: &str,
 ) -> Result<Instance, CloudError> {
     supports(settings.technology, &request.instance_type)?;
-    if !request.image.starts_with("projects/") || !request.image.contains("/global/images/") {
-        return Err(CloudError::Unsupported(format!(
-            "image {:?} must be named projects/PROJECT/global/images/NAME",
-            request.image
-        )));
-    }
+    check_image(&request.image)?;
     let mut labels = Vec::from(names.labels());
     labels.push((LABEL_NODE.into(), request.node.0.clone()));
     let item = |key: &str, value: String| metadata::Items::new().set_key(key).set_value(value);
@@ -202,8 +197,16 @@ pub fn instance(
     Ok(instance)
 }
 
+/// An image is named in full: a family would be another image tomorrow.
+pub fn check_image(image: &str) -> Result<(), CloudError> {
+    if image.starts_with("projects/") && image.contains("/global/images/") && !image.contains("/family/") {
+        return Ok(());
+    }
+    Err(CloudError::Unsupported(format!("image {image:?} must be named projects/PROJECT/global/images/NAME")))
+}
+
 /// Machine series by technology: Confidential VM, "Supported configurations", table "Machine types, CPUs, and zones".
-fn supports(technology: Technology, machine_type: &str) -> Result<(), CloudError> {
+pub fn supports(technology: Technology, machine_type: &str) -> Result<(), CloudError> {
     let series: &[&str] = match technology {
         Technology::Sev => &["n2d", "c2d", "c3d", "c4d"],
         Technology::SevSnp => &["n2d"],

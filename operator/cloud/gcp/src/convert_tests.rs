@@ -1,7 +1,11 @@
 //! Names, ids and states, there and back.
 
 use super::*;
-use crate::{Pace, Reach, Technology};
+use std::{sync::Arc, time::Duration};
+
+use constellation_cloud::limit::Limiter;
+
+use crate::{Access, Pace, Reach, Technology};
 
 pub(crate) fn given_settings() -> Settings {
     Settings {
@@ -15,7 +19,8 @@ pub(crate) fn given_settings() -> Settings {
         service_account: None,
         endorsement_roots: Vec::new(),
         endpoint: None,
-        anonymous: true,
+        access: Access::Anonymous,
+        limiter: Arc::new(Limiter::new(1 << 20, Duration::ZERO)),
         pace: Pace::default(),
     }
 }

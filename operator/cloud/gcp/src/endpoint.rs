@@ -12,7 +12,6 @@ use crate::{
     GcpCloud,
     api::{Progress, Scope},
     convert::{self, Names},
-    error,
 };
 
 const ADD: &str = "compute.instanceGroups.addInstances";
@@ -36,14 +35,14 @@ impl GcpCloud {
             if !more.is_empty() {
                 let body = InstanceGroupsAddInstancesRequest::new().set_instances(more);
                 let add = self.api.groups.add_instances().set_project(&self.api.project).set_zone(zone);
-                let sent = add.set_instance_group(names.part("-endpoint")).set_body(body).send().await;
-                self.settle(zone, sent.map_err(|error| error::call(ADD, &error))?).await?;
+                let add = add.set_instance_group(names.part("-endpoint")).set_body(body);
+                self.settle(zone, self.api.ask(ADD, add.send()).await?).await?;
             }
             if !less.is_empty() {
                 let body = InstanceGroupsRemoveInstancesRequest::new().set_instances(less);
                 let remove = self.api.groups.remove_instances().set_project(&self.api.project).set_zone(zone);
-                let sent = remove.set_instance_group(names.part("-endpoint")).set_body(body).send().await;
-                self.settle(zone, sent.map_err(|error| error::call(REMOVE, &error))?).await?;
+                let remove = remove.set_instance_group(names.part("-endpoint")).set_body(body);
+                self.settle(zone, self.api.ask(REMOVE, remove.send()).await?).await?;
             }
         }
         Ok(())
@@ -55,8 +54,8 @@ impl GcpCloud {
         loop {
             let list = self.api.groups.list_instances().set_project(&self.api.project).set_zone(zone);
             let list = list.set_instance_group(names.part("-endpoint")).set_page_token(&page);
-            let sent = list.set_body(InstanceGroupsListInstancesRequest::new()).send().await;
-            let found = sent.map_err(|error| error::call(LIST, &error))?;
+            let list = list.set_body(InstanceGroupsListInstancesRequest::new());
+            let found = self.api.ask(LIST, list.send()).await?;
             let links = found.items.iter().filter_map(|member| member.instance.as_deref());
             members.extend(links.map(|link| convert::last(link).to_owned()));
             match found.next_page_token.filter(|token| !token.is_empty()) {

@@ -13,36 +13,66 @@ use google_cloud_gax::error::{Error, rpc::StatusDetails};
 /// Rates are counted per minute (Compute Engine, "API rate limits"): a third of it passes before asking again.
 const THROTTLED: Duration = Duration::from_secs(20);
 
-/// Whether the name is taken already.
-pub fn exists(error: &Error) -> bool {
-    error.http_status_code() == Some(409) && !reasons(error).iter().any(|reason| class(reason).is_some())
+/// A call that failed, and which.
+#[derive(Debug)]
+pub struct Refused {
+    /// The method, `compute.instances.insert`.
+    pub method: &'static str,
+    /// What came instead of an answer.
+    pub error: Error,
 }
 
-/// Whether there is no such thing.
-pub fn missing(error: &Error) -> bool {
-    error.http_status_code() == Some(404)
-}
+impl Refused {
+    /// Whether the name is taken already.
+    pub fn exists(&self) -> bool {
+        self.error.http_status_code() == Some(409) && !reasons(&self.error).iter().any(|reason| class(reason).is_some())
+    }
 
-/// A call that failed.
-pub fn call(method: &str, error: &Error) -> CloudError {
-    let message = error.status().map_or_else(|| error.to_string(), |status| status.message.clone());
-    let text = format!("{method}: {message}");
-    if error.is_authentication() {
-        return CloudError::Denied(format!("{method}: no credentials: {error}"));
+    /// Whether there is no such thing.
+    pub fn missing(&self) -> bool {
+        self.error.http_status_code() == Some(404)
     }
-    if let Some(class) = reasons(error).iter().find_map(|reason| class(reason)) {
-        return class.error(text, retry_after(error));
+
+    /// Whether Google answered at all.
+    pub fn answered(&self) -> bool {
+        self.error.http_status_code().is_some_and(|status| status < 500)
     }
-    match error.http_status_code() {
-        Some(401) => CloudError::Denied(text),
-        Some(403) => CloudError::Denied(crate::permissions::explain(method, &text)),
-        Some(404) => CloudError::NotFound(text),
-        Some(429) => CloudError::Throttled { after: retry_after(error) },
-        Some(400..=499) if error.http_status_code() != Some(408) && error.http_status_code() != Some(409) => {
-            CloudError::Unsupported(text)
+
+    /// A look: nothing where there is no such thing.
+    pub fn or_missing<T>(looked: Result<T, Self>) -> Result<Option<T>, CloudError> {
+        match looked {
+            Ok(found) => Ok(Some(found)),
+            Err(refused) if refused.missing() => Ok(None),
+            Err(refused) => Err(refused.into()),
         }
-        // 408, 409, 5xx, and what never reached Google.
-        _ => CloudError::Transient(text),
+    }
+}
+
+impl From<Refused> for CloudError {
+    fn from(refused: Refused) -> Self {
+        Self::from(&refused)
+    }
+}
+
+impl From<&Refused> for CloudError {
+    fn from(Refused { method, error }: &Refused) -> Self {
+        let message = error.status().map_or_else(|| error.to_string(), |status| status.message.clone());
+        let text = format!("{method}: {message}");
+        if error.is_authentication() {
+            return Self::Denied(format!("{method}: no credentials: {error}"));
+        }
+        if let Some(class) = reasons(error).iter().find_map(|reason| class(reason)) {
+            return class.error(text, retry_after(error));
+        }
+        match error.http_status_code() {
+            Some(401) => Self::Denied(text),
+            Some(403) => Self::Denied(crate::permissions::explain(method, &text)),
+            Some(404) => Self::NotFound(text),
+            Some(429) => Self::Throttled { after: retry_after(error) },
+            Some(status @ 400..=499) if status != 408 && status != 409 => Self::Unsupported(text),
+            // 408, 409, 5xx, and what never reached Google.
+            _ => Self::Transient(text),
+        }
     }
 }
 

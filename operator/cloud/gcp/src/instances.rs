@@ -17,7 +17,7 @@ use crate::{
     api::{Progress, Scope},
     bodies,
     convert::{self, LABEL_NODE, Names},
-    error,
+    error::{self, Refused},
 };
 
 const DELETE: &str = "compute.instances.delete";
@@ -130,15 +130,16 @@ impl GcpCloud {
         let name = convert::instance_name(&request.node)?;
         let body = bodies::instance(names, &self.settings, request, &zone)?;
         let insert = self.api.instances.insert().set_project(&self.api.project).set_zone(&zone).set_body(body);
-        let sent = insert.set_request_id(convert::request_id(&request.node, attempt)).send().await;
+        let insert = insert.set_request_id(convert::request_id(&request.node, attempt));
+        let sent = self.api.ask(INSERT, insert.send()).await;
         let operation = match sent {
             Ok(operation) => operation,
-            Err(error) if error::exists(&error) => return self.taken(names, request, &zone, &name).await,
+            Err(refused) if refused.exists() => return self.taken(names, request, &zone, &name).await,
             // What is missing here is the network or the image, not the instance.
-            Err(error) if error::missing(&error) => {
-                return Err(Attempt::Refused(CloudError::Unsupported(error::call(INSERT, &error).to_string())));
+            Err(refused) if refused.missing() => {
+                return Err(Attempt::Refused(CloudError::Unsupported(CloudError::from(refused).to_string())));
             }
-            Err(error) => return Err(Attempt::from_call(error::call(INSERT, &error))),
+            Err(refused) => return Err(Attempt::from_call(refused.into())),
         };
         let open = Open {
             cluster: Some(names.cluster.clone()),
@@ -272,7 +273,7 @@ impl GcpCloud {
         let mut page = String::new();
         loop {
             let list = self.api.instances.aggregated_list().set_project(&self.api.project).set_filter(names.filter());
-            let found = list.set_page_token(&page).send().await.map_err(|error| error::call(LIST, &error))?;
+            let found = self.api.ask(LIST, list.set_page_token(&page).send()).await?;
             self.complete(&found)?;
             let all = found.items.values().flat_map(|scope| &scope.instances);
             items.extend(all.filter(|instance| names.own(instance)).filter_map(|instance| listed(names, instance)));
@@ -295,11 +296,8 @@ impl GcpCloud {
 
     async fn get(&self, names: &Names, zone: &str, name: &str) -> Result<Option<Listed>, CloudError> {
         let get = self.api.instances.get().set_project(&self.api.project).set_zone(zone).set_instance(name);
-        match get.send().await {
-            Ok(found) => Ok(Some(&found).filter(|found| names.own(found)).and_then(|found| listed(names, found))),
-            Err(error) if error::missing(&error) => Ok(None),
-            Err(error) => Err(error::call(GET, &error)),
-        }
+        let found = Refused::or_missing(self.api.ask(GET, get.send()).await)?;
+        Ok(found.filter(|found| names.own(found)).and_then(|found| listed(names, &found)))
     }
 
     /// Deletes an instance of the cluster; not found when it is gone.
@@ -323,13 +321,13 @@ impl GcpCloud {
             return self.vanished(names, &node, id, &scope, &open).await;
         }
         let delete = self.api.instances.delete().set_project(&self.api.project).set_zone(&zone).set_instance(&name);
-        let operation = match delete.send().await {
+        let operation = match self.api.ask(DELETE, delete.send()).await {
             Ok(operation) => operation,
-            Err(error) if error::missing(&error) => return self.vanished(names, &node, id, &scope, &open).await,
-            Err(error) => {
-                return match error::call(DELETE, &error) {
+            Err(refused) if refused.missing() => return self.vanished(names, &node, id, &scope, &open).await,
+            Err(refused) => {
+                return match CloudError::from(&refused) {
                     // It is being made or deleted; asked again at the next pass.
-                    CloudError::Transient(_) if error.http_status_code().is_some_and(|code| code < 500) => Ok(()),
+                    CloudError::Transient(_) if refused.answered() => Ok(()),
                     other => Err(other),
                 };
             }

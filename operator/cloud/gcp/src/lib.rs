@@ -10,24 +10,30 @@
 mod api;
 mod bodies;
 mod convert;
+mod demand;
 mod endpoint;
 mod error;
 mod instances;
 mod network;
 mod permissions;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use constellation_cloud::{
-    Cloud, CloudError, ClusterUid, Instance, InstanceId, LaunchRequest, Network, NetworkRequest, Stream,
+    Cloud, CloudError, ClusterUid, Instance, InstanceId, LaunchRequest, Network, NetworkRequest, Stream, calls,
+    demand::Demand, limit::Limiter,
 };
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
 use self::{api::Api, convert::Names, instances::Launches};
 
 pub use self::permissions::{CALLS, custom_role};
 
+/// Calls at once, and the time in which one more is allowed: Compute Engine takes 1500 reads a minute and region, and
+/// as many mutations ("API quota and limits"); four fifths of it, as others use the project too.
+pub const RATE: (u32, Duration) = (40, Duration::from_millis(50));
 /// How long a node has to accept a connection.
 const DIAL: Duration = Duration::from_secs(10);
 
@@ -50,6 +56,27 @@ pub enum Reach {
     /// Nodes have none: the operator runs in a network that is peered with the cluster's, and a Cloud NAT that the
     /// user keeps lets nodes out.
     Internal,
+}
+
+/// Who we are to Google.
+#[derive(Clone)]
+pub enum Access {
+    /// Workload identity, metadata server or `GOOGLE_APPLICATION_CREDENTIALS`.
+    Ambient,
+    /// Nobody: for tests.
+    Anonymous,
+    /// The JSON of a service account's key; tell its user that workload identity is better.
+    ServiceAccountKey(Zeroizing<String>),
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ambient => "Ambient",
+            Self::Anonymous => "Anonymous",
+            Self::ServiceAccountKey(_) => "ServiceAccountKey",
+        })
+    }
 }
 
 /// What a user says about a project.
@@ -76,8 +103,10 @@ pub struct Settings {
     pub endorsement_roots: Vec<String>,
     /// Another endpoint than `https://compute.googleapis.com`, for tests and private access.
     pub endpoint: Option<String>,
-    /// Static access for tests; absent: workload identity, metadata server or `GOOGLE_APPLICATION_CREDENTIALS`.
-    pub anonymous: bool,
+    /// Who we are.
+    pub access: Access,
+    /// The turns of all that call this project's region.
+    pub limiter: Arc<Limiter>,
     /// Waits.
     pub pace: Pace,
 }
@@ -146,6 +175,18 @@ impl Cloud for GcpCloud {
 
     async fn endorsement_roots(&self, _: &ClusterUid) -> Result<Vec<String>, CloudError> {
         Ok(self.settings.endorsement_roots.clone())
+    }
+
+    async fn check_capability(&self, demand: &Demand) -> Result<(), CloudError> {
+        self.capable(demand).await
+    }
+
+    async fn check_quota(&self, cluster: &ClusterUid, demand: &Demand) -> Result<(), CloudError> {
+        self.room(&self.names(cluster)?, demand).await
+    }
+
+    fn calls(&self) -> BTreeMap<calls::Key, u64> {
+        self.api.calls.counts()
     }
 
     async fn ensure_network(&self, request: &NetworkRequest) -> Result<Network, CloudError> {

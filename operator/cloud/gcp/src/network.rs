@@ -9,7 +9,7 @@ use crate::{
     api::{Progress, Scope},
     bodies::{self, Wall},
     convert::{self, Names, PREFIX},
-    error,
+    error::Refused,
 };
 
 const LIST: &str = "compute.networks.list";
@@ -40,17 +40,6 @@ impl Found {
     fn of(description: Option<String>) -> Self {
         Self { description, ..Self::default() }
     }
-}
-
-/// One call for one part, or what to say when there is no such thing.
-macro_rules! look {
-    ($method:literal, $call:expr, $found:expr) => {
-        match $call.send().await {
-            Ok(found) => Ok(Some($found(found))),
-            Err(error) if error::missing(&error) => Ok(None),
-            Err(error) => Err(error::call($method, &error)),
-        }
-    };
 }
 
 impl GcpCloud {
@@ -110,7 +99,7 @@ impl GcpCloud {
         loop {
             let list =
                 self.api.networks.list().set_project(&self.api.project).set_filter(format!("name eq {PREFIX}.*"));
-            let found = list.set_page_token(&page).send().await.map_err(|error| error::call(LIST, &error))?;
+            let found = self.api.ask(LIST, list.set_page_token(&page).send()).await?;
             let ours = |description: &String| convert::cluster_of(&self.settings.owner, description);
             clusters.extend(found.items.iter().filter_map(|network| network.description.as_ref().and_then(ours)));
             match found.next_page_token.filter(|token| !token.is_empty()) {
@@ -177,30 +166,27 @@ impl GcpCloud {
         tracing::warn!(cluster = names.cluster.0, rule = ?wall, "Changing a firewall rule back");
         let name = wanted.name.clone().unwrap_or_default();
         let patch = self.api.firewalls.patch().set_project(&self.api.project).set_firewall(name).set_body(wanted);
-        patch.send().await.map(Some).map_err(|error| error::call("compute.firewalls.patch", &error))
+        Ok(Some(self.api.ask("compute.firewalls.patch", patch.send()).await?))
     }
 
     async fn look_at(&self, names: &Names, part: &Part) -> Result<Option<Found>, CloudError> {
         let (api, project, region) = (&self.api, &self.api.project, &self.api.region);
         let name = name(names, part);
-        match part {
+        Ok(match part {
             Part::Address => {
                 let get = api.addresses.get().set_project(project).set_region(region).set_address(name);
-                look!("compute.addresses.get", get, |found: model::Address| Found {
-                    description: found.description,
-                    address: found.address,
-                    firewall: None,
+                Refused::or_missing(api.ask("compute.addresses.get", get.send()).await)?.map(|found: model::Address| {
+                    Found { description: found.description, address: found.address, firewall: None }
                 })
             }
             Part::Backend => {
                 let get = api.backends.get().set_project(project).set_region(region).set_backend_service(name);
-                look!("compute.regionBackendServices.get", get, |found: model::BackendService| Found::of(
-                    found.description
-                ))
+                Refused::or_missing(api.ask("compute.regionBackendServices.get", get.send()).await)?
+                    .map(|found: model::BackendService| Found::of(found.description))
             }
             Part::Firewall(_) => {
                 let get = api.firewalls.get().set_project(project).set_firewall(name);
-                look!("compute.firewalls.get", get, |found: Firewall| Found {
+                Refused::or_missing(api.ask("compute.firewalls.get", get.send()).await)?.map(|found: Firewall| Found {
                     description: found.description.clone(),
                     address: None,
                     firewall: Some(found),
@@ -208,108 +194,113 @@ impl GcpCloud {
             }
             Part::Group(zone) => {
                 let get = api.groups.get().set_project(project).set_zone(zone).set_instance_group(name);
-                look!("compute.instanceGroups.get", get, |found: model::InstanceGroup| Found::of(found.description))
+                Refused::or_missing(api.ask("compute.instanceGroups.get", get.send()).await)?
+                    .map(|found: model::InstanceGroup| Found::of(found.description))
             }
             Part::HealthCheck => {
                 let get = api.health_checks.get().set_project(project).set_region(region).set_health_check(name);
-                look!("compute.regionHealthChecks.get", get, |found: model::HealthCheck| Found::of(found.description))
+                Refused::or_missing(api.ask("compute.regionHealthChecks.get", get.send()).await)?
+                    .map(|found: model::HealthCheck| Found::of(found.description))
             }
             Part::Network => {
                 let get = api.networks.get().set_project(project).set_network(name);
-                look!("compute.networks.get", get, |found: model::Network| Found::of(found.description))
+                Refused::or_missing(api.ask("compute.networks.get", get.send()).await)?
+                    .map(|found: model::Network| Found::of(found.description))
             }
             Part::Rule => {
                 let get = api.rules.get().set_project(project).set_region(region).set_forwarding_rule(name);
-                look!("compute.forwardingRules.get", get, |found: model::ForwardingRule| Found::of(found.description))
+                Refused::or_missing(api.ask("compute.forwardingRules.get", get.send()).await)?
+                    .map(|found: model::ForwardingRule| Found::of(found.description))
             }
             Part::Subnet => {
                 let get = api.subnetworks.get().set_project(project).set_region(region).set_subnetwork(name);
-                look!("compute.subnetworks.get", get, |found: model::Subnetwork| Found::of(found.description))
+                Refused::or_missing(api.ask("compute.subnetworks.get", get.send()).await)?
+                    .map(|found: model::Subnetwork| Found::of(found.description))
             }
-        }
+        })
     }
 
     async fn insert(&self, names: &Names, part: &Part, node_cidr: &str) -> Result<Operation, CloudError> {
         let (api, project, region) = (&self.api, &self.api.project, &self.api.region);
-        let (method, sent) = match part {
+        let sent = match part {
             Part::Address => {
                 let insert = api.addresses.insert().set_project(project).set_region(region);
-                ("compute.addresses.insert", insert.set_body(bodies::address(names)).send().await)
+                api.ask("compute.addresses.insert", insert.set_body(bodies::address(names)).send()).await
             }
             Part::Backend => {
                 let body = bodies::backend_service(names, &self.settings.zones);
                 let insert = api.backends.insert().set_project(project).set_region(region).set_body(body);
-                ("compute.regionBackendServices.insert", insert.send().await)
+                api.ask("compute.regionBackendServices.insert", insert.send()).await
             }
             Part::Firewall(wall) => {
                 let body = bodies::firewall(names, &self.settings, *wall, node_cidr);
                 let insert = api.firewalls.insert().set_project(project).set_body(body);
-                ("compute.firewalls.insert", insert.send().await)
+                api.ask("compute.firewalls.insert", insert.send()).await
             }
             Part::Group(zone) => {
                 let insert = api.groups.insert().set_project(project).set_zone(zone).set_body(bodies::group(names));
-                ("compute.instanceGroups.insert", insert.send().await)
+                api.ask("compute.instanceGroups.insert", insert.send()).await
             }
             Part::HealthCheck => {
                 let insert = api.health_checks.insert().set_project(project).set_region(region);
-                ("compute.regionHealthChecks.insert", insert.set_body(bodies::health_check(names)).send().await)
+                api.ask("compute.regionHealthChecks.insert", insert.set_body(bodies::health_check(names)).send()).await
             }
             Part::Network => {
                 let insert = api.networks.insert().set_project(project).set_body(bodies::network(names));
-                ("compute.networks.insert", insert.send().await)
+                api.ask("compute.networks.insert", insert.send()).await
             }
             Part::Rule => {
                 let insert = api.rules.insert().set_project(project).set_region(region);
-                ("compute.forwardingRules.insert", insert.set_body(bodies::forwarding_rule(names)).send().await)
+                api.ask("compute.forwardingRules.insert", insert.set_body(bodies::forwarding_rule(names)).send()).await
             }
             Part::Subnet => {
                 let insert = api.subnetworks.insert().set_project(project).set_region(region);
                 let body = bodies::subnetwork(names, node_cidr);
-                ("compute.subnetworks.insert", insert.set_body(body).send().await)
+                api.ask("compute.subnetworks.insert", insert.set_body(body).send()).await
             }
         };
         // A name that is taken by now: the next pass looks at what has it.
-        sent.map_err(|error| error::call(method, &error))
+        Ok(sent?)
     }
 
     async fn delete(&self, names: &Names, part: &Part) -> Result<Operation, CloudError> {
         let (api, project, region) = (&self.api, &self.api.project, &self.api.region);
         let name = name(names, part);
-        let (method, sent) = match part {
+        let sent = match part {
             Part::Address => {
                 let delete = api.addresses.delete().set_project(project).set_region(region).set_address(name);
-                ("compute.addresses.delete", delete.send().await)
+                api.ask("compute.addresses.delete", delete.send()).await
             }
             Part::Backend => {
                 let delete = api.backends.delete().set_project(project).set_region(region).set_backend_service(name);
-                ("compute.regionBackendServices.delete", delete.send().await)
+                api.ask("compute.regionBackendServices.delete", delete.send()).await
             }
             Part::Firewall(_) => {
                 let delete = api.firewalls.delete().set_project(project).set_firewall(name);
-                ("compute.firewalls.delete", delete.send().await)
+                api.ask("compute.firewalls.delete", delete.send()).await
             }
             Part::Group(zone) => {
                 let delete = api.groups.delete().set_project(project).set_zone(zone).set_instance_group(name);
-                ("compute.instanceGroups.delete", delete.send().await)
+                api.ask("compute.instanceGroups.delete", delete.send()).await
             }
             Part::HealthCheck => {
                 let delete = api.health_checks.delete().set_project(project).set_region(region).set_health_check(name);
-                ("compute.regionHealthChecks.delete", delete.send().await)
+                api.ask("compute.regionHealthChecks.delete", delete.send()).await
             }
             Part::Network => {
                 let delete = api.networks.delete().set_project(project).set_network(name);
-                ("compute.networks.delete", delete.send().await)
+                api.ask("compute.networks.delete", delete.send()).await
             }
             Part::Rule => {
                 let delete = api.rules.delete().set_project(project).set_region(region).set_forwarding_rule(name);
-                ("compute.forwardingRules.delete", delete.send().await)
+                api.ask("compute.forwardingRules.delete", delete.send()).await
             }
             Part::Subnet => {
                 let delete = api.subnetworks.delete().set_project(project).set_region(region).set_subnetwork(name);
-                ("compute.subnetworks.delete", delete.send().await)
+                api.ask("compute.subnetworks.delete", delete.send()).await
             }
         };
-        sent.map_err(|error| error::call(method, &error))
+        Ok(sent?)
     }
 }
 

@@ -64,10 +64,12 @@ pub const CALLS: &[(&str, &[&str])] = &[
     ("compute.regionHealthChecks.get", &["compute.regionHealthChecks.get"]),
     ("compute.regionHealthChecks.insert", &["compute.regionHealthChecks.create"]),
     ("compute.regionOperations.get", &["compute.regionOperations.get"]),
+    ("compute.regions.get", &["compute.regions.get"]),
     ("compute.subnetworks.delete", &["compute.subnetworks.delete"]),
     ("compute.subnetworks.get", &["compute.subnetworks.get"]),
     ("compute.subnetworks.insert", &["compute.networks.updatePolicy", "compute.subnetworks.create"]),
     ("compute.zoneOperations.get", &["compute.zoneOperations.get"]),
+    ("compute.zones.get", &["compute.zones.get"]),
 ];
 
 /// Definition of a custom role for `gcloud iam roles create constellationOperator --project P --file -`.

@@ -13,8 +13,10 @@ use std::{
 use constellation_cloud::{
     Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid,
     contract::{self, Subject},
+    demand::{Demand, Wanted},
+    limit::Limiter,
 };
-use constellation_cloud_gcp::{CALLS, GcpCloud, Pace, Reach, Settings, Technology};
+use constellation_cloud_gcp::{Access, CALLS, GcpCloud, Pace, Reach, Settings, Technology};
 use serde_json::json;
 
 use endpoint::{Endpoint, Fault};
@@ -34,7 +36,8 @@ fn settings(endpoint: &Endpoint) -> Settings {
         service_account: Some("nodes@example.iam.gserviceaccount.com".into()),
         endorsement_roots: Vec::new(),
         endpoint: Some(endpoint.url()),
-        anonymous: true,
+        access: Access::Anonymous,
+        limiter: Arc::new(Limiter::new(1 << 20, Duration::ZERO)),
         pace: Pace {
             poll: Duration::from_millis(1),
             launch: Duration::from_millis(200),
@@ -322,6 +325,42 @@ async fn refusals_have_their_kind_and_name_what_is_missing() {
     assert!(endpoint.world().of("instances").is_empty());
 }
 
+fn demand(zones: &[&str], count: u32) -> Demand {
+    let zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
+    let group = Wanted { instance_type: "n2d-standard-4".into(), zones, count };
+    Demand { groups: vec![group], image: Some("projects/example/global/images/node-1".into()) }
+}
+
+#[tokio::test]
+async fn what_the_region_cannot_do_is_told_before_the_first_create() {
+    let (endpoint, cloud) = given().await;
+    let refused = cloud.check_capability(&demand(&[], 1)).await;
+    assert!(matches!(&refused, Err(CloudError::Unsupported(why)) if why.contains(ZONES[1])), "{refused:?}");
+    cloud.check_capability(&demand(&[ZONES[0]], 1)).await.unwrap();
+    endpoint.world().platforms = vec!["Intel Ice Lake", "AMD Milan"];
+    cloud.check_capability(&demand(&[], 1)).await.unwrap();
+    assert!(cloud.check_capability(&demand(&["us-east1-b"], 1)).await.is_err());
+    let spoilt: [fn(&mut Demand); 2] =
+        [|d| d.groups[0].instance_type = "e2-standard-4".into(), |d| d.image = Some("node-1".into())];
+    for spoil in spoilt {
+        let mut bad = demand(&[], 1);
+        spoil(&mut bad);
+        assert!(matches!(cloud.check_capability(&bad).await, Err(CloudError::Unsupported(_))), "{bad:?}");
+    }
+
+    endpoint.world().quotas = vec![("N2D_CPUS", 10.0), ("INSTANCES", 100.0)];
+    cloud.check_quota(&cluster(), &demand(&[], 2)).await.unwrap();
+    let refused = cloud.check_quota(&cluster(), &demand(&[], 3)).await;
+    assert!(matches!(&refused, Err(CloudError::Quota(why)) if why.contains("N2D_CPUS")), "{refused:?}");
+    // What the cluster has already is not asked for again.
+    cloud.ensure_network(&network()).await.unwrap();
+    cloud.launch(&node("w-1", 0)).await.unwrap();
+    cloud.check_quota(&cluster(), &demand(&[], 3)).await.unwrap();
+    assert_eq!(cloud.calls()[&("compute.instances.insert", "ok")], 1);
+    assert_eq!(cloud.calls().values().sum::<u64>(), endpoint.world().total());
+    kept_to_the_model(&endpoint);
+}
+
 #[tokio::test]
 async fn a_list_without_one_of_our_zones_is_no_list() {
     let (endpoint, cloud) = given().await;
@@ -425,6 +464,8 @@ async fn the_role_allows_exactly_the_calls_that_are_made() {
     reach(&endpoint, &mut GcpCloud::connect(settings(&endpoint)).await.unwrap(), &["cp-3"]).await;
     reach(&endpoint, &mut GcpCloud::connect(settings(&endpoint)).await.unwrap(), &[]).await;
     cloud.clusters().await.unwrap();
+    cloud.check_capability(&demand(&[ZONES[0]], 1)).await.unwrap();
+    cloud.check_quota(&cluster(), &demand(&[], 1)).await.unwrap();
     cloud.ensure_network(&network()).await.unwrap();
     let target = cloud.launch(&node("cp-4", 0)).await.unwrap();
     endpoint.world().pass();
@@ -441,6 +482,7 @@ async fn a_hundred_nodes_cost_an_insert_and_looks_at_it_each_and_resting_costs_o
     let (endpoint, _) = given().await;
     let mut usual = settings(&endpoint);
     usual.pace.list = Duration::from_mins(5);
+    usual.pace.launch = Duration::from_mins(5);
     let cloud = GcpCloud::connect(usual.clone()).await.unwrap();
     cloud.ensure_network(&network()).await.unwrap();
     let network_calls = endpoint.world().total();

@@ -50,6 +50,10 @@ pub struct World {
     pub lag: u32,
     /// Zones or regions that can't be asked.
     pub unreachable: Vec<String>,
+    /// CPUs of zones that don't end with `-a`.
+    pub platforms: Vec<&'static str>,
+    /// Quotas of the region, of each of which two are used.
+    pub quotas: Vec<(&'static str, f64)>,
     /// Instances that were ever made, by name; more than one is a duplicate.
     pub made: BTreeMap<String, u32>,
     operations: BTreeMap<String, Operation>,
@@ -113,6 +117,14 @@ impl World {
             return (200, self.operation(&known));
         }
         match verb {
+            "get" if matched.id == "compute.zones.get" => {
+                let platforms = if path.ends_with("-a") { json!(["AMD Milan"]) } else { json!(self.platforms) };
+                (200, json!({"name": "z", "availableCpuPlatforms": platforms}))
+            }
+            "get" if matched.id == "compute.regions.get" => {
+                let quota = |(metric, limit): &(&str, f64)| json!({"metric": metric, "limit": limit, "usage": 2.0});
+                (200, json!({"quotas": self.quotas.iter().map(quota).collect::<Vec<_>>()}))
+            }
             "get" => match self.things.get(path) {
                 Some(thing) => (200, thing.clone()),
                 None => missing(path),
