@@ -15,16 +15,17 @@ use azure_core::{
         policies::{Policy, auth::BearerTokenAuthorizationPolicy},
     },
 };
-use constellation_cloud::CloudError;
+use constellation_cloud::{CloudError, calls::Calls, limit::Limiter};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::error;
+use crate::{error, permissions};
 
 /// Public Azure.
 pub const ENDPOINT: &str = "https://management.azure.com";
-const SCOPE: &str = "https://management.azure.com/.default";
+/// Whom a token for [`ENDPOINT`] is for.
+pub const SCOPE: &str = "https://management.azure.com/.default";
 /// A call that takes longer has lost its connection: Resource Manager answers within a minute, work is in operations.
 const ATTEMPT: Duration = Duration::from_mins(1);
 const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
@@ -33,8 +34,11 @@ const RETRY_AFTER: HeaderName = HeaderName::from_static("retry-after");
 
 /// The client.
 pub struct Arm {
+    /// What was called so far.
+    pub calls: Calls,
     pipeline: Pipeline,
     endpoint: Url,
+    limiter: Arc<Limiter>,
     poll: Duration,
 }
 
@@ -85,7 +89,9 @@ impl Arm {
     /// [`CloudError::Unsupported`] when the endpoint is no URL.
     pub fn new(
         endpoint: &str,
+        scope: &str,
         credential: Option<Arc<dyn TokenCredential>>,
+        limiter: Arc<Limiter>,
         poll: Duration,
     ) -> Result<Self, CloudError> {
         let endpoint: Url = endpoint
@@ -94,12 +100,12 @@ impl Arm {
         // Reconciling is our retry.
         let options = ClientOptions { retry: RetryOptions::none(), ..ClientOptions::default() };
         let token: Vec<Arc<dyn Policy>> = match credential {
-            Some(credential) => vec![Arc::new(BearerTokenAuthorizationPolicy::new(credential, [SCOPE]))],
+            Some(credential) => vec![Arc::new(BearerTokenAuthorizationPolicy::new(credential, [scope.to_owned()]))],
             None => Vec::new(),
         };
         let name = option_env!("CARGO_PKG_NAME");
         let pipeline = Pipeline::new(name, option_env!("CARGO_PKG_VERSION"), options, Vec::new(), token, None);
-        Ok(Self { pipeline, endpoint, poll })
+        Ok(Self { calls: Calls::default(), pipeline, endpoint, limiter, poll })
     }
 
     /// Reads a resource; nothing when there is none.
@@ -126,6 +132,11 @@ impl Arm {
                 None => return Ok(all),
             }
         }
+    }
+
+    /// Asks for something to be done, and for its result.
+    pub async fn post(&self, path: &str, version: &str, body: &Value) -> Result<Value, CloudError> {
+        Ok(self.call(Method::Post, self.url(path, &[("api-version", version)])?, Some(body)).await?.body)
     }
 
     /// Creates or replaces a resource.
@@ -221,6 +232,7 @@ impl Arm {
 
     async fn send(&self, method: Method, url: Url, body: Option<&Value>, new: bool) -> Result<RawResponse, CloudError> {
         let what = format!("{method} {}", url.path());
+        let name = permissions::request(method.as_str(), url.path());
         let mut request = Request::new(url, method);
         if new {
             request.insert_header("if-none-match", "*");
@@ -231,12 +243,26 @@ impl Arm {
         }
         let context = azure_core::http::Context::default();
         let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-        let sent = self.pipeline.send(&context, &mut request, Some(options));
-        match tokio::time::timeout(ATTEMPT, sent).await {
+        self.limiter.turn().await;
+        let sent = tokio::time::timeout(ATTEMPT, self.pipeline.send(&context, &mut request, Some(options)));
+        let answer = match sent.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(error::transport(&what, &error)),
             Err(_) => Err(CloudError::Transient(format!("{what} had no answer in {} s", ATTEMPT.as_secs()))),
-        }
+        };
+        let outcome = match &answer {
+            Ok(answer) if u16::from(answer.status()) < 400 => "ok",
+            Ok(answer) => {
+                let error = error::refusal(&what, answer.status().into(), &json(answer), retry_after(answer));
+                if let CloudError::Throttled { after } = error {
+                    self.limiter.throttled(after);
+                }
+                error.word()
+            }
+            Err(error) => error.word(),
+        };
+        self.calls.record(name, outcome);
+        answer
     }
 
     fn url(&self, path: &str, query: &[(&str, &str)]) -> Result<Url, CloudError> {
@@ -281,7 +307,8 @@ mod tests {
     use super::*;
 
     fn given() -> Arm {
-        Arm::new(ENDPOINT, None, Duration::ZERO).unwrap()
+        let limiter = Arc::new(Limiter::new(1, Duration::ZERO));
+        Arm::new(ENDPOINT, SCOPE, None, limiter, Duration::ZERO).unwrap()
     }
 
     #[test]

@@ -161,7 +161,7 @@ pub fn vm(
 }
 
 /// Image versions of a gallery. The image is "specialized": nothing in it waits for a provisioning agent.
-fn image(image: &str) -> Result<Value, CloudError> {
+pub fn image(image: &str) -> Result<Value, CloudError> {
     for (prefix, member) in [
         ("/subscriptions/", "id"),
         ("/CommunityGalleries/", "communityGalleryImageId"),

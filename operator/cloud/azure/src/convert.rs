@@ -19,6 +19,8 @@ const SCHEME: &str = "azure://";
 pub const COMPUTE: &str = "2026-04-01";
 /// See [`COMPUTE`].
 pub const NETWORK: &str = "2026-03-01";
+/// See [`COMPUTE`]; of the list of sizes.
+pub const SKUS: &str = "2021-07-01";
 /// See [`COMPUTE`].
 pub const RESOURCES: &str = "2025-04-01";
 
@@ -244,8 +246,62 @@ pub fn same_id(left: &str, right: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use constellation_cloud::limit::Limiter;
+
     use super::*;
+    use crate::{Access, DiskEncryption, Pace, Reach};
+
+    pub(crate) fn given_settings() -> Settings {
+        Settings {
+            subscription: "s-1".into(),
+            location: "westeurope".into(),
+            zones: vec!["1".into(), "2".into()],
+            resource_group: None,
+            owner: "operator-1".into(),
+            technology: Technology::SevSnp,
+            disk_encryption: DiskEncryption::GuestState,
+            reach: Reach::External,
+            sources: vec!["192.0.2.0/24".into()],
+            endorsement_roots: Vec::new(),
+            endpoint: None,
+            access: Access::Anonymous,
+            limiter: Arc::new(Limiter::new(1, Duration::ZERO)),
+            pace: Pace::default(),
+        }
+    }
+
+    #[test]
+    fn settings_are_checked_field_by_field() {
+        assert!(check(&given_settings()).is_ok());
+        let spoilt: [fn(&mut Settings); 6] = [
+            |s| s.subscription = "a/b".into(),
+            |s| s.location = String::new(),
+            |s| s.zones = vec!["1/".into()],
+            |s| s.owner = "Owner".into(),
+            |s| s.resource_group = Some("../x".into()),
+            |s| s.sources = vec![],
+        ];
+        for spoil in spoilt {
+            let mut settings = given_settings();
+            spoil(&mut settings);
+            assert!(matches!(check(&settings), Err(CloudError::Unsupported(_))), "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_leads_back_to_its_name_and_a_foreign_one_nowhere() {
+        let names = Names::new(&given_settings(), &ClusterUid("c-1".into())).unwrap();
+        let id = names.id("n-1");
+        assert_eq!(names.name_of(&id).unwrap(), "n-1");
+        for foreign in
+            [id.0.replace("s-1", "s-2"), id.0.replace("c-1", "c-2"), format!("{}/x", id.0), "azure://nobody".into()]
+        {
+            assert!(matches!(names.name_of(&InstanceId(foreign.clone())), Err(CloudError::NotFound(_))), "{foreign}");
+        }
+    }
 
     #[test]
     fn sizes_tell_their_technology() {

@@ -1,8 +1,11 @@
 //! VMs: put once per node, found by tag, deleted until not found.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use constellation_cloud::{CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest};
+use constellation_cloud::{CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NodeUid};
 use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
 
@@ -20,13 +23,15 @@ pub(crate) struct Lists(Mutex<BTreeMap<ClusterUid, List>>);
 struct List {
     at: Instant,
     items: Vec<Instance>,
+    /// Launched by this process, and in no list yet: lists may be late.
+    unseen: BTreeSet<NodeUid>,
 }
 
 impl Lists {
     /// Changes a shared list, so that what this process does is seen before the next list.
-    async fn edit(&self, cluster: &ClusterUid, change: impl FnOnce(&mut Vec<Instance>)) {
+    async fn edit(&self, cluster: &ClusterUid, change: impl FnOnce(&mut List)) {
         if let Some(list) = self.0.lock().await.get_mut(cluster) {
-            change(&mut list.items);
+            change(list);
         }
     }
 }
@@ -49,9 +54,10 @@ impl AzureCloud {
             match self.attempt(names, request, &name, zone.as_deref()).await {
                 Ok(instance) => {
                     self.lists
-                        .edit(&names.cluster, |items| {
-                            items.retain(|item| item.node != instance.node);
-                            items.push(instance.clone());
+                        .edit(&names.cluster, |list| {
+                            list.items.retain(|item| item.node != instance.node);
+                            list.items.push(instance.clone());
+                            list.unseen.insert(instance.node.clone());
                         })
                         .await;
                     return Ok(instance);
@@ -123,8 +129,18 @@ impl AzureCloud {
             return Ok(list.items.clone());
         }
         let at = Instant::now();
-        let items = self.list(names).await?;
-        lists.insert(names.cluster.clone(), List { at, items: items.clone() });
+        let mut items = self.list(names).await?;
+        let mut unseen = lists.get(&names.cluster).map(|list| list.unseen.clone()).unwrap_or_default();
+        unseen.retain(|node| items.iter().all(|item| item.node != *node));
+        for node in unseen.clone() {
+            // By its name a VM is found at once.
+            let found = self.get(names, &convert::vm_name(&node)?).await?.filter(|found| names.own(found));
+            match found.and_then(|found| convert::instance(names, &found, None)) {
+                Some(instance) => items.push(instance),
+                None => drop(unseen.remove(&node)),
+            }
+        }
+        lists.insert(names.cluster.clone(), List { at, items: items.clone(), unseen });
         Ok(items)
     }
 
@@ -195,12 +211,13 @@ impl AzureCloud {
             },
         };
         self.lists
-            .edit(&names.cluster, |items| match removed {
-                Ok(()) => items
+            .edit(&names.cluster, |list| match removed {
+                Ok(()) => list
+                    .items
                     .iter_mut()
                     .filter(|item| item.id == *id)
                     .for_each(|item| item.state = InstanceState::Terminating),
-                Err(_) => items.retain(|item| item.id != *id),
+                Err(_) => list.items.retain(|item| item.id != *id),
             })
             .await;
         removed

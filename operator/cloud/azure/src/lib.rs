@@ -10,13 +10,20 @@
 pub mod arm;
 mod bodies;
 mod convert;
+mod demand;
 mod endpoint;
 mod error;
+mod hsm;
 mod instances;
 mod network;
 mod permissions;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use azure_core::credentials::{Secret, TokenCredential};
@@ -25,14 +32,22 @@ use azure_identity::{
     WorkloadIdentityCredential,
 };
 use constellation_cloud::{
-    Cloud, CloudError, ClusterUid, Instance, InstanceId, LaunchRequest, Network, NetworkRequest, Stream,
+    Cloud, CloudError, ClusterUid, Instance, InstanceId, LaunchRequest, Network, NetworkRequest, Stream, calls,
+    demand::{Demand, Shape},
+    limit::Limiter,
 };
 use tokio::net::TcpStream;
 
-use self::{arm::Arm, convert::Names, instances::Lists};
+use self::{arm::Arm, convert::Names, demand::Catalogue, instances::Lists};
 
-pub use self::permissions::{ACTIONS, custom_role};
+pub use self::{
+    hsm::ManagedHsm,
+    permissions::{ACTIONS, custom_role},
+};
 
+/// Calls at once, and the time in which one more is allowed: Resource Manager refills 10 writes and 25 reads a second
+/// and subscription ("Understand how Azure Resource Manager throttles requests").
+pub const RATE: (u32, Duration) = (100, Duration::from_millis(100));
 /// How long a node has to accept a connection.
 const DIAL: Duration = Duration::from_secs(10);
 
@@ -120,6 +135,8 @@ pub struct Settings {
     pub endpoint: Option<String>,
     /// Who we are.
     pub access: Access,
+    /// The turns of all that call this subscription's region.
+    pub limiter: Arc<Limiter>,
     /// Waits.
     pub pace: Pace,
 }
@@ -152,6 +169,7 @@ impl Default for Pace {
 pub struct AzureCloud {
     settings: Settings,
     arm: Arm,
+    catalogue: Catalogue,
     lists: Lists,
 }
 
@@ -164,8 +182,9 @@ impl AzureCloud {
     pub fn new(settings: Settings) -> Result<Self, CloudError> {
         convert::check(&settings)?;
         let endpoint = settings.endpoint.as_deref().unwrap_or(arm::ENDPOINT);
-        let arm = Arm::new(endpoint, credential(&settings.access)?, settings.pace.poll)?;
-        Ok(Self { settings, arm, lists: Lists::default() })
+        let limiter = Arc::clone(&settings.limiter);
+        let arm = Arm::new(endpoint, arm::SCOPE, credential(&settings.access)?, limiter, settings.pace.poll)?;
+        Ok(Self { settings, arm, catalogue: Catalogue::default(), lists: Lists::default() })
     }
 
     fn names(&self, cluster: &ClusterUid) -> Result<Names, CloudError> {
@@ -205,6 +224,22 @@ impl Cloud for AzureCloud {
 
     async fn endorsement_roots(&self, _: &ClusterUid) -> Result<Vec<String>, CloudError> {
         Ok(self.settings.endorsement_roots.clone())
+    }
+
+    async fn check_capability(&self, demand: &Demand) -> Result<(), CloudError> {
+        self.capable(demand).await
+    }
+
+    async fn check_quota(&self, cluster: &ClusterUid, demand: &Demand) -> Result<(), CloudError> {
+        self.room(&self.names(cluster)?, demand).await
+    }
+
+    async fn shapes(&self, types: &BTreeSet<String>) -> Result<Vec<Shape>, CloudError> {
+        self.shapes_of(types).await
+    }
+
+    fn calls(&self) -> BTreeMap<calls::Key, u64> {
+        self.arm.calls.counts()
     }
 
     async fn ensure_network(&self, request: &NetworkRequest) -> Result<Network, CloudError> {

@@ -14,6 +14,8 @@ pub const ACTIONS: &[(&str, &[&str])] = &[
     ("DELETE Microsoft.Network/publicIPAddresses", &["Microsoft.Network/publicIPAddresses/delete"]),
     ("DELETE Microsoft.Network/virtualNetworks", &["Microsoft.Network/virtualNetworks/delete"]),
     ("DELETE resourcegroups", &["Microsoft.Resources/subscriptions/resourceGroups/delete"]),
+    ("GET Microsoft.Compute/locations/usages", &["Microsoft.Compute/locations/usages/read"]),
+    ("GET Microsoft.Compute/skus", &["Microsoft.Compute/skus/read"]),
     ("GET Microsoft.Compute/virtualMachines", &["Microsoft.Compute/virtualMachines/read"]),
     ("GET Microsoft.Network/loadBalancers", &["Microsoft.Network/loadBalancers/read"]),
     (
@@ -62,6 +64,25 @@ pub const ACTIONS: &[(&str, &[&str])] = &[
     ),
     ("PUT resourcegroups", &["Microsoft.Resources/subscriptions/resourceGroups/write"]),
 ];
+
+/// The name in [`ACTIONS`] of a request.
+pub fn request(method: &str, path: &str) -> &'static str {
+    let kind = if path.contains("/operations/") || path.contains("/operationresults/") {
+        "operations".to_owned()
+    } else {
+        match path.split_once("/providers/") {
+            // The provider, and every second part after it: the others are names.
+            Some((_, rest)) => {
+                let mut parts = rest.split('/');
+                let provider = parts.next().unwrap_or_default();
+                std::iter::once(provider).chain(parts.step_by(2)).collect::<Vec<_>>().join("/")
+            }
+            None => path.split('/').nth(3).unwrap_or_default().to_owned(),
+        }
+    };
+    let name = format!("{method} {kind}");
+    ACTIONS.iter().find(|(known, _)| *known == name).map_or("other", |(known, _)| known)
+}
 
 /// Definition of a custom role for `az role definition create --role-definition @-`, assignable in one subscription.
 #[must_use]

@@ -13,6 +13,8 @@ use std::{
 use constellation_cloud::{
     Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid,
     contract::{self, Subject},
+    demand::{Demand, Wanted},
+    limit::Limiter,
 };
 use constellation_cloud_azure::{ACTIONS, Access, AzureCloud, DiskEncryption, Pace, Reach, Settings, Technology};
 use serde_json::{Value, json};
@@ -38,6 +40,7 @@ fn settings(endpoint: &Endpoint) -> Settings {
         endorsement_roots: Vec::new(),
         endpoint: Some(endpoint.url()),
         access: Access::Anonymous,
+        limiter: Arc::new(Limiter::new(1 << 20, Duration::ZERO)),
         pace: Pace {
             poll: Duration::from_millis(1),
             launch: Duration::from_millis(200),
@@ -319,6 +322,7 @@ async fn a_vm_that_no_list_shows_yet_is_not_launched_twice() {
     cloud.ensure_network(&network()).await.unwrap();
     endpoint.world().lag = 5;
     let first = cloud.launch(&node("w-1", 0)).await.unwrap();
+    assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1, "this process knows its launch");
     let other = AzureCloud::new(settings(&endpoint)).unwrap();
     assert!(other.find(&cluster()).await.unwrap().is_empty());
     assert_eq!(other.launch(&node("w-1", 0)).await.unwrap().id, first.id);
@@ -358,6 +362,39 @@ async fn refusals_have_their_kind() {
     ] {
         assert!(matches!(cloud.launch(&wrong).await, Err(CloudError::Unsupported(_))));
     }
+    kept_to_the_model(&endpoint);
+}
+
+fn demand(zones: &[&str], count: u32) -> Demand {
+    let zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
+    let group = Wanted { instance_type: "Standard_DC4as_v5".into(), zones, count };
+    Demand { groups: vec![group], image: Some(IMAGE.into()) }
+}
+
+#[tokio::test]
+async fn what_the_region_cannot_do_is_told_before_the_first_create() {
+    let (endpoint, cloud) = given().await;
+    cloud.check_capability(&demand(&["2"], 1)).await.unwrap();
+    let refused = cloud.check_capability(&demand(&["3"], 1)).await;
+    assert!(matches!(&refused, Err(CloudError::Unsupported(why)) if why.contains("zone 3")), "{refused:?}");
+    let mut other = demand(&[], 1);
+    other.groups[0].instance_type = "Standard_DC8as_v5".into();
+    let refused = cloud.check_capability(&other).await;
+    assert!(matches!(&refused, Err(CloudError::Unsupported(why)) if why.contains("Standard_DC4as_v5")), "{refused:?}");
+
+    endpoint.world().cores = 10;
+    cloud.check_quota(&cluster(), &demand(&[], 2)).await.unwrap();
+    let refused = cloud.check_quota(&cluster(), &demand(&[], 3)).await;
+    assert!(matches!(&refused, Err(CloudError::Quota(why)) if why.contains("cores")), "{refused:?}");
+    cloud.ensure_network(&network()).await.unwrap();
+    cloud.launch(&node("w-1", 0)).await.unwrap();
+    cloud.check_quota(&cluster(), &demand(&[], 3)).await.unwrap();
+
+    let shapes = cloud.shapes(&BTreeSet::from(["Standard_DC4as_v5".into(), "Standard_X".into()])).await.unwrap();
+    assert_eq!((shapes.len(), shapes[0].cpus, shapes[0].memory_mib), (1, 4, 16384));
+    assert_eq!(endpoint.world().calls["GET Microsoft.Compute/skus"], 1, "the catalogue is kept");
+    assert_eq!(cloud.calls()[&("PUT Microsoft.Compute/virtualMachines", "ok")], 1);
+    assert_eq!(cloud.calls().values().sum::<u64>(), endpoint.world().total());
     kept_to_the_model(&endpoint);
 }
 
@@ -440,6 +477,7 @@ async fn the_role_allows_exactly_the_requests_that_are_sent() {
     cloud.set_endpoint_targets(&cluster(), &[]).await.unwrap();
     while cloud.remove_network(&cluster()).await.is_ok() {}
     cloud.clusters().await.unwrap();
+    cloud.check_quota(&cluster(), &demand(&[], 0)).await.unwrap();
     let made: BTreeSet<String> = endpoint.world().calls.keys().cloned().collect();
     let listed: BTreeSet<String> = ACTIONS.iter().map(|(request, _)| (*request).to_owned()).collect();
     assert_eq!(made, listed);
@@ -464,6 +502,7 @@ async fn a_hundred_nodes_cost_a_put_and_looks_at_it_each_and_resting_costs_two_l
     let (endpoint, _) = given().await;
     let mut usual = settings(&endpoint);
     usual.pace.list = Duration::from_mins(5);
+    usual.pace.launch = Duration::from_mins(5);
     let cloud = AzureCloud::new(usual.clone()).unwrap();
     cloud.ensure_network(&network()).await.unwrap();
     let network_calls = endpoint.world().total();

@@ -50,6 +50,8 @@ pub struct World {
     pub page: Option<usize>,
     /// Lists that don't show a new VM.
     pub lag: u32,
+    /// Quota of cores, two of which are used.
+    pub cores: u32,
     /// VMs that were ever made, by name; more than one is a duplicate.
     pub made: BTreeMap<String, u32>,
     operations: BTreeMap<String, Operation>,
@@ -115,6 +117,17 @@ impl World {
         code: Option<&'static str>,
     ) -> Answer {
         let of = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        if path.ends_with("/skus") {
+            assert_eq!(of("$filter"), Some("location eq 'westeurope'"));
+            let capability = |name: &str, value: &str| json!({"name": name, "value": value});
+            return ok(json!({"value": [{"resourceType": "virtualMachines", "name": "Standard_DC4as_v5",
+                "family": "standardDCASv5Family", "locationInfo": [{"location": "westeurope", "zones": ["1", "2"]}],
+                "capabilities": [capability("vCPUs", "4"), capability("MemoryGB", "16"),
+                    capability("ConfidentialComputingType", "SNP")]}]}));
+        }
+        if path.ends_with("/usages") {
+            return ok(json!({"value": [{"name": {"value": "cores"}, "limit": self.cores, "currentValue": 2}]}));
+        }
         if let Some(name) = path.split_once("/operations/").or_else(|| path.split_once("/operationresults/")) {
             return self.look(name.1, path.contains("/operations/"));
         }
