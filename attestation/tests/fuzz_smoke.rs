@@ -117,6 +117,7 @@ smoke!(
     snp_certificate,
     snp_crl,
     snp_report,
+    tdx_ccel,
     tdx_collateral,
     tdx_quote,
     tpm_attest,

@@ -10,10 +10,11 @@ use std::{
 
 use constellation_attestation::{
     reference::Requirement,
+    result::Checks,
     tdx::{
         Anchors, Evidence, Outcome, Policy, TcbStatus,
         bytes::Hex,
-        clause,
+        ccel, clause,
         collateral::{Collateral, Hint, HintError, signed_part},
         quote::{self, Quote},
         verify_and_appraise,
@@ -533,4 +534,43 @@ fn intels_answers_become_collateral_without_changing_a_byte() {
     for wrong in ["", "{", "{}", "{\"tcbInfo\":{}}", "{\"tcbInfo\":{},\"signature\":\"", "[]"] {
         assert_eq!(signed_part(wrong, "tcbInfo"), None);
     }
+}
+
+fn cos_113() -> Outcome {
+    let [_, (quote, collateral, now)] = accepted();
+    run(&quote, &collateral, &strict(), now)
+}
+
+#[test]
+fn a_genuine_log_explains_the_registers_of_its_trust_domain() {
+    let td = cos_113().td.unwrap();
+    let log = read("go-tdx-guest/ccel/ccel_data.dat");
+    let mut checks = Checks::default();
+    let ccel = ccel::check(&log, &td, &mut checks).unwrap();
+    assert!(checks.accepted(), "{:?}", checks.failures().collect::<Vec<_>>());
+    assert_eq!(ccel.replay(), td.get().report.rtmr);
+    assert!((0..3).all(|rtmr| ccel.of(rtmr).count() > 0));
+}
+
+#[test]
+fn a_log_of_another_boot_or_with_other_data_explains_nothing() {
+    let td = cos_113().td.unwrap();
+    let failed = |log: &[u8]| {
+        let mut checks = Checks::default();
+        ccel::check(log, &td, &mut checks);
+        checks.failures().map(|clause| clause.name.clone()).collect::<BTreeSet<_>>()
+    };
+    for other in ["trustee-tdx/CCEL_data_ovmf", "dstack/ccel.bin"] {
+        let failed = failed(&read(other));
+        assert!(clause::CCEL_RTMR[..2].iter().all(|name| failed.contains(*name)), "{other}: {failed:?}");
+        assert!(!failed.contains(clause::CCEL_STRUCTURE), "{other}");
+    }
+    let genuine = read("go-tdx-guest/ccel/ccel_data.dat");
+    assert_eq!(failed(&genuine[..5000]), set(&[clause::CCEL_STRUCTURE]));
+    // Text that a digest is of, changed: the replay still holds, so only the data can tell.
+    let text = b"Calling EFI Application from Boot Option";
+    let place = genuine.windows(text.len()).position(|part| part == text).unwrap();
+    let mut lying = genuine.clone();
+    lying[place] ^= 1;
+    assert_eq!(failed(&lying), set(&[clause::CCEL_DATA]));
 }

@@ -26,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("snp_certificate", snp_certificate),
     ("snp_crl", snp_crl),
     ("snp_report", snp_report),
+    ("tdx_ccel", tdx_ccel),
     ("tdx_collateral", tdx_collateral),
     ("tdx_quote", tdx_quote),
     ("tpm_attest", tpm_attest),
@@ -199,6 +200,16 @@ fn tdx_collateral(bytes: &[u8]) {
     } else {
         assert_ne!(bytes, TDX_COLLATERAL);
     }
+}
+
+/// A log of a trust domain is bounded, and each of its events is of one register.
+fn tdx_ccel(bytes: &[u8]) {
+    let Ok(log) = tdx::ccel::Ccel::parse(bytes) else { return };
+    assert!(log.events.len() <= tdx::ccel::MAX_EVENTS && bytes.len() <= tdx::ccel::MAX_BYTES);
+    let of_registers: usize = (0..4).map(|rtmr| log.of(rtmr).count()).sum();
+    assert!(of_registers <= log.events.len());
+    let untouched = log.replay().iter().filter(|value| value.0 == [0; 48]).count();
+    assert_eq!(untouched, (0..4).filter(|rtmr| log.of(*rtmr).count() == 0).count());
 }
 
 /// Only what Intel's quoting enclave signed is accepted: header and body, up to the length of the signature data.

@@ -3,8 +3,10 @@
 //! In the order it happens: [`quote`] and [`collateral`] parse; [`verify`] follows the signatures from the trust anchor
 //! through the platform's certificate ([`pck`]) and the quoting enclave to the quote, and finds Intel's verdict about
 //! the platform ([`tcb`]); [`appraise`](mod@appraise) compares the proven trust domain with the owner's [`policy`].
+//! [`ccel`] replays the firmware's log to explain a register; it proves nothing.
 
 pub mod appraise;
+pub mod ccel;
 pub mod clause;
 pub mod collateral;
 pub mod pck;
