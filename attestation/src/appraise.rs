@@ -12,6 +12,7 @@ use crate::{
     platform::Platform,
     policy::{LAUNCH_PCR, MeasurementSet, TrustPolicy},
     protocol::{Evidence, Hello},
+    result::Clause,
     tpm::{
         eventlog::EventLog,
         public::Public,
@@ -20,32 +21,9 @@ use crate::{
     verified::Verified,
 };
 
-/// Stable names of the clauses. Registers are `tpm.pcr.<n>`.
+/// Stable names of the clauses; those about the TPM itself stand in [`crate::tpm::clause`].
 pub mod clause {
-    /// The attestation key is a restricted signing key of the TPM.
-    pub const AK_ATTRIBUTES: &str = "tpm.ak.attributes";
-    /// The TPM that holds the endorsement key opened the credential for the attestation key.
-    pub const AK_CREDENTIAL: &str = "tpm.ak.credential";
-    /// The firmware's event log can be read; it explains and proves nothing by itself.
-    pub const EVENT_LOG: &str = "tpm.eventlog";
-    /// The endorsement key's certificate is of a CA that the owner named.
-    pub const EK_CERTIFICATE: &str = "tpm.ek.certificate";
-    /// The TPM made what it signed.
-    pub const MAGIC: &str = "tpm.quote.magic";
-    /// It is a quote.
-    pub const TYPE: &str = "tpm.quote.type";
-    /// It is one whole structure.
-    pub const STRUCTURE: &str = "tpm.quote.structure";
-    /// It is about this conversation.
-    pub const NONCE: &str = "tpm.quote.nonce";
-    /// It covers the registers that were asked for, of the SHA-256 bank.
-    pub const SELECTION: &str = "tpm.quote.selection";
-    /// It is over the values that are shown.
-    pub const DIGEST: &str = "tpm.quote.digest";
-    /// The attestation key signed it.
-    pub const SIGNATURE: &str = "tpm.signature";
-    /// A register has the wanted value; the number follows.
-    pub const PCR: &str = "tpm.pcr.";
+    pub use crate::tpm::clause::*;
     /// The policy has a set for the platform.
     pub const POLICY_EMPTY: &str = "policy.empty";
     /// The policy is of the node's cluster.
@@ -84,6 +62,17 @@ pub struct Mismatch {
     pub actual: Option<String>,
     /// In words.
     pub message: String,
+}
+
+impl From<&Clause> for Mismatch {
+    fn from(clause: &Clause) -> Self {
+        Self {
+            clause: clause.name.clone(),
+            expected: clause.expected.clone(),
+            actual: clause.actual.clone(),
+            message: format!("this doesn't hold: {}", clause.message),
+        }
+    }
 }
 
 impl Mismatch {

@@ -7,11 +7,14 @@ use std::{fs, path::PathBuf};
 use constellation_attestation::{
     appraise::clause,
     endorsement,
+    result::Checks,
     tpm::{
+        Hash,
         attest::Attest,
         eventlog::EventLog,
         public::Public,
-        quote::{self, Presented},
+        quote::{self, Presented, Values},
+        replay,
     },
 };
 use proptest::prelude::*;
@@ -113,7 +116,8 @@ fn a_changed_command_line_is_explained_by_the_event_that_measured_it() {
     assert!(log.explain(11, &log.replay(11), None).contains(".cmdline"), "{}", log.explain(11, &log.replay(11), None));
     assert!(log.explain(11, &[0; 32], None).contains("does NOT replay"));
 
-    let expected = |pcr| base.of(pcr).map(|event| event.digest).collect::<Vec<_>>();
+    let expected =
+        |pcr| base.of(pcr).map(|event| <[u8; 32]>::try_from(event.digest.as_slice()).unwrap()).collect::<Vec<_>>();
     let eleven = log.explain(11, &log.replay(11), Some(&expected(11)));
     assert_eq!(eleven.matches("event ").count() - 1, 1, "one event differs: {eleven}");
     assert!(eleven.contains("\".cmdline\"") && eleven.contains("was expected"), "{eleven}");
@@ -153,6 +157,61 @@ fn an_endorsement_certificate_is_believed_only_under_its_ca_in_its_time_and_for_
     let mut cut = certificate.clone();
     cut.pop();
     assert_eq!(endorsement::verify(&cut, &ek, &[issuer], now), Err(endorsement::Error::Certificate));
+}
+
+/// Registers that a genuine log of `go-tpm-tools` must replay to.
+fn expected(name: &str) -> Values {
+    let all: serde_json::Value = serde_json::from_slice(&read("go-tpm-tools/eventlogs/expected_pcrs.json")).unwrap();
+    let register = |(number, value): (&String, &serde_json::Value)| {
+        (number.parse().unwrap(), hex::decode(value.as_str().unwrap()).unwrap())
+    };
+    let values = all[name]["pcrs"]["sha256"].as_object().unwrap();
+    Values { bank: Hash::Sha256, pcrs: values.iter().map(register).collect() }
+}
+
+fn replayed(log: &[u8], values: &Values) -> Vec<String> {
+    let mut checks = Checks::default();
+    replay::check(log, values, &mut checks);
+    checks.failures().map(|c| c.name.clone()).collect()
+}
+
+const CLOUD_LOGS: [&str; 5] = [
+    "cos-85-amd-sev.bin",
+    "cos-93-amd-sev.bin",
+    "cos-101-amd-sev.bin",
+    "ubuntu-1804-amd-sev.bin",
+    "ubuntu-2104-no-dbx.bin",
+];
+
+#[test]
+fn genuine_logs_replay_to_their_registers_and_say_what_was_digested() {
+    for name in CLOUD_LOGS.into_iter().chain(["ubuntu-2104-no-secure-boot.bin", "glinux-alex.bin"]) {
+        let log = read(&format!("go-tpm-tools/eventlogs/{name}"));
+        assert_eq!(replayed(&log, &expected(name)), [""; 0], "{name}");
+        let mut checks = Checks::default();
+        replay::check_exit(&EventLog::parse(&log).unwrap(), &mut checks);
+        // A workstation whose firmware doesn't say.
+        assert_eq!(checks.accepted(), name != "glinux-alex.bin", "{name}");
+    }
+}
+
+#[test]
+fn a_log_that_is_cut_lies_about_data_or_is_of_another_boot_is_refused_for_that() {
+    let name = "ubuntu-1804-amd-sev.bin";
+    let (genuine, values) = (read(&format!("go-tpm-tools/eventlogs/{name}")), expected(name));
+    assert_eq!(replayed(&genuine[..genuine.len() - 40], &values), [clause::LOG_STRUCTURE]);
+    assert_eq!(replayed(&read("go-tpm-tools/eventlogs/debian-10.bin"), &values), [clause::LOG_STRUCTURE]);
+    // SecureBoot's value, the byte after its name: the digest stays what it was.
+    let variable: Vec<u8> = "SecureBoot".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let place = genuine.windows(variable.len()).position(|part| part == variable).unwrap() + variable.len();
+    let mut lying = genuine.clone();
+    lying[place] ^= 1;
+    assert_eq!(replayed(&lying, &values), [clause::LOG_DATA]);
+    let mut other = values.clone();
+    other.pcrs.insert(4, vec![0; 32]);
+    assert_eq!(replayed(&genuine, &other), [format!("{}4", clause::LOG_REPLAY)]);
+    other.pcrs.clear();
+    assert_eq!(replayed(&genuine, &other), [clause::LOG_STRUCTURE]);
 }
 
 proptest! {

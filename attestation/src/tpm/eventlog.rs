@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
-
-use super::{ALG_SHA256, Error};
+use super::{Error, Hash};
 
 /// Greatest log, bytes: cloud VMs write about 60 KiB.
 pub const MAX_BYTES: usize = 512 * 1024;
@@ -12,8 +10,12 @@ pub const MAX_BYTES: usize = 512 * 1024;
 pub const MAX_EVENTS: usize = 4096;
 /// `EV_NO_ACTION`: extends nothing.
 const EV_NO_ACTION: u32 = 0x03;
-const EV_SEPARATOR: u32 = 0x04;
+/// `EV_SEPARATOR`: firmware hands a register to the operating system.
+pub(super) const EV_SEPARATOR: u32 = 0x04;
 const EV_ACTION: u32 = 0x05;
+/// `EV_EFI_ACTION`.
+pub(super) const EV_EFI_ACTION: u32 = 0x8000_0007;
+const EV_EFI_VARIABLE_AUTHORITY: u32 = 0x8000_00e0;
 const SPEC_ID: &[u8] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
 const MAX_ALGORITHMS: u32 = 8;
@@ -27,15 +29,17 @@ pub struct Event {
     pub pcr: u32,
     /// Type.
     pub kind: u32,
-    /// Digest for the SHA-256 bank.
-    pub digest: [u8; 32],
+    /// Digest for the bank that the log is read for.
+    pub digest: Vec<u8>,
     /// The event's data; only a hint about what was digested.
     pub data: Vec<u8>,
 }
 
-/// A parsed log.
+/// A log, read for one bank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventLog {
+    /// The bank.
+    pub bank: Hash,
     /// Events after the header, in order.
     pub events: Vec<Event>,
     /// Locality that started the TPM: the value PCR 0 began with.
@@ -48,13 +52,22 @@ impl EventLog {
     /// # Errors
     /// When it is too large, cut off, of the old SHA-1 form, or without SHA-256.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        Self::parse_for(Hash::Sha256, bytes)
+    }
+
+    /// Parses a crypto-agile log for a bank. Padding that fills the rest of the log with one byte, as in the area of a
+    /// confidential VM's log (ACPI 6.5, 5.2.34 CCEL), isn't an event.
+    ///
+    /// # Errors
+    /// When it is too large, cut off, of the old SHA-1 form, or without the bank.
+    pub fn parse_for(bank: Hash, bytes: &[u8]) -> Result<Self, Error> {
         if bytes.len() > MAX_BYTES {
             return Err(Error::Value { what: "length of the log", value: bytes.len() as u64 });
         }
         let mut reader = Little(bytes);
-        let sizes = header(&mut reader)?;
-        let mut log = Self { events: Vec::new(), startup_locality: 0 };
-        while !reader.0.is_empty() {
+        let sizes = header(&mut reader, bank)?;
+        let mut log = Self { bank, events: Vec::new(), startup_locality: 0 };
+        while !is_padding(reader.0) {
             let number = log.events.len() + 1;
             if number > MAX_EVENTS {
                 return Err(Error::Value { what: "number of events", value: number as u64 });
@@ -68,13 +81,13 @@ impl EventLog {
             if count > MAX_ALGORITHMS {
                 return Err(Error::Value { what: "digests.count", value: count.into() });
             }
-            let mut sha256 = None;
+            let mut wanted = None;
             for _ in 0..count {
                 let algorithm = reader.u16("digest.hashAlg")?;
                 let size =
                     *sizes.get(&algorithm).ok_or(Error::Value { what: "digest.hashAlg", value: algorithm.into() })?;
                 let digest = reader.take(size, "digest")?;
-                if algorithm == ALG_SHA256 && sha256.replace(digest).is_some() {
+                if algorithm == bank.id() && wanted.replace(digest).is_some() {
                     return Err(Error::Value { what: "repeated digest.hashAlg", value: algorithm.into() });
                 }
             }
@@ -85,7 +98,7 @@ impl EventLog {
             {
                 log.startup_locality = *locality;
             }
-            let digest = sha256.and_then(|d| d.try_into().ok()).ok_or(Error::Short("SHA-256 digest"))?;
+            let digest = wanted.ok_or(Error::Short("digest of the bank"))?.to_vec();
             log.events.push(Event { number, pcr, kind, digest, data: data.to_vec() });
         }
         Ok(log)
@@ -93,15 +106,14 @@ impl EventLog {
 
     /// Value of a register after all events of the log.
     #[must_use]
-    pub fn replay(&self, pcr: u8) -> [u8; 32] {
-        let mut value = [0; 32];
-        if pcr == 0 {
-            value[31] = self.startup_locality;
+    pub fn replay(&self, pcr: u8) -> Vec<u8> {
+        let mut value = vec![0; self.bank.size()];
+        if pcr == 0
+            && let Some(last) = value.last_mut()
+        {
+            *last = self.startup_locality;
         }
-        for event in self.of(pcr) {
-            value = Sha256::new().chain_update(value).chain_update(event.digest).finalize().into();
-        }
-        value
+        self.of(pcr).fold(value, |value, event| self.bank.digest(&[&value, &event.digest]))
     }
 
     /// The events that extended a register.
@@ -135,7 +147,7 @@ impl EventLog {
     fn differing(&self, pcr: u8, expected: &[[u8; 32]]) -> Vec<String> {
         let events: Vec<_> = self.of(pcr).collect();
         let short = |digest: &[u8; 32]| hex::encode(&digest[..4]);
-        let pairs = events.iter().zip(expected).filter(|(event, wanted)| event.digest != **wanted);
+        let pairs = events.iter().zip(expected).filter(|(event, wanted)| event.digest != wanted.as_slice());
         let mut differing: Vec<_> = pairs
             .map(|(event, wanted)| format!("{} stands where {} was expected", event.describe(), short(wanted)))
             .collect();
@@ -157,21 +169,34 @@ impl Event {
     #[must_use]
     pub fn describe(&self) -> String {
         let what = text(&self.data).map(|t| format!(" \"{t}\"")).unwrap_or_default();
-        format!("event {} {}{what} {}", self.number, self.kind_name(), hex::encode(&self.digest[..4]))
+        format!(
+            "event {} {}{what} {}",
+            self.number,
+            self.kind_name(),
+            hex::encode(self.digest.get(..4).unwrap_or_default())
+        )
     }
 
     /// Whether the digest is one of the data, for the types where the profile says so and EDK2 does so (it digests only
     /// the value of `EV_EFI_VARIABLE_BOOT`).
     #[must_use]
     pub fn digest_matches_data(&self) -> Option<bool> {
-        matches!(self.kind, EV_SEPARATOR | EV_ACTION | 0x8000_0001 | 0x8000_0006 | 0x8000_0007 | 0x8000_00e0)
-            .then(|| Sha256::digest(&self.data)[..] == self.digest)
+        let bank = [Hash::Sha256, Hash::Sha384].into_iter().find(|hash| hash.size() == self.digest.len())?;
+        let of = |data: &[u8]| bank.digest(&[data]) == self.digest;
+        match self.kind {
+            EV_SEPARATOR | EV_ACTION | 0x8000_0001 | 0x8000_0006 | EV_EFI_ACTION => Some(of(&self.data)),
+            // Some shims write one byte more than they digest.
+            EV_EFI_VARIABLE_AUTHORITY => {
+                Some(of(&self.data) || self.data.split_last().is_some_and(|(_, digested)| of(digested)))
+            }
+            _ => None,
+        }
     }
 
     fn kind_name(&self) -> String {
         let name = match self.kind {
-            0x04 => "EV_SEPARATOR",
-            0x05 => "EV_ACTION",
+            EV_SEPARATOR => "EV_SEPARATOR",
+            EV_ACTION => "EV_ACTION",
             0x06 => "EV_EVENT_TAG",
             0x07 => "EV_S_CRTM_CONTENTS",
             0x08 => "EV_S_CRTM_VERSION",
@@ -181,10 +206,10 @@ impl Event {
             0x8000_0002 => "EV_EFI_VARIABLE_BOOT",
             0x8000_0003 => "EV_EFI_BOOT_SERVICES_APPLICATION",
             0x8000_0006 => "EV_EFI_GPT_EVENT",
-            0x8000_0007 => "EV_EFI_ACTION",
+            EV_EFI_ACTION => "EV_EFI_ACTION",
             0x8000_0008 => "EV_EFI_PLATFORM_FIRMWARE_BLOB",
             0x8000_0009 => "EV_EFI_HANDOFF_TABLES",
-            0x8000_00e0 => "EV_EFI_VARIABLE_AUTHORITY",
+            EV_EFI_VARIABLE_AUTHORITY => "EV_EFI_VARIABLE_AUTHORITY",
             other => return format!("{other:#x}"),
         };
         name.to_owned()
@@ -192,7 +217,7 @@ impl Event {
 }
 
 /// Reads the `TCG_PCClientPCREvent` header with its `TCG_EfiSpecIDEvent`; gives digest sizes by algorithm.
-fn header(reader: &mut Little<'_>) -> Result<BTreeMap<u16, usize>, Error> {
+fn header(reader: &mut Little<'_>, bank: Hash) -> Result<BTreeMap<u16, usize>, Error> {
     reader.u32("header.pcrIndex")?;
     let kind = reader.u32("header.eventType")?;
     reader.take(20, "header.digest")?;
@@ -211,14 +236,20 @@ fn header(reader: &mut Little<'_>) -> Result<BTreeMap<u16, usize>, Error> {
     for _ in 0..count {
         let algorithm = spec.u16("algorithmId")?;
         let size = spec.u16("digestSize")?;
-        if size > 64 || (algorithm == ALG_SHA256 && size != 32) || sizes.insert(algorithm, size.into()).is_some() {
+        let known = Hash::from_id(algorithm).is_ok_and(|hash| hash.size() != usize::from(size));
+        if size > 64 || known || sizes.insert(algorithm, size.into()).is_some() {
             return Err(Error::Value { what: "digestSize", value: size.into() });
         }
     }
-    if !sizes.contains_key(&ALG_SHA256) {
-        return Err(Error::Value { what: "algorithms without SHA-256, number", value: count.into() });
+    if !sizes.contains_key(&bank.id()) {
+        return Err(Error::Value { what: "algorithms without the bank, number", value: count.into() });
     }
     Ok(sizes)
+}
+
+/// Nothing, or one byte over and over that no event can start with.
+fn is_padding(rest: &[u8]) -> bool {
+    rest.first().is_none_or(|first| matches!(first, 0 | 0xff) && rest.len() >= 8 && rest.iter().all(|b| b == first))
 }
 
 /// Printable text in an event's data, ASCII or UTF-16, at most 160 characters.

@@ -2,7 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{ALG_ECC, ALG_ECDSA, ALG_NULL, ALG_RSA, ALG_RSASSA, ALG_SHA256, Error, Reader};
+use x509_parser::{public_key::PublicKey, x509::SubjectPublicKeyInfo};
+
+use super::{ALG_ECC, ALG_ECDSA, ALG_NULL, ALG_RSA, ALG_RSAPSS, ALG_RSASSA, ALG_SHA256, Error, Reader};
 
 /// `TPMA_OBJECT` bits (Part 2, 8.3) that an attestation key must have: fixedTPM, fixedParent, sensitiveDataOrigin,
 /// restricted, sign. Only a restricted key refuses to sign what the TPM didn't make itself.
@@ -27,6 +29,52 @@ pub enum Key {
         /// Modulus, big endian, 2048 to 4096 bits.
         modulus: Vec<u8>,
     },
+}
+
+impl Key {
+    /// An RSA key from modulus and exponent, big endian; leading zeros are dropped.
+    ///
+    /// # Errors
+    /// When the exponent isn't 65537 or the modulus hasn't 2048, 3072 or 4096 bits.
+    pub fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, Error> {
+        let (modulus, exponent) = (unsigned(modulus), unsigned(exponent));
+        if exponent != [1, 0, 1] {
+            return Err(Error::Value { what: "exponent", value: exponent.len() as u64 });
+        }
+        if !matches!(modulus.len(), 256 | 384 | 512) || modulus.first().is_none_or(|b| b & 0x80 == 0) {
+            return Err(Error::Value { what: "bytes of the modulus", value: modulus.len() as u64 });
+        }
+        Ok(Self::Rsa { modulus: modulus.to_vec() })
+    }
+
+    /// A P-256 key from an uncompressed point (SEC 1, 2.3.3).
+    ///
+    /// # Errors
+    /// When it has another form or length.
+    pub fn point(bytes: &[u8]) -> Result<Self, Error> {
+        let wrong = Error::Value { what: "bytes of the point", value: bytes.len() as u64 };
+        let [4, rest @ ..] = bytes else { return Err(wrong) };
+        match (rest.get(..32).map(TryInto::try_into), rest.get(32..).map(TryInto::try_into)) {
+            (Some(Ok(x)), Some(Ok(y))) => Ok(Self::P256 { x, y }),
+            _ => Err(wrong),
+        }
+    }
+
+    /// The key of a certificate.
+    ///
+    /// # Errors
+    /// When it is neither RSA nor P-256 of the accepted sizes.
+    pub fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self, Error> {
+        match spki.parsed() {
+            Ok(PublicKey::RSA(rsa)) => Self::rsa(rsa.modulus, rsa.exponent),
+            Ok(PublicKey::EC(point)) => Self::point(point.data()),
+            _ => Err(Error::Short("key of the certificate")),
+        }
+    }
+}
+
+fn unsigned(bytes: &[u8]) -> &[u8] {
+    bytes.get(bytes.iter().take_while(|b| **b == 0).count()..).unwrap_or_default()
 }
 
 /// A public area.
@@ -66,7 +114,7 @@ impl Public {
         }
         let scheme = match reader.u16("scheme")? {
             ALG_NULL => None,
-            algorithm @ (ALG_ECDSA | ALG_RSASSA) => Some((algorithm, reader.u16("scheme.hash")?)),
+            algorithm @ (ALG_ECDSA | ALG_RSAPSS | ALG_RSASSA) => Some((algorithm, reader.u16("scheme.hash")?)),
             value => return Err(Error::Value { what: "scheme", value: value.into() }),
         };
         let key = match kind {

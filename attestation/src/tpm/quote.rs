@@ -1,12 +1,136 @@
-//! Verifies a quote: magic, type, signer, nonce, selection, digest. Lists every check that fails.
+//! Verifies a quote: magic, type, signer, nonce, selection, digest. Lists every check.
 
-use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
 use subtle::ConstantTimeEq;
 
-use super::{ALG_SHA256, Error, attest::Attest, public::Public, signature::Signature};
-use crate::appraise::{Mismatch, clause};
+use super::{
+    Error, Hash,
+    attest::{Attest, Selection},
+    clause,
+    public::{Key, Public},
+    signature::Signature,
+};
+use crate::{appraise::Mismatch, result::Checks};
 
-/// A quote and what it must be about.
+/// Registers of a TPM (TCG PC Client Platform TPM Profile 1.06, 4.6.2).
+pub const REGISTERS: u8 = 24;
+
+/// Values of registers of one bank, as the attester shows them; proven by a quote and by nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Values {
+    /// Hash of the bank.
+    pub bank: Hash,
+    /// Register to value.
+    pub pcrs: BTreeMap<u8, Vec<u8>>,
+}
+
+impl Values {
+    /// Cuts the concatenated values of `pcrs` (ascending) apart; `None` when the length isn't theirs.
+    #[must_use]
+    pub fn cut(bank: Hash, pcrs: &[u8], values: &[u8]) -> Option<Self> {
+        let whole = values.len() == pcrs.len() * bank.size() && pcrs.is_sorted_by(|a, b| a < b);
+        let chunks = values.chunks_exact(bank.size()).map(<[u8]>::to_vec);
+        whole.then(|| Self { bank, pcrs: pcrs.iter().copied().zip(chunks).collect() })
+    }
+}
+
+/// A quote, and what it must be about.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// `TPMS_ATTEST`.
+    pub attest: &'a [u8],
+    /// Signature over it.
+    pub signature: &'a Signature,
+    /// The attestation key, believed for a reason of its own.
+    pub key: &'a Key,
+    /// The shown values: the quote must cover exactly these registers of this bank.
+    pub values: &'a Values,
+    /// The qualifying data that was asked for; compared in full.
+    pub nonce: &'a [u8],
+}
+
+/// Checks a quote clause by clause. `Some` exactly when every check holds.
+pub fn check(claim: &Claim<'_>, checks: &mut Checks) -> Option<Attest> {
+    let signed = check_signer(claim.signature, claim.key, claim.attest, checks);
+    check_statement(claim.attest, claim.signature.hash(), claim.values, claim.nonce, checks).filter(|_| signed)
+}
+
+fn check_signer(signature: &Signature, key: &Key, attest: &[u8], checks: &mut Checks) -> bool {
+    let valid = signature.is_valid(key, attest);
+    checks.check(clause::SIGNATURE, valid, None, None, "the quote is signed by the attestation key")
+}
+
+fn check_statement(bytes: &[u8], hash: Hash, values: &Values, nonce: &[u8], checks: &mut Checks) -> Option<Attest> {
+    let attest = match Attest::parse(bytes) {
+        Ok(attest) => attest,
+        Err(e) => {
+            let name = match e {
+                Error::Value { what: "magic", .. } => clause::MAGIC,
+                Error::Value { what: "type", .. } => clause::TYPE,
+                _ => clause::STRUCTURE,
+            };
+            checks.fails(name, &format!("the quote can't be accepted: {e}"));
+            return None;
+        }
+    };
+    checks.holds(clause::MAGIC, "the TPM made what it signed");
+    checks.holds(clause::TYPE, "it is a quote");
+    checks.holds(clause::STRUCTURE, "it is one whole structure");
+    check_contents(&attest, hash, values, nonce, checks).then_some(attest)
+}
+
+fn check_contents(attest: &Attest, hash: Hash, values: &Values, nonce: &[u8], checks: &mut Checks) -> bool {
+    let fresh = checks.check(
+        clause::NONCE,
+        !nonce.is_empty() && bool::from(attest.extra_data.ct_eq(nonce)),
+        hex::encode(nonce),
+        hex::encode(&attest.extra_data),
+        "the quote is about this conversation",
+    );
+    let wanted = Selection { bank: values.bank.id(), pcrs: values.pcrs.keys().copied().collect() };
+    let selected = checks.check(
+        clause::SELECTION,
+        attest.selections.as_slice() == std::slice::from_ref(&wanted)
+            && wanted.pcrs.last().is_some_and(|last| *last < REGISTERS),
+        show(std::slice::from_ref(&wanted)),
+        show(&attest.selections),
+        "the quote covers exactly the registers whose values are shown",
+    );
+    let parts: Vec<_> = values.pcrs.values().map(Vec::as_slice).collect();
+    let digest = hash.digest(&parts);
+    let whole = parts.iter().all(|value| value.len() == values.bank.size());
+    let quoted = checks.check(
+        clause::DIGEST,
+        whole && bool::from(attest.pcr_digest.ct_eq(&digest)),
+        hex::encode(&attest.pcr_digest),
+        hex::encode(digest),
+        "the register values are the ones that the TPM quoted",
+    );
+    fresh && selected && quoted
+}
+
+fn show(selections: &[Selection]) -> String {
+    let one = |s: &Selection| match Hash::from_id(s.bank) {
+        Ok(Hash::Sha256) => format!("sha256 {:?}", s.pcrs),
+        Ok(Hash::Sha384) => format!("sha384 {:?}", s.pcrs),
+        Err(_) => format!("{:#06x} {:?}", s.bank, s.pcrs),
+    };
+    selections.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Records whether the area is of a key that signs only what the TPM made.
+pub fn check_attributes(ak: &Public, checks: &mut Checks) -> bool {
+    checks.check(
+        clause::AK_ATTRIBUTES,
+        ak.is_attestation_key(),
+        "fixedTPM fixedParent sensitiveDataOrigin restricted sign, not decrypt".to_owned(),
+        format!("{:#010x}", ak.attributes),
+        "the key is a restricted signing key of the TPM; another would sign anything",
+    )
+}
+
+/// A quote and what it must be about, as our own protocol carries it.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     /// `TPMS_ATTEST`.
@@ -37,87 +161,29 @@ pub struct Quote {
 /// # Errors
 /// Every check that fails.
 pub fn verify(presented: &Presented<'_>) -> Result<Quote, Vec<Mismatch>> {
-    let mut wrong = Vec::new();
+    let mut checks = Checks::default();
     let ak = Public::parse(presented.ak_public)
-        .map_err(|e| wrong.push(Mismatch::new(clause::AK_ATTRIBUTES, "the attestation key can't be parsed", &e)))
+        .map_err(|e| checks.fails(clause::AK_ATTRIBUTES, &format!("the attestation key can't be parsed: {e}")))
         .ok();
-    if let Some(ak) = &ak
-        && !ak.is_attestation_key()
-    {
-        wrong.push(Mismatch {
-            clause: clause::AK_ATTRIBUTES.into(),
-            expected: Some("fixedTPM fixedParent sensitiveDataOrigin restricted sign, not decrypt".into()),
-            actual: Some(format!("{:#010x}", ak.attributes)),
-            message: "the key isn't a restricted signing key of the TPM; it would sign anything".into(),
-        });
+    let signature = Signature::parse(presented.signature)
+        .map_err(|e| checks.fails(clause::SIGNATURE, &format!("the signature can't be accepted: {e}")))
+        .ok();
+    if let Some(ak) = &ak {
+        check_attributes(ak, &mut checks);
     }
-    match Signature::parse(presented.signature) {
-        Err(e) => wrong.push(Mismatch::new(clause::SIGNATURE, "the signature can't be accepted", &e)),
-        Ok(signature) => {
-            if let Some(ak) = &ak
-                && !signature.is_valid(&ak.key, presented.attest)
-            {
-                wrong.push(Mismatch::plain(clause::SIGNATURE, "the quote isn't signed by the attestation key"));
-            }
-        }
+    // Values of the wrong length can't be the quoted ones, whatever was selected.
+    let values = Values::cut(Hash::Sha256, presented.pcrs, presented.values).unwrap_or_else(|| Values {
+        bank: Hash::Sha256,
+        pcrs: presented.pcrs.iter().map(|pcr| (*pcr, Vec::new())).collect(),
+    });
+    if let (Some(ak), Some(signature)) = (&ak, &signature) {
+        check_signer(signature, &ak.key, presented.attest, &mut checks);
     }
-    let attest = match Attest::parse(presented.attest) {
-        Ok(attest) => {
-            check_contents(&attest, presented, &mut wrong);
-            Some(attest)
-        }
-        Err(e) => {
-            let clause = match e {
-                Error::Value { what: "magic", .. } => clause::MAGIC,
-                Error::Value { what: "type", .. } => clause::TYPE,
-                _ => clause::STRUCTURE,
-            };
-            wrong.push(Mismatch::new(clause, "the quote can't be accepted", &e));
-            None
-        }
-    };
+    // Also without key or signature: the owner is told everything at once.
+    let hash = signature.as_ref().map_or(Hash::Sha256, Signature::hash);
+    let attest = check_statement(presented.attest, hash, &values, presented.nonce, &mut checks);
     match (ak, attest) {
-        (Some(ak), Some(attest)) if wrong.is_empty() => Ok(Quote { attest, ak }),
-        _ => Err(wrong),
-    }
-}
-
-fn check_contents(attest: &Attest, presented: &Presented<'_>, wrong: &mut Vec<Mismatch>) {
-    if presented.nonce.is_empty() || !bool::from(attest.extra_data.ct_eq(presented.nonce)) {
-        wrong.push(Mismatch {
-            clause: clause::NONCE.into(),
-            expected: Some(hex::encode(presented.nonce)),
-            actual: Some(hex::encode(&attest.extra_data)),
-            message: "the quote is about another conversation".into(),
-        });
-    }
-    let exact = match attest.selections.as_slice() {
-        [one] => one.bank == ALG_SHA256 && one.pcrs == presented.pcrs,
-        _ => false,
-    };
-    if !exact || presented.pcrs.is_empty() {
-        wrong.push(Mismatch {
-            clause: clause::SELECTION.into(),
-            expected: Some(format!("sha256 {:?}", presented.pcrs)),
-            actual: Some(
-                attest
-                    .selections
-                    .iter()
-                    .map(|s| format!("{:#06x} {:?}", s.bank, s.pcrs))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            ),
-            message: "the quote covers other registers than were asked for".into(),
-        });
-    }
-    let digest = Sha256::digest(presented.values);
-    let whole = presented.values.len() == presented.pcrs.len() * 32;
-    if !whole || !bool::from(attest.pcr_digest.ct_eq(&digest)) {
-        wrong.push(Mismatch {
-            clause: clause::DIGEST.into(),
-            expected: Some(hex::encode(&attest.pcr_digest)),
-            actual: Some(hex::encode(digest)),
-            message: "the register values aren't the ones that the TPM quoted".into(),
-        });
+        (Some(ak), Some(attest)) if checks.accepted() => Ok(Quote { attest, ak }),
+        _ => Err(checks.failures().map(Mismatch::from).collect()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use constellation_attestation::tpm::{Hash, quote::Values};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use x509_parser::pem::Pem;
@@ -148,16 +149,6 @@ pub fn hex(what: &str, digits: &str) -> Result<Vec<u8>, Error> {
     hex::decode(digits).map_err(|e| Error::value(what, &e))
 }
 
-/// Parses hex digits of exactly `N` bytes.
-///
-/// # Errors
-/// When they aren't.
-pub fn hex_array<const N: usize>(what: &str, digits: &str) -> Result<[u8; N], Error> {
-    let bytes = hex(what, digits)?;
-    let length = bytes.len();
-    bytes.try_into().map_err(|_| Error::said(what, format!("{length} bytes where {N} are wanted")))
-}
-
 /// A point in time: RFC 3339 or Unix seconds, as text or number.
 ///
 /// # Errors
@@ -185,25 +176,42 @@ pub(crate) fn deserialize_timestamp<'de, D: Deserializer<'de>>(from: D) -> Resul
     parsed.map(Some).map_err(serde::de::Error::custom)
 }
 
-/// The values under `key` of a JSON file, for a reference written `file#key`: register number to hex value of the
-/// SHA-256 bank. The object holds them itself, or under `sha256`, or under `pcrs`.
+/// The values under `key` of a JSON file, for a reference written `file#key`: register number to hex value. The object
+/// holds them itself, or under `pcrs`, and there by bank or of the SHA-256 bank. Of several banks SHA-256 is taken; of
+/// a bank that isn't accepted (SHA-1) none, so nothing is proven by it.
 ///
 /// # Errors
 /// When the reference has no `#`, or the file no such object.
-pub fn registers(folder: &Path, reference: &str) -> Result<std::collections::BTreeMap<u8, Vec<u8>>, Error> {
+pub fn registers(folder: &Path, reference: &str) -> Result<Values, Error> {
     let (file, key) = reference.rsplit_once('#').ok_or_else(|| Error::said(reference, "should be file#key"))?;
     let all: serde_json::Value = json(&folder.join(file), "a JSON object")?;
-    let mut values = all.get(key).ok_or_else(|| Error::said(reference, "there is no such key"))?;
-    for inner in ["pcrs", "sha256"] {
-        values = values.get(inner).unwrap_or(values);
+    let found = all.get(key).ok_or_else(|| Error::said(reference, "there is no such key"))?;
+    let found = found.get("pcrs").unwrap_or(found);
+    let object = found.as_object().ok_or_else(|| Error::said(reference, "isn't an object"))?;
+    if let Some((bank, values)) = [("sha256", Hash::Sha256), ("sha384", Hash::Sha384)]
+        .iter()
+        .find_map(|(name, hash)| Some((*hash, object.get(*name)?)))
+    {
+        let values = values.as_object().ok_or_else(|| Error::said(reference, "a bank isn't an object"))?;
+        return bank_values(reference, bank, values);
     }
-    let values = values.as_object().ok_or_else(|| Error::said(reference, "isn't an object"))?;
+    if object.contains_key("sha1") {
+        return Ok(Values { bank: Hash::Sha256, pcrs: std::collections::BTreeMap::new() });
+    }
+    bank_values(reference, Hash::Sha256, object)
+}
+
+fn bank_values(what: &str, bank: Hash, values: &serde_json::Map<String, serde_json::Value>) -> Result<Values, Error> {
     let register = |(number, value): (&String, &serde_json::Value)| {
-        let number = number.parse().map_err(|e| Error::value(format!("{reference}: register {number:?}"), &e))?;
-        let digits = value.as_str().ok_or_else(|| Error::said(reference, "a register's value isn't text"))?;
-        Ok((number, hex_array::<32>(reference, digits)?.to_vec()))
+        let number = number.parse().map_err(|e| Error::value(format!("{what}: register {number:?}"), &e))?;
+        let digits = value.as_str().ok_or_else(|| Error::said(what, "a register's value isn't text"))?;
+        let value = hex(what, digits)?;
+        if value.len() != bank.size() {
+            return Err(Error::said(what, format!("{} bytes where {} are wanted", value.len(), bank.size())));
+        }
+        Ok((number, value))
     };
-    values.iter().map(register).collect()
+    Ok(Values { bank, pcrs: values.iter().map(register).collect::<Result<_, Error>>()? })
 }
 
 #[cfg(test)]
@@ -219,11 +227,31 @@ mod tests {
     }
 
     #[test]
-    fn hex_of_another_length_is_refused() {
-        assert_eq!(hex_array::<2>("x", "00ff").unwrap(), [0, 255]);
-        for wrong in ["", "00", "00ff00", "0g0g", "00f"] {
-            assert!(hex_array::<2>("x", wrong).is_err(), "{wrong}");
+    fn registers_are_of_one_accepted_bank_and_of_its_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let values = |json: &str| {
+            std::fs::write(folder.path().join("f"), json).unwrap();
+            registers(folder.path(), "f#k")
+        };
+        let (short, long) = ("00".repeat(32), "00".repeat(48));
+        for (json, bank, count) in [
+            (format!(r#"{{"k":{{"1":"{short}"}}}}"#), Hash::Sha256, 1),
+            (format!(r#"{{"k":{{"pcrs":{{"sha1":{{"0":"00"}},"sha256":{{"1":"{short}"}}}}}}}}"#), Hash::Sha256, 1),
+            (format!(r#"{{"k":{{"sha384":{{"1":"{long}"}}}}}}"#), Hash::Sha384, 1),
+            (r#"{"k":{"pcrs":{"sha1":{"0":"00"}}}}"#.to_owned(), Hash::Sha256, 0),
+        ] {
+            let found = values(&json).unwrap();
+            assert_eq!((found.bank, found.pcrs.len()), (bank, count), "{json}");
         }
+        for wrong in [
+            format!(r#"{{"k":{{"1":"{long}"}}}}"#),
+            format!(r#"{{"k":{{"x":"{short}"}}}}"#),
+            r#"{"k":[]}"#.to_owned(),
+            "{}".to_owned(),
+        ] {
+            assert!(values(&wrong).is_err(), "{wrong}");
+        }
+        assert!(registers(folder.path(), "f").is_err());
     }
 
     #[test]
