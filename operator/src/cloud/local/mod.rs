@@ -43,7 +43,7 @@ use tokio::sync::Mutex;
 
 use self::{
     api::{Record, Reply, Request, State, View},
-    client::{call, converse, vms},
+    client::{Asked, ask_or_lock, call, converse, vms},
     layout::{ClusterDir, Subnet, instance_id, node_of, plain_name},
 };
 use super::{
@@ -300,10 +300,9 @@ impl Cloud for LocalCloud {
         let Some(description) = describe(&dir)? else {
             return Ok(Vec::new());
         };
-        let views = if launcher::is_supervised(&dir)? {
-            vms(call(&dir, &Request::Find).await?)?
-        } else {
-            ended(&dir, &description)?
+        let views = match ask_or_lock(&dir, &Request::Find).await? {
+            Asked::Answer(reply) => vms(reply)?,
+            Asked::Nobody(_lock) => ended(&dir, &description)?,
         };
         Ok(views.into_iter().map(|view| Self::instance(cluster, view)).collect())
     }
@@ -314,18 +313,16 @@ impl Cloud for LocalCloud {
         if !dir.path().exists() {
             return Err(CloudError::NotFound(format!("VM of node {node}")));
         }
-        let turn = self.turn(cluster);
-        let held = turn.lock().await;
-        if let Some(_lock) = launcher::take_lock(&dir)? {
-            // No supervisor, so no process: only the directory is left.
-            if !dir.instances().join(&node).exists() {
-                return Err(CloudError::NotFound(format!("VM of node {node}")));
-            }
-            return shelf::remove_dir(&dir.instances(), &node)
-                .map_err(|e| CloudError::Transient(format!("removing the directory of node {node} failed: {e}")));
+        let request = Request::Terminate { node: node.clone() };
+        let Asked::Nobody(_lock) = ask_or_lock(&dir, &request).await? else {
+            return Ok(());
+        };
+        // No supervisor, so no process: only the directory is left.
+        if !dir.instances().join(&node).exists() {
+            return Err(CloudError::NotFound(format!("VM of node {node}")));
         }
-        drop(held);
-        call(&dir, &Request::Terminate { node }).await.map(|_| ())
+        shelf::remove_dir(&dir.instances(), &node)
+            .map_err(|e| CloudError::Transient(format!("removing the directory of node {node} failed: {e}")))
     }
 
     async fn set_endpoint_targets(&self, cluster: &ClusterUid, targets: &[InstanceId]) -> Result<(), CloudError> {
