@@ -25,4 +25,8 @@ pub struct Run {
     /// Namespace of the lease; absent: the pod's own, or the kubeconfig's.
     #[arg(long, value_name = "NAME")]
     pub lease_namespace: Option<String>,
+    /// Seconds between two looks for what clouds have and no object names. Often enough that a leak costs cents, seldom
+    /// enough to be no load.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub sweep_seconds: u64,
 }

@@ -1,6 +1,6 @@
 //! Puts the parts together: clouds, leadership, controllers, and an end that waits for all of them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
@@ -71,7 +71,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
             cluster::run(context.clone(), wait()),
             node::run(context.clone(), wait()),
             group::run(context.clone(), wait()),
-            cluster::sweep::run(context.clone(), wait()),
+            cluster::sweep::run(context.clone(), Duration::from_secs(args.sweep_seconds), wait()),
         )
     };
     let lost = async {

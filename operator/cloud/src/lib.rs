@@ -169,6 +169,12 @@ pub trait Cloud: Send + Sync {
     /// What a VM's evidence rests on: `qemu-vtpm`, `simulated`. Chooses the reference values' platform.
     fn platform(&self) -> &'static str;
 
+    /// Whether [`Cloud::clusters`] shows nothing that another operator may have made. Where others use the same account,
+    /// an operator that sees one namespace only must not take their clusters for leaks.
+    fn exclusive(&self) -> bool {
+        false
+    }
+
     /// PEM certificates of the CAs whose endorsement keys this cloud's TPMs have; empty where there are none.
     async fn endorsement_roots(&self, cluster: &ClusterUid) -> Result<Vec<String>, CloudError>;
 

@@ -215,6 +215,17 @@ async fn remove_network(ctx: &Context, world: &World, memory: &mut Memory) -> Re
     })?;
     memory.network = None;
     memory.targets = None;
+    // A machine that listings did not show when its node went shows up by now, or the network can't be removed.
+    let left = match cloud.find(&world.uid).await {
+        Err(CloudError::NotFound(_)) => Vec::new(),
+        found => found?,
+    };
+    for instance in left {
+        match cloud.terminate(&world.uid, &instance.id).await {
+            Ok(()) | Err(CloudError::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     match cloud.remove_network(&world.uid).await {
         Ok(()) => Ok(()),
         Err(CloudError::NotFound(_)) => finalizers(ctx, &world.cluster, false).await,

@@ -1,32 +1,29 @@
-//! Removes from the clouds what belongs to no cluster: compared every few minutes, removed when seen twice.
+//! Removes from the clouds what belongs to no cluster, or in a cluster to no node: compared every few minutes, removed when seen twice.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use constellation_crds::ConstellationCluster;
+use constellation_crds::{ConfidentialNode, ConstellationCluster, cluster::DeletionPolicy};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt, api::ListParams};
 
 use crate::{
-    cloud::{Cloud, CloudError, ClusterUid},
+    cloud::{Cloud, CloudError, ClusterUid, InstanceId, offer::provider},
     context::Context,
     error::{Error, chain},
 };
 
-/// Often enough that a leak costs cents, seldom enough to be no load.
-const INTERVAL: Duration = Duration::from_mins(5);
-
 /// On a `ConfigMap`: UID of a cluster whose VMs its user left running; the sweep spares them while the record is there.
 pub const LABEL_ORPHANED: &str = "constellation.dev/orphaned-cluster-uid";
 
-/// Sweeps until `stop`. Only an operator that sees all namespaces may: another's clusters are unknown to it.
-pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send) {
+/// What was unknown at a look: name of the cloud, UID of the cluster, and an instance, or nothing for all of the cluster.
+type Suspect = (String, ClusterUid, Option<InstanceId>);
+
+/// Sweeps until `stop`, once per `interval`.
+pub async fn run(ctx: Arc<Context>, interval: Duration, stop: impl Future<Output = ()> + Send) {
     let work = async {
-        if ctx.namespace.is_some() {
-            std::future::pending::<()>().await;
-        }
         let mut suspects = BTreeSet::new();
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(interval).await;
             match sweep(&ctx, &suspects).await {
                 Ok(unknown) => suspects = unknown,
                 Err(error) => tracing::warn!(error = chain(&error), "Sweeping failed"),
@@ -40,7 +37,7 @@ pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send) {
 }
 
 /// One comparison; gives what is unknown now. A thing goes when it was unknown before.
-async fn sweep(ctx: &Context, before: &BTreeSet<(String, String)>) -> Result<BTreeSet<(String, String)>, Error> {
+async fn sweep(ctx: &Context, before: &BTreeSet<Suspect>) -> Result<BTreeSet<Suspect>, Error> {
     let mut unknown = BTreeSet::new();
     for (name, cloud) in &ctx.clouds.all().await {
         // The cloud first: a cluster that is made meanwhile is known then, and not taken for a leak.
@@ -52,38 +49,94 @@ async fn sweep(ctx: &Context, before: &BTreeSet<(String, String)>) -> Result<BTr
                 continue;
             }
         };
-        let clusters: Api<ConstellationCluster> = Api::all(ctx.client.clone());
-        let known = clusters.list(&ListParams::default()).await.map_err(Error::kube("listing clusters"))?;
-        let mut known: BTreeSet<_> = known.items.iter().filter_map(ResourceExt::uid).collect();
-        let records: Api<ConfigMap> = Api::all(ctx.client.clone());
-        let records = records.list(&ListParams::default().labels(LABEL_ORPHANED)).await;
-        let records = records.map_err(Error::kube("listing clusters that were left running"))?;
-        known.extend(records.items.iter().filter_map(|record| record.labels().get(LABEL_ORPHANED).cloned()));
-        for cluster in there.into_iter().filter(|cluster| !known.contains(&cluster.0)) {
-            let key = (name.clone(), cluster.0.clone());
-            if before.contains(&key) {
-                tracing::warn!(cloud = name, cluster = cluster.0, "Removing what belongs to no cluster");
-                remove(cloud.as_ref(), &cluster).await?;
-            }
-            unknown.insert(key);
+        let suspects = strangers(ctx, name, cloud.as_ref(), there).await?;
+        for (_, cluster, _) in suspects.iter().filter(|suspect| before.contains(suspect)) {
+            tracing::warn!(cloud = name, cluster = cluster.0, "Removing what belongs to no cluster");
+            remove(cloud.as_ref(), cluster).await?;
         }
+        unknown.extend(suspects);
+    }
+    for cluster in &clusters(ctx).await? {
+        // A cloud that can't be used now is told by the cluster's own condition.
+        let Ok(cloud) = ctx.cloud(cluster).await else { continue };
+        let suspects = machines(ctx, cloud.as_ref(), cluster).await?;
+        for (_, uid, instance) in suspects.iter().filter(|suspect| before.contains(suspect)) {
+            tracing::warn!(cluster = uid.0, ?instance, "Removing a machine that belongs to no node");
+            if let Some(id) = instance {
+                gone(cloud.terminate(uid, id).await)?;
+            }
+        }
+        unknown.extend(suspects);
     }
     Ok(unknown)
 }
 
+async fn clusters(ctx: &Context) -> Result<Vec<ConstellationCluster>, Error> {
+    let list = ctx.scope::<ConstellationCluster>().list(&ListParams::default()).await;
+    Ok(list.map_err(Error::kube("listing clusters"))?.items)
+}
+
+/// Clusters of the cloud that have no object. An operator of one namespace can't judge those of a cloud that others
+/// use as well.
+async fn strangers(
+    ctx: &Context,
+    name: &str,
+    cloud: &dyn Cloud,
+    there: Vec<ClusterUid>,
+) -> Result<Vec<Suspect>, Error> {
+    if ctx.namespace.is_some() && !cloud.exclusive() {
+        return Ok(Vec::new());
+    }
+    let records = ctx.scope::<ConfigMap>().list(&ListParams::default().labels(LABEL_ORPHANED)).await;
+    let records = records.map_err(Error::kube("listing clusters that were left running"))?;
+    let mut known: BTreeSet<_> = clusters(ctx).await?.iter().filter_map(ResourceExt::uid).collect();
+    known.extend(records.items.iter().filter_map(|record| record.labels().get(LABEL_ORPHANED).cloned()));
+    Ok(there.into_iter().filter(|uid| !known.contains(&uid.0)).map(|uid| (name.to_owned(), uid, None)).collect())
+}
+
+/// Machines of a cluster that have no node: one whose launch answered late, or that listings did not show when its
+/// node went.
+async fn machines(
+    ctx: &Context,
+    cloud: &dyn Cloud,
+    cluster: &ConstellationCluster,
+) -> Result<Vec<Suspect>, Error> {
+    let leaves = cluster.metadata.deletion_timestamp.is_some();
+    if leaves && cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan) {
+        return Ok(Vec::new());
+    }
+    let uid = ClusterUid(cluster.uid().unwrap_or_default());
+    let instances = match cloud.find(&uid).await {
+        Ok(instances) => instances,
+        Err(CloudError::NotFound(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    if instances.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The nodes after the machines: a machine is launched for a node that is there already.
+    let nodes: Api<ConfidentialNode> = Api::namespaced(ctx.client.clone(), &cluster.namespace().unwrap_or_default());
+    let nodes = nodes.list(&ListParams::default()).await.map_err(Error::kube("listing nodes"))?.items;
+    let nodes: BTreeSet<_> = nodes.iter().filter_map(ResourceExt::uid).collect();
+    let strangers = instances.into_iter().filter(|instance| !nodes.contains(&instance.node.0));
+    Ok(strangers.map(|instance| (provider(cluster).to_owned(), uid.clone(), Some(instance.id))).collect())
+}
+
+/// Removes what is there of a cluster: its machines, and when there are none, its network.
 async fn remove(cloud: &dyn Cloud, cluster: &ClusterUid) -> Result<(), Error> {
     let instances = cloud.find(cluster).await?;
     for instance in &instances {
-        match cloud.terminate(cluster, &instance.id).await {
-            Ok(()) | Err(CloudError::NotFound(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
+        gone(cloud.terminate(cluster, &instance.id).await)?;
     }
     if instances.is_empty() {
-        match cloud.remove_network(cluster).await {
-            Ok(()) | Err(CloudError::NotFound(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
+        gone(cloud.remove_network(cluster).await)?;
     }
     Ok(())
+}
+
+fn gone(result: Result<(), CloudError>) -> Result<(), Error> {
+    match result {
+        Ok(()) | Err(CloudError::NotFound(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -144,7 +144,8 @@ impl Observed {
             return Some((reason::ATTESTATION_REFUSED, format!("its evidence was refused{first}")));
         }
         match &self.instance {
-            None if launched => {
+            // A listing may lack a machine for a moment; a kubelet that still reports knows better.
+            None if launched && !self.kube.is_some_and(|kube| kube.ready) => {
                 return Some((reason::INSTANCE_VANISHED, "the VM is gone without our doing".into()));
             }
             Some(instance) if instance.state == InstanceState::Failed => {

@@ -228,6 +228,10 @@ impl Cloud for LocalCloud {
         "qemu-vtpm"
     }
 
+    fn exclusive(&self) -> bool {
+        true
+    }
+
     async fn endorsement_roots(&self, cluster: &ClusterUid) -> Result<Vec<String>, CloudError> {
         let ca = self.dir(cluster)?.ca();
         let read = |name| {

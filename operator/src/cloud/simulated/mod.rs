@@ -76,6 +76,10 @@ impl Cloud for SimulatedCloud {
         NAME
     }
 
+    fn exclusive(&self) -> bool {
+        true
+    }
+
     async fn endorsement_roots(&self, _: &ClusterUid) -> Result<Vec<String>, CloudError> {
         Ok(Vec::new())
     }
