@@ -13,6 +13,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Memory,
@@ -241,6 +242,11 @@ async fn apply_group(
     spec: &str,
 ) -> Result<(), Error> {
     let name = format!("{}-{group}", cluster.name_any());
+    let api: Api<NodeGroup> = namespaced(ctx, cluster);
+    let there = api.get_opt(&name).await.map_err(Error::kube(format!("reading NodeGroup {name}")))?;
+    if let Some(there) = there.filter(|there| there.spec.cluster_ref.name != cluster.name_any()) {
+        return Err(taken("NodeGroup", &name, &there.spec.cluster_ref.name));
+    }
     let mut object = NodeGroup::new(
         &name,
         NodeGroupSpec { cluster_ref: LocalRef { name: cluster.name_any() }, group: group.to_owned(), replicas },
@@ -249,7 +255,6 @@ async fn apply_group(
         Some([(LABEL_CLUSTER.to_owned(), cluster.name_any()), (LABEL_GROUP.to_owned(), group.to_owned())].into());
     object.metadata.annotations = Some([(ANNOTATION_SPEC_SIZE.to_owned(), spec.to_owned())].into());
     object.metadata.owner_references = Some(cluster.controller_owner_ref(&()).into_iter().collect());
-    let api: Api<NodeGroup> = namespaced(ctx, cluster);
     api.patch(&name, &PatchParams::apply(install::MANAGER).force(), &Patch::Apply(&object))
         .await
         .map(drop)
@@ -301,7 +306,7 @@ async fn create_node(
             (LABEL_CLUSTER, cluster.name_any()),
             (LABEL_GROUP, group.to_owned()),
             (LABEL_ROLE, role.as_str().to_owned()),
-            (LABEL_VERSION, version.name_any()),
+            (LABEL_VERSION, label_value(&version.name_any())),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into(),
@@ -314,9 +319,38 @@ async fn create_node(
     let api: Api<ConfidentialNode> = namespaced(ctx, cluster);
     match api.create(&kube::api::PostParams::default(), &node).await {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            let there = api.get_opt(&name).await.map_err(Error::kube(format!("reading node {name}")))?;
+            match there {
+                Some(there) if there.spec.cluster_ref.name != cluster.name_any() => {
+                    let of = &there.spec.cluster_ref.name;
+                    Err(taken("ConfidentialNode", &name, of))
+                }
+                _ => Ok(()),
+            }
+        }
         Err(error) => Err(Error::kube(format!("creating node {name}"))(error)),
     }
+}
+
+/// Two clusters of a namespace whose names, with their groups', come to the same.
+fn taken(kind: &str, name: &str, of: &str) -> Error {
+    Error::Invalid(format!(
+        "{kind} {name} belongs to cluster {of} already: delete it, or name the cluster or its group otherwise"
+    ))
+}
+
+/// A name as a label's value, which has at most 63 characters; a longer one ends in a digest of the whole.
+fn label_value(name: &str) -> String {
+    /// Kubernetes: "Labels and Selectors", syntax and character set.
+    const LONGEST: usize = 63;
+    const DIGEST: usize = 12;
+    if name.len() <= LONGEST {
+        return name.to_owned();
+    }
+    let head: String = name.chars().take(LONGEST - DIGEST - 1).collect();
+    let digest: String = hex::encode(Sha256::digest(name)).chars().take(DIGEST).collect();
+    format!("{}-{digest}", head.trim_end_matches(['-', '.', '_']))
 }
 
 async fn orphan(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
@@ -403,4 +437,18 @@ async fn write_trust(world: &World) -> Result<(), Error> {
         .await
         .map(drop)
         .map_err(Error::kube("writing the trust bundle"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label_value;
+
+    #[test]
+    fn a_long_name_is_a_label_of_its_own() {
+        assert_eq!(label_value("v1.2"), "v1.2");
+        let (one, other) = (format!("{}.a", "x".repeat(251)), format!("{}.b", "x".repeat(251)));
+        assert!(label_value(&one).len() <= 63 && label_value(&one) != label_value(&other));
+        let cut_at_a_dot = format!("{}.{}", "x".repeat(49), "y".repeat(100));
+        assert!(label_value(&cut_at_a_dot).starts_with(&format!("{}-", "x".repeat(49))));
+    }
 }
