@@ -165,11 +165,12 @@ pub fn plan(seen: &Observed) -> Plan {
     if seen.deleting {
         return delete(seen, plan);
     }
-    if !seen.finalizer {
-        plan.steps.push(Step::AddFinalizer);
-    }
+    // Before the finalizer: a cluster that can't be begun can always be deleted.
     if let Some(refusal) = &seen.provider_refused {
         return plan.stall(reason::PROVIDER_NOT_ALLOWED, refusal);
+    }
+    if !seen.finalizer {
+        plan.steps.push(Step::AddFinalizer);
     }
     match &seen.owner_key {
         SecretSeen::Present => {}

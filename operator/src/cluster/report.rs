@@ -61,7 +61,8 @@ pub fn report(
         observed_generation: facts.generation,
         conditions: before.conditions.clone(),
         summary: None,
-        plan: plan.words(),
+        // An operator that was restarted sets the targets again, which changes nothing: that is no news.
+        plan: if converged(seen, plan) { Vec::new() } else { plan.words() },
         cluster_id: facts.cluster_id.clone().or_else(|| before.cluster_id.clone()),
         owner_key: facts.owner_key.clone().or_else(|| before.owner_key.clone()),
         endpoint: facts.endpoint.clone().or_else(|| before.endpoint.clone()),
@@ -97,6 +98,8 @@ pub fn converged(seen: &Observed, plan: &Plan) -> bool {
     let desired = usize::try_from(seen.desired()).unwrap_or(usize::MAX);
     plan.steps.iter().all(|step| matches!(step, Step::SetTargets(_)))
         && plan.blocked.is_none()
+        // A roll ends when the old version is no longer accepted, and the signed trust bundle says so.
+        && plan.accepted == seen.accepted
         && seen.initialized
         && seen.nodes.len() == desired
         && seen.nodes.iter().all(|node| {

@@ -96,11 +96,7 @@ async fn strangers(
 
 /// Machines of a cluster that have no node: one whose launch answered late, or that listings did not show when its
 /// node went.
-async fn machines(
-    ctx: &Context,
-    cloud: &dyn Cloud,
-    cluster: &ConstellationCluster,
-) -> Result<Vec<Suspect>, Error> {
+async fn machines(ctx: &Context, cloud: &dyn Cloud, cluster: &ConstellationCluster) -> Result<Vec<Suspect>, Error> {
     let leaves = cluster.metadata.deletion_timestamp.is_some();
     if leaves && cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan) {
         return Ok(Vec::new());

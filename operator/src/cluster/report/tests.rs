@@ -65,6 +65,17 @@ fn a_roll_is_available_and_not_ready() {
 }
 
 #[test]
+fn a_cluster_is_ready_only_when_no_other_version_is_accepted_any_more() {
+    let mut seen = running();
+    let mut old = seen.accepted[0].clone();
+    old.digest = "old".into();
+    seen.accepted.push(old);
+    let status = status(&seen, &Facts::default());
+    assert_eq!(status.accepted_versions.len(), 1);
+    assert!(!is_true(&status.conditions, kind::READY), "the next look writes the bundle, and would take Ready back");
+}
+
+#[test]
 fn a_refused_node_and_a_failed_one_are_named() {
     let mut seen = running();
     seen.nodes[2] = node(3, Role::Worker, "a", Phase::Failed);
