@@ -1,8 +1,14 @@
-//! How long to wait after a failure. Pure.
+//! How long to wait after a failure, and how often in a row something failed.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use crate::error::Class;
+use jiff::Timestamp;
+
+use crate::error::{Class, Error};
 
 /// First wait: a person may be watching.
 const FIRST: Duration = Duration::from_millis(500);
@@ -22,6 +28,33 @@ pub fn delay(attempts: u32, class: Class, spread: u8) -> Duration {
     whole.saturating_sub(whole * u32::from(spread) / 512)
 }
 
+/// Failures in a row of each object, by UID.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<HashMap<String, u32>>);
+
+impl Failures {
+    /// One more; gives how long to wait, spread so that objects that failed together do not come back together.
+    pub fn wait(&self, uid: &str, error: &Error) -> Duration {
+        let attempts = {
+            let mut all = self.all();
+            let attempts = all.entry(uid.to_owned()).or_default();
+            *attempts = attempts.saturating_add(1);
+            *attempts
+        };
+        let spread = u8::try_from(Timestamp::now().subsec_nanosecond().unsigned_abs() % 256).unwrap_or(0);
+        delay(attempts, error.class(), spread)
+    }
+
+    /// It went well, or the object is gone.
+    pub fn forget(&self, uid: &str) {
+        self.all().remove(uid);
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +67,15 @@ mod tests {
         assert_eq!(delay(1, Class::User, 0), PERSON);
         assert_eq!(delay(9, Class::Wait(Duration::from_secs(7)), 255), Duration::from_secs(7));
         assert!(delay(3, Class::Transient, 255) > Duration::from_secs(1));
+    }
+
+    #[test]
+    fn failures_of_one_object_count_until_it_goes_well() {
+        let failures = Failures::default();
+        let wait = |uid| failures.wait(uid, &Error::Time("a test"));
+        let long = (0..9).fold(Duration::ZERO, |_, _| wait("a"));
+        assert!(long > Duration::from_secs(30) && wait("b") <= FIRST);
+        failures.forget("a");
+        assert!(wait("a") <= FIRST);
     }
 }

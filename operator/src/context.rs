@@ -1,12 +1,17 @@
 //! What every controller is given.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use constellation_crds::ConstellationCluster;
 use kube::{Api, Client, core::NamespaceResourceScope};
 
 use crate::{
-    cloud::{Cloud, offer::Offer},
+    backoff::Failures,
+    cloud::{Cloud, CloudError, ClusterUid, Instance, offer::Offer},
     error::Error,
     events::Events,
     init, workload,
@@ -24,6 +29,10 @@ pub struct Context {
     pub workloads: workload::Registry,
     /// Conversations with nodes that take minutes.
     pub inits: Arc<init::Registry>,
+    /// Machines as they were listed last.
+    pub listings: Listings,
+    /// Failures in a row, of every kind of object.
+    pub failures: Failures,
     /// Only this namespace; absent: all.
     pub namespace: Option<String>,
 }
@@ -51,3 +60,38 @@ impl Context {
         self.clouds.of(cluster, &self.events).await
     }
 }
+
+/// Machines as they were listed last, by cluster: nodes that only wait for news share one listing.
+#[derive(Default)]
+pub struct Listings(Mutex<BTreeMap<ClusterUid, (Instant, Vec<Instance>)>>);
+
+impl Listings {
+    /// The machines of a cluster, not older than `age`.
+    ///
+    /// # Errors
+    /// The cloud's own.
+    pub async fn of(
+        &self,
+        cloud: &dyn Cloud,
+        cluster: &ClusterUid,
+        age: Duration,
+    ) -> Result<Vec<Instance>, CloudError> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(cluster).cloned();
+        if let Some((_, instances)) = known.filter(|(at, _)| at.elapsed() < age) {
+            return Ok(instances);
+        }
+        let asked = Instant::now();
+        let instances = match cloud.find(cluster).await {
+            Err(CloudError::NotFound(_)) => Vec::new(),
+            found => found?,
+        };
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A cluster that nobody asked for in so long is gone.
+        all.retain(|_, (at, _)| at.elapsed() < FORGET);
+        all.insert(cluster.clone(), (asked, instances.clone()));
+        Ok(instances)
+    }
+}
+
+/// Longer than any age that is asked for.
+const FORGET: Duration = Duration::from_mins(10);

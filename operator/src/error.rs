@@ -54,6 +54,13 @@ impl Error {
         move |source| Self::Kube { doing, source: Box::new(source) }
     }
 
+    /// Whether the object changed between look and write.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        let Self::Kube { source, .. } = self else { return false };
+        matches!(source.as_ref(), kube::Error::Api(status) if status.is_conflict())
+    }
+
     /// How to react.
     #[must_use]
     pub fn class(&self) -> Class {

@@ -9,9 +9,10 @@ use tokio::sync::watch;
 
 use crate::{
     args::Run,
+    backoff::Failures,
     cloud::{Cloud, local::LocalCloud, offer::Offer, simulated::SimulatedCloud},
     cluster,
-    context::Context,
+    context::{Context, Listings},
     events::Events,
     group,
     health::Health,
@@ -52,6 +53,8 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         events: Events::new(client.clone(), identity),
         workloads: workload::Registry::default(),
         inits: Arc::default(),
+        listings: Listings::default(),
+        failures: Failures::default(),
         namespace: args.namespace.clone(),
         client,
     });

@@ -35,7 +35,6 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use self::{observe::World, plan::Step};
 use crate::{
-    backoff,
     cloud::Network,
     context::Context,
     custody,
@@ -77,7 +76,6 @@ pub struct Memory {
 struct Reconciler {
     ctx: Arc<Context>,
     memories: Mutex<HashMap<String, Arc<AsyncMutex<Memory>>>>,
-    failures: Mutex<HashMap<String, u32>>,
 }
 
 /// Reconciles clusters until `stop`.
@@ -94,11 +92,7 @@ pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync
             store.state().iter().filter(|c| uses(c)).map(|c| ObjectRef::from_obj(c.as_ref())).collect::<Vec<_>>()
         })
         .graceful_shutdown_on(stop)
-        .run(
-            reconcile,
-            on_error,
-            Arc::new(Reconciler { ctx: Arc::clone(&ctx), memories: Mutex::default(), failures: Mutex::default() }),
-        )
+        .run(reconcile, on_error, Arc::new(Reconciler { ctx: Arc::clone(&ctx), memories: Mutex::default() }))
         .for_each(|result| async move {
             if let Err(error) = result {
                 tracing::debug!(error = chain(&error), "Controller of clusters");
@@ -117,7 +111,7 @@ async fn reconcile(cluster: Arc<ConstellationCluster>, reconciler: Arc<Reconcile
     let action = tokio::time::timeout(LIMIT, once(&reconciler.ctx, cluster, &mut memory))
         .await
         .map_err(|_| Error::Time("reconciling a cluster"))??;
-    reconciler.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+    reconciler.ctx.failures.forget(&uid);
     Ok(action)
 }
 
@@ -145,8 +139,10 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     }
     let plan = plan::plan(&world.seen);
     let failure = carry_out(ctx, &world, memory, &plan.steps).await.err();
-    world.facts.error = failure.as_ref().map(|error| chain(error));
-    world.facts.why = failure.as_ref().and_then(Error::reason);
+    // A conflict says only that the next look will see more: nobody needs to read that.
+    let told = failure.as_ref().filter(|error| !error.is_conflict());
+    world.facts.error = told.map(|error| chain(error));
+    world.facts.why = told.and_then(Error::reason);
     let before = cluster.status.clone().unwrap_or_default();
     let status = report::report(&world.seen, &plan, &world.facts, &before, Timestamp::now());
     if !(world.seen.deleting && plan.steps.contains(&Step::RemoveFinalizer)) && cluster.status.as_ref() != Some(&status)
@@ -154,8 +150,10 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
         write(ctx, &cluster, &status).await?;
         announce(ctx, &cluster, &before, &status).await;
     }
-    if let Some(error) = failure {
-        return Err(error);
+    match failure {
+        Some(error) if error.is_conflict() => return Ok(Action::requeue(NEXT)),
+        Some(error) => return Err(error),
+        None => {}
     }
     Ok(Action::requeue(if !plan.steps.is_empty() || status.accepted_versions != before.accepted_versions {
         NEXT
@@ -255,13 +253,6 @@ async fn announce(
 #[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
 fn on_error(cluster: Arc<ConstellationCluster>, error: &Error, reconciler: Arc<Reconciler>) -> Action {
     let uid = cluster.uid().unwrap_or_default();
-    let attempts = {
-        let mut failures = reconciler.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let attempts = failures.entry(uid).or_default();
-        *attempts += 1;
-        *attempts
-    };
-    let spread = u8::try_from(Timestamp::now().subsec_nanosecond().unsigned_abs() % 256).unwrap_or(0);
     tracing::warn!(name = cluster.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
-    Action::requeue(backoff::delay(attempts, error.class(), spread))
+    Action::requeue(reconciler.ctx.failures.wait(&uid, error))
 }

@@ -20,7 +20,6 @@ use kube::{
 };
 
 use crate::{
-    backoff,
     context::Context,
     error::{Error, chain},
 };
@@ -56,7 +55,10 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + 
 }
 
 async fn reconcile(group: Arc<NodeGroup>, context: Arc<Context>) -> Result<Action, Error> {
-    tokio::time::timeout(LIMIT, pass(&context, &group)).await.map_err(|_| Error::Time("reconciling a group"))?
+    let action =
+        tokio::time::timeout(LIMIT, pass(&context, &group)).await.map_err(|_| Error::Time("reconciling a group"))??;
+    context.failures.forget(&group.uid().unwrap_or_default());
+    Ok(action)
 }
 
 async fn pass(context: &Context, group: &NodeGroup) -> Result<Action, Error> {
@@ -107,9 +109,9 @@ fn report(group: &NodeGroup, phases: &[Option<Phase>], now: jiff::Timestamp) -> 
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
-fn on_error(group: Arc<NodeGroup>, error: &Error, _: Arc<Context>) -> Action {
+fn on_error(group: Arc<NodeGroup>, error: &Error, context: Arc<Context>) -> Action {
     tracing::warn!(name = group.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
-    Action::requeue(backoff::delay(3, error.class(), 0))
+    Action::requeue(context.failures.wait(&group.uid().unwrap_or_default(), error))
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ pub mod seen;
 
 use std::{sync::Arc, time::Duration};
 
-use constellation_crds::{ConfidentialNode, ConfidentialNodeStatus, ConstellationCluster, node::Phase};
+use constellation_crds::{
+    ConfidentialNode, ConfidentialNodeStatus, ConstellationCluster, condition::kind, node::Phase,
+};
 use futures::StreamExt as _;
 use kube::{
     Api, ResourceExt as _,
@@ -25,7 +27,6 @@ use kube::{
 };
 
 use crate::{
-    backoff,
     context::Context,
     error::{Error, chain},
 };
@@ -37,6 +38,8 @@ const LIMIT: Duration = Duration::from_mins(3);
 const CONCURRENCY: u16 = 8;
 /// While a VM boots or pods leave nobody tells us; one look costs little, and a person waits.
 const SOON: Duration = Duration::from_secs(1);
+/// What was just done shows at once, or at the next look.
+const NEXT: Duration = Duration::from_millis(300);
 /// A VM may vanish without a word; this bounds how long that goes unnoticed.
 const LATER: Duration = Duration::from_secs(20);
 
@@ -64,7 +67,10 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + 
 }
 
 async fn reconcile(node: Arc<ConfidentialNode>, context: Arc<Context>) -> Result<Action, Error> {
-    tokio::time::timeout(LIMIT, pass(&context, &node)).await.map_err(|_| Error::Time("reconciling a node"))?
+    let action =
+        tokio::time::timeout(LIMIT, pass(&context, &node)).await.map_err(|_| Error::Time("reconciling a node"))??;
+    context.failures.forget(&node.uid().unwrap_or_default());
+    Ok(action)
 }
 
 async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Error> {
@@ -78,7 +84,12 @@ async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Erro
     if let Some((_, _, why)) = outcome.failed {
         tracing::debug!(why, "Will try again");
     }
-    Ok(if dropped { Action::await_change() } else { Action::requeue(if plan.soon { SOON } else { LATER }) })
+    let next = match (outcome.done.is_empty(), plan.soon) {
+        (false, _) => NEXT,
+        (true, true) => SOON,
+        (true, false) => LATER,
+    };
+    Ok(if dropped { Action::await_change() } else { Action::requeue(next) })
 }
 
 /// Writes the status if it changed, and an event for each change that a person waits for.
@@ -104,7 +115,9 @@ async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNo
         && let Some(phase) = status.phase
     {
         let text = status.summary.clone().unwrap_or_default();
-        let reason = format!("{phase:?}");
+        // A failure is told by its cause: a refusal is no vanished machine.
+        let cause = status.conditions.iter().find(|c| c.type_ == kind::READY).map(|c| c.reason.clone());
+        let reason = cause.filter(|_| phase == Phase::Failed).unwrap_or_else(|| format!("{phase:?}"));
         if phase == Phase::Failed {
             context.events.warning(node, &reason, text).await;
         } else {
@@ -115,7 +128,7 @@ async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNo
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
-fn on_error(node: Arc<ConfidentialNode>, error: &Error, _: Arc<Context>) -> Action {
+fn on_error(node: Arc<ConfidentialNode>, error: &Error, context: Arc<Context>) -> Action {
     tracing::warn!(name = node.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
-    Action::requeue(backoff::delay(3, error.class(), 0).min(LATER))
+    Action::requeue(context.failures.wait(&node.uid().unwrap_or_default(), error).min(LATER))
 }

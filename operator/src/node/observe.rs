@@ -1,10 +1,13 @@
 //! Looks at one node: its cluster, its VM, its admission, its Kubernetes node, its owner's conversation with it.
 
+use std::time::Duration;
+
 use constellation_crds::{
-    ConfidentialNode, ConstellationCluster, NodeAdmission,
+    ConfidentialNode, ConstellationCluster, NodeAdmission, NodeVersion,
     cluster::DeletionPolicy,
     condition::{is_true, kind},
     node::{Phase, Role},
+    version::Rollout,
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt as _, api::ListParams};
@@ -64,11 +67,11 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
     let cloud = context.cloud(&cluster).await?;
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
     let node_uid = node.uid().unwrap_or_default();
-    match cloud.find(&uid).await {
-        Ok(found) => seen.instance = found.into_iter().find(|instance| instance.node.0 == node_uid),
-        Err(crate::cloud::CloudError::NotFound(_)) => {}
-        Err(error) => return Err(error.into()),
-    }
+    // A Ready node is looked at again when another node of its cluster was, so that all share one listing.
+    let steady = !seen.deleting() && seen.before().phase == Some(Phase::Ready);
+    let age = if steady { super::LATER / 2 } else { Duration::ZERO };
+    let found = context.listings.of(cloud.as_ref(), &uid, age).await?;
+    seen.instance = found.into_iter().find(|instance| instance.node.0 == node_uid);
     let ending = cluster.metadata.deletion_timestamp.is_some();
     // A cluster that goes needs no launch: a broken owner key must not keep its VMs running.
     let launch_config = if ending { None } else { launch_config(context, &cluster, node).await? };
@@ -108,6 +111,7 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
         0
     };
     let rollout = cluster.spec.rollout.clone().unwrap_or_default();
+    let of_version = rollout_of_version(context, &seen).await?;
     seen.cluster = Some(ClusterSeen {
         deleting: ending,
         orphan: cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan),
@@ -115,10 +119,26 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
         infrastructure: is_true(&status.conditions, kind::INFRASTRUCTURE_READY) && launch_config.is_some(),
         initialized: initialized && workload.is_some(),
         other_control_planes: others,
-        drain_seconds: rollout.drain_timeout_seconds.unwrap_or(DRAIN_SECONDS).into(),
-        node_seconds: rollout.node_timeout_seconds.unwrap_or(NODE_SECONDS).into(),
+        drain_seconds: of_version
+            .drain_timeout_seconds
+            .or(rollout.drain_timeout_seconds)
+            .unwrap_or(DRAIN_SECONDS)
+            .into(),
+        node_seconds: of_version.node_timeout_seconds.or(rollout.node_timeout_seconds).unwrap_or(NODE_SECONDS).into(),
     });
     Ok(Look { seen, cluster: Some(cluster), workload, launch_config })
+}
+
+/// What the node's version says of rolls; only a node that comes or goes is timed, so only then it is read.
+async fn rollout_of_version(context: &Context, seen: &Observed) -> Result<Rollout, Error> {
+    if !seen.deleting() && seen.since("Ready").is_some() {
+        return Ok(Rollout::default());
+    }
+    let node = &seen.node;
+    let versions: Api<NodeVersion> = Api::namespaced(context.client.clone(), &node.namespace().unwrap_or_default());
+    let name = &node.spec.node_version;
+    let version = versions.get_opt(name).await.map_err(Error::kube(format!("reading NodeVersion {name}")))?;
+    Ok(version.and_then(|version| version.spec.rollout).unwrap_or_default())
 }
 
 type Inside = (Option<Workload>, Option<AdmissionSeen>, Option<KubeSeen>);

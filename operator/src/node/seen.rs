@@ -155,6 +155,12 @@ impl Observed {
             _ => {}
         }
         let limit = self.cluster.map_or(i64::MAX, |cluster| cluster.node_seconds);
+        let silent = self.attestation().is_none() && self.talk.is_none() && self.kube.is_none();
+        if silent && self.since("Launched").is_some_and(|seconds| seconds > limit / 2) {
+            // Evidence comes before joining, which takes as long again: one that is silent by now comes too late.
+            let message = format!("it showed no evidence {} s after its launch", limit / 2);
+            return Some((reason::NODE_TIMED_OUT, message));
+        }
         let late = self.since("Launched").is_some_and(|seconds| seconds > limit);
         let ready = self.since("Ready").is_some() || self.kube.is_some_and(|kube| kube.ready);
         (late && !ready).then(|| (reason::NODE_TIMED_OUT, format!("it wasn't Ready {limit} s after its launch")))

@@ -23,7 +23,7 @@ use kube::{
 
 use self::appraise::{MANIFEST_KEY, Manifest, Observed};
 use crate::{
-    backoff,
+    backoff::Failures,
     error::{Error, chain},
 };
 
@@ -51,7 +51,7 @@ pub async fn run(client: Client, namespace: Option<String>, stop: impl Future<Ou
             store.state().iter().filter(|v| named(v)).map(|v| ObjectRef::from_obj(v.as_ref())).collect::<Vec<_>>()
         })
         .graceful_shutdown_on(stop)
-        .run(reconcile, on_error, Arc::new(client))
+        .run(reconcile, on_error, Arc::new(Reconciler { client, failures: Failures::default() }))
         .for_each(|result| async move {
             if let Err(error) = result {
                 tracing::debug!(error = chain(&error), "Controller of versions");
@@ -68,10 +68,17 @@ where
     namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace))
 }
 
-async fn reconcile(version: Arc<NodeVersion>, client: Arc<Client>) -> Result<Action, Error> {
-    tokio::time::timeout(LIMIT, look_and_tell(&version, &client))
+struct Reconciler {
+    client: Client,
+    failures: Failures,
+}
+
+async fn reconcile(version: Arc<NodeVersion>, reconciler: Arc<Reconciler>) -> Result<Action, Error> {
+    let action = tokio::time::timeout(LIMIT, look_and_tell(&version, &reconciler.client))
         .await
-        .map_err(|_| Error::Time("reconciling a node version"))?
+        .map_err(|_| Error::Time("reconciling a node version"))??;
+    reconciler.failures.forget(&version.uid().unwrap_or_default());
+    Ok(action)
 }
 
 async fn look_and_tell(version: &NodeVersion, client: &Client) -> Result<Action, Error> {
@@ -105,7 +112,7 @@ async fn look_and_tell(version: &NodeVersion, client: &Client) -> Result<Action,
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
-fn on_error(version: Arc<NodeVersion>, error: &Error, _: Arc<Client>) -> Action {
+fn on_error(version: Arc<NodeVersion>, error: &Error, reconciler: Arc<Reconciler>) -> Action {
     tracing::warn!(name = version.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
-    Action::requeue(backoff::delay(4, error.class(), 0))
+    Action::requeue(reconciler.failures.wait(&version.uid().unwrap_or_default(), error))
 }

@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(500);
 /// Time between two knocks of a machine that was refused.
 const KNOCK: Duration = Duration::from_secs(2);
+/// Taint of a node that was just registered.
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
 /// Time between two heartbeats; a real kubelet's.
 const BEAT: Duration = Duration::from_secs(10);
 
@@ -186,15 +188,25 @@ impl Driver {
     /// Plays the kubelet's registration; a `Node` of that name that is there stays.
     async fn register(&self, record: &Record, admission: &NodeAdmission, now: Timestamp) -> Result<(), CloudError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        match nodes.create(&PostParams::default(), &node::kube_node(record, admission, now)).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_already_exists() => return Ok(()),
+        let fresh = node::kube_node(record, admission, now);
+        let there = match nodes.create(&PostParams::default(), &fresh).await {
+            Ok(node) => node,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                nodes.get(&admission.spec.node_name).await.map_err(transient)?
+            }
             Err(error) => return Err(transient(error)),
-        }
+        };
         // The API server taints each new node as not ready, and no controller is there to take that back.
-        let untaint = json!({"spec": {"taints": node::taints(admission)}});
+        let mut taints = there.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        let all = taints.len();
+        taints.retain(|taint| taint.key != NOT_READY);
         let name = &admission.spec.node_name;
-        nodes.patch(name, &PatchParams::default(), &Patch::Merge(untaint)).await.map(drop).map_err(transient)?;
+        if taints.len() != all {
+            let body = json!({
+                "metadata": {"resourceVersion": there.metadata.resource_version}, "spec": {"taints": taints}
+            });
+            nodes.patch(name, &PatchParams::default(), &Patch::Merge(body)).await.map(drop).map_err(transient)?;
+        }
         self.beat(name).await
     }
 
