@@ -28,6 +28,10 @@ test: ## everything CI checks; ends with where the time went
 bench: packages ## how long evidence takes to verify, and how much memory
 	cd attestation/bench && $(CARGO) bench --target-dir $(TARGET)/bench
 
+.PHONY: soak
+soak: build ## thousands of fault schedules (SCHEDULES=N) and ten quiet minutes; hours
+	@tests/run.sh soak
+
 .PHONY: lint
 lint: packages ## formatting and clippy
 	$(CARGO) fmt --all --check

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=1
 
-stages=(packages tools build lint generated unit cel attestation operator clouds aws processes image vm)
+stages=(packages tools build lint generated unit cel attestation operator clouds aws processes crash image vm)
 [ $# -gt 0 ] && stages=("$@")
 times=()
 report() {
@@ -50,6 +50,14 @@ run() {
         --lib --test crash --test life --test moto
       ;;
     processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated ;;
+    crash)
+      cargo test -p constellation-tests --test bad_input --test takeover --test quiet -- --nocapture
+      cargo test -p constellation-tests --test crash -- --nocapture --test-threads=1
+      ;;
+    soak)
+      QUIET_SECONDS=600 cargo test -p constellation-tests --test quiet -- --nocapture
+      SCHEDULES="${SCHEDULES:-5000}" cargo test -p constellation-tests --test crash -- --nocapture --test-threads=1
+      ;;
     image)
       image test
       image test2 --revision 2 --signing-key target/image/test/publisher.key.pem

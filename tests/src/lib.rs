@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod controlplane;
+pub mod faults;
 pub mod operator;
 pub mod swtpm;
 pub mod world;

@@ -1,0 +1,133 @@
+//! One request of the operator, and a name for the side effect it has that is the same in every run.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// A request to the API server, taken apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// `create`, `update`, `patch`, `delete`, or `read`.
+    pub verb: &'static str,
+    /// Plural of the kind.
+    pub resource: String,
+    /// Namespace; absent: of the cluster.
+    pub namespace: Option<String>,
+    /// Name in the path, or of the object that is created.
+    pub name: Option<String>,
+    /// `status`, `scale`, `eviction`.
+    pub subresource: Option<String>,
+    /// It is a stream of events.
+    pub watch: bool,
+    /// What is written.
+    pub body: Value,
+}
+
+impl Call {
+    /// Takes a request apart; JSON is all that kube sends.
+    #[must_use]
+    pub fn of(method: &str, path: &str, query: &str, body: &[u8]) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        // `/api/v1/...` or `/apis/<group>/<version>/...`
+        let skip = if parts.next() == Some("apis") { 2 } else { 1 };
+        let mut parts = parts.skip(skip).peekable();
+        let mut resource = parts.next().unwrap_or_default().to_owned();
+        let mut namespace = None;
+        let mut name = parts.next().map(str::to_owned);
+        if resource == "namespaces" && parts.peek().is_some() {
+            namespace = name.take();
+            parts.next().unwrap_or_default().clone_into(&mut resource);
+            name = parts.next().map(str::to_owned);
+        }
+        let verb = match method {
+            "POST" => "create",
+            "PUT" => "update",
+            "PATCH" => "patch",
+            "DELETE" => "delete",
+            _ => "read",
+        };
+        let named = || body.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
+        Self {
+            verb,
+            resource,
+            namespace,
+            name: name.or_else(named),
+            subresource: parts.next().map(str::to_owned),
+            watch: query.split('&').any(|pair| pair == "watch=true" || pair == "watch=1"),
+            body,
+        }
+    }
+
+    /// Whether it changes anything. Leases are heartbeats: they are what they are for.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.verb != "read" && self.resource != "leases"
+    }
+
+    /// Names the side effect; UIDs are replaced by what `names` says. A status is another effect when it says another thing.
+    #[must_use]
+    pub fn effect(&self, names: &BTreeMap<String, String>) -> String {
+        let mut name = self.name.clone().unwrap_or_default();
+        for (uid, of) in names {
+            name = name.replace(uid, of);
+        }
+        let detail = match (self.resource.as_str(), self.subresource.as_deref()) {
+            ("events", _) => {
+                let text = |key| self.body.pointer(key).and_then(Value::as_str).unwrap_or_default();
+                text("/regarding/name").clone_into(&mut name);
+                text("/reason").to_owned()
+            }
+            (_, Some("status")) => said(&self.body),
+            ("configmaps", _) => {
+                self.body.pointer("/data/record").and_then(Value::as_str).map_or_else(String::new, state)
+            }
+            (_, _) if self.body.pointer("/metadata/finalizers").is_some() => "finalizers".to_owned(),
+            _ => String::new(),
+        };
+        let resource = match &self.subresource {
+            Some(sub) => format!("{}/{sub}", self.resource),
+            None => self.resource.clone(),
+        };
+        [self.verb, &resource, &name, &detail].join(" ").trim_end().to_owned()
+    }
+}
+
+/// What a status says, without counts and times.
+fn said(body: &Value) -> String {
+    let phase = body.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
+    let ready = body.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    let ready = ready.filter(|c| c["type"] == "Ready").find_map(|c| c["reason"].as_str()).unwrap_or_default();
+    format!("{phase} {ready}").trim().to_owned()
+}
+
+fn state(record: &str) -> String {
+    let record: Value = serde_json::from_str(record).unwrap_or_default();
+    record["state"].as_str().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn requests_are_taken_apart_and_named() {
+        let node = Call::of("PATCH", "/api/v1/nodes/a-cp-1/status", "", b"{}");
+        assert_eq!((node.resource.as_str(), node.namespace, node.verb), ("nodes", None, "patch"));
+        let body =
+            json!({"metadata": {"name": "simulated-u1"}, "data": {"record": "{\"state\":\"Running\"}"}}).to_string();
+        let launch = Call::of("POST", "/api/v1/namespaces/n/configmaps", "", body.as_bytes());
+        let names = BTreeMap::from([("u1".to_owned(), "a-cp-1".to_owned())]);
+        assert_eq!(launch.effect(&names), "create configmaps simulated-a-cp-1 Running");
+        assert!(launch.writes());
+        let group = "/apis/constellation.dev/v1alpha1/namespaces/n/constellationclusters/c/status";
+        let status = json!({"status": {"conditions": [{"type": "Ready", "reason": "Deleting"}]}}).to_string();
+        let status = Call::of("PATCH", group, "fieldManager=x", status.as_bytes());
+        assert_eq!(status.effect(&names), "patch constellationclusters/status c Deleting");
+        let watch = Call::of("GET", "/api/v1/configmaps", "a=b&watch=true", b"");
+        assert!(watch.watch && !watch.writes());
+        assert!(!Call::of("PATCH", "/apis/coordination.k8s.io/v1/namespaces/k/leases/l", "", b"{}").writes());
+    }
+}

@@ -1,0 +1,258 @@
+//! Stands between operator and API server, and lets happen what the plan says.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::Result;
+use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _, channel::mpsc};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    Request, Response,
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::AbortHandle};
+
+use super::{
+    call::Call,
+    plan::{EventFate, Fate, Plan, millis},
+};
+
+/// Kills the operator, and starts it again.
+pub type Kill = dyn Fn() + Send + Sync;
+
+type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
+
+/// What went through.
+#[derive(Default)]
+pub struct Seen {
+    /// Names of nodes and clusters by UID.
+    pub names: BTreeMap<String, String>,
+    /// How often a machine was made for a node, by the node's UID.
+    pub launches: BTreeMap<String, u32>,
+    /// Side effects that the API server took, in order.
+    pub writes: Vec<String>,
+    /// Reads of the simulated cloud's machines.
+    pub provider_lists: u64,
+    /// Statuses of answers to side effects that were errors, with the effect.
+    pub errors: Vec<String>,
+}
+
+/// A running proxy; ends when dropped.
+pub struct Proxy {
+    url: String,
+    task: AbortHandle,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Client,
+    plan: Plan,
+    kill: Box<Kill>,
+    seen: Mutex<Seen>,
+}
+
+impl Proxy {
+    /// Listens on loopback. `client` must not retry by itself.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start(client: Client, plan: Plan, kill: Box<Kill>) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let shared = Arc::new(Shared { client, plan, kill, seen: Mutex::default() });
+        let task = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
+        Ok(Self { url, task, shared })
+    }
+
+    /// A kubeconfig that leads here. The proxy has the credentials.
+    #[must_use]
+    pub fn kubeconfig(&self, namespace: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: faults\n\
+             clusters:\n- name: faults\n  cluster:\n    server: {}\nusers:\n- name: faults\n  user: {{}}\n\
+             contexts:\n- name: faults\n  context:\n    cluster: faults\n    user: faults\n    namespace: {namespace}\n",
+            self.url
+        )
+    }
+
+    /// What goes wrong.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.shared.plan
+    }
+
+    /// What went through until now.
+    pub fn seen<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(&mut self.shared.seen())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| handle(Arc::clone(&shared), request));
+            // An error is a connection that was cut, by the plan or by a process that died.
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// An error cuts the connection without an answer.
+async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Answer> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let call = Call::of(parts.method.as_str(), parts.uri.path(), parts.uri.query().unwrap_or_default(), &body);
+    let effect = call.effect(&shared.seen().names);
+    let fate = shared.plan.fate(&call, &effect);
+    match fate {
+        Fate::KillBefore => {
+            (shared.kill)();
+            return Err(io::Error::other("killed before the side effect"));
+        }
+        Fate::Refuse(status) => return refusal(status),
+        Fate::Late(time) => tokio::time::sleep(millis(time)).await,
+        Fate::KillAfter | Fate::Lose | Fate::Pass => {}
+    }
+    // A task of its own: the write arrives although its author dies meanwhile, as one that is on the wire would.
+    let forwarded = tokio::spawn(forward(Arc::clone(&shared), parts, body, call, effect));
+    let answer = forwarded.await.map_err(io::Error::other)??;
+    match fate {
+        Fate::KillAfter => {
+            (shared.kill)();
+            Err(io::Error::other("killed after the side effect"))
+        }
+        Fate::Lose => Err(io::Error::other("the answer is lost")),
+        _ => Ok(answer),
+    }
+}
+
+async fn forward(
+    shared: Arc<Shared>,
+    mut parts: http::request::Parts,
+    body: Bytes,
+    call: Call,
+    effect: String,
+) -> io::Result<Answer> {
+    parts.headers.remove(http::header::HOST);
+    let request = Request::from_parts(parts, Body::from(body));
+    let answer = shared.client.send(request).await.map_err(io::Error::other)?;
+    let (parts, body) = answer.into_parts();
+    if call.watch && parts.status.is_success() {
+        return Ok(Response::from_parts(parts, watch(shared, body)));
+    }
+    let body = body.collect_bytes().await.map_err(io::Error::other)?;
+    if parts.status.is_success() {
+        note(&shared, &call, effect, &body);
+    } else if call.writes() {
+        shared.seen().errors.push(format!("{} {effect}", parts.status.as_u16()));
+    }
+    Ok(Response::from_parts(parts, whole(body)))
+}
+
+/// Writes down what took effect.
+fn note(shared: &Shared, call: &Call, effect: String, body: &[u8]) {
+    let mut seen = shared.seen();
+    if call.verb == "read" {
+        seen.provider_lists += u64::from(call.resource == "configmaps" && call.name.is_none());
+        return;
+    }
+    let object: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
+    if call.verb == "create"
+        && let (Some(uid), Some(name)) = (text("/metadata/uid"), text("/metadata/name"))
+        && call.resource == "confidentialnodes"
+    {
+        seen.names.insert(uid.to_owned(), name.to_owned());
+    }
+    let machine = call.name.as_deref().and_then(|name| name.strip_prefix("simulated-"));
+    if let (Some(node), "create", "configmaps") = (machine, call.verb, call.resource.as_str())
+        && !node.starts_with("network-")
+    {
+        *seen.launches.entry(node.to_owned()).or_default() += 1;
+    }
+    if call.writes() {
+        seen.writes.push(effect);
+    }
+}
+
+/// Passes events on, one by one.
+fn watch(shared: Arc<Shared>, body: Body) -> UnsyncBoxBody<Bytes, io::Error> {
+    let (mut to, from) = mpsc::channel::<io::Result<Frame<Bytes>>>(16);
+    tokio::spawn(async move {
+        let mut chunks = body.into_data_stream();
+        let mut rest = Vec::new();
+        while let Some(Ok(chunk)) = chunks.next().await {
+            rest.extend_from_slice(&chunk);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let line = Bytes::from(line);
+                let times = match shared.plan.event() {
+                    EventFate::Cut => return,
+                    EventFate::Lost => {
+                        let gone = json!({"type": "ERROR", "object": status(410)}).to_string() + "\n";
+                        let _ = to.send(Ok(Frame::data(Bytes::from(gone)))).await;
+                        return;
+                    }
+                    EventFate::Late(time) => {
+                        tokio::time::sleep(millis(time)).await;
+                        1
+                    }
+                    EventFate::Pass => 1,
+                    EventFate::Twice => 2,
+                };
+                for _ in 0..times {
+                    if to.send(Ok(Frame::data(line.clone()))).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    StreamBody::new(from).boxed_unsync()
+}
+
+fn refusal(code: u16) -> io::Result<Answer> {
+    Response::builder()
+        .status(code)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(whole(Bytes::from(status(code).to_string())))
+        .map_err(io::Error::other)
+}
+
+fn status(code: u16) -> Value {
+    let reason = match code {
+        409 => "Conflict",
+        410 => "Expired",
+        429 => "TooManyRequests",
+        _ => "InternalError",
+    };
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": "the plan of the test says so", "reason": reason, "code": code
+    })
+}
+
+fn whole(bytes: Bytes) -> UnsyncBoxBody<Bytes, io::Error> {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
