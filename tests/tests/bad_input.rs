@@ -1,0 +1,236 @@
+//! What users get wrong: each gives a condition that says what to do, and is well again without a restart.
+//!
+//! Needs the program: `cargo build -p constellation-operator`. The rules of the API itself are in `crds/tests/cel.rs`.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::Result;
+use constellation_attestation::{dsse, owner, policy::MANIFEST_TYPE};
+use constellation_crds::{
+    ConfidentialNode, ConstellationCluster, NodeGroup, NodeVersion,
+    condition::{Condition, reason},
+};
+use constellation_operator::cloud::simulated::claim;
+use constellation_tests::faults::{
+    flow::{LONG, SMALL},
+    lane::{GROUP, Lane},
+    management,
+    plan::Plan,
+};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+};
+use kube::{
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    core::ObjectMeta,
+};
+use serde_json::{Value, json};
+
+async fn lane(name: &str) -> Lane {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bad-input");
+    let config = management(&dir.join("plane")).await.unwrap();
+    Lane::start(config, &dir.join("lanes"), name, Plan::calm(), &["--sweep-seconds", "3"]).await.unwrap()
+}
+
+/// Waits until the cluster is not Ready for this reason, with a message that holds these words.
+async fn told(lane: &Lane, why: &str, words: &str) {
+    let what = format!("{why}: {words}");
+    lane.until(&what, LONG, async |lane| {
+        let conditions = lane.cluster().await?.and_then(|c| c.status).map(|s| s.conditions).unwrap_or_default();
+        Ok(says(&conditions, why, words))
+    })
+    .await
+    .unwrap();
+}
+
+fn says(conditions: &[Condition], why: &str, words: &str) -> bool {
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False" && c.reason == why && c.message.contains(words))
+}
+
+async fn secret(lane: &Lane, name: &str, key: &str, value: &[u8]) -> Result<()> {
+    let secrets = lane.api::<Secret>();
+    let _ = secrets.delete(name, &DeleteParams::default()).await;
+    let secret = Secret {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        data: Some([(key.to_owned(), ByteString(value.to_vec()))].into()),
+        ..Secret::default()
+    };
+    secrets.create(&PostParams::default(), &secret).await?;
+    Ok(())
+}
+
+async fn change<K>(lane: &Lane, spec: Value)
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    let patch = Patch::Merge(json!({"spec": spec}));
+    lane.api::<K>().patch(&lane.name, &PatchParams::default(), &patch).await.unwrap();
+}
+
+async fn end(lane: &Lane) {
+    lane.delete().await.unwrap();
+    lane.gone(LONG).await.unwrap();
+}
+
+/// As [`end`]; a Secret that the user made must be left alone.
+async fn end_without(lane: &Lane, users: &str) {
+    lane.delete().await.unwrap();
+    lane.until("no cluster", LONG, async |lane| Ok(lane.cluster().await?.is_none())).await.unwrap();
+    lane.api::<Secret>().delete(users, &DeleteParams::default()).await.unwrap();
+    lane.gone(LONG).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_secret_that_is_missing_or_short_is_asked_for_by_name() {
+    let lane = lane("master-secret").await;
+    lane.release("v1", true).await.unwrap();
+    let cluster = json!({
+        "apiVersion": "constellation.dev/v1alpha1", "kind": "ConstellationCluster", "metadata": {"name": lane.name},
+        "spec": {
+            "provider": {"simulated": {"bootSeconds": 0}}, "tee": "vtpm", "nodeVersion": lane.name,
+            "masterSecret": {"existingSecret": {"name": "mine"}},
+            "controlPlane": {"replicas": 1, "instanceType": "any"},
+            "nodeGroups": [{"name": GROUP, "instanceType": "any", "replicas": 1}],
+        },
+    });
+    let params = PatchParams::apply("tests").force();
+    lane.api::<ConstellationCluster>().patch(&lane.name, &params, &Patch::Apply(cluster)).await.unwrap();
+    told(&lane, reason::SECRET_NOT_FOUND, "Secret mine").await;
+    secret(&lane, "mine", "secret", b"too short").await.unwrap();
+    told(&lane, reason::SECRET_INVALID, "32 bytes").await;
+    secret(&lane, "mine", "password", &[7; 32]).await.unwrap();
+    told(&lane, reason::SECRET_INVALID, "under `secret`").await;
+    secret(&lane, "mine", "secret", &[7; 32]).await.unwrap();
+    lane.settled(SMALL, LONG).await.unwrap();
+    end_without(&lane, "mine").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_key_that_is_lost_or_broken_is_asked_for_and_never_made_anew() {
+    let lane = lane("owner-key").await;
+    lane.create(SMALL).await.unwrap();
+    lane.settled(SMALL, LONG).await.unwrap();
+    let name = "owner-key-owner-key";
+    let secrets = lane.api::<Secret>();
+    let kept = secrets.get(name).await.unwrap().data.unwrap().remove("key.pem").unwrap().0;
+    secrets.delete(name, &DeleteParams::default()).await.unwrap();
+    // Something must happen, or a calm cluster looks once a minute only.
+    change::<ConstellationCluster>(&lane, json!({"rollout": {"maxSurge": 2}})).await;
+    told(&lane, reason::SECRET_NOT_FOUND, "restore it").await;
+    secret(&lane, name, "key.pem", b"no key").await.unwrap();
+    told(&lane, reason::SECRET_INVALID, "no P-256 key").await;
+    secret(&lane, name, "key.pem", &kept).await.unwrap();
+    lane.settled(SMALL, LONG).await.unwrap();
+    lane.one_machine_per_node().unwrap();
+    end_without(&lane, name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_edited_to_something_impossible_waits_and_goes_on_when_that_is_taken_back() {
+    let lane = lane("impossible").await;
+    lane.create(SMALL).await.unwrap();
+    lane.until("a first node", LONG, async |lane| Ok(!lane.list::<ConfidentialNode>().await?.is_empty()))
+        .await
+        .unwrap();
+    change::<ConstellationCluster>(&lane, json!({"nodeVersion": "nowhere"})).await;
+    told(&lane, reason::NODE_VERSION_NOT_FOUND, "there is no NodeVersion nowhere: create it").await;
+    change::<ConstellationCluster>(&lane, json!({"nodeVersion": lane.name})).await;
+    lane.settled(SMALL, LONG).await.unwrap();
+    change::<NodeVersion>(&lane, json!({"image": {"simulated": null, "local": "/nowhere"}})).await;
+    told(&lane, reason::IMAGE_NOT_FOUND, "names no image for this provider").await;
+    assert_eq!(lane.kube_nodes().await.unwrap().len(), 2);
+    lane.release("v1", true).await.unwrap();
+    lane.settled(SMALL, LONG).await.unwrap();
+    // And away, while it is impossible again.
+    change::<ConstellationCluster>(&lane, json!({"nodeVersion": "nowhere"})).await;
+    told(&lane, reason::NODE_VERSION_NOT_FOUND, "nowhere").await;
+    end(&lane).await;
+}
+
+fn manifest(revision: u64, more: Option<&str>) -> Vec<u8> {
+    let pcrs: BTreeMap<_, _> = [4, 11, 12, 13].map(|n: u8| (n.to_string(), [claim("v1", n)])).into();
+    let mut manifest = json!({
+        "revision": revision, "kubernetesVersion": "v1.36.3", "imageSha256": "00".repeat(32),
+        "sets": [{"name": "v1", "platform": "simulated", "pcrs": pcrs}],
+    });
+    if let Some(key) = more {
+        manifest[key] = json!(true);
+    }
+    manifest.to_string().into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_used_only_when_it_is_signed_whole_and_not_older() {
+    let lane = lane("manifest").await;
+    let (publisher, other) = (owner::SigningKey::generate().unwrap(), owner::SigningKey::generate().unwrap());
+    lane.create(SMALL).await.unwrap();
+    let signed = json!({"configMap": "m", "publicKey": owner::spki_to_pem(&publisher.public_spki())});
+    change::<NodeVersion>(&lane, json!({"measurements": {"inline": null, "signed": signed}})).await;
+    let version = async |why: &str, words: &str| {
+        lane.until(&format!("the version: {why}"), LONG, async |lane| {
+            let version = lane.api::<NodeVersion>().get(&lane.name).await?;
+            Ok(says(&version.status.unwrap_or_default().conditions, why, words))
+        })
+        .await
+        .unwrap();
+    };
+    let publish = async |envelope: String| {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"manifest.dsse.json": envelope}});
+        let params = PatchParams::apply("tests").force();
+        lane.api::<ConfigMap>().patch("m", &params, &Patch::Apply(map)).await.unwrap();
+    };
+    version(reason::MANIFEST_NOT_FOUND, "create it").await;
+    told(&lane, reason::NODE_VERSION_NOT_READY, "ConfigMap m").await;
+    publish("not an envelope".to_owned()).await;
+    version(reason::SIGNATURE_INVALID, "is refused").await;
+    publish(dsse::sign(MANIFEST_TYPE, &manifest(7, None), &other)).await;
+    version(reason::SIGNATURE_INVALID, "is refused").await;
+    publish(dsse::sign(MANIFEST_TYPE, &manifest(7, Some("surprise")), &publisher)).await;
+    version(reason::MANIFEST_INVALID, "surprise").await;
+    publish(dsse::sign(MANIFEST_TYPE, &manifest(7, None), &publisher)).await;
+    lane.settled(SMALL, LONG).await.unwrap();
+    publish(dsse::sign(MANIFEST_TYPE, &manifest(6, None), &publisher)).await;
+    version(reason::MANIFEST_TOO_OLD, "older than 7").await;
+    publish(dsse::sign(MANIFEST_TYPE, &manifest(8, None), &publisher)).await;
+    lane.settled(SMALL, LONG).await.unwrap();
+    lane.one_machine_per_node().unwrap();
+    end(&lane).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_collide_are_told_and_nothing_of_the_other_cluster_is_touched() {
+    let lane = lane("collide").await;
+    let others: Value = json!({
+        "apiVersion": "constellation.dev/v1alpha1", "kind": "NodeGroup", "metadata": {"name": "collide-workers"},
+        "spec": {"clusterRef": {"name": "other"}, "group": "workers", "replicas": 9},
+    });
+    let params = PatchParams::apply("tests").force();
+    lane.api::<NodeGroup>().patch("collide-workers", &params, &Patch::Apply(others)).await.unwrap();
+    lane.create(SMALL).await.unwrap();
+    told(&lane, reason::IN_PROGRESS, "NodeGroup collide-workers belongs to cluster other already").await;
+    assert_eq!(lane.api::<NodeGroup>().get("collide-workers").await.unwrap().spec.replicas, 9);
+    lane.api::<NodeGroup>().delete("collide-workers", &DeleteParams::default()).await.unwrap();
+    lane.settled(SMALL, LONG).await.unwrap();
+    end(&lane).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_may_have_the_longest_name_that_kubernetes_allows() {
+    let lane = lane("long-name").await;
+    lane.release("v1", true).await.unwrap();
+    let mut version = lane.api::<NodeVersion>().get(&lane.name).await.unwrap();
+    let name = format!("v1.{}", "x".repeat(250));
+    version.metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+    version.status = None;
+    lane.api().create(&PostParams::default(), &version).await.unwrap();
+    lane.create(SMALL).await.unwrap();
+    change::<ConstellationCluster>(&lane, json!({"nodeVersion": name})).await;
+    lane.settled(SMALL, LONG).await.unwrap();
+    end(&lane).await;
+}
