@@ -14,7 +14,9 @@ use crate::{
     cloud::{Cloud, CloudError, ClusterUid, Instance, offer::Offer},
     error::Error,
     events::Events,
-    init, workload,
+    init,
+    metrics::Metrics,
+    workload,
 };
 
 /// What every controller is given.
@@ -33,6 +35,8 @@ pub struct Context {
     pub listings: Listings,
     /// Failures in a row, of every kind of object.
     pub failures: Failures,
+    /// What Prometheus is told.
+    pub metrics: Arc<Metrics>,
     /// Only this namespace; absent: all.
     pub namespace: Option<String>,
 }

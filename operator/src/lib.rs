@@ -12,6 +12,7 @@ pub mod group;
 pub mod health;
 pub mod init;
 pub mod lease;
+pub mod metrics;
 pub mod node;
 pub mod permissions;
 pub mod run;

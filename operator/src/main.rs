@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use constellation_operator::{
     args::Run,
     cloud::local::{SupervisorArgs, supervise},
+    metrics,
     permissions::{self, Permissions},
     run, telemetry,
 };
@@ -21,6 +22,8 @@ enum Command {
     /// Starts, or is, the supervisor of a local cluster; the operator calls this.
     #[command(hide = true)]
     LocalSupervisor(SupervisorArgs),
+    /// Print what metrics there are, as a page.
+    Metrics,
     /// Print the role that the operator needs in a cloud.
     #[command(subcommand)]
     Permissions(Permissions),
@@ -32,6 +35,10 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         // Before any log: its standard streams carry its answers.
         Command::LocalSupervisor(args) => Ok(supervise(&args)?),
+        Command::Metrics => {
+            print!("{}", metrics::page());
+            Ok(())
+        }
         Command::Permissions(of) => {
             print!("{}", permissions::document(&of)?);
             Ok(())

@@ -14,9 +14,9 @@ use crate::{
     cluster,
     context::{Context, Listings},
     events::Events,
-    group,
-    health::Health,
+    group, health,
     lease::Leader,
+    metrics::Metrics,
     node, version, workload,
 };
 
@@ -28,11 +28,11 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let config = Config::infer().await.context("finding the API server (KUBECONFIG, or a service account)")?;
     let client = Client::try_from(config.clone())?;
     let identity = format!("{}-{}", hostname(), std::process::id());
-    let health = Health::default();
+    let metrics = Arc::new(Metrics::default());
     if let Some(address) = args.health_address {
-        let health = health.clone();
+        let metrics = Arc::clone(&metrics);
         tokio::spawn(async move {
-            if let Err(error) = health.serve(address).await {
+            if let Err(error) = health::serve(address, metrics).await {
                 tracing::error!(%error, %address, "Serving health failed");
                 std::process::exit(1);
             }
@@ -45,7 +45,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         tracing::info!(identity, "Waiting for leadership");
         leader.acquire().await;
     }
-    health.leads();
+    metrics.leads();
     tracing::info!(identity, "Leading");
 
     let context = Arc::new(Context {
@@ -55,6 +55,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         inits: Arc::default(),
         listings: Listings::default(),
         failures: Failures::default(),
+        metrics,
         namespace: args.namespace.clone(),
         client,
     });
@@ -70,7 +71,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     };
     let controllers = async {
         tokio::join!(
-            version::run(context.client.clone(), args.namespace.clone(), wait()),
+            version::run(context.clone(), wait()),
             cluster::run(context.clone(), wait()),
             node::run(context.clone(), wait()),
             group::run(context.clone(), wait()),

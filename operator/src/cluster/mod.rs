@@ -108,10 +108,14 @@ async fn reconcile(cluster: Arc<ConstellationCluster>, reconciler: Arc<Reconcile
         Arc::clone(all.entry(uid.clone()).or_default())
     };
     let mut memory = memory.lock().await;
-    let action = tokio::time::timeout(LIMIT, once(&reconciler.ctx, cluster, &mut memory))
-        .await
-        .map_err(|_| Error::Time("reconciling a cluster"))??;
-    reconciler.ctx.failures.forget(&uid);
+    let ctx = &reconciler.ctx;
+    let look = Box::pin(async {
+        tokio::time::timeout(LIMIT, once(ctx, cluster, &mut memory))
+            .await
+            .map_err(|_| Error::Time("reconciling a cluster"))?
+    });
+    let action = ctx.metrics.pass("cluster", look).await?;
+    ctx.failures.forget(&uid);
     Ok(action)
 }
 

@@ -55,8 +55,10 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + 
 }
 
 async fn reconcile(group: Arc<NodeGroup>, context: Arc<Context>) -> Result<Action, Error> {
-    let action =
-        tokio::time::timeout(LIMIT, pass(&context, &group)).await.map_err(|_| Error::Time("reconciling a group"))??;
+    let look = async {
+        tokio::time::timeout(LIMIT, pass(&context, &group)).await.map_err(|_| Error::Time("reconciling a group"))?
+    };
+    let action = context.metrics.pass("group", look).await?;
     context.failures.forget(&group.uid().unwrap_or_default());
     Ok(action)
 }

@@ -67,8 +67,10 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + 
 }
 
 async fn reconcile(node: Arc<ConfidentialNode>, context: Arc<Context>) -> Result<Action, Error> {
-    let action =
-        tokio::time::timeout(LIMIT, pass(&context, &node)).await.map_err(|_| Error::Time("reconciling a node"))??;
+    let look = Box::pin(async {
+        tokio::time::timeout(LIMIT, pass(&context, &node)).await.map_err(|_| Error::Time("reconciling a node"))?
+    });
+    let action = context.metrics.pass("node", look).await?;
     context.failures.forget(&node.uid().unwrap_or_default());
     Ok(action)
 }
@@ -78,8 +80,15 @@ async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Erro
     let plan = plan::plan(&look.seen);
     let outcome = apply::apply(context, &look, &plan).await;
     let dropped = outcome.done.contains(&plan::Step::DropFinalizer);
-    if !dropped {
-        tell(context, node, report::report(&look.seen, &outcome)).await?;
+    let uid = node.uid().unwrap_or_default();
+    if dropped {
+        context.metrics.gone(&uid);
+    } else {
+        let status = report::report(&look.seen, &outcome);
+        if let Some(phase) = status.phase {
+            context.metrics.place(&uid, &node.spec.node_group, phase);
+        }
+        tell(context, node, status).await?;
     }
     if let Some((_, _, why)) = outcome.failed {
         tracing::debug!(why, "Will try again");
@@ -110,8 +119,9 @@ async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNo
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(()),
         Err(error) => return Err(Error::kube(format!("writing the status of node {name}"))(error)),
     }
-    let before = node.status.as_ref().and_then(|status| status.phase);
-    if before != status.phase
+    let before = node.status.clone().unwrap_or_default();
+    context.metrics.changed(&before, &status);
+    if before.phase != status.phase
         && let Some(phase) = status.phase
     {
         let text = status.summary.clone().unwrap_or_default();

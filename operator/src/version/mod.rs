@@ -23,7 +23,7 @@ use kube::{
 
 use self::appraise::{MANIFEST_KEY, Manifest, Observed};
 use crate::{
-    backoff::Failures,
+    context::Context,
     error::{Error, chain},
 };
 
@@ -35,9 +35,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const CONCURRENCY: u16 = 4;
 
 /// Reconciles versions for ever.
-pub async fn run(client: Client, namespace: Option<String>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let versions: Api<NodeVersion> = scope(&client, namespace.as_deref());
-    let maps: Api<ConfigMap> = scope(&client, namespace.as_deref());
+pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let (versions, maps): (Api<NodeVersion>, Api<ConfigMap>) = (context.scope(), context.scope());
     let controller = Controller::new(versions, watcher::Config::default());
     let store = controller.store();
     controller
@@ -51,7 +50,7 @@ pub async fn run(client: Client, namespace: Option<String>, stop: impl Future<Ou
             store.state().iter().filter(|v| named(v)).map(|v| ObjectRef::from_obj(v.as_ref())).collect::<Vec<_>>()
         })
         .graceful_shutdown_on(stop)
-        .run(reconcile, on_error, Arc::new(Reconciler { client, failures: Failures::default() }))
+        .run(reconcile, on_error, context)
         .for_each(|result| async move {
             if let Err(error) = result {
                 tracing::debug!(error = chain(&error), "Controller of versions");
@@ -60,24 +59,14 @@ pub async fn run(client: Client, namespace: Option<String>, stop: impl Future<Ou
         .await;
 }
 
-fn scope<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace))
-}
-
-struct Reconciler {
-    client: Client,
-    failures: Failures,
-}
-
-async fn reconcile(version: Arc<NodeVersion>, reconciler: Arc<Reconciler>) -> Result<Action, Error> {
-    let action = tokio::time::timeout(LIMIT, look_and_tell(&version, &reconciler.client))
-        .await
-        .map_err(|_| Error::Time("reconciling a node version"))??;
-    reconciler.failures.forget(&version.uid().unwrap_or_default());
+async fn reconcile(version: Arc<NodeVersion>, context: Arc<Context>) -> Result<Action, Error> {
+    let look = async {
+        tokio::time::timeout(LIMIT, look_and_tell(&version, &context.client))
+            .await
+            .map_err(|_| Error::Time("reconciling a node version"))?
+    };
+    let action = context.metrics.pass("version", look).await?;
+    context.failures.forget(&version.uid().unwrap_or_default());
     Ok(action)
 }
 
@@ -112,7 +101,7 @@ async fn look_and_tell(version: &NodeVersion, client: &Client) -> Result<Action,
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
-fn on_error(version: Arc<NodeVersion>, error: &Error, reconciler: Arc<Reconciler>) -> Action {
+fn on_error(version: Arc<NodeVersion>, error: &Error, context: Arc<Context>) -> Action {
     tracing::warn!(name = version.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
-    Action::requeue(reconciler.failures.wait(&version.uid().unwrap_or_default(), error))
+    Action::requeue(context.failures.wait(&version.uid().unwrap_or_default(), error))
 }

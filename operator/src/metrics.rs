@@ -1,0 +1,265 @@
+//! What Prometheus is told. `constellation-operator metrics` prints the page of it.
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use constellation_crds::{ConfidentialNodeStatus, node::Phase};
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::error::Error;
+
+/// Media type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Labels with their values; every value is of a closed set, or a name that users chose for a group.
+type Labels<const N: usize> = [(&'static str, String); N];
+type Histograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram>;
+
+/// All metrics of an operator.
+pub struct Metrics {
+    registry: Registry,
+    leader: Family<Labels<1>, Gauge>,
+    passes: Family<Labels<2>, Counter>,
+    pass_errors: Family<Labels<1>, Counter>,
+    pass_seconds: Histograms<1>,
+    nodes: Family<Labels<2>, Gauge>,
+    phase_seconds: Histograms<1>,
+    verdicts: Family<Labels<2>, Counter>,
+    /// Phase and group of each node, by UID.
+    places: Mutex<HashMap<String, Labels<2>>>,
+}
+
+/// Name in the registry, suffix that its kind adds, kind, labels, meaning. The first three are names that dashboards of
+/// controller-runtime and client-go know.
+const PAGE: [(&str, &str, &str, &str, &str); 7] = [
+    ("leader_election_master_status", "", "gauge", "name", "1 while this process leads"),
+    ("controller_runtime_reconcile", "_total", "counter", "controller, result", "Looks at an object"),
+    ("controller_runtime_reconcile_errors", "_total", "counter", "controller", "Looks that failed"),
+    ("controller_runtime_reconcile_time_seconds", "", "histogram", "controller", "How long a look took"),
+    ("constellation_nodes", "", "gauge", "phase, group", "Nodes by phase and group"),
+    ("constellation_node_phase_duration_seconds", "", "histogram", "phase", "From the moment before it to this phase"),
+    ("constellation_attestation_verdicts", "_total", "counter", "platform, result", "Appraisals of nodes' evidence"),
+];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Registry::default(),
+            leader: Family::default(),
+            passes: Family::default(),
+            pass_errors: Family::default(),
+            // 5 ms to 41 s: a look is some calls; LIMITs end it.
+            pass_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 14))),
+            nodes: Family::default(),
+            // 1 s to 34 min: booting in a cloud takes ten, joining without KVM minutes.
+            phase_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1.0, 2.0, 12))),
+            verdicts: Family::default(),
+            places: Mutex::default(),
+        };
+        metrics.registered()
+    }
+}
+
+impl Metrics {
+    fn registered(mut self) -> Self {
+        let [leader, passes, errors, seconds, nodes, phases, verdicts] = PAGE.map(|(name, _, _, _, help)| (name, help));
+        self.registry.register(leader.0, leader.1, self.leader.clone());
+        self.registry.register(passes.0, passes.1, self.passes.clone());
+        self.registry.register(errors.0, errors.1, self.pass_errors.clone());
+        self.registry.register(seconds.0, seconds.1, self.pass_seconds.clone());
+        self.registry.register(nodes.0, nodes.1, self.nodes.clone());
+        self.registry.register(phases.0, phases.1, self.phase_seconds.clone());
+        self.registry.register(verdicts.0, verdicts.1, self.verdicts.clone());
+        self.leader.get_or_create(&[("name", crate::lease::NAME.to_owned())]).set(0);
+        self
+    }
+
+    /// This process leads now.
+    pub fn leads(&self) {
+        self.leader.get_or_create(&[("name", crate::lease::NAME.to_owned())]).set(1);
+    }
+
+    /// Counts and times one look of a controller.
+    ///
+    /// # Errors
+    /// Those of the look.
+    pub async fn pass<T>(
+        &self,
+        controller: &'static str,
+        look: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let start = Instant::now();
+        let end = look.await;
+        let of = [("controller", controller.to_owned())];
+        self.pass_seconds.get_or_create(&of).observe(start.elapsed().as_secs_f64());
+        let result = if end.is_ok() { "success" } else { "error" };
+        if end.is_err() {
+            self.pass_errors.get_or_create(&of).inc();
+        }
+        let [of] = of;
+        self.passes.get_or_create(&[of, ("result", result.to_owned())]).inc();
+        end
+    }
+
+    /// Where a node is now.
+    pub fn place(&self, uid: &str, group: &str, phase: Phase) {
+        let place = [("phase", format!("{phase:?}")), ("group", group.to_owned())];
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = places.insert(uid.to_owned(), place.clone());
+        if before.as_ref() != Some(&place) {
+            self.nodes.get_or_create(&place).inc();
+            self.left(before);
+        }
+    }
+
+    /// A node is gone.
+    pub fn gone(&self, uid: &str) {
+        let before = self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.left(before);
+    }
+
+    fn left(&self, place: Option<Labels<2>>) {
+        if let Some(place) = place {
+            self.nodes.get_or_create(&place).dec();
+        }
+    }
+
+    /// What a written status says that the one before it did not: phases reached, an appraisal.
+    pub fn changed(&self, before: &ConfidentialNodeStatus, after: &ConfidentialNodeStatus) {
+        for (phase, seconds) in reached(before, after) {
+            self.phase_seconds.get_or_create(&[("phase", phase)]).observe(seconds);
+        }
+        let (old, new) = (before.attestation.as_ref(), after.attestation.as_ref());
+        if let Some(new) = new.filter(|new| old.map(|old| &old.evidence_digest) != Some(&new.evidence_digest)) {
+            let labels = [("platform", new.platform.clone()), ("result", new.verdict.clone())];
+            self.verdicts.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Everything, as `OpenMetrics` text.
+    ///
+    /// # Errors
+    /// Never in practice: writing to memory.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// Phases that are new in `after`, each with the seconds since the moment before it.
+fn reached(before: &ConfidentialNodeStatus, after: &ConfidentialNodeStatus) -> Vec<(String, f64)> {
+    let time = |text: &String| text.parse::<Timestamp>().ok();
+    let times: Vec<_> = after.phase_times.iter().filter_map(|(phase, text)| Some((phase, time(text)?))).collect();
+    let new = times.iter().filter(|(phase, _)| !before.phase_times.contains_key(*phase));
+    new.filter_map(|(phase, at)| {
+        let earlier = times.iter().filter(|(other, then)| other != phase && then <= at).map(|(_, then)| *then).max()?;
+        Some(((*phase).clone(), at.duration_since(earlier).as_secs_f64()))
+    })
+    .collect()
+}
+
+/// The reference page, `docs/reference/metrics.md`.
+#[must_use]
+pub fn page() -> String {
+    let mut page = String::from(
+        "# Metrics of the operator\n\n\
+         Made by `constellation-operator metrics`; not edited by hand. Served as OpenMetrics at `/metrics` of \
+         `--health-address`.\n\n\
+         | metric | kind | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for (name, suffix, kind, labels, help) in PAGE {
+        // Writing to memory does not fail.
+        let _ = writeln!(page, "| `{name}{suffix}` | {kind} | {labels} | {help}. |");
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use constellation_crds::node::AttestationResult;
+
+    use super::*;
+
+    fn status(times: &[(&str, &str)]) -> ConfidentialNodeStatus {
+        let at = |(phase, time): &(&str, &str)| ((*phase).to_owned(), format!("2026-11-23T20:00:{time}Z"));
+        ConfidentialNodeStatus { phase_times: times.iter().map(at).collect(), ..ConfidentialNodeStatus::default() }
+    }
+
+    #[test]
+    fn a_node_is_counted_once_and_where_it_is() {
+        let metrics = Metrics::default();
+        metrics.place("a", "workers", Phase::Booting);
+        metrics.place("b", "workers", Phase::Booting);
+        metrics.place("a", "workers", Phase::Ready);
+        metrics.place("a", "workers", Phase::Ready);
+        metrics.gone("b");
+        let text = metrics.text().unwrap();
+        assert!(text.contains("constellation_nodes{phase=\"Booting\",group=\"workers\"} 0\n"), "{text}");
+        assert!(text.contains("constellation_nodes{phase=\"Ready\",group=\"workers\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn a_phase_is_timed_once_from_the_one_before_it() {
+        let booted = status(&[("Launched", "00"), ("Booted", "07")]);
+        let attested = status(&[("Launched", "00"), ("Booted", "07"), ("Attested", "30")]);
+        assert_eq!(reached(&booted, &attested), [("Attested".to_owned(), 23.0)]);
+        assert_eq!(reached(&attested, &attested), []);
+        assert_eq!(reached(&status(&[]), &status(&[("Launched", "00")])), [], "nothing came before it");
+    }
+
+    #[test]
+    fn an_appraisal_is_counted_once_for_each_evidence() {
+        let metrics = Metrics::default();
+        let with = |digest: &str| {
+            let (platform, verdict) = ("qemu-vtpm".into(), "Accepted".into());
+            let evidence_digest = Some(digest.to_owned());
+            let attestation = AttestationResult { platform, verdict, evidence_digest, ..AttestationResult::default() };
+            ConfidentialNodeStatus { attestation: Some(attestation), ..ConfidentialNodeStatus::default() }
+        };
+        metrics.changed(&status(&[]), &with("a"));
+        metrics.changed(&with("a"), &with("a"));
+        metrics.changed(&with("a"), &with("b"));
+        let text = metrics.text().unwrap();
+        let line = "constellation_attestation_verdicts_total{platform=\"qemu-vtpm\",result=\"Accepted\"} 2\n";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[tokio::test]
+    async fn looks_are_counted_by_their_end() {
+        let metrics = Metrics::default();
+        metrics.pass("node", async { Ok(()) }).await.unwrap();
+        metrics.pass::<()>("node", async { Err(Error::Time("a test")) }).await.unwrap_err();
+        let text = metrics.text().unwrap();
+        for line in [
+            "controller_runtime_reconcile_total{controller=\"node\",result=\"success\"} 1\n",
+            "controller_runtime_reconcile_total{controller=\"node\",result=\"error\"} 1\n",
+            "controller_runtime_reconcile_errors_total{controller=\"node\"} 1\n",
+            "controller_runtime_reconcile_time_seconds_count{controller=\"node\"} 2\n",
+            "leader_election_master_status{name=\"constellation-operator\"} 0\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_page_in_the_docs_is_this_one() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
+        let there = std::fs::read_to_string(file).unwrap();
+        assert_eq!(there, page(), "run `constellation-operator metrics >docs/reference/metrics.md`");
+    }
+}
