@@ -1,6 +1,9 @@
 //! Finds a verifier and asks to be admitted, until it is, or until the owner comes first.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use constellation_attestation::{
     binding::VerifierRole,
@@ -27,10 +30,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Asks every verifier in turn until the node is admitted, by one of them or by its owner.
 pub async fn join(machine: Arc<Machine>, metadata: Metadata) {
+    // The network is up and the launch configuration measured.
+    let began = Instant::now();
     let mut pause = FIRST;
     while machine.state() == State::Waiting {
         match attempt(&machine, &metadata).await {
             Ok(ticket) => {
+                tracing::info!(milliseconds = began.elapsed().as_millis(), "Admitted");
                 if machine.claim() {
                     machine.carry_out(Grant::Join(ticket)).await;
                 }

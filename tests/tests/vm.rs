@@ -91,6 +91,15 @@ async fn says(world: &World, role: Role, text: &str) -> bool {
     ids.iter().any(|id| cloud.console(&cluster, id).is_ok_and(|console| console.contains(text)))
 }
 
+/// What the VMs of a role say of their admission: milliseconds from network and measurement to ticket.
+async fn admissions(world: &World, role: Role) -> Vec<String> {
+    let (cloud, cluster, ids) = host(world, role).await;
+    let consoles = ids.iter().filter_map(|id| cloud.console(&cluster, id).ok());
+    consoles
+        .flat_map(|text| text.lines().filter(|l| l.contains("Admitted")).map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
 /// One cluster's life: chapters in order, each begins where the one before ended.
 struct Story {
     world: World,
@@ -137,6 +146,9 @@ impl Story {
             let result = status.attestation.unwrap();
             assert_eq!((result.platform.as_str(), result.verdict.as_str()), ("qemu-vtpm", "Accepted"));
             self.say(&format!("  phases of {}: {:?}", node.metadata.name.unwrap(), status.phase_times));
+        }
+        for line in admissions(&self.world, Role::Worker).await {
+            self.say(&format!("  the worker: {line}"));
         }
     }
 
