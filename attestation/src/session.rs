@@ -34,6 +34,9 @@ pub const EVIDENCE_TIMEOUT: Duration = Duration::from_mins(1);
 /// certificate before it answers.
 pub const VERDICT_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// Greatest Hello, bytes: the parts below at their limits, in base64, with room for the words around them.
+pub const HELLO_MAX: usize = 32 * 1024;
+
 const NONCE_BYTES: usize = 32;
 const CREDENTIAL_SECRET_BYTES: usize = 32;
 const KEY_BYTES: usize = 32;
@@ -116,6 +119,14 @@ pub struct Proof {
     pub binding: [u8; 32],
     /// What the TPM must have opened.
     pub credential_secret: Zeroizing<Vec<u8>>,
+}
+
+/// Verifier as the server: receives the Hello of a stranger, who shall not cost us more than one.
+pub async fn greeting<S>(channel: &mut Channel<S>) -> Result<Hello, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    Ok(channel.receive_at_most(HELLO_MAX).await?)
 }
 
 /// Verifier as the client: says what it wants, receives the node's Hello for it.

@@ -52,9 +52,9 @@ pub enum Error {
     /// The exporter isn't available.
     #[error("exporting keying material failed")]
     Exporter(#[source] rustls::Error),
-    /// A message is longer than [`MAX_FRAME`].
-    #[error("a message of {0} bytes is longer than {MAX_FRAME}")]
-    FrameTooLong(usize),
+    /// A message is longer than it may be: [`MAX_FRAME`], less for a stranger's first.
+    #[error("a message of {0} bytes is longer than {1}")]
+    FrameTooLong(usize, usize),
     /// The TLS handshake failed; the source says why, the peer wasn't told.
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
@@ -268,9 +268,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     /// # Errors
     /// As [`Channel::receive`].
     pub async fn receive_within<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, Error> {
+        self.receive_bounded(limit, MAX_FRAME).await
+    }
+
+    /// Receives one message of at most `bytes`, from a peer that isn't known yet.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub async fn receive_at_most<T: DeserializeOwned>(&mut self, bytes: usize) -> Result<T, Error> {
+        self.receive_bounded(self.step_timeout, bytes).await
+    }
+
+    async fn receive_bounded<T: DeserializeOwned>(&mut self, limit: Duration, bytes: usize) -> Result<T, Error> {
         // Taken, and put back only after success: an error, and a caller who stops waiting, close the connection.
         let mut stream = self.stream.take().ok_or(Error::Closed)?;
-        let frame = within(limit, "receiving a message", read_frame(&mut stream)).await??;
+        let frame = within(limit, "receiving a message", read_frame(&mut stream, bytes)).await??;
         let message = parse(&frame)?;
         self.stream = Some(stream);
         Ok(message)
@@ -288,17 +300,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
 fn frame<T: Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, Error> {
     let json = Zeroizing::new(serde_json::to_vec(message).map_err(|_| Error::Serialize)?);
     let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= MAX_FRAME);
-    let length = length.ok_or(Error::FrameTooLong(json.len()))?;
+    let length = length.ok_or(Error::FrameTooLong(json.len(), MAX_FRAME))?;
     let mut frame = Zeroizing::new(Vec::with_capacity(LENGTH_BYTES + json.len()));
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&json);
     Ok(frame)
 }
 
-async fn read_frame<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Zeroizing<Vec<u8>>, Error> {
+async fn read_frame<R: AsyncRead + Unpin>(stream: &mut R, most: usize) -> Result<Zeroizing<Vec<u8>>, Error> {
     let length = stream.read_u32().await.map_err(Error::Io)? as usize;
-    if length > MAX_FRAME {
-        return Err(Error::FrameTooLong(length));
+    if length > most {
+        return Err(Error::FrameTooLong(length, most));
     }
     let mut frame = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut frame).await.map_err(Error::Io)?;

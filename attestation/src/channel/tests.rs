@@ -250,7 +250,7 @@ async fn messages_arrive_whole_and_in_order() {
 #[tokio::test]
 async fn a_message_that_is_too_long_is_neither_sent_nor_read() {
     let (mut ours, mut nodes) = opened().await;
-    assert!(matches!(ours.send(&"x".repeat(MAX_FRAME)).await, Err(Error::FrameTooLong(_))));
+    assert!(matches!(ours.send(&"x".repeat(MAX_FRAME)).await, Err(Error::FrameTooLong(..))));
     assert!(matches!(ours.send(&1).await, Err(Error::Closed)));
     assert!(matches!(nodes.receive::<Value>().await, Err(Error::Io(_))));
 
@@ -259,7 +259,7 @@ async fn a_message_that_is_too_long_is_neither_sent_nor_read() {
     let stream = ours.stream.as_mut().unwrap();
     stream.write_all(&length.to_be_bytes()).await.unwrap();
     stream.flush().await.unwrap();
-    assert!(matches!(nodes.receive::<Value>().await, Err(Error::FrameTooLong(_))));
+    assert!(matches!(nodes.receive::<Value>().await, Err(Error::FrameTooLong(..))));
 }
 
 #[tokio::test]

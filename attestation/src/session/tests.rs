@@ -233,3 +233,19 @@ async fn a_challenge_without_a_proper_nonce_is_refused() {
     let refused = prove(&mut nodes, &world.hello, VerifierRole::Cluster, &mut world.tpm).await.map(drop);
     assert!(matches!(refused, Err(Error::Challenge)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_nonce_that_is_answered_too_late_is_worth_nothing() {
+    for (delay, in_time) in [(EVIDENCE_TIMEOUT / 2, true), (EVIDENCE_TIMEOUT * 2, false)] {
+        let mut world = world(Purpose::Join);
+        let (mut ours, mut nodes) = node_joins(&world).await;
+        let hello = world.hello.clone();
+        let late = async {
+            let challenge: Challenge = nodes.receive().await.unwrap();
+            tokio::time::sleep(delay).await;
+            let _ = nodes.send(&world.tpm.evidence(&[0; 32], challenge.nonce).unwrap()).await;
+        };
+        let (proof, ()) = tokio::join!(challenge(&mut ours, hello, VerifierRole::Cluster, 1), late);
+        assert_eq!(proof.is_ok(), in_time, "{delay:?}");
+    }
+}

@@ -1,6 +1,6 @@
 //! One Join, from the first byte to the ticket.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use constellation_attestation::{
     channel::{self, Channel},
@@ -46,14 +46,19 @@ where
 {
     let identity = verifier.home.identity()?;
     let mut channel = channel::verifier_accept(stream, &identity).await?;
-    let hello: Hello = channel.receive().await?;
+    let hello: Hello = session::greeting(&mut channel).await?;
     let uid = hello.node_uid.clone();
-    let outcome = match conversation(verifier, &mut channel, hello).await? {
-        Some(id) => {
-            session::refuse(&mut channel, &id).await?;
-            Outcome::Refused { id }
-        }
-        None => Outcome::Admitted { uid },
+    // Nobody closes the semaphore.
+    let _place = verifier.places.acquire().await.map_err(|_| channel::Error::Closed)?;
+    let begun = Instant::now();
+    let outcome = if let Some(id) = conversation(verifier, &mut channel, hello).await? {
+        session::refuse(&mut channel, &id).await?;
+        Outcome::Refused { id }
+    } else {
+        let took = begun.elapsed();
+        verifier.metrics.ticket_seconds.observe(took);
+        tracing::info!(node_uid = uid, microseconds = took.as_micros(), "Admitted a node");
+        Outcome::Admitted { uid }
     };
     let _ = tokio::time::timeout(FAREWELL, channel.close()).await;
     Ok(outcome)

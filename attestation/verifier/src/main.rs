@@ -140,10 +140,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
 
 async fn serve_join(verifier: &Verifier<Cluster>, stream: tokio::net::TcpStream) {
     match join::serve(verifier, stream).await {
-        Ok(Outcome::Admitted { uid }) => {
-            verifier.metrics.joins_admitted.add();
-            tracing::info!(node_uid = uid, "Admitted a node");
-        }
+        Ok(Outcome::Admitted { .. }) => verifier.metrics.joins_admitted.add(),
         Ok(Outcome::Refused { .. }) => verifier.metrics.joins_refused.add(),
         Err(error) => {
             verifier.metrics.joins_failed.add();

@@ -29,6 +29,42 @@ impl Counter {
     }
 }
 
+/// How long something took, in buckets of seconds.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [Counter; BOUNDS.len()],
+    count: Counter,
+    micros: AtomicU64,
+}
+
+/// Upper bounds in milliseconds: an appraisal takes about five, a join is dominated by the node's TPM and the API
+/// server's two writes, and a node waits a minute for its verdict.
+const BOUNDS: [u64; 10] = [10, 25, 50, 100, 250, 500, 1000, 2500, 10_000, 60_000];
+
+impl Histogram {
+    /// Adds one duration.
+    pub fn observe(&self, duration: Duration) {
+        for (bound, bucket) in BOUNDS.into_iter().zip(&self.buckets) {
+            if duration <= Duration::from_millis(bound) {
+                bucket.add();
+            }
+        }
+        self.count.add();
+        self.micros.fetch_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// In Prometheus' text format; buckets are cumulative.
+    fn render(&self, name: &str, text: &mut String) {
+        let seconds = |millis: u64| Duration::from_millis(millis).as_secs_f64();
+        for (bound, bucket) in BOUNDS.into_iter().zip(&self.buckets) {
+            let _ = writeln!(text, "{name}_bucket{{le=\"{}\"}} {}", seconds(bound), bucket.value());
+        }
+        let sum = Duration::from_micros(self.micros.load(Ordering::Relaxed)).as_secs_f64();
+        let count = self.count.value();
+        let _ = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
+    }
+}
+
 /// All counters.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -40,6 +76,8 @@ pub struct Metrics {
     pub joins_failed: Counter,
     /// Joins that were refused.
     pub joins_refused: Counter,
+    /// From a node's Hello, once it has a place, to its ticket; only joins that were admitted.
+    pub ticket_seconds: Histogram,
     /// Members that passed again.
     pub reattest_accepted: Counter,
     /// Members that gave no evidence.
@@ -62,10 +100,12 @@ impl Metrics {
             ("connections_dropped_total", self.dropped.value()),
             ("trust_revision", trust_revision),
         ];
-        rows.into_iter().fold(String::new(), |mut text, (name, value)| {
+        let mut text = String::new();
+        for (name, value) in rows {
             let _ = writeln!(text, "constellation_verifier_{name} {value}");
-            text
-        })
+        }
+        self.ticket_seconds.render("constellation_verifier_ticket_seconds", &mut text);
+        text
     }
 }
 
@@ -109,6 +149,22 @@ mod tests {
         let text = metrics.render(7);
         assert!(text.contains("constellation_verifier_joins_total{result=\"admitted\"} 1\n"));
         assert!(text.contains("constellation_verifier_trust_revision 7\n"));
+    }
+
+    #[test]
+    fn a_histogram_counts_each_duration_in_every_bucket_that_holds_it() {
+        let metrics = Metrics::default();
+        for millis in [20, 50, 90_000] {
+            metrics.ticket_seconds.observe(Duration::from_millis(millis));
+        }
+        let text = metrics.render(0);
+        for line in ["bucket{le=\"0.01\"} 0", "bucket{le=\"0.025\"} 1", "bucket{le=\"0.05\"} 2", "bucket{le=\"60\"} 2"]
+        {
+            assert!(text.contains(&format!("constellation_verifier_ticket_seconds_{line}\n")), "{line}: {text}");
+        }
+        assert!(
+            text.contains("_bucket{le=\"+Inf\"} 3\n") && text.contains("_sum 90.07\n") && text.contains("_count 3\n")
+        );
     }
 
     #[tokio::test]

@@ -14,8 +14,10 @@ use crate::metrics::Metrics;
 /// How much strangers may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Conversations at a time. Each may hold a message of a mebibyte and costs a few signatures; 32 joins at once
-    /// are more than a control plane on two cores can take. Twice as many would let strangers take 64 MiB.
+    /// Connections at a time. Until its Hello, a caller costs a handshake and at most 32 KiB
+    /// ([`constellation_attestation::session::HELLO_MAX`]), and is left after two steps of ten seconds. Half of the
+    /// 1024 files that a process may have open unless it asks for more (systemd, `DefaultLimitNOFILE`), so that calls
+    /// to the API still find one. Those who said Hello wait for one of [`crate::verifier::ABREAST`] places.
     pub connections: usize,
     /// Longest conversation. The single steps have shorter limits; this is for peers who use each of them up.
     pub conversation: Duration,
@@ -25,7 +27,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 32, conversation: Duration::from_secs(150), farewell: Duration::from_secs(5) }
+        Self { connections: 512, conversation: Duration::from_secs(150), farewell: Duration::from_secs(5) }
     }
 }
 

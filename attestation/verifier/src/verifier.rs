@@ -16,7 +16,10 @@ use constellation_attestation::{
 };
 use constellation_crds::{NodeAdmission, NodeAdmissionSpec, node::Mismatch};
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+};
 
 use crate::{
     admit::{self, Decision, Door, Seen, reason},
@@ -31,6 +34,10 @@ use crate::{
 /// Each loss of the race means that somebody else's write succeeded; more than this on one node isn't honest work.
 const ATTEMPTS: usize = 5;
 const ID_BYTES: usize = 8;
+/// Joins that are past their Hello. Each may hold a message of a mebibyte and costs a few signatures; 32 at once are
+/// more than a control plane on two cores can take, and twice as many would let strangers take 64 MiB. The others
+/// wait, within the limit of their conversation.
+pub const ABREAST: usize = 32;
 
 /// Why a conversation ended without a verdict. The node may try again.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +83,8 @@ pub struct Verifier<A> {
     pub platform: Platform,
     /// Counters.
     pub metrics: Metrics,
+    /// Places for joins that are past their Hello.
+    pub places: Semaphore,
     quiet: Quiet,
 }
 
@@ -112,7 +121,15 @@ pub enum Settled<T> {
 impl<A: Store> Verifier<A> {
     /// Puts the parts together.
     pub fn new(home: Home, trust: Trust, store: A, platform: Platform) -> Self {
-        Self { home, trust, store, platform, metrics: Metrics::default(), quiet: Quiet::default() }
+        Self {
+            home,
+            trust,
+            store,
+            platform,
+            metrics: Metrics::default(),
+            places: Semaphore::new(ABREAST),
+            quiet: Quiet::default(),
+        }
     }
 
     /// Challenges the node that sent `hello` and appraises its evidence against the bundle that is in force now.
