@@ -25,8 +25,13 @@ test: ## everything CI checks; ends with where the time went
 	@tests/run.sh
 
 .PHONY: bench
-bench: packages ## how long evidence takes to verify, and how much memory
+bench: packages ## how long evidence takes to verify, and how much memory; joins of one and of fifty nodes
 	cd attestation/bench && $(CARGO) bench --target-dir $(TARGET)/bench
+	$(CARGO) test --release -p constellation-tests --test join_process fifty -- --nocapture
+
+.PHONY: prove
+prove: packages ## the join's state machine with an attacker in it, further than `make test` goes
+	$(CARGO) test --release -p constellation-model --features prove
 
 .PHONY: soak
 soak: build ## thousands of fault schedules (SCHEDULES=N) and ten quiet minutes; hours

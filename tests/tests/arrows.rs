@@ -42,6 +42,7 @@ fn crates_point_only_where_the_house_plan_says() {
         ("constellation-crds", vec![]),
         ("constellation-attestation", vec![]),
         ("constellation-attest", vec!["constellation-attestation", "constellation-image"]),
+        ("constellation-model", vec!["constellation-attestation"]),
         ("constellation-verifier", vec!["constellation-attestation", "constellation-crds"]),
         ("constellation-cloud", vec![]),
         ("constellation-cloud-aws", vec!["constellation-cloud"]),
