@@ -49,7 +49,7 @@ run() {
         cargo test -p constellation-cloud-aws -p constellation-operator --features constellation-operator/aws \
         --lib --test crash --test life --test moto
       ;;
-    processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated ;;
+    processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated --test threats ;;
     crash)
       cargo test -p constellation-tests --test bad_input --test takeover --test quiet -- --nocapture
       cargo test -p constellation-tests --test crash -- --nocapture --test-threads=1

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests")]
 
 #[path = "../../tests/src/swtpm.rs"]
+#[allow(dead_code, reason = "shared with crate tests, which uses all of it")]
 mod swtpm;
 
 use std::collections::BTreeMap;

@@ -5,8 +5,20 @@
 // The lint lets only test functions panic, not what they share.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "join_process/agent.rs"]
+mod agent;
+#[path = "join_process/attacks.rs"]
+mod attacks;
+#[path = "join_process/bootstrapper.rs"]
+mod bootstrapper;
 #[path = "join_process/cluster.rs"]
 mod cluster;
+#[path = "join_process/crowd.rs"]
+mod crowd;
+#[path = "join_process/gate.rs"]
+mod gate;
+#[path = "join_process/hostile.rs"]
+mod hostile;
 #[path = "join_process/machine.rs"]
 mod machine;
 #[path = "join_process/scene.rs"]

@@ -13,6 +13,7 @@ use constellation_attestation::{
 };
 use constellation_tests::swtpm::Swtpm;
 use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 /// What the good image extends into PCR 4 and PCR 11.
@@ -39,6 +40,13 @@ impl Machine {
         Ok(Self { launch: launch.clone(), secrets: BootSecrets::generate()?, tpm, swtpm })
     }
 
+    /// As [`Machine::boot`], with a TPM of the same make and keys as another machine's.
+    pub fn boot_like(other: &Self, launch: &LaunchConfig) -> Result<Self> {
+        let swtpm = Swtpm::start_like(&other.swtpm)?;
+        let tpm = measure(&swtpm, &IMAGE, &launch.to_bytes())?;
+        Ok(Self { launch: launch.clone(), secrets: BootSecrets::generate()?, tpm, swtpm })
+    }
+
     /// The same machine after a power cycle: same TPM, fresh PCRs and keys.
     pub fn reboot(self) -> Result<Self> {
         let Self { launch, tpm, mut swtpm, .. } = self;
@@ -46,6 +54,17 @@ impl Machine {
         swtpm.reboot()?;
         let tpm = measure(&swtpm, &IMAGE, &launch.to_bytes())?;
         Ok(Self { launch, secrets: BootSecrets::generate()?, tpm, swtpm })
+    }
+
+    /// The TPM's state as it is now, for [`Machine::reboot_from`].
+    pub fn copy_of_tpm(&self) -> Result<TempDir> {
+        self.swtpm.copy()
+    }
+
+    /// As [`Machine::reboot`], with the TPM's state put back to an earlier one.
+    pub fn reboot_from(mut self, earlier: &TempDir) -> Result<Self> {
+        self.swtpm.put_back(earlier)?;
+        self.reboot()
     }
 
     /// Who endorses its TPM.
@@ -155,7 +174,8 @@ fn measure(swtpm: &Swtpm, image: &[(u8, [u8; 32])], launch: &[u8]) -> Result<Tpm
     Ok(tpm)
 }
 
-fn extend(swtpm: &Swtpm, register: u8, digest: &[u8; 32]) -> Result<()> {
+/// Extends a register from outside, as firmware does.
+pub fn extend(swtpm: &Swtpm, register: u8, digest: &[u8; 32]) -> Result<()> {
     let output = Command::new("tpm2_pcrextend")
         .args(["-T", &swtpm.tcti(), &format!("{register}:sha256={}", hex::encode(digest))])
         .output()

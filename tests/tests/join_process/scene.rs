@@ -1,16 +1,16 @@
 //! A cluster in a namespace of its own: an owner, a trust bundle, admissions, and a real verifier process.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
     channel::Identity,
@@ -29,7 +29,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -147,7 +147,43 @@ impl Scene {
     }
 
     pub fn nodes(&self) -> Api<NodeAdmission> {
-        Api::namespaced(self.client.clone(), &self.namespace)
+        self.nodes_of(self.client.clone())
+    }
+
+    /// The admissions as another client sees them.
+    pub fn nodes_of(&self, client: Client) -> Api<NodeAdmission> {
+        Api::namespaced(client, &self.namespace)
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The verifier's process.
+    pub fn verifier_pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.process)
+    }
+
+    /// What the verifier has logged since its last start.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.path().join("verifier.log"))?)
+    }
+
+    /// The clauses of a refusal in the verifier's log, where its owner finds them when the status is left alone.
+    pub fn logged_clauses(&self, id: &str) -> Result<Vec<String>> {
+        for line in self.log()?.lines() {
+            let fields = serde_json::from_str::<Value>(line)?["fields"].take();
+            if fields["refusal"] != id {
+                continue;
+            }
+            if let Some(clauses) = fields["clauses"].as_str() {
+                return Ok(serde_json::from_str(clauses)?);
+            }
+            if let Some(clause) = fields["clause"].as_str() {
+                return Ok(vec![clause.to_owned()]);
+            }
+        }
+        bail!("the verifier didn't log {id}: {}", self.log()?)
     }
 
     pub async fn node(&self, uid: &str) -> Result<NodeAdmission> {
@@ -216,11 +252,9 @@ pub fn policy(revision: u64, machines: &[&Machine]) -> Result<TrustPolicy> {
     })
 }
 
-/// What the bootstrapper writes before it starts the verifier.
-fn home(folder: &Path, owner: &SigningKey, control_plane: &ControlPlane) -> Result<()> {
-    let (certificate, key) = Identity::issue_verifier_ca(owner)?;
-    let launch = launch_config(owner, "cp-0", Role::ControlPlane);
-    let settings = ClusterSettings {
+/// What nodes are told about the cluster.
+pub fn settings() -> ClusterSettings {
+    ClusterSettings {
         name: "test".to_owned(),
         kubernetes_version: "v1.36.3".to_owned(),
         endpoint: "10.77.0.1:6443".to_owned(),
@@ -229,13 +263,19 @@ fn home(folder: &Path, owner: &SigningKey, control_plane: &ControlPlane) -> Resu
         service_cidr: "10.96.0.0/16".to_owned(),
         mesh: true,
         slow: true,
-    };
+    }
+}
+
+/// What the bootstrapper writes before it starts the verifier.
+fn home(folder: &Path, owner: &SigningKey, control_plane: &ControlPlane) -> Result<()> {
+    let (certificate, key) = Identity::issue_verifier_ca(owner)?;
+    let launch = launch_config(owner, "cp-0", Role::ControlPlane);
     fs::write(folder.join("disk-secret"), DISK_SECRET)?;
     fs::write(folder.join("cluster-id"), CLUSTER_ID)?;
     fs::write(folder.join("verifier-ca.crt"), certificate)?;
     fs::write(folder.join("verifier-ca.key"), key.as_bytes())?;
     fs::write(folder.join("launch-config.json"), launch.to_bytes())?;
-    fs::write(folder.join("cluster.json"), serde_json::to_vec(&settings)?)?;
+    fs::write(folder.join("cluster.json"), serde_json::to_vec(&settings())?)?;
     fs::write(folder.join("verifier.conf"), control_plane.kubeconfig("verifier"))?;
     fs::write(folder.join("admin.conf"), control_plane.kubeconfig("admin"))?;
     Ok(())
@@ -260,27 +300,30 @@ fn launch(
         format!("--namespace={namespace}"),
         "--metrics=127.0.0.1:0".to_owned(),
         format!("--bootstrapper-port={bootstrapper_port}"),
-        "--log=human".to_owned(),
+        "--log=json".to_owned(),
     ];
     if more.is_empty() {
         arguments.push("--reattest-seconds=0".to_owned());
     }
     arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-    spawn(program()?, &folder.join("verifier.log"), &arguments)
+    spawn(&program("constellation-verifier")?, &folder.join("verifier.log"), &arguments)
 }
 
-/// The verifier's program, built if need be.
-fn program() -> Result<&'static Path> {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(program) = PROGRAM.get() {
-        return Ok(program);
-    }
+/// One of our programs, built if need be.
+pub fn program(name: &str) -> Result<PathBuf> {
+    static BUILT: OnceLock<Mutex<BTreeSet<String>>> = OnceLock::new();
     // This test lies in <target>/<profile>/deps.
     let folder = std::env::current_exe()?.ancestors().nth(2).context("no folder of programs")?.to_owned();
-    let program = folder.join("constellation-verifier");
-    if std::env::var_os("CONSTELLATION_PREBUILT").is_none() {
-        let status = Command::new(env!("CARGO")).args(["build", "--quiet", "-p", "constellation-verifier"]).status()?;
-        ensure!(status.success(), "building the verifier failed");
+    let program = folder.join(name);
+    let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    if std::env::var_os("CONSTELLATION_PREBUILT").is_none() && !built.contains(name) {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "-p", name]);
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        ensure!(cargo.status()?.success(), "building {name} failed");
+        built.insert(name.to_owned());
     }
-    Ok(PROGRAM.get_or_init(|| program))
+    Ok(program)
 }

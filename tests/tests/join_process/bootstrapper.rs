@@ -1,0 +1,210 @@
+//! The real bootstrapper under attack and under crashes: whom it obeys, and that it converges wherever it was cut off.
+
+use std::time::Duration;
+
+use constellation_attestation::{
+    appraise::{pcr15_after_join, pcr15_before_join},
+    channel::{Channel, Identity},
+    dsse, keys,
+    owner::SigningKey,
+    policy::TRUST_POLICY_TYPE,
+    protocol::{InitRequest, LaunchConfig, NodeSettings, Progress, Purpose, RecoverKey, Role},
+    session,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{
+    WORKER,
+    agent::{ADMIN, Agent},
+    gate::{Turn, relay_until},
+    scene::{CLUSTER_ID, DISK_SECRET, Scene, launch_config, policy, settings},
+};
+
+const HOME: &str = "etc/kubernetes/constellation";
+
+fn init_request(owner: &SigningKey, disk_secret: [u8; 32], cluster_id: [u8; 32]) -> InitRequest {
+    let (certificate, key) = Identity::issue_verifier_ca(owner).unwrap();
+    InitRequest {
+        disk_key: keys::disk_key(&disk_secret, "uid-cp-0").to_vec(),
+        disk_secret: disk_secret.to_vec(),
+        cluster_id: cluster_id.to_vec(),
+        verifier_ca_certificate: certificate,
+        verifier_ca_key: key.to_string(),
+        node: NodeSettings {
+            node_name: "cp-0".to_owned(),
+            provider_id: "local://uid-cp-0".to_owned(),
+            pod_cidr: "10.244.0.0/24".to_owned(),
+            labels: std::collections::BTreeMap::new(),
+            taints: Vec::new(),
+            disk_integrity: false,
+        },
+        cluster: settings(),
+    }
+}
+
+/// An owner and its first control-plane node, which waits for Init.
+async fn given_first_node() -> (SigningKey, LaunchConfig, Agent) {
+    let owner = SigningKey::generate().unwrap();
+    let launch = launch_config(&owner, "cp-0", Role::ControlPlane);
+    let agent = Agent::start(&launch, &[]).await.unwrap();
+    (owner, launch, agent)
+}
+
+/// Follows the node's progress to its last word.
+async fn last_word(channel: &mut Channel<TcpStream>) -> Progress {
+    loop {
+        let entry = channel.receive_within(Duration::from_mins(1)).await.unwrap();
+        if matches!(entry, Progress::Done { .. } | Progress::Failed { .. }) {
+            return entry;
+        }
+    }
+}
+
+/// Init to its end; gives the kubeconfig.
+async fn init(agent: &Agent, owner: &Identity, request: &InitRequest) -> String {
+    let (mut channel, proof) = agent.prove(owner, Purpose::Init).await.unwrap();
+    session::grant(&mut channel, &proof, request).await.unwrap();
+    match last_word(&mut channel).await {
+        Progress::Done { kubeconfig } => kubeconfig,
+        Progress::Failed { message } => panic!("{message}"),
+        Progress::Phase { .. } | Progress::Line { .. } => unreachable!("not the last word"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_started_by_its_own_owner_and_by_nobody_else() {
+    let (owner, launch, agent) = given_first_node().await;
+    let own = Identity::owner_client(&owner).unwrap();
+    let (ca, ca_key) = Identity::issue_verifier_ca(&owner).unwrap();
+    let verifier = Identity::verifier(&ca, &ca_key).unwrap();
+    let other = SigningKey::generate().unwrap();
+    for (what, caller, purpose) in [
+        ("the owner of another cluster", &Identity::owner_client(&other).unwrap(), Purpose::Init),
+        ("a stranger", &Identity::self_signed("stranger").unwrap(), Purpose::Init),
+        ("a verifier", &verifier, Purpose::Init),
+        ("a verifier that recovers", &verifier, Purpose::Recover),
+        ("a verifier that removes", &verifier, Purpose::Leave),
+        ("the owner, for another purpose", &own, Purpose::Join),
+        ("the owner, of no member", &own, Purpose::Leave),
+    ] {
+        let result = agent.call(caller, purpose).await;
+        assert!(matches!(result, Err(session::Error::Channel(_))), "{what}");
+    }
+    let request = init_request(&owner, DISK_SECRET, CLUSTER_ID);
+    // A box for another conversation, and no box at all.
+    let (mut channel, mut proof) = agent.prove(&own, Purpose::Init).await.unwrap();
+    proof.binding[0] ^= 1;
+    session::grant(&mut channel, &proof, &request).await.unwrap();
+    assert!(channel.receive::<Progress>().await.is_err());
+    let (mut channel, _) = agent.prove(&own, Purpose::Init).await.unwrap();
+    session::accept(&mut channel).await.unwrap();
+    assert!(channel.receive::<Progress>().await.is_err());
+    // Evidence for one purpose under the name of another.
+    let (channel, hello) = agent.call(&own, Purpose::Reattest).await.unwrap();
+    assert_eq!(hello.purpose, Purpose::Reattest);
+    drop(channel);
+    let before = pcr15_before_join(&launch.to_bytes());
+    assert_eq!(agent.pcr15(&own).await.unwrap(), before);
+    assert!(!agent.path(HOME).exists());
+
+    assert_eq!(init(&agent, &own, &request).await, ADMIN);
+    assert_eq!(agent.pcr15(&own).await.unwrap(), pcr15_after_join(&before, &CLUSTER_ID));
+    assert_eq!(agent.read(&format!("{HOME}/disk-secret")).unwrap(), DISK_SECRET);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_init_follows_the_first_and_changes_nothing() {
+    let (owner, launch, agent) = given_first_node().await;
+    let own = Identity::owner_client(&owner).unwrap();
+    assert_eq!(init(&agent, &own, &init_request(&owner, DISK_SECRET, CLUSTER_ID)).await, ADMIN);
+    assert_eq!(init(&agent, &own, &init_request(&owner, [1; 32], [2; 32])).await, ADMIN);
+    assert_eq!(agent.read(&format!("{HOME}/disk-secret")).unwrap(), DISK_SECRET);
+    assert_eq!(agent.read(&format!("{HOME}/cluster-id")).unwrap(), CLUSTER_ID);
+    let member = pcr15_after_join(&pcr15_before_join(&launch.to_bytes()), &CLUSTER_ID);
+    assert_eq!(agent.pcr15(&own).await.unwrap(), member);
+    // Nor does a Recover with another key.
+    let (mut channel, proof) = agent.prove(&own, Purpose::Recover).await.unwrap();
+    let key = RecoverKey { disk_key: vec![1; 32], cluster_id: vec![2; 32] };
+    session::grant(&mut channel, &proof, &key).await.unwrap();
+    assert!(matches!(last_word(&mut channel).await, Progress::Done { .. }));
+    assert_eq!(agent.pcr15(&own).await.unwrap(), member);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_takes_no_init() {
+    let owner = SigningKey::generate().unwrap();
+    let agent = Agent::start(&launch_config(&owner, "worker-1", Role::Worker), &[]).await.unwrap();
+    let own = Identity::owner_client(&owner).unwrap();
+    let result = agent.call(&own, Purpose::Init).await;
+    assert!(matches!(result, Err(session::Error::Channel(_))));
+    agent.call(&own, Purpose::Reattest).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_was_cut_off_anywhere_is_carried_out_by_the_next_one() {
+    let (owner, launch, mut agent) = given_first_node().await;
+    let own = Identity::owner_client(&owner).unwrap();
+    let request = init_request(&owner, DISK_SECRET, CLUSTER_ID);
+    let before = pcr15_before_join(&launch.to_bytes());
+    // Between the evidence and the box.
+    let (channel, _) = agent.prove(&own, Purpose::Init).await.unwrap();
+    agent.kill().unwrap();
+    drop(channel);
+    agent.restart(&[]).await.unwrap();
+    for file in ["disk-secret", "cluster-id", "node.json", "kubeadm.yaml", "member"] {
+        let trap = agent.trap(&format!("{HOME}/{file}")).unwrap();
+        let (mut channel, proof) = agent.prove(&own, Purpose::Init).await.unwrap();
+        session::grant(&mut channel, &proof, &request).await.unwrap();
+        trap.kill(&mut agent).await.unwrap();
+        agent.restart(&[]).await.unwrap();
+        assert_eq!(agent.pcr15(&own).await.unwrap(), before, "{file}: it isn't a member yet");
+    }
+    assert_eq!(init(&agent, &own, &request).await, ADMIN);
+    // A member that is restarted knows it, and gives the kubeconfig to an owner that lost its connection.
+    agent.kill().unwrap();
+    agent.restart(&[]).await.unwrap();
+    assert_eq!(agent.pcr15(&own).await.unwrap(), pcr15_after_join(&before, &CLUSTER_ID));
+    assert_eq!(init(&agent, &own, &request).await, ADMIN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_was_cut_off_anywhere_is_carried_out_by_the_next_one() {
+    let scene = Scene::start("cut-off", &[]).await.unwrap();
+    let launch = scene.launch("worker-1", Role::Worker);
+    let own = Identity::owner_client(&scene.owner).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gate = listener.local_addr().unwrap();
+    let mut agent = Agent::start(&launch, &[]).await.unwrap();
+    let mut trusted = policy(1, &[]).unwrap();
+    trusted.endorsement_roots = agent.endorsement_roots().unwrap();
+    scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&trusted).unwrap(), &scene.owner)).await.unwrap();
+    scene.announce(&launch).await.unwrap();
+    for turn in Turn::ALL {
+        agent.kill().unwrap();
+        agent.restart(&[gate]).await.unwrap();
+        let held = relay_until(&listener, scene.verifier, turn).await.unwrap();
+        agent.kill().unwrap();
+        drop(held);
+        let recorded = scene.status(WORKER).await.unwrap().admission.is_some();
+        assert_eq!(recorded, turn == Turn::Verdict, "{turn:?}");
+        agent.restart(&[]).await.unwrap();
+    }
+    let first = scene.status(WORKER).await.unwrap().admission.unwrap();
+    let own_files = ["cluster-id", "node.json", "member"].map(|file| format!("{HOME}/{file}"));
+    for file in own_files.iter().map(String::as_str).chain(["etc/kubernetes/kubelet.conf"]) {
+        agent.kill().unwrap();
+        let trap = agent.trap(file).unwrap();
+        agent.restart(&[scene.verifier]).await.unwrap();
+        trap.kill(&mut agent).await.unwrap();
+        agent.restart(&[]).await.unwrap();
+    }
+    let before = pcr15_before_join(&launch.to_bytes());
+    assert_eq!(agent.pcr15(&own).await.unwrap(), before);
+    agent.kill().unwrap();
+    agent.restart(&[scene.verifier]).await.unwrap();
+    agent.wait_for_pcr15(&own, pcr15_after_join(&before, &CLUSTER_ID)).await.unwrap();
+    let admission = scene.status(WORKER).await.unwrap().admission.unwrap();
+    assert_eq!((admission.ak_name, admission.admitted_at), (first.ak_name, first.admitted_at));
+    assert_eq!(agent.read(&own_files[0]).unwrap(), CLUSTER_ID);
+    assert!(agent.path(&own_files[2]).exists());
+}
