@@ -41,6 +41,8 @@ run() {
     clouds)
       tests/models.sh google azure
       cargo test -p constellation-cloud-azure -p constellation-cloud-gcp
+      cargo clippy -p constellation-operator --features azure,gcp --all-targets -- -D warnings
+      cargo test -p constellation-operator --features azure,gcp --lib -- cloud:: permissions::
       ;;
     aws)
       tests/models.sh aws moto

@@ -50,7 +50,14 @@ fn crates_point_only_where_the_house_plan_says() {
         ("constellation-cloud-gcp", vec!["constellation-cloud"]),
         (
             "constellation-operator",
-            vec!["constellation-attestation", "constellation-cloud", "constellation-cloud-aws", "constellation-crds"],
+            vec![
+                "constellation-attestation",
+                "constellation-cloud",
+                "constellation-cloud-aws",
+                "constellation-cloud-azure",
+                "constellation-cloud-gcp",
+                "constellation-crds",
+            ],
         ),
         ("constellation-bootstrapper", vec!["constellation-attestation"]),
         ("constellation-image", vec!["constellation-attestation"]),

@@ -33,7 +33,7 @@ impl Offer {
     /// Whether no cluster at all could be served.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.started.is_empty() && !built_in("aws")
+        self.started.is_empty() && !["aws", "azure", "gcp"].into_iter().any(built_in)
     }
 
     /// The cloud that a cluster names.
@@ -82,7 +82,12 @@ pub fn provider(cluster: &ConstellationCluster) -> &'static str {
 
 /// Whether a provider's room is part of this program.
 fn built_in(provider: &str) -> bool {
-    provider == "aws" && cfg!(feature = "aws")
+    match provider {
+        "aws" => cfg!(feature = "aws"),
+        "azure" => cfg!(feature = "azure"),
+        "gcp" => cfg!(feature = "gcp"),
+        _ => false,
+    }
 }
 
 fn refusal(provider: &str) -> String {
@@ -104,6 +109,8 @@ mod tests {
         assert!(refusal("local").contains("--local-state-dir"));
         assert!(refusal("aws").contains("provider aws") && refusal("aws").contains("cargo feature"));
         assert_eq!(built_in("aws"), cfg!(feature = "aws"));
+        assert_eq!(built_in("azure"), cfg!(feature = "azure"));
+        assert_eq!(built_in("gcp"), cfg!(feature = "gcp"));
         assert!(!built_in("local"));
     }
 }

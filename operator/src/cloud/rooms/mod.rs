@@ -2,6 +2,10 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+#[cfg(feature = "azure")]
+mod azure;
+#[cfg(feature = "gcp")]
+mod gcp;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -121,6 +125,14 @@ async fn make(cluster: &ConstellationCluster, given: &Given<'_>) -> Result<Arc<d
     if let Some(settings) = &cluster.spec.provider.aws {
         return aws::make(settings, given).await;
     }
+    #[cfg(feature = "azure")]
+    if let Some(settings) = &cluster.spec.provider.azure {
+        return azure::make(settings, given);
+    }
+    #[cfg(feature = "gcp")]
+    if let Some(settings) = &cluster.spec.provider.gcp {
+        return gcp::make(settings, given).await;
+    }
     Err(Error::Invalid(format!("provider {} has no settings", provider(cluster))))
 }
 
@@ -130,6 +142,9 @@ mod tests {
     use k8s_openapi::ByteString;
 
     use super::*;
+
+    #[cfg(feature = "azure")]
+    const ID: &str = "00000000-0000-0000-0000-000000000001";
 
     fn cluster(namespace: &str, credentials: Option<&str>) -> ConstellationCluster {
         let spec = serde_json::json!({"provider": {"gcp": {"project": "p", "region": "europe-west4",
@@ -173,6 +188,56 @@ mod tests {
         }
         let none = Given { owner: "o".into(), tee: Tee::Snp, credentials: None };
         assert_eq!(none.credential("key.json").unwrap(), None);
+    }
+
+    #[cfg(feature = "azure")]
+    #[tokio::test]
+    async fn an_azure_room_has_the_platform_that_the_tee_names_and_a_whole_credential() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let with = |keys: &[&str]| {
+            let data = keys.iter().map(|key| ((*key).to_owned(), ByteString(ID.as_bytes().to_vec())));
+            Secret { data: Some(data.collect()), ..Secret::default() }
+        };
+        let mut cluster = cluster("a", None);
+        cluster.spec.provider = serde_json::from_value(serde_json::json!({"azure": {"subscriptionID": ID,
+            "location": "westeurope", "reach": "External", "allowedSources": ["192.0.2.0/24"]}}))
+        .unwrap();
+        let whole = with(&["tenantID", "clientID", "clientSecret"]);
+        for (tee, platform) in [(Tee::Snp, "azure-snp"), (Tee::Tdx, "azure-tdx"), (Tee::Vtpm, "azure-trusted-launch")] {
+            for credentials in [Some(&whole), None] {
+                let given = Given { owner: "o-1".into(), tee, credentials };
+                assert_eq!(make(&cluster, &given).await.unwrap().platform(), platform);
+            }
+        }
+        for (missing, part) in [
+            ("tenantID", with(&["clientID", "clientSecret"])),
+            ("clientID", with(&["tenantID", "clientSecret"])),
+            ("clientSecret", with(&["tenantID", "clientID"])),
+        ] {
+            let given = Given { owner: "o-1".into(), tee: Tee::Snp, credentials: Some(&part) };
+            let refused = make(&cluster, &given).await.err().unwrap().to_string();
+            assert!(refused.contains(missing), "{refused}");
+        }
+    }
+
+    #[cfg(feature = "gcp")]
+    #[tokio::test]
+    async fn a_room_of_google_cloud_is_refused_with_a_key_that_is_none() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let key = |text: &str| {
+            let data = [("key.json".to_owned(), ByteString(text.as_bytes().to_vec()))].into();
+            Secret { data: Some(data), ..Secret::default() }
+        };
+        for text in ["{}", "no JSON"] {
+            let key = key(text);
+            let given = Given { owner: "o-1".into(), tee: Tee::Snp, credentials: Some(&key) };
+            let refused = make(&cluster("a", None), &given).await.err().unwrap();
+            assert!(matches!(refused, Error::Cloud(super::super::CloudError::Denied(_))), "{refused}");
+        }
+        let mut open = cluster("a", None);
+        open.spec.provider.gcp.as_mut().unwrap().allowed_sources.clear();
+        let given = Given { owner: "o-1".into(), tee: Tee::Snp, credentials: None };
+        assert!(make(&open, &given).await.is_err(), "nobody may reach it");
     }
 
     #[cfg(feature = "aws")]
