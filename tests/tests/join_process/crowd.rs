@@ -9,10 +9,24 @@ use crate::{machine::Machine, scene::Scene};
 
 const NODES: usize = 50;
 
-/// The verifier's own times from a node's Hello to its ticket, sorted; from its log.
-fn times(scene: &Scene) -> Vec<Duration> {
+/// The verifier's own times from a node's Hello to its ticket, sorted; from its log, which says them after the tickets.
+async fn times(scene: &Scene, count: usize) -> Vec<Duration> {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let times = said(scene);
+        if times.len() >= count {
+            return times;
+        }
+        assert!(Instant::now() < deadline, "the log tells of {} joins", times.len());
+        // Another process's file can only be looked at.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn said(scene: &Scene) -> Vec<Duration> {
     let log = scene.log().unwrap();
-    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    // The last line may not be whole yet.
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let micros = lines.filter_map(|line| {
         let micros = &line["fields"]["microseconds"];
         // 128-bit numbers are written as text.
@@ -27,7 +41,7 @@ fn times(scene: &Scene) -> Vec<Duration> {
 async fn fifty_nodes_that_join_at_once_are_all_admitted() {
     let (scene, mut first) = Scene::with_worker("fifty").await.unwrap();
     first.join(scene.verifier).await.unwrap();
-    let alone = times(&scene)[0];
+    let alone = times(&scene, 1).await[0];
     let mut machines = Vec::new();
     for number in 0..NODES {
         let launch = scene.launch(&format!("crowd-{number}"), Role::Worker);
@@ -35,19 +49,23 @@ async fn fifty_nodes_that_join_at_once_are_all_admitted() {
         machines.push(Machine::boot_like(&first, &launch).unwrap());
     }
     let begun = Instant::now();
+    // A thread for each: a TPM that works keeps nobody else waiting, as in machines of their own.
     let joins: Vec<_> = machines
         .into_iter()
         .map(|mut machine| {
             let verifier = scene.verifier;
-            tokio::spawn(async move { machine.join(verifier).await.map(|ticket| (machine.launch.node_name, ticket)) })
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(machine.join(verifier)).map(|ticket| (machine.launch.node_name.clone(), ticket))
+            })
         })
         .collect();
     for join in joins {
-        let (name, ticket) = join.await.unwrap().unwrap();
+        let (name, ticket) = tokio::task::block_in_place(|| join.join()).unwrap().unwrap();
         assert_eq!(ticket.node.node_name, name);
     }
     let all = begun.elapsed();
-    let times = times(&scene);
+    let times = times(&scene, NODES + 1).await;
     assert_eq!(times.len(), NODES + 1);
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];
     println!(
