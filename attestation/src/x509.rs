@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{
 };
 use jiff::Timestamp;
 use x509_parser::{
-    asn1_rs::{BitString, FromDer},
+    asn1_rs::{Any, BitString, FromDer},
     certificate::X509Certificate,
     extensions::X509Extension,
     oid_registry::{
@@ -27,6 +27,8 @@ use x509_parser::{
     time::ASN1Time,
     x509::{AlgorithmIdentifier, AttributeTypeAndValue, SubjectPublicKeyInfo, X509Name, X509Version},
 };
+
+pub mod chain;
 
 /// MGF1, RFC 8017 appendix B.2.1.
 const OID_MGF1: &str = "1.2.840.113549.1.1.8";
@@ -174,7 +176,7 @@ pub fn ec_key<'a>(info: &'a SubjectPublicKeyInfo<'_>, curve: Curve) -> Result<&'
 /// When it isn't such a certificate. Nothing about it is verified.
 pub fn certificate(der: &[u8]) -> Result<X509Certificate<'_>, Error> {
     let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| Error::Malformed("certificate"))?;
-    if !rest.is_empty() || certificate.version() != X509Version::V3 {
+    if !rest.is_empty() || certificate.version() != X509Version::V3 || !is_framed(der) {
         return Err(Error::Malformed("certificate"));
     }
     // Who relies on the use or the names of a certificate looks at them, so these are known.
@@ -188,6 +190,31 @@ pub fn certificate(der: &[u8]) -> Result<X509Certificate<'_>, Error> {
         ],
     )?;
     Ok(certificate)
+}
+
+/// Whether what stands around the signed bytes is as RFC 5280, 4.1 has it: nothing else looks at those bytes, and two
+/// texts of one certificate would be two names of it.
+fn is_framed(der: &[u8]) -> bool {
+    const SEQUENCE: u8 = 0x30;
+    const BIT_STRING: u8 = 0x03;
+    let framed = || {
+        let signed = element(element(der)?.1)?;
+        let algorithm = element(signed.2)?;
+        let signature = element(algorithm.2)?;
+        // Version and serial number come before the algorithm that the issuer signed.
+        let named = element(element(element(signed.1)?.2)?.2)?;
+        let tags = [der, signed.0, algorithm.0, signature.0].map(|part| part.first().copied());
+        let wanted = [SEQUENCE, SEQUENCE, SEQUENCE, BIT_STRING].map(Some);
+        Some(tags == wanted && signature.2.is_empty() && named.0 == algorithm.0)
+    };
+    framed().unwrap_or(false)
+}
+
+/// The first element of some DER: all of it, its content, and what follows it.
+fn element(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (rest, any) = Any::from_der(der).ok()?;
+    let whole = der.get(..der.len().checked_sub(rest.len())?)?;
+    Some((whole, any.data, rest))
 }
 
 /// Reads the DER of all certificates in PEM text, at most `most`.

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use x509_parser::{public_key::PublicKey, x509::SubjectPublicKeyInfo};
+use x509_parser::{asn1_rs::FromDer as _, public_key::PublicKey, x509::SubjectPublicKeyInfo};
 
 use super::{ALG_ECC, ALG_ECDSA, ALG_NULL, ALG_RSA, ALG_RSAPSS, ALG_RSASSA, ALG_SHA256, Error, Reader};
 
@@ -57,6 +57,27 @@ impl Key {
         match (rest.get(..32).map(TryInto::try_into), rest.get(32..).map(TryInto::try_into)) {
             (Some(Ok(x)), Some(Ok(y))) => Ok(Self::P256 { x, y }),
             _ => Err(wrong),
+        }
+    }
+
+    /// One form for each key, to be named by: an uncompressed point (SEC 1, 2.3.3), or the modulus, big endian.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::P256 { x, y } => [&[4], x.as_slice(), y.as_slice()].concat(),
+            Self::Rsa { modulus } => modulus.clone(),
+        }
+    }
+
+    /// A key from a `SubjectPublicKeyInfo` (RFC 5280, 4.1.2.7), DER.
+    ///
+    /// # Errors
+    /// When the bytes aren't exactly that, or as [`Self::from_spki`].
+    pub fn from_spki_der(der: &[u8]) -> Result<Self, Error> {
+        match SubjectPublicKeyInfo::from_der(der) {
+            Ok(([], spki)) => Self::from_spki(&spki),
+            Ok((rest, _)) => Err(Error::Trailing(rest.len())),
+            Err(_) => Err(Error::Short("public key")),
         }
     }
 

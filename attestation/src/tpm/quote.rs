@@ -11,7 +11,7 @@ use super::{
     public::{Key, Public},
     signature::Signature,
 };
-use crate::{appraise::Mismatch, result::Checks};
+use crate::{appraise::Mismatch, bytes::Bytes, reference::Requirement, result::Checks};
 
 /// Registers of a TPM (TCG PC Client Platform TPM Profile 1.06, 4.6.2).
 pub const REGISTERS: u8 = 24;
@@ -33,6 +33,13 @@ impl Values {
         let chunks = values.chunks_exact(bank.size()).map(<[u8]>::to_vec);
         whole.then(|| Self { bank, pcrs: pcrs.iter().copied().zip(chunks).collect() })
     }
+
+    /// The registers of the firmware alone: what comes after it measures on when the firmware's log has ended.
+    #[must_use]
+    pub fn of_firmware(&self) -> Self {
+        let of = self.pcrs.range(0..=7).map(|(pcr, value)| (*pcr, value.clone()));
+        Self { bank: self.bank, pcrs: of.collect() }
+    }
 }
 
 /// A quote, and what it must be about.
@@ -46,8 +53,8 @@ pub struct Claim<'a> {
     pub key: &'a Key,
     /// The shown values: the quote must cover exactly these registers of this bank.
     pub values: &'a Values,
-    /// The qualifying data that was asked for; compared in full.
-    pub nonce: &'a [u8],
+    /// The qualifying data that was asked for; compared in full, and an empty one is none.
+    pub nonce: &'a Requirement<Bytes>,
 }
 
 /// Checks a quote clause by clause. `Some` exactly when every check holds.
@@ -61,7 +68,13 @@ fn check_signer(signature: &Signature, key: &Key, attest: &[u8], checks: &mut Ch
     checks.check(clause::SIGNATURE, valid, None, None, "the quote is signed by the attestation key")
 }
 
-fn check_statement(bytes: &[u8], hash: Hash, values: &Values, nonce: &[u8], checks: &mut Checks) -> Option<Attest> {
+fn check_statement(
+    bytes: &[u8],
+    hash: Hash,
+    values: &Values,
+    nonce: &Requirement<Bytes>,
+    checks: &mut Checks,
+) -> Option<Attest> {
     let attest = match Attest::parse(bytes) {
         Ok(attest) => attest,
         Err(e) => {
@@ -80,14 +93,16 @@ fn check_statement(bytes: &[u8], hash: Hash, values: &Values, nonce: &[u8], chec
     check_contents(&attest, hash, values, nonce, checks).then_some(attest)
 }
 
-fn check_contents(attest: &Attest, hash: Hash, values: &Values, nonce: &[u8], checks: &mut Checks) -> bool {
-    let fresh = checks.check(
-        clause::NONCE,
-        !nonce.is_empty() && bool::from(attest.extra_data.ct_eq(nonce)),
-        hex::encode(nonce),
-        hex::encode(&attest.extra_data),
-        "the quote is about this conversation",
-    );
+fn check_contents(
+    attest: &Attest,
+    hash: Hash,
+    values: &Values,
+    nonce: &Requirement<Bytes>,
+    checks: &mut Checks,
+) -> bool {
+    let said = Some(Bytes(attest.extra_data.clone())).filter(|data| !data.0.is_empty());
+    let fresh =
+        nonce.apply(checks, clause::NONCE, said.as_ref(), Bytes::to_string, "the quote is about this conversation");
     let wanted = Selection { bank: values.bank.id(), pcrs: values.pcrs.keys().copied().collect() };
     let selected = checks.check(
         clause::SELECTION,
@@ -181,7 +196,8 @@ pub fn verify(presented: &Presented<'_>) -> Result<Quote, Vec<Mismatch>> {
     }
     // Also without key or signature: the owner is told everything at once.
     let hash = signature.as_ref().map_or(Hash::Sha256, Signature::hash);
-    let attest = check_statement(presented.attest, hash, &values, presented.nonce, &mut checks);
+    let nonce = Requirement::Exact(Bytes::from(presented.nonce));
+    let attest = check_statement(presented.attest, hash, &values, &nonce, &mut checks);
     match (ak, attest) {
         (Some(ak), Some(attest)) if checks.accepted() => Ok(Quote { attest, ak }),
         _ => Err(checks.failures().map(Mismatch::from).collect()),

@@ -1,0 +1,179 @@
+//! Chains of any length up to an anchor, as clouds send them (RFC 5280, 6.1, without policies and name constraints, which
+//! [`certificate`] refuses where they are critical).
+
+use jiff::Timestamp;
+use x509_parser::certificate::X509Certificate;
+
+use super::{Algorithm, Error, authority, certificate, in_date, issued};
+
+/// Most certificates of a chain, leaf and anchor included; AWS sends five.
+pub const MAX_CHAIN: usize = 8;
+
+/// Trust anchors of one kind: an argument of the verifier, never of the evidence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anchors(Vec<Vec<u8>>);
+
+impl Anchors {
+    /// The given certificates of CAs, DER. Several are for the time of a rotation.
+    ///
+    /// # Errors
+    /// When there is none, or one isn't the certificate of a CA.
+    pub fn new<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, Error> {
+        let anchors: Vec<_> = certificates.into_iter().map(<[u8]>::to_vec).collect();
+        for der in &anchors {
+            authority(&certificate(der)?)?;
+        }
+        if anchors.is_empty() { Err(Error::Malformed("empty list of trust anchors")) } else { Ok(Self(anchors)) }
+    }
+
+    /// One that is part of the program, and parsed by a test.
+    pub(crate) fn pinned(der: &[u8]) -> Self {
+        Self(vec![der.to_vec()])
+    }
+}
+
+/// A chain whose every link holds. Whether it is in date is asked separately.
+#[derive(Clone, Debug)]
+pub struct Chain<'a>(Vec<X509Certificate<'a>>);
+
+impl<'a> Chain<'a> {
+    /// Follows a chain from its leaf through the given intermediates, in order, to an anchor. The last one may be an
+    /// anchor itself: it is believed for standing among `anchors`, not for being sent.
+    ///
+    /// # Errors
+    /// The first link that doesn't hold, or a chain that is too long.
+    pub fn follow<'i: 'a>(
+        leaf: &'a [u8],
+        intermediates: impl IntoIterator<Item = &'i [u8]>,
+        anchors: &'a Anchors,
+        allowed: &[Algorithm],
+    ) -> Result<Self, Error> {
+        let mut chain = vec![certificate(leaf)?];
+        for der in intermediates {
+            // A root that is sent along ends the chain only if it is ours.
+            if anchors.0.iter().any(|anchor| anchor == der) {
+                break;
+            }
+            if chain.len() + 1 >= MAX_CHAIN {
+                return Err(Error::Malformed("chain"));
+            }
+            link(&mut chain, certificate(der)?, allowed)?;
+        }
+        let mut refused = None;
+        for der in &anchors.0 {
+            match link(&mut chain, certificate(der)?, allowed) {
+                Ok(()) => return Ok(Self(chain)),
+                // Of several anchors, the one of the wanted name says best what is wrong.
+                Err(error @ Error::Issuer { .. }) => refused = refused.or(Some(error)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.unwrap_or(Error::Malformed("empty list of trust anchors")))
+    }
+
+    /// The certificate that the chain is about.
+    #[must_use]
+    pub fn leaf(&self) -> Option<&X509Certificate<'a>> {
+        self.0.first()
+    }
+
+    /// Checks that every certificate, the anchor's too, is in date.
+    ///
+    /// # Errors
+    /// [`Error::Time`] of the first that isn't.
+    pub fn in_date(&self, now: Timestamp) -> Result<(), Error> {
+        self.0.iter().try_for_each(|certificate| in_date(certificate, now))
+    }
+}
+
+/// Adds the issuer of the last certificate, if it is that and may have so many CAs below it.
+fn link<'a>(
+    chain: &mut Vec<X509Certificate<'a>>,
+    issuer: X509Certificate<'a>,
+    allowed: &[Algorithm],
+) -> Result<(), Error> {
+    let last = chain.last().ok_or(Error::Malformed("chain"))?;
+    issued(last, &issuer, allowed)?;
+    let below = u32::try_from(chain.len() - 1).map_err(|_| Error::Malformed("chain"))?;
+    let most = issuer.basic_constraints().ok().flatten().and_then(|constraints| constraints.value.path_len_constraint);
+    if most.is_some_and(|most| most < below) {
+        return Err(Error::Usage(issuer.subject().to_string()));
+    }
+    chain.push(issuer);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+    use super::*;
+
+    const ALLOWED: &[Algorithm] = &[Algorithm::EcdsaP256];
+
+    fn params(name: &str, is_ca: IsCa) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = is_ca;
+        params
+    }
+
+    fn key() -> KeyPair {
+        KeyPair::generate().unwrap()
+    }
+
+    /// Root, two CAs below it and a leaf; the root lets `below` CAs be below it.
+    fn chain(below: BasicConstraints) -> [Vec<u8>; 4] {
+        let root = CertifiedIssuer::self_signed(params("root", IsCa::Ca(below)), key()).unwrap();
+        let any = || IsCa::Ca(BasicConstraints::Unconstrained);
+        let upper = CertifiedIssuer::signed_by(params("upper", any()), key(), &root).unwrap();
+        let lower = CertifiedIssuer::signed_by(params("lower", any()), key(), &upper).unwrap();
+        let leaf = params("leaf", IsCa::ExplicitNoCa).signed_by(&key(), &lower).unwrap();
+        [leaf.der().to_vec(), lower.der().to_vec(), upper.der().to_vec(), root.der().to_vec()]
+    }
+
+    fn follow(leaf: &[u8], rest: &[&[u8]], anchors: &Anchors) -> Result<usize, Error> {
+        Chain::follow(leaf, rest.iter().copied(), anchors, ALLOWED).map(|chain| chain.0.len())
+    }
+
+    #[test]
+    fn a_chain_holds_to_an_anchor_whether_or_not_the_anchor_is_sent() {
+        let [leaf, lower, upper, root] = chain(BasicConstraints::Unconstrained);
+        let anchors = Anchors::new([root.as_slice()]).unwrap();
+        assert_eq!(follow(&leaf, &[&lower, &upper, &root], &anchors), Ok(4));
+        assert_eq!(follow(&leaf, &[&lower, &upper], &anchors), Ok(4));
+        let inner = Anchors::new([upper.as_slice()]).unwrap();
+        assert_eq!(follow(&leaf, &[&lower], &inner), Ok(3));
+    }
+
+    #[test]
+    fn a_chain_with_a_gap_another_order_or_another_root_is_refused() {
+        let [leaf, lower, upper, root] = chain(BasicConstraints::Unconstrained);
+        let anchors = Anchors::new([root.as_slice()]).unwrap();
+        assert!(matches!(follow(&leaf, &[&upper, &root], &anchors), Err(Error::Issuer { .. })));
+        assert!(matches!(follow(&leaf, &[&upper, &lower], &anchors), Err(Error::Issuer { .. })));
+        assert!(matches!(follow(&leaf, &[], &anchors), Err(Error::Issuer { .. })));
+        let [_, _, _, stranger] = chain(BasicConstraints::Unconstrained);
+        // The same names, another key: what is sent as root proves nothing.
+        let others = Anchors::new([stranger.as_slice()]).unwrap();
+        assert_eq!(follow(&leaf, &[&lower, &upper, &root], &others), Err(Error::Signature));
+        assert_eq!(follow(&leaf, &[&lower, &upper], &others), Err(Error::Signature));
+        assert!(Anchors::new([]).is_err() && Anchors::new([leaf.as_slice()]).is_err());
+    }
+
+    #[test]
+    fn a_ca_has_no_more_cas_below_it_than_it_may() {
+        for (most, held) in [(2, true), (1, false), (0, false)] {
+            let [leaf, lower, upper, root] = chain(BasicConstraints::Constrained(most));
+            let anchors = Anchors::new([root.as_slice()]).unwrap();
+            assert_eq!(follow(&leaf, &[&lower, &upper], &anchors).is_ok(), held, "{most}");
+        }
+    }
+
+    #[test]
+    fn a_chain_longer_than_any_cloud_sends_is_refused() {
+        let [leaf, lower, _, root] = chain(BasicConstraints::Unconstrained);
+        let anchors = Anchors::new([root.as_slice()]).unwrap();
+        assert!(follow(&leaf, &vec![lower.as_slice(); 100], &anchors).is_err());
+    }
+}
