@@ -21,6 +21,8 @@ pub mod credential;
 pub mod dsse;
 pub mod endorsement;
 pub mod keys;
+pub mod machine;
+pub mod nitro;
 pub mod owner;
 pub mod platform;
 pub mod policy;
