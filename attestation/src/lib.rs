@@ -20,6 +20,7 @@ pub mod collect;
 pub mod credential;
 pub mod dsse;
 pub mod endorsement;
+pub mod gcp;
 pub mod keys;
 pub mod machine;
 pub mod nitro;

@@ -1,0 +1,177 @@
+//! Whether the key of a TPM is of a machine that Google names, and whether that is the wanted machine in the wanted state.
+
+use jiff::Timestamp;
+use x509_parser::{certificate::X509Certificate, oid_registry::Oid};
+
+use super::{
+    clause,
+    instance::{self, Machine},
+    policy::{Policy, Technology},
+};
+use crate::{
+    bytes::Hex,
+    machine,
+    result::Checks,
+    tpm::{
+        attest::Attest,
+        eventlog::EventLog,
+        public::Key,
+        quote::{self, Claim, Values},
+        replay,
+        signature::Signature,
+    },
+    verified::Verified,
+    x509::{
+        Algorithm,
+        chain::{Anchors, Chain},
+    },
+};
+
+/// What Google signs its certificates with.
+const ALLOWED: &[Algorithm] = &Algorithm::COMMON;
+/// `EV_NONHOST_INFO` (TCG PC Client Platform Firmware Profile 1.06, 10.4.1).
+const EV_NONHOST_INFO: u32 = 0x11;
+/// Starts the event's data; one byte of technology and 15 reserved ones follow.
+const NONHOST_INFO: &[u8] = b"GCE NonHostInfo\0";
+
+/// What an attester sent. None of it is trusted.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// Certificate of the attestation key, then its issuers, DER.
+    pub chain: &'a [Vec<u8>],
+    /// `TPMS_ATTEST`.
+    pub attest: &'a [u8],
+    /// Signature over it.
+    pub signature: &'a Signature,
+    /// Register values.
+    pub values: &'a Values,
+    /// The firmware's event log.
+    pub log: Option<&'a [u8]>,
+}
+
+/// The key of a TPM, and the machine that Google says it is of.
+#[derive(Clone, Debug)]
+pub struct Tpm {
+    /// The attestation key.
+    pub key: Key,
+    /// The machine.
+    pub machine: Machine,
+}
+
+/// Verifies the certificate of an attestation key at a time. Looks at every clause it can get to, whatever the ones
+/// before said; the TPM comes out only if all of them hold.
+pub fn verify(chain: &[Vec<u8>], anchors: &Anchors, now: Timestamp, checks: &mut Checks) -> Option<Verified<Tpm>> {
+    let mut own = Checks::default();
+    let Some((leaf, intermediates)) = chain.split_first() else {
+        checks.fails(clause::AK_STRUCTURE, "there is no certificate of the attestation key");
+        return None;
+    };
+    let tpm = certificate(leaf, &mut own);
+    match Chain::follow(leaf, intermediates.iter().map(Vec::as_slice), anchors, ALLOWED) {
+        Ok(chain) => {
+            own.holds(clause::AK_CHAIN, "a trust anchor");
+            let dated = chain.in_date(now).map_err(|error| error.to_string());
+            let message = dated.as_ref().err().map_or("certificates in date", String::as_str);
+            own.check(clause::AK_VALIDITY, dated.is_ok(), None, now.to_string(), message);
+        }
+        Err(error) => own.fails(clause::AK_CHAIN, &error.to_string()),
+    }
+    let genuine = own.accepted();
+    checks.extend(own);
+    tpm.filter(|_| genuine).map(Verified::new)
+}
+
+fn certificate(der: &[u8], checks: &mut Checks) -> Option<Tpm> {
+    let leaf = match crate::x509::certificate(der) {
+        Ok(leaf) => leaf,
+        Err(error) => {
+            checks.fails(clause::AK_STRUCTURE, &error.to_string());
+            return None;
+        }
+    };
+    let key = Key::from_spki(leaf.public_key()).map_err(|error| error.to_string());
+    let message = key.as_ref().err().map_or("a key that a TPM can have", String::as_str);
+    checks.check(clause::AK_STRUCTURE, key.is_ok(), None, None, message);
+    let usage = leaf.subject().to_string();
+    checks.check(clause::AK_USAGE, signs_only(&leaf), None, usage, "the key signs and does nothing else");
+    let machine = machine_of(&leaf);
+    let message = machine.as_ref().err().map_or("the certificate names the machine", String::as_str);
+    checks.check(clause::AK_INSTANCE, machine.is_ok(), None, None, message);
+    Some(Tpm { key: key.ok()?, machine: machine.ok()? })
+}
+
+fn signs_only(leaf: &X509Certificate<'_>) -> bool {
+    let Ok(Some(usage)) = leaf.key_usage() else { return false };
+    // Bit 0 alone (RFC 5280, 4.2.1.3): endorsement keys encipher or agree, CAs sign certificates.
+    usage.value.digital_signature() && usage.value.flags == 1 && !leaf.is_ca()
+}
+
+fn machine_of(leaf: &X509Certificate<'_>) -> Result<Machine, String> {
+    let refuse = || "the certificate doesn't name the machine exactly once".to_owned();
+    let oid = Oid::from(&instance::OID).map_err(|_| refuse())?;
+    let extension = leaf.get_extension_unique(&oid).map_err(|_| refuse())?.ok_or_else(refuse)?;
+    Machine::parse(extension.value).map_err(|error| error.to_string())
+}
+
+/// Verifies the quote of a machine, and appraises machine and registers.
+///
+/// Never fails: what can't be parsed is a clause that doesn't hold. Registers that no quote proves aren't appraised.
+#[must_use]
+pub fn verify_and_appraise(evidence: &Evidence<'_>, anchors: &Anchors, policy: &Policy, now: Timestamp) -> Checks {
+    let mut checks = Checks::default();
+    let Some(tpm) = verify(evidence.chain, anchors, now, &mut checks) else { return checks };
+    appraise(&tpm, policy, &mut checks);
+    if quote(&tpm, evidence, policy, &mut checks).is_some() {
+        let log = evidence.log.and_then(|log| replay::check(log, &evidence.values.of_firmware(), &mut checks));
+        let said = log.as_ref().filter(|_| evidence.values.pcrs.contains_key(&0)).and_then(technology);
+        let message = "how the host says that it encrypts memory";
+        policy.technology.apply(&mut checks, clause::TECHNOLOGY, said.as_ref(), |it| format!("{it:?}"), message);
+        policy.registers.appraise(evidence.values, log.as_ref(), &mut checks);
+    }
+    checks
+}
+
+/// Checks the quote by the machine's key.
+fn quote(tpm: &Verified<Tpm>, evidence: &Evidence<'_>, policy: &Policy, checks: &mut Checks) -> Option<Attest> {
+    let Evidence { attest, signature, values, .. } = *evidence;
+    quote::check(&Claim { attest, signature, key: &tpm.get().key, values, nonce: &policy.nonce }, checks)
+}
+
+/// Appraises a machine against a policy.
+pub fn appraise(tpm: &Verified<Tpm>, policy: &Policy, checks: &mut Checks) {
+    let machine = &tpm.get().machine;
+    let message = "a host of Google's production";
+    policy.production.apply(checks, clause::PRODUCTION, machine.is_production.as_ref(), bool::to_string, message);
+    for (name, requirement, said, message) in [
+        (clause::PROJECT, &policy.project, &machine.project_id, "the project"),
+        (clause::ZONE, &policy.zone, &machine.zone, "the zone"),
+        (clause::INSTANCE_NAME, &policy.instance_name, &machine.instance_name, "the instance's name"),
+    ] {
+        requirement.apply(checks, name, Some(said), String::clone, message);
+    }
+    for (name, requirement, said, message) in [
+        (clause::PROJECT_NUMBER, &policy.project_number, &machine.project_number, "the project's number"),
+        (clause::INSTANCE_ID, &policy.instance_id, &machine.instance_id, "the instance's number"),
+    ] {
+        requirement.apply(checks, name, Some(said), u64::to_string, message);
+    }
+}
+
+/// The technology that a log names which replays to the quoted PCR 0: in exactly one event, whose digest is its data's.
+#[must_use]
+pub fn technology(log: &EventLog) -> Option<Technology> {
+    let mut events = log.of(0).filter(|event| event.kind == EV_NONHOST_INFO);
+    let (event, None) = (events.next()?, events.next()) else { return None };
+    let said = event.data.strip_prefix(NONHOST_INFO)?;
+    let genuine = log.bank.digest(&[&event.data]) == event.digest && said.len() == 16;
+    said.first().filter(|_| genuine).and_then(|byte| Technology::from_byte(*byte))
+}
+
+/// Checks that a report of the processor (SEV-SNP report or TDX quote, already verified) is about this conversation and
+/// the TPM's key. The TPM in turn names the report by its nonce, see [`machine::tpm_nonce`].
+pub fn bind(tpm: &Verified<Tpm>, report_data: &Hex<64>, binding: &[u8; 32], checks: &mut Checks) {
+    let wanted = Hex(machine::report_data(binding, &tpm.get().key.to_bytes()));
+    let (expected, actual) = (wanted.to_string(), report_data.to_string());
+    let message = "the report is about this conversation and the TPM's key";
+    checks.check(clause::REPORT_DATA, wanted == *report_data, expected, actual, message);
+}
