@@ -8,6 +8,7 @@
 //! No Kubernetes, no cloud, no clock, no network: time and collateral are arguments.
 
 pub mod appraise;
+pub mod azure;
 pub mod binding;
 #[cfg(feature = "channel")]
 pub mod boot;

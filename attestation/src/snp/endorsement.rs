@@ -29,6 +29,24 @@ const GENOA: &[u8] = include_bytes!("ark_genoa.der");
 /// Root of Turin, valid 2023-05-15 to 2048-05-15; SHA-256 of the certificate starts with `1f084161`.
 const TURIN: &[u8] = include_bytes!("ark_turin.der");
 
+/// Intermediates of AMD, by what they issue. They prove nothing: the root does.
+const INTERMEDIATES: [(Product, KeyKind, &[u8]); 6] = [
+    (Product::Milan, KeyKind::Vcek, include_bytes!("ask_milan.der")),
+    (Product::Genoa, KeyKind::Vcek, include_bytes!("ask_genoa.der")),
+    (Product::Turin, KeyKind::Vcek, include_bytes!("ask_turin.der")),
+    (Product::Milan, KeyKind::Vlek, include_bytes!("asvk_milan.der")),
+    (Product::Genoa, KeyKind::Vlek, include_bytes!("asvk_genoa.der")),
+    (Product::Turin, KeyKind::Vlek, include_bytes!("asvk_turin.der")),
+];
+
+/// AMD's intermediate that says to have issued a certificate, for evidence that doesn't bring it.
+#[must_use]
+pub fn intermediate_of(vek: &[u8]) -> Option<&'static [u8]> {
+    let vek = x509::certificate(vek).ok()?;
+    let issuer = Product::of_intermediate(x509::common_name(vek.issuer())?)?;
+    INTERMEDIATES.into_iter().find(|(product, kind, _)| issuer == (*product, *kind)).map(|(.., der)| der)
+}
+
 /// Why a certificate can't be an anchor.
 #[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
 pub enum Error {

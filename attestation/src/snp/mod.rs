@@ -16,7 +16,7 @@ pub mod verify;
 use jiff::Timestamp;
 
 pub use self::{
-    endorsement::{Anchors, Revocation},
+    endorsement::{Anchors, Revocation, intermediate_of},
     parse::Report,
     policy::Policy,
     product::{KeyKind, Product},
