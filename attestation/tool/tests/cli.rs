@@ -129,6 +129,46 @@ fn every_snp_case_has_its_verdict() {
 }
 
 #[test]
+fn every_mutation_of_real_evidence_has_the_verdict_of_its_manifest() {
+    let (found, status) = lines(&["cases", "mutated-real/manifest.json"]);
+    assert_eq!((found.len(), status), (36, 0), "{found:#?}");
+    let clauses = |name: &str| {
+        let case = found.iter().find(|case| case["name"] == name).unwrap();
+        case["clauses"].as_array().unwrap().iter().map(|clause| clause.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for (name, wanted) in [
+        ("az_real_v1", &[] as &[&str]),
+        ("az_vardata_userdata", &["snp.report_data"]),
+        ("az_ak_modulus", &["snp.report_data"]),
+        ("az_vardata_size_zero", &["azure.hcl.structure"]),
+        ("az_quote_other_vm", &["tpm.signature", "tpm.quote.nonce"]),
+        ("az_pcr4_replaced", &["tpm.quote.digest"]),
+        ("az_vcek_other_chip", &["snp.vek.hwid", "snp.signature"]),
+        ("az_wrong_nonce", &["tpm.quote.nonce"]),
+        ("nitro_real", &[]),
+        ("nitro_wrong_nonce", &["nitro.nonce"]),
+        ("nitro_pcr4", &["nitro.signature"]),
+        ("nitro_module_id", &["nitro.signature", "nitro.certificate.module"]),
+        ("gcp_real_amd", &[]),
+        ("gcp_pcr0_replaced", &["tpm.quote.digest"]),
+        ("gcp_wrong_nonce", &["tpm.quote.nonce"]),
+    ] {
+        assert_eq!(clauses(name), wanted, "{name}");
+    }
+}
+
+#[test]
+fn other_genuine_evidence_of_clouds_is_accepted() {
+    let good = manifest(&json!([
+        {"name": "azure v0", "kind": "az-snp-vtpm", "expect": "accept", "evidence": "trustee-az-snp/evidence-v0.json"},
+        {"name": "nitro with its quote", "kind": "nitrotpm", "expect": "accept", "now": 1_770_113_522,
+         "evidence": "vaportpm/test-nitro-fixture.json", "root": "vaportpm/aws-nitro-root.pem"},
+    ]));
+    let (found, status) = lines(&["cases", good.path().to_str().unwrap()]);
+    assert_eq!(status, 0, "{found:#?}");
+}
+
+#[test]
 fn every_tdx_case_has_its_verdict() {
     let (found, status) = lines(&["cases", "synthetic-tdx/manifest.json"]);
     assert!(found.len() >= 25);

@@ -6,7 +6,7 @@ use constellation_attestation::{result::Checks, tdx::Anchors, tpm::replay};
 use jiff::Timestamp;
 
 use super::{
-    Evaluated,
+    Evaluated, cloud,
     manifest::{Kind, MixedCase, OneOrMore, TdxPolicy},
     tdx,
 };
@@ -17,7 +17,7 @@ pub(super) fn evaluate(folder: &Path, case: &MixedCase, now: Timestamp, waived: 
     match case.kind {
         Kind::Eventlog => event_log(folder, case).map(Evaluated::from),
         Kind::Tdx => tdx(folder, case, now, waived),
-        Kind::AzSnpVtpm | Kind::GcpVtpm | Kind::Nitrotpm => Ok(Evaluated::unsupported()),
+        Kind::AzSnpVtpm | Kind::GcpVtpm | Kind::Nitrotpm => cloud::evaluate(folder, case, now).map(Evaluated::from),
     }
 }
 
@@ -47,6 +47,6 @@ fn event_log(folder: &Path, case: &MixedCase) -> Result<Checks, Error> {
 }
 
 /// A key that the kind can't do without.
-fn needed<'a, T: ?Sized>(value: Option<&'a T>, key: &str) -> Result<&'a T, Error> {
+pub(super) fn needed<'a, T: ?Sized>(value: Option<&'a T>, key: &str) -> Result<&'a T, Error> {
     value.ok_or_else(|| Error::said(key, "this kind needs it"))
 }

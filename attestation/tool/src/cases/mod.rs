@@ -4,6 +4,8 @@
 //! expects `policy` is run twice: strictly, which must fail, and with exactly the failing clauses waived, which must
 //! be accepted. A file that is missing, or a policy that can't be read, is an error of the manifest and not a verdict.
 
+mod cloud;
+mod form;
 pub mod manifest;
 mod mixed;
 mod snp;
@@ -57,15 +59,6 @@ struct Evaluated {
     checks: Checks,
     /// Whether a fact that the manifest states besides the verdict (a TCB status) is as stated.
     facts: bool,
-}
-
-impl Evaluated {
-    /// Evidence that this build can't look at is refused, and that is never the verdict that a case is about.
-    fn unsupported() -> Self {
-        let mut checks = Checks::default();
-        checks.fails("platform.unsupported", "this build can't verify such evidence");
-        Self { checks, facts: false }
-    }
 }
 
 impl From<Checks> for Evaluated {

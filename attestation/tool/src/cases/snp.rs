@@ -49,7 +49,7 @@ pub(super) fn evaluate(
     Ok(verify_and_appraise(&evidence, anchors, &policy, case.now.unwrap_or(now)).into())
 }
 
-fn wanted(case: &SnpPolicy) -> Result<Policy, Error> {
+pub(super) fn wanted(case: &SnpPolicy) -> Result<Policy, Error> {
     let mut policy = Policy::strict();
     for name in clause::REFERENCE {
         policy.waive(name, ABSENT);
