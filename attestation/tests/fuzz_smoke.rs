@@ -109,8 +109,11 @@ macro_rules! smoke {
 }
 
 smoke!(
+    azure_hcl,
     dsse,
     endorsement,
+    gcp_certificate,
+    nitro_document,
     pe,
     policy,
     protocol,

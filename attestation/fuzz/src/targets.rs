@@ -5,10 +5,12 @@
 //! documentation promises; the assertions here say that.
 
 use constellation_attestation::{
-    credential, dsse, endorsement, owner,
+    azure, credential, dsse, endorsement, gcp, nitro, owner,
     policy::{MANIFEST_TYPE, MeasurementManifest, TRUST_POLICY_TYPE, TrustPolicy},
     predict::{self, pe},
-    protocol, snp, tdx,
+    protocol,
+    result::Checks,
+    snp, tdx,
     tpm::{attest::Attest, eventlog, public::Public, signature::Signature},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,8 +20,11 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    ("azure_hcl", azure_hcl),
     ("dsse", dsse_envelope),
     ("endorsement", endorsement_certificate),
+    ("gcp_certificate", gcp_certificate),
+    ("nitro_document", nitro_document),
     ("pe", portable_executable),
     ("policy", policy_json),
     ("protocol", protocol_json),
@@ -186,9 +191,58 @@ fn snp_accepts(report: &[u8], vek: &[u8], crl: Option<&[u8]>) -> bool {
         }
     }
     let intermediate = include_bytes!("../corpus/snp.ask.der");
-    let now = jiff::Timestamp::from_second(1_790_000_000).expect("in September 2026");
+    let now = september();
     let evidence = snp::Evidence { report, vek, intermediate, crl };
     snp::verify_and_appraise(&evidence, &snp::Anchors::amd(), &policy, now).accepted()
+}
+
+/// A paravisor's report is accepted only as it came; the NV index may go on with zeros.
+fn azure_hcl(bytes: &[u8]) {
+    const GENUINE: &[u8] = include_bytes!("../corpus/azure_hcl/snp");
+    if let Ok(report) = azure::hcl::Report::parse(bytes) {
+        assert!(report.hardware.len() <= 1184);
+        // Whatever the runtime data are, reading them ends.
+        let _ = report.runtime();
+    }
+    let vek = include_bytes!("../corpus/azure.vcek.der");
+    let mut policy = snp::Policy::strict();
+    for name in snp::clause::REFERENCE {
+        policy.waive(name, "the target has no reference values");
+    }
+    let intermediate = snp::intermediate_of(vek).expect("AMD's intermediate is known");
+    let endorsement = azure::Endorsement::Snp { vek, intermediate, crl: None };
+    let (amd, intel) = (snp::Anchors::amd(), tdx::Anchors::intel());
+    let anchors = azure::Anchors { snp: &amd, tdx: &intel };
+    let wanted = azure::Hardware::Snp(Box::new(policy));
+    let machine = azure::verify(bytes, &endorsement, anchors, &wanted, september(), &mut Checks::default());
+    let same = bytes.split_at_checked(GENUINE.len()).is_some_and(|(head, rest)| head == GENUINE && is_zero(rest));
+    assert_eq!(machine.is_some(), same);
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Of all bytes, only the document that AWS signed is one.
+fn nitro_document(bytes: &[u8]) {
+    const GENUINE: &[u8] = include_bytes!("../corpus/nitro_document/tpm");
+    let now = jiff::Timestamp::from_second(1_770_113_522).expect("when the document was made");
+    let tpm = nitro::verify(bytes, &nitro::aws(), now, &mut Checks::default());
+    assert_eq!(tpm.is_some(), bytes == GENUINE);
+}
+
+/// Of all bytes, only the certificate that Google signed names a machine.
+fn gcp_certificate(bytes: &[u8]) {
+    const GENUINE: &[u8] = include_bytes!("../corpus/gcp_certificate/ak");
+    let now = jiff::Timestamp::from_second(1_770_200_000).expect("in February 2026");
+    let chain = [bytes.to_vec(), include_bytes!("../corpus/gcp.ca.der").to_vec()];
+    let tpm = gcp::verify(&chain, &gcp::google(), now, &mut Checks::default());
+    assert_eq!(tpm.is_some(), bytes == GENUINE);
+}
+
+/// In September 2026.
+fn september() -> jiff::Timestamp {
+    jiff::Timestamp::from_second(1_790_000_000).expect("a time")
 }
 
 /// Only the genuine collateral makes the genuine quote acceptable.
