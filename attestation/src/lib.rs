@@ -19,6 +19,7 @@ pub mod collateral;
 #[cfg(feature = "collect")]
 pub mod collect;
 pub mod credential;
+pub mod delivery;
 pub mod dsse;
 pub mod endorsement;
 pub mod gcp;

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     error::Error,
     machine::{Grant, Machine, State},
-    metadata::Metadata,
+    source::Source,
 };
 
 /// First pause after a failure; a person waits for this node.
@@ -29,12 +29,12 @@ const LONGEST: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Asks every verifier in turn until the node is admitted, by one of them or by its owner.
-pub async fn join(machine: Arc<Machine>, metadata: Metadata) {
+pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>) {
     // The network is up and the launch configuration measured.
     let began = Instant::now();
     let mut pause = FIRST;
     while machine.state() == State::Waiting {
-        match attempt(&machine, &metadata).await {
+        match attempt(&machine, source.as_ref()).await {
             Ok(ticket) => {
                 tracing::info!(milliseconds = began.elapsed().as_millis(), "Admitted");
                 if machine.claim() {
@@ -49,8 +49,8 @@ pub async fn join(machine: Arc<Machine>, metadata: Metadata) {
     }
 }
 
-async fn attempt(machine: &Machine, metadata: &Metadata) -> Result<Ticket, Error> {
-    let peers = metadata.peers().await?;
+async fn attempt(machine: &Machine, source: &dyn Source) -> Result<Ticket, Error> {
+    let peers = source.peers().await?;
     let mut last = Error::State("the metadata service names no verifier".into());
     for verifier in &peers.verifiers {
         match ask(machine, verifier).await {

@@ -1,6 +1,6 @@
 //! The node agent: measures its launch configuration, proves its boot, then starts Kubernetes.
 //!
-//! The story, in the order it happens: [`network`] gives the machine its address; [`metadata`] fetches the launch
+//! The story, in the order it happens: [`network`] gives the machine its address; [`source`] fetches the launch
 //! configuration, which [`machine`] measures into PCR 15 before [`serve`] opens a port. Then either the owner calls
 //! (Init, Recover) or [`join`] finds a verifier. What was granted becomes a [`plan`], which [`host`] carries out. A
 //! member answers re-attestations and keeps the [`mesh`].
@@ -17,5 +17,7 @@ pub mod mesh;
 pub mod metadata;
 pub mod network;
 pub mod plan;
+pub mod platform;
 pub mod progress;
 pub mod serve;
+pub mod source;

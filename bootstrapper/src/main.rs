@@ -9,9 +9,9 @@ use constellation_bootstrapper::{
     join,
     machine::Machine,
     mesh,
-    metadata::Metadata,
     network::{self, HINT, Hint},
-    serve,
+    platform::{Platform, TABLES},
+    serve, source,
 };
 use tokio::{net::TcpListener, time::sleep};
 
@@ -80,16 +80,20 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         network::configure(hint).await?;
         address = hint.ip()?.to_string();
     }
-    let metadata = Metadata { authority: run.metadata };
+    let platform = if simulated { Platform::Local } else { Platform::detect(TABLES.as_ref()) };
+    let source = source::of(platform, run.metadata);
     let mut pause = Duration::from_millis(100);
     let (bytes, launch) = loop {
-        match metadata.launch_config().await {
+        match source.launch_config().await {
             Ok(found) => break found,
             Err(error) => tracing::info!(%error, "No launch configuration yet"),
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST);
     };
+    if let (None, Some(own)) = (&hint, source.address()) {
+        address = own.to_string();
+    }
     if let Some(hint) = &hint {
         network::name(&launch.node_name, hint.ip()?, &hint.gateway).await?;
     }
@@ -99,7 +103,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     let machine = Machine::measure(tpm, bytes, launch, address, run.simulated_host, device_key)?;
     tracing::info!(node = machine.launch.node_name, state = ?machine.state(), "Measured the launch configuration");
     let listener = TcpListener::bind(run.listen).await.with_context(|| format!("listening on {}", run.listen))?;
-    let joining = tokio::spawn(join::join(machine.clone(), metadata));
+    let joining = tokio::spawn(join::join(machine.clone(), source));
     let meshing = tokio::spawn(mesh::keep(machine.clone()));
     let served = serve::serve(machine, listener).await;
     joining.abort();

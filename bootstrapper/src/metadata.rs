@@ -22,6 +22,14 @@ pub struct Metadata {
     pub authority: String,
 }
 
+/// What the service answered.
+pub(crate) struct Answer {
+    /// The header `Metadata-Flavor`.
+    pub(crate) flavor: Option<String>,
+    /// The body.
+    pub(crate) body: Vec<u8>,
+}
+
 /// Where verifiers may be.
 #[derive(Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -46,22 +54,30 @@ impl Metadata {
     }
 
     async fn fetch(&self, path: &str) -> Result<Vec<u8>, Error> {
+        Ok(self.ask("GET", path, &[]).await?.body)
+    }
+
+    /// Sends one request without a body.
+    pub(crate) async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer, Error> {
         let failed = |problem: String| Error::Http(format!("http://{}{path}", self.authority), problem);
         let exchange = async {
             let stream = TcpStream::connect(&self.authority).await.map_err(|e| e.to_string())?;
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-            let request = Request::get(path)
-                .header("host", &self.authority)
-                .body(Empty::<Bytes>::new())
-                .map_err(|e| e.to_string())?;
+            let mut request = Request::builder().method(method).uri(path).header("host", &self.authority);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
             let answer = async {
                 let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
                 if !answer.status().is_success() {
                     return Err(answer.status().to_string());
                 }
+                let flavor = answer.headers().get("metadata-flavor").and_then(|value| value.to_str().ok());
+                let flavor = flavor.map(str::to_owned);
                 let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
-                Ok(body.to_bytes().to_vec())
+                Ok(Answer { flavor, body: body.to_bytes().to_vec() })
             };
             tokio::pin!(connection);
             tokio::pin!(answer);

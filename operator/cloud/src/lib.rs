@@ -84,7 +84,7 @@ pub struct LaunchRequest {
     pub state_disk_bytes: u64,
     /// Number of the node in its cluster; fixes its address where the cloud lets us.
     pub index: u32,
-    /// The launch configuration, exactly as the node measures it.
+    /// User data: the launch configuration, exactly as the node measures it; in clouds with hints after it.
     pub launch_config: Vec<u8>,
 }
 

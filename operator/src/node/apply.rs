@@ -1,7 +1,11 @@
 //! Carries out the steps of one node, in order, up to the first that fails.
 
+use constellation_attestation::{
+    delivery::{self, Hints},
+    protocol::VERIFIER_PORT,
+};
 use constellation_crds::{
-    ConfidentialNode, NodeAdmission, NodeAdmissionSpec, cluster::DiskIntegrity, condition::reason,
+    ConfidentialNode, ConstellationCluster, NodeAdmission, NodeAdmissionSpec, cluster::DiskIntegrity, condition::reason,
 };
 use k8s_openapi::api::core::v1::Node;
 use kube::{
@@ -17,7 +21,7 @@ use super::{
     report::Outcome,
 };
 use crate::{
-    cloud::{CloudError, ClusterUid, InstanceId, LaunchRequest, NodeUid},
+    cloud::{CloudError, ClusterUid, InstanceId, LaunchRequest, NodeUid, offer::provider},
     cluster::secrets,
     context::Context,
     error::{Error, chain},
@@ -108,11 +112,23 @@ async fn launch(context: &Context, look: &Look) -> Result<(), Error> {
         zone: node.spec.zone.clone(),
         state_disk_bytes: u64::from(size) * GIB,
         index: node.spec.index,
-        launch_config: launch_config.clone(),
+        launch_config: delivered(cluster, launch_config),
     };
     let instance = context.cloud(cluster).await?.launch(&request).await?;
     tracing::info!(node = node.name_any(), instance = instance.id.0, "Launched instance");
     Ok(())
+}
+
+/// What the cloud delivers to the node. A local host answers the node's questions itself; a cloud's service only hands
+/// out what was given at the launch, so that the hints come with it: verifiers are behind the endpoint.
+fn delivered(cluster: &ConstellationCluster, launch_config: &[u8]) -> Vec<u8> {
+    if matches!(provider(cluster), "local" | "simulated") {
+        return launch_config.to_vec();
+    }
+    let endpoint = cluster.status.as_ref().and_then(|status| status.endpoint.as_deref());
+    let host = endpoint.and_then(|endpoint| endpoint.rsplit_once(':')).map(|(host, _)| host);
+    let verifiers = host.map(|host| format!("{host}:{VERIFIER_PORT}")).into_iter().collect();
+    delivery::join(launch_config, &Hints { verifiers })
 }
 
 async fn terminate(context: &Context, look: &Look) -> Result<(), Error> {

@@ -1,0 +1,265 @@
+//! Where a node's launch configuration and hints come from, behind one small trait: the local metadata service, or the
+//! user data of a cloud.
+//!
+//! Nothing of it is trusted: the launch configuration is measured before it is used, and whoever a hint names must prove
+//! who it is. Answers are bounded and have a time limit.
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    sync::Arc,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use constellation_attestation::{
+    delivery::{self, MAX_BYTES},
+    protocol::LaunchConfig,
+};
+use futures::{FutureExt as _, future::BoxFuture};
+
+use crate::{
+    error::Error,
+    metadata::{Answer, Metadata, Peers},
+    platform::Platform,
+};
+
+/// How long a token of EC2's service lives, seconds: it is used at once.
+const TOKEN_SECONDS: &str = "60";
+/// Google's name for the node's user data; the operator writes it.
+const ATTRIBUTE: &str = "/computeMetadata/v1/instance/attributes/constellation-launch-config";
+
+/// Where a node's launch configuration and hints come from.
+pub trait Source: Send + Sync {
+    /// The launch configuration: the bytes to measure, and what they say.
+    fn launch_config(&self) -> BoxFuture<'_, Result<(Vec<u8>, LaunchConfig), Error>>;
+
+    /// Where verifiers may be.
+    fn peers(&self) -> BoxFuture<'_, Result<Peers, Error>>;
+
+    /// The node's own address, where nothing else says it.
+    fn address(&self) -> Option<IpAddr>;
+}
+
+/// The source of a platform.
+#[must_use]
+pub fn of(platform: Platform, authority: String) -> Arc<dyn Source> {
+    let service = Metadata { authority };
+    match platform {
+        Platform::Local => Arc::new(service),
+        cloud => Arc::new(UserData { cloud, service }),
+    }
+}
+
+impl Source for Metadata {
+    fn launch_config(&self) -> BoxFuture<'_, Result<(Vec<u8>, LaunchConfig), Error>> {
+        Self::launch_config(self).boxed()
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Result<Peers, Error>> {
+        Self::peers(self).boxed()
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        None
+    }
+}
+
+/// A cloud's metadata service, of which only the user data is read.
+struct UserData {
+    cloud: Platform,
+    service: Metadata,
+}
+
+impl UserData {
+    async fn read(&self) -> Result<Vec<u8>, Error> {
+        let bytes = match self.cloud {
+            Platform::Aws => self.aws().await?,
+            Platform::Azure => decoded(&self.azure().await?)?,
+            Platform::Gcp => decoded(&self.gcp().await?)?,
+            Platform::Local => return Err(Error::Launch("of a local machine is no user data".into())),
+        };
+        if bytes.len() > MAX_BYTES {
+            return Err(Error::Launch(format!("has {} bytes, more than {MAX_BYTES}", bytes.len())));
+        }
+        Ok(bytes)
+    }
+
+    /// EC2, "Use the Instance Metadata Service", version 2: a token first. User data comes as it was before base64.
+    async fn aws(&self) -> Result<Vec<u8>, Error> {
+        let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", TOKEN_SECONDS)];
+        let token = self.service.ask("PUT", "/latest/api/token", &ttl).await?.body;
+        let token = String::from_utf8(token).map_err(|_| Error::Launch("needs a token, which is no text".into()))?;
+        Ok(self.service.ask("GET", "/latest/user-data", &[("x-aws-ec2-metadata-token", &token)]).await?.body)
+    }
+
+    /// Azure, "Instance Metadata Service", "Get user data": base64, as it was given.
+    async fn azure(&self) -> Result<Vec<u8>, Error> {
+        let path = "/metadata/instance/compute/userData?api-version=2021-01-01&format=text";
+        Ok(self.service.ask("GET", path, &[("metadata", "true")]).await?.body)
+    }
+
+    /// Compute Engine, "View and query VM metadata": base64, because we wrote it so; the header tells the service from
+    /// a proxy that took its place.
+    async fn gcp(&self) -> Result<Vec<u8>, Error> {
+        let Answer { flavor, body } = self.service.ask("GET", ATTRIBUTE, &[("metadata-flavor", "Google")]).await?;
+        if flavor.as_deref() != Some("Google") {
+            return Err(Error::Launch("came from something that is not Google's metadata server".into()));
+        }
+        Ok(body)
+    }
+}
+
+impl Source for UserData {
+    fn launch_config(&self) -> BoxFuture<'_, Result<(Vec<u8>, LaunchConfig), Error>> {
+        async {
+            let bytes = self.read().await?;
+            let (launch, _) = delivery::split(&bytes);
+            let parsed = serde_json::from_slice(launch).map_err(|e| Error::Launch(format!("can't be read: {e}")))?;
+            Ok((launch.to_vec(), parsed))
+        }
+        .boxed()
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Result<Peers, Error>> {
+        async { Ok(Peers { verifiers: delivery::split(&self.read().await?).1.verifiers }) }.boxed()
+    }
+
+    /// The address from which the service is reached: connecting a datagram socket chooses it, and sends nothing.
+    fn address(&self) -> Option<IpAddr> {
+        let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+        socket.connect(&self.service.authority).ok()?;
+        socket.local_addr().ok().map(|own| own.ip())
+    }
+}
+
+fn decoded(text: &[u8]) -> Result<Vec<u8>, Error> {
+    STANDARD.decode(text.trim_ascii()).map_err(|_| Error::Launch("is not base64".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use constellation_attestation::{delivery::Hints, protocol::Role};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Answers the head of a request with status, headers and body.
+    type Service = fn(&str) -> (u16, &'static str, Vec<u8>);
+
+    /// A service that answers each request by a function of its head, and remembers the heads.
+    async fn service(answer: Service) -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (authority, heads) = (listener.local_addr().unwrap().to_string(), Arc::<Mutex<Vec<String>>>::default());
+        let kept = Arc::clone(&heads);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+                let (status, headers, body) = answer(&head);
+                let start = format!("HTTP/1.1 {status} x\r\n{headers}content-length: {}\r\n\r\n", body.len());
+                kept.lock().unwrap().push(head);
+                stream.write_all(&[start.as_bytes(), &body].concat()).await.unwrap();
+            }
+        });
+        (authority, heads)
+    }
+
+    fn launch() -> LaunchConfig {
+        LaunchConfig {
+            cluster_uid: "c".into(),
+            node_uid: "n".into(),
+            node_name: "name".into(),
+            role: Role::Worker,
+            owner_public_key: "AA==".into(),
+        }
+    }
+
+    fn user_data() -> Vec<u8> {
+        delivery::join(&launch().to_bytes(), &Hints { verifiers: vec!["192.0.2.1:9001".into()] })
+    }
+
+    fn aws(head: &str) -> (u16, &'static str, Vec<u8>) {
+        if head.starts_with("put /latest/api/token ") && head.contains("token-ttl-seconds: 60\r\n") {
+            (200, "", b"T1==".to_vec())
+        } else if head.starts_with("get /latest/user-data ") && head.contains("metadata-token: t1==\r\n") {
+            (200, "", user_data())
+        } else {
+            (401, "", Vec::new())
+        }
+    }
+
+    fn azure(head: &str) -> (u16, &'static str, Vec<u8>) {
+        let right = head.starts_with("get /metadata/instance/compute/userdata?api-version=2021-01-01&format=text ");
+        if right && head.contains("metadata: true\r\n") {
+            (200, "", STANDARD.encode(user_data()).into_bytes())
+        } else {
+            (400, "", Vec::new())
+        }
+    }
+
+    fn gcp(head: &str) -> (u16, &'static str, Vec<u8>) {
+        let right = head.starts_with(&format!("get {} ", ATTRIBUTE.to_ascii_lowercase()));
+        if right && head.contains("metadata-flavor: google\r\n") {
+            (200, "Metadata-Flavor: Google\r\n", STANDARD.encode(user_data()).into_bytes())
+        } else {
+            (403, "", Vec::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn every_cloud_gives_the_same_launch_configuration_byte_for_byte() {
+        let clouds: [(_, Service); 3] = [(Platform::Aws, aws), (Platform::Azure, azure), (Platform::Gcp, gcp)];
+        for (cloud, answer) in clouds {
+            let (authority, heads) = service(answer).await;
+            let source = of(cloud, authority);
+            assert_eq!(source.launch_config().await.unwrap(), (launch().to_bytes(), launch()), "{cloud:?}");
+            assert_eq!(source.peers().await.unwrap().verifiers, ["192.0.2.1:9001"], "{cloud:?}");
+            assert_eq!(source.address(), Some([127, 0, 0, 1].into()));
+            assert!(heads.lock().unwrap().iter().all(|head| head.contains("\r\nhost: 127.0.0.1:")));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_user_data_of_ours_is_refused() {
+        let cases: [(_, Service, &str); 6] = [
+            (Platform::Aws, |_| (404, "", Vec::new()), "404"),
+            (Platform::Aws, |head| if head.starts_with("put") { aws(head) } else { (401, "", Vec::new()) }, "401"),
+            (Platform::Azure, |_| (200, "", b"not base64".to_vec()), "not base64"),
+            (Platform::Azure, |_| (200, "", STANDARD.encode(vec![b' '; MAX_BYTES + 1]).into_bytes()), "more than"),
+            (Platform::Gcp, |head| (200, "", gcp(head).2), "not Google's"),
+            (
+                Platform::Gcp,
+                |_| (200, "Metadata-Flavor: Google\r\n", STANDARD.encode("{}").into_bytes()),
+                "can't be read",
+            ),
+        ];
+        for (cloud, answer, why) in cases {
+            let (authority, _) = service(answer).await;
+            let refused = of(cloud, authority).launch_config().await.unwrap_err().to_string();
+            assert!(refused.contains(why), "{cloud:?}: {refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_cut_off() {
+        let (authority, _) = service(|_| (200, "", vec![b'a'; 100 * 1024])).await;
+        let refused = of(Platform::Azure, authority).launch_config().await.unwrap_err().to_string();
+        assert!(refused.contains("limit"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_local_machine_asks_as_it_always_did() {
+        let (authority, heads) = service(|_| (200, "", launch().to_bytes())).await;
+        let source = of(Platform::Local, authority);
+        assert_eq!(source.launch_config().await.unwrap(), (launch().to_bytes(), launch()));
+        assert!(heads.lock().unwrap()[0].starts_with("get /constellation/v1/launch-config http/1.1\r\n"));
+        assert_eq!(source.address(), None);
+    }
+}
