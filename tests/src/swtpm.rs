@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,10 @@ use tempfile::TempDir;
 
 /// swtpm answers within milliseconds of its start; only a box that is down takes this long.
 const START: Duration = Duration::from_secs(20);
+/// Ports from here on are below those that the kernel gives to connections (32768 and up, `ip_local_port_range`).
+const FIRST: u16 = 20_000;
+/// Pairs of ports.
+const PAIRS: u32 = 5_000;
 /// Two ports that were free a moment ago may be taken when swtpm asks for them.
 const ATTEMPTS: usize = 5;
 
@@ -205,15 +210,15 @@ fn answers(child: &mut Child, port: u16) -> Result<bool> {
     bail!("swtpm doesn't listen");
 }
 
-/// Two ports in a row: swtpm's clients expect the control port right after the other.
+/// Two ports in a row: swtpm's clients expect the control port right after the other. Each pair is tried once in a
+/// process: while one swtpm starts, another's answer on a port that both want would be taken for its own.
 fn free_pair() -> Result<u16> {
-    for _ in 0..100 {
-        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = first.local_addr()?.port();
-        let Some(next) = port.checked_add(1) else {
-            continue;
-        };
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, next)).is_ok() {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..PAIRS {
+        let number = std::process::id().wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed)) % PAIRS;
+        let port = FIRST + 2 * u16::try_from(number)?;
+        let both = [port, port + 1].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        if both.iter().all(Result::is_ok) {
             return Ok(port);
         }
     }
