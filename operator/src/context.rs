@@ -15,6 +15,7 @@ use crate::{
     error::Error,
     events::Events,
     init,
+    lease::Fence,
     metrics::Metrics,
     workload,
 };
@@ -35,6 +36,8 @@ pub struct Context {
     pub listings: Listings,
     /// Failures in a row, of every kind of object.
     pub failures: Failures,
+    /// Whether this process may still act.
+    pub fence: Arc<Fence>,
     /// What Prometheus is told.
     pub metrics: Arc<Metrics>,
     /// Only this namespace; absent: all.

@@ -42,6 +42,9 @@ pub enum Error {
     /// An object isn't what it should be; says what to change.
     #[error("{0}")]
     Invalid(String),
+    /// The lease wasn't renewed in time: another operator may lead by now.
+    #[error("another operator may lead by now")]
+    NotLeading,
     /// It took longer than it may.
     #[error("{0} took too long")]
     Time(&'static str),
@@ -75,6 +78,7 @@ impl Error {
             | Self::Invalid(_) => Class::User,
             Self::Cloud(CloudError::NotFound(_) | CloudError::Transient(_))
             | Self::Custody(CustodyError::Transient(_))
+            | Self::NotLeading
             | Self::Time(_) => Class::Transient,
             Self::Kube { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.is_forbidden() => Class::Denied,

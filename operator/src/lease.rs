@@ -1,6 +1,9 @@
 //! Leadership by a `Lease`: compare-and-swap, and a process that loses it ends.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -21,17 +24,39 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between renewals.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// Whether this process may still act. One that was suspended goes on where it was, with a plan from before, while
+/// another may lead by now: it finds out here, before it does anything.
+#[derive(Debug, Default)]
+pub struct Fence(Mutex<Option<Instant>>);
+
+impl Fence {
+    /// The lease was asked for at this time, and is ours.
+    fn renewed(&self, asked: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+    }
+
+    /// Lets those pass who renewed their lease in time, and everybody where nobody is elected.
+    ///
+    /// # Errors
+    /// [`Error::NotLeading`]
+    pub fn check(&self) -> Result<(), Error> {
+        let asked = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_some_and(|asked| asked.elapsed() > DEADLINE) { Err(Error::NotLeading) } else { Ok(()) }
+    }
+}
+
 /// A claim to leadership.
 pub struct Leader {
     api: Api<Lease>,
     identity: String,
+    fence: Arc<Fence>,
 }
 
 impl Leader {
     /// A claim under a name that is unique to this process.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
-        Self { api: Api::namespaced(client, namespace), identity }
+    pub fn new(client: Client, namespace: &str, identity: String, fence: Arc<Fence>) -> Self {
+        Self { api: Api::namespaced(client, namespace), identity, fence }
     }
 
     /// Waits until we lead.
@@ -61,6 +86,16 @@ impl Leader {
     }
 
     async fn attempt(&self) -> Result<bool, Error> {
+        let asked = Instant::now();
+        let ours = self.take().await?;
+        if ours {
+            self.fence.renewed(asked);
+        }
+        Ok(ours)
+    }
+
+    /// Takes or renews the lease if it is free or ours.
+    async fn take(&self) -> Result<bool, Error> {
         let now = Timestamp::now();
         let Some(mut lease) = self.api.get_opt(NAME).await.map_err(Error::kube("reading the lease"))? else {
             let lease = Lease {
@@ -114,6 +149,17 @@ fn won(result: Result<Lease, kube::Error>) -> Result<bool, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_did_not_renew_in_time_may_not_act() {
+        let fence = Fence::default();
+        fence.check().unwrap();
+        let (now, early) = (Instant::now(), DEADLINE + Duration::from_secs(1));
+        fence.renewed(now.checked_sub(early).unwrap());
+        assert!(matches!(fence.check(), Err(Error::NotLeading)));
+        fence.renewed(now);
+        fence.check().unwrap();
+    }
 
     #[test]
     fn a_lease_is_free_only_for_its_holder_or_after_its_time() {

@@ -15,7 +15,7 @@ use crate::{
     context::{Context, Listings},
     events::Events,
     group, health,
-    lease::Leader,
+    lease::{Fence, Leader},
     metrics::Metrics,
     node, version, workload,
 };
@@ -40,7 +40,9 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     }
     // The first provider wakes up only when we lead: a simulated cloud acts by itself.
     let lease_namespace = args.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    let leader = Leader::new(client_without_retry(config)?, &lease_namespace, identity.clone());
+    let fence = Arc::<Fence>::default();
+    let claim = Arc::clone(&fence);
+    let leader = Leader::new(client_without_retry(config)?, &lease_namespace, identity.clone(), claim);
     if args.leader_elect {
         tracing::info!(identity, "Waiting for leadership");
         leader.acquire().await;
@@ -55,6 +57,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         inits: Arc::default(),
         listings: Listings::default(),
         failures: Failures::default(),
+        fence,
         metrics,
         namespace: args.namespace.clone(),
         client,

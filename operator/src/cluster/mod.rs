@@ -142,6 +142,7 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
         }
     }
     let plan = plan::plan(&world.seen);
+    ctx.fence.check()?;
     let failure = carry_out(ctx, &world, memory, &plan.steps).await.err();
     // A conflict says only that the next look will see more: nobody needs to read that.
     let told = failure.as_ref().filter(|error| !error.is_conflict());
@@ -172,6 +173,7 @@ async fn carry_out(ctx: &Context, world: &World, memory: &mut Memory, steps: &[S
     for step in steps {
         let (namespace, name) = (world.cluster.namespace(), &world.seen.name);
         tracing::info!(namespace, name, step = step.words(), "Step");
+        ctx.fence.check()?;
         apply::apply(ctx, world, memory, step).await?;
     }
     Ok(())

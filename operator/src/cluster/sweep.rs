@@ -51,6 +51,7 @@ async fn sweep(ctx: &Context, before: &BTreeSet<Suspect>) -> Result<BTreeSet<Sus
         };
         let suspects = strangers(ctx, name, cloud.as_ref(), there).await?;
         for (_, cluster, _) in suspects.iter().filter(|suspect| before.contains(suspect)) {
+            ctx.fence.check()?;
             tracing::warn!(cloud = name, cluster = cluster.0, "Removing what belongs to no cluster");
             remove(cloud.as_ref(), cluster).await?;
         }
@@ -61,6 +62,7 @@ async fn sweep(ctx: &Context, before: &BTreeSet<Suspect>) -> Result<BTreeSet<Sus
         let Ok(cloud) = ctx.cloud(cluster).await else { continue };
         let suspects = machines(ctx, cloud.as_ref(), cluster).await?;
         for (_, uid, instance) in suspects.iter().filter(|suspect| before.contains(suspect)) {
+            ctx.fence.check()?;
             tracing::warn!(cluster = uid.0, ?instance, "Removing a machine that belongs to no node");
             if let Some(id) = instance {
                 gone(cloud.terminate(uid, id).await)?;

@@ -59,6 +59,7 @@ pub async fn apply(context: &Context, look: &Look, plan: &Plan) -> Outcome {
 
 async fn one(context: &Context, look: &Look, step: &Step) -> Result<(), Error> {
     let name = look.seen.node.name_any();
+    context.fence.check()?;
     tracing::info!(node = name, ?step, "Carrying out");
     match step {
         Step::AddFinalizer => finalizer(context, &look.seen.node, true).await,

@@ -80,6 +80,7 @@ async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Erro
     let plan = plan::plan(&look.seen);
     let outcome = apply::apply(context, &look, &plan).await;
     let dropped = outcome.done.contains(&plan::Step::DropFinalizer);
+    context.fence.check()?;
     let uid = node.uid().unwrap_or_default();
     if dropped {
         context.metrics.gone(&uid);
