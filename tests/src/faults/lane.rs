@@ -67,20 +67,18 @@ impl Keeper {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Starts the operator, or another one in place of one that is killed. Nobody who asks whether it runs sees the
+    /// moment between.
     fn start(&self) {
         let mut running = self.running();
+        if let Some(operator) = running.operator.take() {
+            running.kills += 1;
+            operator.kill();
+        }
         let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
         match Operator::start(&self.dir, &running.kubeconfig, &arguments) {
             Ok(operator) => running.operator = Some(operator),
             Err(error) => running.failure = Some(format!("{error:#}")),
-        }
-    }
-
-    fn kill(&self) {
-        let mut running = self.running();
-        running.kills += 1;
-        if let Some(operator) = running.operator.take() {
-            operator.kill();
         }
     }
 }
@@ -113,10 +111,7 @@ impl Lane {
             running: Mutex::default(),
         });
         let killed = Arc::clone(&keeper);
-        let kill = Box::new(move || {
-            killed.kill();
-            killed.start();
-        });
+        let kill = Box::new(move || killed.start());
         let proxy = Proxy::start(Client::try_from(config)?, plan, kill).await?;
         keeper.running().kubeconfig = proxy.kubeconfig(name);
         keeper.start();
@@ -147,7 +142,6 @@ impl Lane {
 
     /// Kills the operator and starts it again.
     pub fn restart(&self) {
-        self.keeper.kill();
         self.keeper.start();
     }
 
