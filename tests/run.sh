@@ -3,6 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=1
+# What is compiled here is compiled once: the state for compiling it again would take more disk than the programs.
+export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 
 stages=(packages tools build lint generated unit cel attestation operator clouds aws processes crash image vm)
 [ $# -gt 0 ] && stages=("$@")

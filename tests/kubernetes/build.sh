@@ -57,6 +57,7 @@ missing=()
 for name in "${wanted[@]}"; do [ -x "$bin/$name" ] || missing+=("$name"); done
 if [ ${#missing[@]} -gt 0 ]; then
   command -v go >/dev/null || { echo "build.sh: Go is needed to build ${missing[*]}; install Go 1.26 or newer" >&2; exit 1; }
+  export GOCACHE=$root/go-build
   n=0
   for name in "${missing[@]}"; do
     n=$((n + 1))
@@ -73,5 +74,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     exec 9>&-
   done
+  # With all of them there nobody builds any more, and their parts take six times their room.
+  [ "${1:-}" != all ] || rm -rf "$GOCACHE"
 fi
 echo "$bin"

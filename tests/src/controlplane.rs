@@ -12,7 +12,7 @@ use std::{
     fs::{self, File},
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -167,8 +167,8 @@ impl Guard {
         self.0.take().expect("a guard holds its child until it is released")
     }
 
-    fn exited(&mut self) -> bool {
-        self.0.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+    fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.0.as_mut().expect("a guard holds its child until it is released").try_wait()?)
     }
 }
 
@@ -225,11 +225,10 @@ async fn launch(programs: &Programs, pki: &Pki, dir: &Path, options: &Options) -
     let until = Instant::now() + READY_TIMEOUT;
     let mut pause = FIRST_PAUSE;
     loop {
-        if apiserver.exited() {
-            bail!("kube-apiserver ended before it was ready:\n{}", tail(&log));
-        }
-        if etcd.exited() {
-            bail!("etcd ended before it was ready:\n{}", tail(&etcd_log));
+        for (name, child, log) in [("etcd", &mut etcd, &etcd_log), ("kube-apiserver", &mut apiserver, &log)] {
+            if let Some(how) = child.exited()? {
+                bail!("{name} ended before it was ready, {how}:\n{}", tail(log));
+            }
         }
         if ready(&client).await {
             return Ok((etcd, apiserver, port));
@@ -283,9 +282,10 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
+/// The last lines of a log; without etcd's warnings about our settings, which say the same at every start.
 fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
+    let lines: Vec<_> = text.lines().filter(|line| !line.contains("\"caller\":\"embed/config.go")).collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
