@@ -30,8 +30,9 @@ bench: packages ## how long evidence takes to verify, and how much memory; joins
 	$(CARGO) test --release -p constellation-tests --test join_process fifty -- --nocapture
 
 .PHONY: prove
-prove: packages ## the join's state machine with an attacker in it, further than `make test` goes
+prove: packages ## the join: its state machine with an attacker in it, and its symbolic models
 	$(CARGO) test --release -p constellation-model --features prove
+	@tests/symbolic.sh
 
 .PHONY: soak
 soak: build ## thousands of fault schedules (SCHEDULES=N) and ten quiet minutes; hours
