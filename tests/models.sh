@@ -14,11 +14,13 @@ wheel() {
   python3 -m zipfile -e "$work"/*.whl "$work/unpacked"
 }
 
-# Google: the discovery document of Compute Engine.
+# Google: the discovery documents of Compute Engine and Cloud KMS.
 google() (
-  [ -s "$models/compute.v1.json" ] && exit
+  [ -s "$models/compute.v1.json" ] && [ -s "$models/cloudkms.v1.json" ] && exit
   wheel google-api-python-client==2.202.0
-  mv "$work/unpacked/googleapiclient/discovery_cache/documents/compute.v1.json" "$models/compute.v1.json"
+  for api in compute cloudkms; do
+    mv "$work/unpacked/googleapiclient/discovery_cache/documents/$api.v1.json" "$models/$api.v1.json"
+  done
 )
 
 # Azure: types and operations, as JSON.

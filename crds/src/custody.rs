@@ -11,13 +11,13 @@ use crate::cluster::LocalRef;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("[has(self.aws), has(self.azure), has(self.gcp), has(self.vault)].exists_one(given, given)")
     .message("exactly one key service is needed: aws, azure, gcp or vault"),
-    validation = Rule::new("has(self.aws) == has(oldSelf.aws) && has(self.azure) == has(oldSelf.azure) && has(self.gcp) == has(oldSelf.gcp) && has(self.vault) == has(oldSelf.vault) && (!has(self.vault) || self.vault.address == oldSelf.vault.address)")
+    validation = Rule::new("has(self.aws) == has(oldSelf.aws) && has(self.azure) == has(oldSelf.azure) && has(self.gcp) == has(oldSelf.gcp) && has(self.vault) == has(oldSelf.vault) && (!has(self.vault) || self.vault.address == oldSelf.vault.address) && (!has(self.azure) || self.azure.vaultUrl == oldSelf.azure.vaultUrl)")
     .message("the key service can't be another: only one that opens the wrapped secret can wrap it again; another key of it can be named"))]
 pub struct Kms {
     /// AWS KMS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aws: Option<AwsKey>,
-    /// Azure Key Vault or Managed HSM.
+    /// Azure Managed HSM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub azure: Option<AzureKey>,
     /// Google Cloud KMS.
@@ -40,12 +40,13 @@ pub struct AwsKey {
     pub credentials_ref: Option<LocalRef>,
 }
 
-/// A key of Azure Key Vault or Managed HSM.
+/// An AES key (`oct-HSM`) of an Azure Managed HSM: what an RSA key of a vault opens, anybody may have wrapped.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AzureKey {
-    /// URL of the vault, for example `https://example.vault.azure.net`.
-    #[schemars(length(max = 256), regex(pattern = r"^https://[-.a-zA-Z0-9]+$"))]
+    /// URL of the HSM, for example `https://example.managedhsm.azure.net`. The operator's token goes there, so it can be
+    /// no other domain.
+    #[schemars(length(max = 256), regex(pattern = r"^https://[-a-zA-Z0-9]+\.managedhsm\.azure\.net$"))]
     pub vault_url: String,
     /// Name of the key.
     #[schemars(length(min = 1, max = 127), regex(pattern = r"^[-a-zA-Z0-9]+$"))]

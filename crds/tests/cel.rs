@@ -158,12 +158,15 @@ fn what_is_set_once_stays_and_the_rest_may_change() {
 fn a_kms_may_get_another_key_and_nothing_else() {
     let aws = |id: &str| json!({"aws": {"keyArn": format!("arn:aws:kms:us-east-2:123456789012:key/{id}")}});
     let vault = |host: &str, key: &str| json!({"vault": {"address": format!("https://{host}"), "key": key, "credentialsRef": {"name": "t"}}});
+    let azure = |hsm: &str, key: &str| json!({"azure": {"vaultUrl": format!("https://{hsm}.managedhsm.azure.net"), "key": key}});
     let of = |kms: Value| with(cluster(), "/spec/masterSecret", json!({"kms": kms}));
     for (old, new, words) in [
         (of(aws("a")), of(aws("b")), None),
         (of(vault("v", "a")), of(vault("v", "b")), None),
         (of(vault("v", "a")), of(vault("w", "a")), Some("key service can't be another")),
         (of(vault("v", "a")), of(aws("a")), Some("key service can't be another")),
+        (of(azure("v", "a")), of(azure("v", "b")), None),
+        (of(azure("v", "a")), of(azure("w", "a")), Some("key service can't be another")),
         (of(aws("a")), cluster(), Some("masterSecret can't be changed")),
         (cluster(), of(aws("a")), Some("masterSecret can't be changed")),
     ] {

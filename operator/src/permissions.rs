@@ -19,6 +19,17 @@ pub enum Permissions {
     },
     /// A custom role of Google Cloud, for `gcloud iam roles create constellationOperator --project P --file FILE`.
     Gcp,
+    /// A policy of AWS for the key of a master secret.
+    AwsKey {
+        /// ARN of the key.
+        arn: String,
+    },
+    /// A role of an Azure Managed HSM for the key of a master secret, for `az keyvault role definition create --hsm-name
+    /// HSM --role-definition @FILE`; to be assigned on `/keys/NAME`.
+    AzureKey,
+    /// A custom role of Google Cloud for the key of a master secret, for `gcloud iam roles create constellationKey
+    /// --project P --file FILE`; to be given on the key.
+    GcpKey,
 }
 
 /// The document.
@@ -33,6 +44,12 @@ pub fn document(of: &Permissions) -> anyhow::Result<String> {
         Permissions::Azure { subscription } => Ok(constellation_cloud_azure::custom_role(subscription)),
         #[cfg(feature = "gcp")]
         Permissions::Gcp => Ok(constellation_cloud_gcp::custom_role()),
+        #[cfg(feature = "aws")]
+        Permissions::AwsKey { arn } => Ok(constellation_cloud_aws::key_policy(arn)),
+        #[cfg(feature = "azure")]
+        Permissions::AzureKey => Ok(constellation_cloud_azure::key_role()),
+        #[cfg(feature = "gcp")]
+        Permissions::GcpKey => Ok(constellation_cloud_gcp::key_role()),
         #[cfg(not(all(feature = "aws", feature = "azure", feature = "gcp")))]
         other => bail!("this operator was built without this provider ({other:?}): its document comes with its room"),
     }
@@ -50,5 +67,11 @@ mod tests {
         assert_eq!(azure.is_ok_and(|role| role.contains("/subscriptions/s-1")), cfg!(feature = "azure"));
         let gcp = document(&Permissions::Gcp);
         assert_eq!(gcp.is_ok_and(|role| role.contains("- compute.instances.create\n")), cfg!(feature = "gcp"));
+        let aws = document(&Permissions::AwsKey { arn: "k-1".into() });
+        assert_eq!(aws.is_ok_and(|policy| policy.contains("\"k-1\"")), cfg!(feature = "aws"));
+        let azure = document(&Permissions::AzureKey);
+        assert_eq!(azure.is_ok_and(|role| role.contains("managedHsm/keys/decrypt/action")), cfg!(feature = "azure"));
+        let gcp = document(&Permissions::GcpKey);
+        assert_eq!(gcp.is_ok_and(|role| role.contains("- cloudkms.cryptoKeys.get\n")), cfg!(feature = "gcp"));
     }
 }

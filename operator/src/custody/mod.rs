@@ -74,7 +74,7 @@ pub fn binding(cluster: &ConstellationCluster) -> Binding {
 pub fn key(kms: &Kms) -> String {
     match kms {
         Kms { aws: Some(aws), .. } => aws.key_arn.clone(),
-        Kms { azure: Some(azure), .. } => format!("{}/keys/{}", azure.vault_url.trim_end_matches('/'), azure.key),
+        Kms { azure: Some(azure), .. } => format!("{}/keys/{}", azure.vault_url, azure.key),
         Kms { gcp: Some(gcp), .. } => gcp.key.clone(),
         Kms { vault: Some(vault), .. } => format!("{}/{}", vault.mount.as_deref().unwrap_or(MOUNT), vault.key),
         Kms { .. } => String::new(),
@@ -109,16 +109,35 @@ pub async fn service(client: &Client, cluster: &ConstellationCluster, kms: &Kms)
             // An SDK's set-up is a large future, and every caller's would hold it.
             Ok(Box::new(Box::pin(AwsKms::connect(region, &access, None)).await))
         }
+        #[cfg(feature = "azure")]
+        Kms { azure: Some(azure), .. } => {
+            use constellation_cloud_azure::{Access, ManagedHsm, RATE};
+            // The API server checks it as well; here the operator's token would go out.
+            if !ManagedHsm::is_url(&azure.vault_url) {
+                let url = &azure.vault_url;
+                return Err(Error::Invalid(format!(
+                    "{url} is no URL of a Managed HSM (https://NAME.managedhsm.azure.net)"
+                )));
+            }
+            let limiter = constellation_cloud::limit::Limiter::new(RATE.0, RATE.1);
+            let hsm = ManagedHsm::new(&azure.vault_url, &Access::ambient(), std::sync::Arc::new(limiter));
+            Ok(Box::new(hsm?))
+        }
+        #[cfg(feature = "gcp")]
+        Kms { gcp: Some(_), .. } => {
+            use constellation_cloud_gcp::{Access, CloudKms};
+            Ok(Box::new(Box::pin(CloudKms::connect(&Access::Ambient, None)).await?))
+        }
         Kms { .. } => {
-            let name = if kms.aws.is_some() {
-                "AWS KMS (feature `aws`)"
+            let (name, feature) = if kms.aws.is_some() {
+                ("AWS KMS", "aws")
             } else if kms.azure.is_some() {
-                "Azure Key Vault"
+                ("Azure Managed HSM", "azure")
             } else {
-                "Google Cloud KMS"
+                ("Google Cloud KMS", "gcp")
             };
             Err(Error::Invalid(format!(
-                "this build of the operator has no {name}: choose another kms or another build"
+                "this build of the operator has no {name}: choose another kms, or a build with feature `{feature}`"
             )))
         }
     }

@@ -36,7 +36,7 @@ pub use self::{
     account::{Account, Pace},
     credentials::{Access, StaticKey},
     kms::AwsKms,
-    permissions::{CALLS, Limit, policy},
+    permissions::{CALLS, KEY_CALLS, Limit, key_policy, policy},
 };
 
 /// How long a node has to accept a connection.

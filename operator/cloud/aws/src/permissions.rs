@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::convert::TAG_OWNER;
+use crate::convert::{TAG_CLUSTER, TAG_OWNER};
 
 /// What a statement may be limited to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,32 @@ pub const CALLS: &[(&str, Limit)] = &[
     ("elasticloadbalancing:RegisterTargets", Limit::Ours),
     ("servicequotas:GetServiceQuota", Limit::Any),
 ];
+
+/// The same for the key of a master secret ("Actions defined by AWS Key Management Service"; `ReEncrypt` needs two).
+pub const KEY_CALLS: &[&str] = &["kms:Decrypt", "kms:Encrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo"];
+
+/// The policy document (JSON) for the key of a master secret. Without the cluster's UID in the encryption context, by
+/// which a ciphertext is of one cluster, the key is of no use to whoever has this right.
+#[must_use]
+pub fn key_policy(arn: &str) -> String {
+    let actions: Vec<_> = KEY_CALLS.iter().map(|action| format!("\"{action}\"")).collect();
+    let actions = actions.join(", ");
+    format!(
+        r#"{{
+  "Version": "2012-10-17",
+  "Statement": [
+    {{
+      "Sid": "MasterSecret",
+      "Effect": "Allow",
+      "Action": [{actions}],
+      "Resource": "{arn}",
+      "Condition": {{"Null": {{"kms:EncryptionContext:{TAG_CLUSTER}": "false"}}}}
+    }}
+  ]
+}}
+"#
+    )
+}
 
 /// The policy document (JSON) of the operator whose objects bear this owner.
 ///
@@ -143,4 +169,18 @@ pub fn policy(owner: &str) -> String {
 }}
 "#
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keys_policy_is_for_that_key_and_asks_for_a_clusters_context() {
+        let policy: serde_json::Value = serde_json::from_str(&key_policy("arn:k")).unwrap();
+        let statement = &policy["Statement"][0];
+        assert_eq!(policy["Statement"].as_array().unwrap().len(), 1);
+        assert_eq!((&statement["Resource"], &statement["Action"]), (&"arn:k".into(), &serde_json::json!(KEY_CALLS)));
+        assert_eq!(statement["Condition"]["Null"]["kms:EncryptionContext:constellation.dev/cluster-uid"], "false");
+    }
 }

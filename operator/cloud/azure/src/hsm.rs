@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 use crate::{Access, arm::Arm, credential};
 
 const SCOPE: &str = "https://managedhsm.azure.net/.default";
+/// Of the HSMs in Azure's public cloud ("Azure Key Vault and Managed HSM recovery", DNS suffixes).
+const DOMAIN: &str = ".managedhsm.azure.net";
 const VERSION: &str = "7.4";
 const ALGORITHM: &str = "A256GCM";
 /// Bytes of an initialisation vector and of a tag of AES-GCM (NIST SP 800-38D, section 5.2.1).
@@ -27,21 +29,41 @@ const TAG_BYTES: usize = 16;
 
 /// An Azure Managed HSM.
 pub struct ManagedHsm {
+    url: String,
     arm: Arm,
 }
 
 impl ManagedHsm {
-    /// Makes the client; nothing is sent before the first use. `url` is the HSM's, `https://NAME.managedhsm.azure.net`.
+    /// Makes the client; nothing is sent before the first use. `url` is the HSM's, `https://NAME.managedhsm.azure.net`;
+    /// its keys are named `URL/keys/NAME`. The token goes to that address: [`ManagedHsm::is_url`] is to be asked before.
     ///
     /// # Errors
     /// [`CloudError::Unsupported`] when the URL is none, [`CloudError::Denied`] when there are no credentials.
     pub fn new(url: &str, access: &Access, limiter: Arc<Limiter>) -> Result<Self, CloudError> {
-        Ok(Self { arm: Arm::new(url, SCOPE, credential(access)?, limiter, Duration::ZERO)? })
+        let arm = Arm::new(url, SCOPE, credential(access)?, limiter, Duration::ZERO)?;
+        Ok(Self { url: url.to_owned(), arm })
+    }
+
+    /// Whether a URL is that of a Managed HSM of Azure's public cloud: no other address may see the operator's token.
+    #[must_use]
+    pub fn is_url(url: &str) -> bool {
+        let name = url.strip_prefix("https://").and_then(|rest| rest.strip_suffix(DOMAIN));
+        name.is_some_and(is_name)
+    }
+
+    /// The path of a key of this HSM.
+    fn path(&self, key: &str) -> Result<String, CustodyError> {
+        let name = key.strip_prefix(&self.url).and_then(|rest| rest.strip_prefix("/keys/"));
+        match name.filter(|name| is_name(name)) {
+            Some(name) => Ok(format!("/keys/{name}")),
+            None => Err(CustodyError::Key(format!("{key:?} is no key of {}", self.url))),
+        }
     }
 
     /// The newest version of a key that may be used.
     async fn newest(&self, key: &str) -> Result<String, CustodyError> {
-        let found = self.arm.get(&path(key)?, &[("api-version", VERSION)]).await.map_err(|e| refused(e, "read"))?;
+        let found =
+            self.arm.get(&self.path(key)?, &[("api-version", VERSION)]).await.map_err(|e| refused(e, "read"))?;
         let found = found.ok_or_else(|| CustodyError::Key(format!("there is no key {key}")))?;
         if found["key"]["kty"] != "oct-HSM" {
             return Err(CustodyError::Key(format!("key {key} is no oct-HSM key: an RSA key can't say who wrapped")));
@@ -64,7 +86,7 @@ impl KeyService for ManagedHsm {
         let version = self.newest(key).await?;
         let value = Zeroizing::new(URL_SAFE_NO_PAD.encode(secret));
         let body = json!({"alg": ALGORITHM, "value": *value, "aad": aad(binding)});
-        let path = format!("{}/{version}/encrypt", path(key)?);
+        let path = format!("{}/{version}/encrypt", self.path(key)?);
         let sealed = self.arm.post(&path, VERSION, &body).await.map_err(|error| refused(error, "encrypt"))?;
         let (iv, tag, value) = (bytes(&sealed, "iv")?, bytes(&sealed, "tag")?, bytes(&sealed, "value")?);
         if (iv.len(), tag.len(), value.len()) != (IV_BYTES, TAG_BYTES, secret.len()) {
@@ -82,7 +104,7 @@ impl KeyService for ManagedHsm {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let body = json!({"alg": ALGORITHM, "value": encode(value), "iv": encode(iv), "tag": encode(tag),
             "aad": aad(binding)});
-        let path = format!("{}/{version}/decrypt", path(&wrapped.key)?);
+        let path = format!("{}/{version}/decrypt", self.path(&wrapped.key)?);
         let mut opened = self.arm.post(&path, VERSION, &body).await.map_err(|error| match error {
             // What can't be authenticated is a bad request.
             CloudError::Unsupported(text) => CustodyError::Foreign(text),
@@ -98,14 +120,6 @@ impl KeyService for ManagedHsm {
 
     async fn version(&self, key: &str) -> Result<Option<String>, CustodyError> {
         self.newest(key).await.map(Some)
-    }
-}
-
-fn path(key: &str) -> Result<String, CustodyError> {
-    if is_name(key) {
-        Ok(format!("/keys/{key}"))
-    } else {
-        Err(CustodyError::Key(format!("{key:?} is no name of a key")))
     }
 }
 

@@ -20,6 +20,7 @@ mod permissions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    env,
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -42,12 +43,16 @@ use self::{arm::Arm, convert::Names, demand::Catalogue, instances::Lists};
 
 pub use self::{
     hsm::ManagedHsm,
-    permissions::{ACTIONS, custom_role},
+    permissions::{ACTIONS, KEY_ACTIONS, custom_role, key_role},
 };
 
 /// Calls at once, and the time in which one more is allowed: Resource Manager refills 10 writes and 25 reads a second
 /// and subscription ("Understand how Azure Resource Manager throttles requests").
 pub const RATE: (u32, Duration) = (100, Duration::from_millis(100));
+/// Set in pods by the workload identity webhook ("Workload identity", "Service account annotations and environment").
+const TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
+/// The user-assigned identity, if there are several.
+const CLIENT: &str = "AZURE_CLIENT_ID";
 /// How long a node has to accept a connection.
 const DIAL: Duration = Duration::from_secs(10);
 
@@ -105,6 +110,18 @@ pub enum Access {
     },
     /// A projected token of the pod's service account, from the variables that the workload identity webhook sets.
     WorkloadIdentity,
+}
+
+impl Access {
+    /// The operator's own identity: of its service account where the webhook gave the pod a token, else the machine's.
+    #[must_use]
+    pub fn ambient() -> Self {
+        if env::var_os(TOKEN_FILE).is_some() {
+            Self::WorkloadIdentity
+        } else {
+            Self::ManagedIdentity { client: env::var(CLIENT).ok() }
+        }
+    }
 }
 
 /// What a user says about a subscription.

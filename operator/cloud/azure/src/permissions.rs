@@ -65,6 +65,14 @@ pub const ACTIONS: &[(&str, &[&str])] = &[
     ("PUT resourcegroups", &["Microsoft.Resources/subscriptions/resourceGroups/write"]),
 ];
 
+/// What the operator does with the key of a master secret, as data actions of a Managed HSM ("Managed HSM local RBAC
+/// built-in roles", permitted operations). A test compares the list with the operations that are really asked for.
+pub const KEY_ACTIONS: &[&str] = &[
+    "Microsoft.KeyVault/managedHsm/keys/decrypt/action",
+    "Microsoft.KeyVault/managedHsm/keys/encrypt/action",
+    "Microsoft.KeyVault/managedHsm/keys/read/action",
+];
+
 /// The name in [`ACTIONS`] of a request.
 pub fn request(method: &str, path: &str) -> &'static str {
     let kind = if path.contains("/operations/") || path.contains("/operationresults/") {
@@ -97,6 +105,21 @@ pub fn custom_role(subscription: &str) -> String {
         "DataActions": [],
         "NotDataActions": [],
         "AssignableScopes": [format!("/subscriptions/{subscription}")],
+    });
+    format!("{role:#}\n")
+}
+
+/// Definition of a role for `az keyvault role definition create --hsm-name HSM --role-definition @-`, to be assigned on
+/// one key (`--scope /keys/NAME`). Rights on a Managed HSM's keys are the HSM's own: a role of the subscription has none.
+#[must_use]
+pub fn key_role() -> String {
+    let role = json!({
+        "roleName": "Constellation master secret",
+        "description": "Wraps and opens master secrets",
+        "actions": [],
+        "notActions": [],
+        "dataActions": KEY_ACTIONS,
+        "notDataActions": [],
     });
     format!("{role:#}\n")
 }

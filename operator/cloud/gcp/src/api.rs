@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::{Access, Settings, error::Refused};
 
 /// A call that takes longer has lost its connection: Compute Engine answers in seconds, the work is in operations.
-const ATTEMPT: Duration = Duration::from_secs(30);
+pub const ATTEMPT: Duration = Duration::from_secs(30);
 
 /// Where an operation runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,20 @@ pub struct Api {
     poll: Duration,
 }
 
+/// Credentials of whoever we are.
+pub fn credentials(access: &Access) -> Result<Credentials, CloudError> {
+    let denied = |error| CloudError::Denied(format!("no credentials: {error}"));
+    match access {
+        Access::Ambient => Builder::default().build().map_err(denied),
+        Access::Anonymous => Ok(anonymous::Builder::new().build()),
+        Access::ServiceAccountKey(key) => {
+            let key = serde_json::from_str(key)
+                .map_err(|_| CloudError::Denied("the key of the service account is no JSON".into()))?;
+            service_account::Builder::new(key).build().map_err(denied)
+        }
+    }
+}
+
 /// Makes a client of a kind.
 macro_rules! client {
     ($kind:ident, $settings:expr, $credentials:expr) => {{
@@ -74,16 +88,7 @@ macro_rules! client {
 impl Api {
     /// Makes the clients.
     pub async fn connect(settings: &Settings) -> Result<Self, CloudError> {
-        let denied = |error| CloudError::Denied(format!("no credentials: {error}"));
-        let credentials: Credentials = match &settings.access {
-            Access::Ambient => Builder::default().build().map_err(denied)?,
-            Access::Anonymous => anonymous::Builder::new().build(),
-            Access::ServiceAccountKey(key) => {
-                let key = serde_json::from_str(key)
-                    .map_err(|_| CloudError::Denied("the key of the service account is no JSON".into()))?;
-                service_account::Builder::new(key).build().map_err(denied)?
-            }
-        };
+        let credentials = credentials(&settings.access)?;
         Ok(Self {
             addresses: client!(Addresses, settings, credentials),
             backends: client!(RegionBackendServices, settings, credentials),

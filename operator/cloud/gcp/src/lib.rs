@@ -14,6 +14,7 @@ mod demand;
 mod endpoint;
 mod error;
 mod instances;
+mod kms;
 mod network;
 mod permissions;
 
@@ -29,7 +30,10 @@ use zeroize::Zeroizing;
 
 use self::{api::Api, convert::Names, instances::Launches};
 
-pub use self::permissions::{CALLS, custom_role};
+pub use self::{
+    kms::CloudKms,
+    permissions::{CALLS, KEY_CALLS, custom_role, key_role},
+};
 
 /// Calls at once, and the time in which one more is allowed: Compute Engine takes 1500 reads a minute and region, and
 /// as many mutations ("API quota and limits"); four fifths of it, as others use the project too.

@@ -72,16 +72,30 @@ pub const CALLS: &[(&str, &[&str])] = &[
     ("compute.zones.get", &["compute.zones.get"]),
 ];
 
+/// The same for the key of a master secret (Cloud KMS, "Permissions and roles").
+pub const KEY_CALLS: &[(&str, &[&str])] = &[
+    ("cloudkms.cryptoKeys.decrypt", &["cloudkms.cryptoKeyVersions.useToDecrypt"]),
+    ("cloudkms.cryptoKeys.encrypt", &["cloudkms.cryptoKeyVersions.useToEncrypt"]),
+    ("cloudkms.cryptoKeys.get", &["cloudkms.cryptoKeys.get"]),
+];
+
 /// Definition of a custom role for `gcloud iam roles create constellationOperator --project P --file -`.
 ///
 /// A service account for nodes needs `roles/iam.serviceAccountUser` on that account besides.
 #[must_use]
 pub fn custom_role() -> String {
-    let all: BTreeSet<_> = CALLS.iter().flat_map(|(_, permissions)| *permissions).collect();
-    let mut text = String::from(
-        "title: Constellation Operator\ndescription: Creates and removes clusters of confidential VMs\nstage: GA\n\
-         includedPermissions:\n",
-    );
+    role("Constellation Operator", "Creates and removes clusters of confidential VMs", CALLS)
+}
+
+/// Definition of a custom role for the key of a master secret, to be given on that key alone.
+#[must_use]
+pub fn key_role() -> String {
+    role("Constellation master secret", "Wraps and opens master secrets", KEY_CALLS)
+}
+
+fn role(title: &str, description: &str, calls: &[(&str, &[&str])]) -> String {
+    let all: BTreeSet<_> = calls.iter().flat_map(|(_, permissions)| *permissions).collect();
+    let mut text = format!("title: {title}\ndescription: {description}\nstage: GA\nincludedPermissions:\n");
     for permission in all {
         // Writing to a string can't fail.
         let _ = writeln!(text, "- {permission}");
@@ -91,9 +105,13 @@ pub fn custom_role() -> String {
 
 /// A refusal, with what may be missing.
 pub fn explain(method: &str, text: &str) -> String {
-    let needed = CALLS.iter().find(|(name, _)| *name == method).map(|(_, permissions)| permissions.join(", "));
+    let needed =
+        CALLS.iter().chain(KEY_CALLS).find(|(name, _)| *name == method).map(|(_, permissions)| permissions.join(", "));
     match needed {
-        Some(needed) => format!("{text} (needs {needed}; `constellation-operator permissions gcp` prints the role)"),
+        Some(needed) => {
+            let document = if method.starts_with("cloudkms.") { "gcp-key" } else { "gcp" };
+            format!("{text} (needs {needed}; `constellation-operator permissions {document}` prints the role)")
+        }
         None => text.to_owned(),
     }
 }
@@ -114,5 +132,7 @@ mod tests {
         let text = explain("compute.instances.delete", "no");
         assert!(text.contains("needs compute.instances.delete;"), "{text}");
         assert_eq!(explain("compute.unknown", "no"), "no");
+        let text = explain("cloudkms.cryptoKeys.decrypt", "no");
+        assert!(text.contains("useToDecrypt; `constellation-operator permissions gcp-key`"), "{text}");
     }
 }

@@ -1,9 +1,6 @@
 //! From a cluster's settings to a room of Azure.
 
-use std::{
-    env,
-    sync::{Arc, LazyLock},
-};
+use std::sync::{Arc, LazyLock};
 
 use constellation_cloud::limit::Limiters;
 use constellation_cloud_azure::{Access, AzureCloud, DiskEncryption, Pace, RATE, Reach, Settings, Technology};
@@ -14,11 +11,6 @@ use constellation_crds::{
 
 use super::{Cloud, Given};
 use crate::error::Error;
-
-/// Set in pods by the workload identity webhook ("Workload identity", "Service account annotations and environment").
-const TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
-/// The user-assigned identity, if there are several.
-const CLIENT: &str = "AZURE_CLIENT_ID";
 
 /// Clusters of one subscription and region share its quota of calls.
 static TURNS: LazyLock<Limiters> = LazyLock::new(|| Limiters::new(RATE.0, RATE.1));
@@ -59,7 +51,6 @@ fn access(given: &Given<'_>) -> Result<Access, Error> {
             client: client.to_string(),
             secret: secret.to_string().into(),
         },
-        _ if env::var_os(TOKEN_FILE).is_some() => Access::WorkloadIdentity,
-        _ => Access::ManagedIdentity { client: env::var(CLIENT).ok() },
+        _ => Access::ambient(),
     })
 }

@@ -21,6 +21,7 @@ use axum::{
 };
 use serde_json::Value;
 
+use self::model::Service;
 pub use self::world::{Fault, World};
 
 /// A running endpoint; ends with the test's runtime.
@@ -59,7 +60,7 @@ async fn serve(
 ) -> Response {
     let body: Option<Value> = (!body.is_empty()).then(|| serde_json::from_slice(&body).unwrap());
     let mut world = world.lock().unwrap();
-    let (status, answer) = match model::check(method.as_str(), uri.path(), &query, body.as_ref()) {
+    let (status, answer) = match model::check(Service::Compute, method.as_str(), uri.path(), &query, body.as_ref()) {
         Ok(matched) => world.answer(&matched, &query, body),
         Err(wrong) => {
             world.violations.extend(wrong.clone());

@@ -1,14 +1,24 @@
-//! Google's own description of its API, and whether a request keeps to it.
+//! Google's own descriptions of its APIs, and whether a request keeps to them.
 //!
-//! `compute.v1.json` is the discovery document out of the package google-api-python-client; `tests/models.sh` fetches
-//! it. Checked are the route, the names of query parameters, and every member, type and enum value of a body.
+//! They are the discovery documents out of the package google-api-python-client; `tests/models.sh` fetches them. Checked
+//! are the route, the names of query parameters, and every member, type and enum value of a body.
 
 use std::{fs, path::PathBuf, sync::OnceLock};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
-/// What Google's client adds that the document doesn't hold: the `$`-parameters of every Google API.
+/// What Google's clients add that the documents don't hold: the `$`-parameters of every Google API.
 const SYSTEM: [&str; 3] = ["$alt", "$apiVersion", "alt"];
+
+/// An API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Compute Engine.
+    Compute,
+    /// Cloud KMS.
+    Kms,
+}
 
 /// A method of the API, and what the path says.
 pub struct Matched {
@@ -18,23 +28,45 @@ pub struct Matched {
     pub path: String,
 }
 
-fn document() -> &'static Value {
-    static DOCUMENT: OnceLock<Value> = OnceLock::new();
-    DOCUMENT.get_or_init(|| {
-        let folder = std::env::var_os("CONSTELLATION_CACHE").map_or_else(
-            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/constellation-operator"),
-            PathBuf::from,
-        );
-        let path = folder.join("models/compute.v1.json");
-        let text = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; run tests/models.sh google", path.display()));
-        serde_json::from_slice(&text).unwrap()
-    })
+impl Service {
+    fn document(self) -> &'static Value {
+        static DOCUMENTS: [OnceLock<Value>; 2] = [OnceLock::new(), OnceLock::new()];
+        let (place, name) = match self {
+            Self::Compute => (&DOCUMENTS[0], "compute.v1.json"),
+            Self::Kms => (&DOCUMENTS[1], "cloudkms.v1.json"),
+        };
+        place.get_or_init(|| {
+            let folder = std::env::var_os("CONSTELLATION_CACHE").map_or_else(
+                || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/constellation-operator"),
+                PathBuf::from,
+            );
+            let path = folder.join("models").join(name);
+            let text =
+                fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; run tests/models.sh google", path.display()));
+            serde_json::from_slice(&text).unwrap()
+        })
+    }
+
+    /// What goes before a method's `flatPath`.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Compute => "/compute/v1/",
+            Self::Kms => "/",
+        }
+    }
 }
 
 /// Finds the method of a request, and everything that is wrong with it.
-pub fn check(verb: &str, path: &str, query: &[(String, String)], body: Option<&Value>) -> Result<Matched, Vec<String>> {
-    let path = path.trim_start_matches("/compute/v1/");
-    let (id, method) = method(verb, path).ok_or_else(|| vec![format!("no method {verb} {path}")])?;
+pub fn check(
+    service: Service,
+    verb: &str,
+    path: &str,
+    query: &[(String, String)],
+    body: Option<&Value>,
+) -> Result<Matched, Vec<String>> {
+    let document = service.document();
+    let path = path.trim_start_matches(service.prefix());
+    let (id, method) = method(document, verb, path).ok_or_else(|| vec![format!("no method {verb} {path}")])?;
     let mut wrong = Vec::new();
     let parameters = method["parameters"].as_object().unwrap();
     for (name, value) in query {
@@ -45,8 +77,9 @@ pub fn check(verb: &str, path: &str, query: &[(String, String)], body: Option<&V
             Some(parameter) => scalar(&format!("{id}?{name}"), parameter, &Value::String(value.clone()), &mut wrong),
         }
     }
+    let schemas = &document["schemas"];
     match (method["request"]["$ref"].as_str(), body) {
-        (Some(schema), Some(body)) => value(&id, &document()["schemas"][schema], body, &mut wrong),
+        (Some(schema), Some(body)) => value(schemas, &id, &schemas[schema], body, &mut wrong),
         (Some(schema), None) => wrong.push(format!("{id}: no body, {schema} is wanted")),
         (None, Some(body)) if !body.is_null() => wrong.push(format!("{id}: a body, none is wanted")),
         (None, _) => {}
@@ -54,23 +87,31 @@ pub fn check(verb: &str, path: &str, query: &[(String, String)], body: Option<&V
     if wrong.is_empty() { Ok(Matched { id, path: path.to_owned() }) } else { Err(wrong) }
 }
 
-fn method(verb: &str, path: &str) -> Option<(String, &'static Value)> {
-    let parts: Vec<_> = path.split('/').collect();
-    let fits = |method: &&Value| {
-        let template: Vec<_> = method["flatPath"].as_str().unwrap_or_default().split('/').collect();
-        method["httpMethod"] == verb
-            && template.len() == parts.len()
-            && template.iter().zip(&parts).all(|(want, part)| want.starts_with('{') || want == part)
-    };
-    let resources = document()["resources"].as_object()?.values();
-    let mut all = resources.filter_map(|resource| resource["methods"].as_object()).flat_map(Map::values);
-    let method = all.find(fits)?;
-    Some((method["id"].as_str()?.to_owned(), method))
+/// The method of a path among those of a resource and of the resources in it.
+fn method(resource: &'static Value, verb: &str, path: &str) -> Option<(String, &'static Value)> {
+    let own = resource["methods"].as_object().into_iter().flat_map(Map::values);
+    let found = own
+        .into_iter()
+        .find(|method| method["httpMethod"] == verb && fits(method["flatPath"].as_str().unwrap_or_default(), path));
+    if let Some(method) = found {
+        return Some((method["id"].as_str()?.to_owned(), method));
+    }
+    let inner = resource["resources"].as_object().into_iter().flat_map(Map::values);
+    inner.into_iter().find_map(|resource| method(resource, verb, path))
 }
 
-fn value(at: &str, schema: &Value, given: &Value, wrong: &mut Vec<String>) {
+/// Whether a path is of a template, whose parts may be `{any}` or `{any}:verb`. (A project may have a colon in its name.)
+fn fits(template: &str, path: &str) -> bool {
+    let part = |(want, part): (&str, &str)| match want.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+        None => want == part,
+        Some((_, verb)) => part.ends_with(verb),
+    };
+    template.split('/').count() == path.split('/').count() && template.split('/').zip(path.split('/')).all(part)
+}
+
+fn value(schemas: &Value, at: &str, schema: &Value, given: &Value, wrong: &mut Vec<String>) {
     if let Some(name) = schema["$ref"].as_str() {
-        return value(at, &document()["schemas"][name], given, wrong);
+        return value(schemas, at, &schemas[name], given, wrong);
     }
     match schema["type"].as_str() {
         Some("object") => {
@@ -78,13 +119,17 @@ fn value(at: &str, schema: &Value, given: &Value, wrong: &mut Vec<String>) {
             for (name, member) in given {
                 let at = format!("{at}.{name}");
                 match schema["properties"].get(name).or_else(|| schema.get("additionalProperties")) {
-                    Some(schema) => value(&at, schema, member, wrong),
+                    Some(schema) => value(schemas, &at, schema, member, wrong),
                     None => wrong.push(format!("{at}: unknown member")),
                 }
             }
         }
         Some("array") => match given.as_array() {
-            Some(items) => items.iter().for_each(|item| value(&format!("{at}[]"), &schema["items"], item, wrong)),
+            Some(items) => {
+                for item in items {
+                    value(schemas, &format!("{at}[]"), &schema["items"], item, wrong);
+                }
+            }
             None => wrong.push(format!("{at}: a list is wanted")),
         },
         _ => scalar(at, schema, given, wrong),
@@ -97,6 +142,8 @@ fn scalar(at: &str, schema: &Value, given: &Value, wrong: &mut Vec<String>) {
     let digits = |text: &str| text.parse::<i128>().is_ok();
     let fits = match (schema["type"].as_str(), schema["format"].as_str()) {
         (Some("string"), Some("int64" | "uint64")) => given.as_str().is_some_and(digits),
+        // RFC 4648, section 4 ("Type and format summary", `byte`).
+        (Some("string"), Some("byte")) => given.as_str().is_some_and(|text| STANDARD.decode(text).is_ok()),
         (Some("string"), _) => given.is_string(),
         (Some("boolean"), _) if query => matches!(given.as_str(), Some("true" | "false")),
         (Some("boolean"), _) => given.is_boolean(),
@@ -122,7 +169,7 @@ mod tests {
 
     fn insert(body: &Value, query: &[(&str, &str)]) -> Result<Matched, Vec<String>> {
         let query: Vec<_> = query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        check("POST", "/compute/v1/projects/p/zones/z/instances", &query, Some(body))
+        check(Service::Compute, "POST", "/compute/v1/projects/p/zones/z/instances", &query, Some(body))
     }
 
     #[test]
@@ -143,6 +190,21 @@ mod tests {
             assert_eq!(insert(&bad, &[]).err().map(|wrong| wrong.len()), Some(1), "{bad}");
         }
         assert!(insert(&good, &[("request_id", "x")]).is_err());
-        assert!(check("PUT", "/compute/v1/projects/p/zones/z/instances", &[], None).is_err());
+        assert!(check(Service::Compute, "PUT", "/compute/v1/projects/p/zones/z/instances", &[], None).is_err());
+    }
+
+    #[test]
+    fn a_verb_belongs_to_the_path_and_bytes_are_base64() {
+        let key = "/v1/projects/p/locations/l/keyRings/r/cryptoKeys/k";
+        let encrypt = |verb: &str, body: Value| {
+            check(Service::Kms, "POST", &format!("{key}{verb}"), &[], Some(&body)).map(|matched| matched.id)
+        };
+        let good = json!({"plaintext": "AAA=", "plaintextCrc32c": "1"});
+        let id = encrypt(":encrypt", good.clone()).unwrap();
+        assert_eq!(id, "cloudkms.projects.locations.keyRings.cryptoKeys.encrypt");
+        assert!(encrypt("", good.clone()).is_err() && encrypt(":enc", good).is_err());
+        assert!(encrypt(":encrypt", json!({"plaintext": "AAA"})).is_err());
+        assert!(encrypt(":encrypt", json!({"plaintext": "AAA=", "plaintextCrc32c": 1})).is_err());
+        assert!(encrypt(":encrypt", json!({"text": "AAA="})).is_err());
     }
 }
