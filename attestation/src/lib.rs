@@ -23,6 +23,7 @@ pub mod delivery;
 pub mod dsse;
 pub mod endorsement;
 pub mod gcp;
+pub mod guest;
 pub mod keys;
 pub mod machine;
 pub mod nitro;
