@@ -30,14 +30,19 @@ pub(super) const EK_CERTIFICATE: u32 = 0x01c0_0002;
 /// The persistent RSA-2048 endorsement key, or one made from the default template, which is the same key.
 pub(super) fn endorsement_key(context: &mut Context) -> Result<(KeyHandle, Vec<u8>), Error> {
     if exists(context, EK_PERSISTENT)? {
-        let handle = PersistentTpmHandle::new(EK_PERSISTENT).doing("opening the endorsement key")?;
-        let handle = context.tr_from_tpm_public(TpmHandle::Persistent(handle)).doing("opening the endorsement key")?;
-        let (public, ..) = context.read_public(handle.into()).doing("reading the endorsement key")?;
-        return Ok((handle.into(), marshalled(public)?));
+        return persistent(context, EK_PERSISTENT);
     }
     let rsa = AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048);
     let template = create_ek_public_from_default_template_2(rsa, DefaultKey).doing("making the endorsement key")?;
     primary(context, template, "making the endorsement key")
+}
+
+/// A key that somebody else made persistent.
+pub(super) fn persistent(context: &mut Context, handle: u32) -> Result<(KeyHandle, Vec<u8>), Error> {
+    let handle = PersistentTpmHandle::new(handle).doing("opening a persistent key")?;
+    let handle = context.tr_from_tpm_public(TpmHandle::Persistent(handle)).doing("opening a persistent key")?;
+    let (public, ..) = context.read_public(handle.into()).doing("reading a persistent key")?;
+    Ok((handle.into(), marshalled(public)?))
 }
 
 /// A P-256 key that signs only what the TPM itself made; the template is a constant, so the key survives reboots.
@@ -73,7 +78,11 @@ fn template() -> tss_esapi::Result<Public> {
         .build()
 }
 
-fn primary(context: &mut Context, template: Public, doing: &'static str) -> Result<(KeyHandle, Vec<u8>), Error> {
+pub(super) fn primary(
+    context: &mut Context,
+    template: Public,
+    doing: &'static str,
+) -> Result<(KeyHandle, Vec<u8>), Error> {
     let made = context
         .execute_with_session(Some(AuthSession::Password), |context| {
             context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)

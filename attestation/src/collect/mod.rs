@@ -2,8 +2,20 @@
 //!
 //! The endorsement key is the one the TPM's maker certified; the attestation key is a primary key in the same
 //! hierarchy, made from a fixed template, so that a TPM has the same one after each reboot. Nothing secret is kept.
+//! In a cloud it is the key that the cloud vouches for ([`AttestationKey`]).
+//!
+//! [`machine`] puts together what a machine of a cloud shows: the processor's report ([`tsm`], [`sev_guest`]), the TPM's
+//! quote, and what speaks for its key ([`azure`], [`google`], [`nitro`]), each naming the other.
 
+pub mod azure;
+pub mod google;
 mod keys;
+pub mod machine;
+pub mod nitro;
+mod nv;
+pub mod report;
+pub mod sev_guest;
+pub mod tsm;
 
 use std::{
     io,
@@ -82,6 +94,9 @@ pub enum Error {
     /// NV index 0x01c00002 holds no certificate.
     #[error("the TPM holds no certificate for its endorsement key")]
     NoEkCertificate,
+    /// There is no such NV index.
+    #[error("the TPM has no NV index {0:#010x}")]
+    NoIndex(u32),
     /// The SHA-256 bank isn't complete.
     #[error("the TPM has no SHA-256 bank of PCRs")]
     NoSha256Bank,
@@ -113,6 +128,17 @@ impl<T> Doing<T> for tss_esapi::Result<T> {
     }
 }
 
+/// Which key quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttestationKey {
+    /// The one that Azure's paravisor made and speaks for.
+    Azure,
+    /// The one that Google certified.
+    Google,
+    /// One of our own, which [`Attester::activate`] shows to lie beside the endorsed one.
+    Own,
+}
+
 /// A connection to one TPM with its two keys. Keys that were made here are flushed when it is dropped.
 pub struct Tpm {
     context: Context,
@@ -127,10 +153,19 @@ pub struct Tpm {
 impl Tpm {
     /// Connects, for example to `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`, and finds or makes the keys.
     pub fn open(tcti: &str) -> Result<Self, Error> {
+        Self::open_with(tcti, AttestationKey::Own)
+    }
+
+    /// The same, with this key to quote.
+    pub fn open_with(tcti: &str, key: AttestationKey) -> Result<Self, Error> {
         let tcti = TctiNameConf::from_str(tcti).doing("reading the TPM's address")?;
         let mut context = Context::new(tcti).doing("connecting to the TPM")?;
         let (ek, ek_public) = keys::endorsement_key(&mut context)?;
-        let (ak, ak_public) = keys::attestation_key(&mut context)?;
+        let (ak, ak_public) = match key {
+            AttestationKey::Azure => keys::persistent(&mut context, azure::KEY)?,
+            AttestationKey::Google => google::key(&mut context)?,
+            AttestationKey::Own => keys::attestation_key(&mut context)?,
+        };
         Ok(Self { context, ek, ek_public, ek_certificate: None, ak, ak_public, event_log: EVENT_LOG.into() })
     }
 

@@ -29,7 +29,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Source: the same document, table "Certificate GUIDs"; the list: `sev` of VirTEE, `CertType`.
+    /// Source: the same document, table "Certificate GUIDs"; the list: `sev` of `VirTEE`, `CertType`.
     const fn guid(self) -> [u8; GUID] {
         match self {
             Self::Ark => 0xc0b4_06a4_a803_4952_9743_3fb6_014c_d0ae_u128,

@@ -91,8 +91,8 @@ fn head(bytes: &mut Vec<u8>, major: u8, number: usize) {
     let [low, high, ..] = number.to_le_bytes();
     match number {
         0..=23 => bytes.push(major << 5 | low),
-        24..=255 => bytes.extend_from_slice(&[major << 5 | 24, low]),
-        _ => bytes.extend_from_slice(&[major << 5 | 25, high, low]),
+        24..=255 => bytes.extend_from_slice(&[major << 5 | 0x18, low]),
+        _ => bytes.extend_from_slice(&[major << 5 | 0x19, high, low]),
     }
 }
 

@@ -1,0 +1,336 @@
+//! What a machine of a cloud shows, from a real (software) TPM that was given what each cloud puts into its own: keys,
+//! certificates and reports in NV memory. SIMULATED are the processor, the paravisor and AWS's command.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers are tests")]
+
+#[path = "../../tests/src/swtpm.rs"]
+#[allow(dead_code, reason = "shared with crate tests, which uses all of it")]
+mod swtpm;
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::TcpStream,
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use constellation_attestation::{
+    azure::hcl,
+    bytes::Bytes,
+    collect::{
+        AttestationKey, Error, Tpm,
+        machine::{self, BoxError, Endorsement, Quoted, Service},
+        nitro::{self, NitroTpm, Wire},
+        report::{self, Attested, Provider, Reporter},
+    },
+    guest::{nsm::Request, thim::Certificates, wire},
+    machine::{report_data, tpm_nonce},
+    reference::Requirement,
+    result::Checks,
+    tpm::{
+        Hash,
+        public::{Key, Public},
+        quote::{self, Claim, Values},
+        signature::Signature,
+    },
+};
+use swtpm::Swtpm;
+use tss_esapi::{
+    Context, TctiNameConf,
+    attributes::ObjectAttributesBuilder,
+    handles::PersistentTpmHandle,
+    interface_types::{
+        algorithm::{HashingAlgorithm, PublicAlgorithm, RsaSchemeAlgorithm},
+        dynamic_handles::Persistent,
+        ecc::EccCurve,
+        key_bits::RsaKeyBits,
+        resource_handles::{Hierarchy, Provision},
+        session_handles::AuthSession,
+    },
+    structures::{
+        EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Public as Template, PublicBuilder,
+        PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent, RsaScheme,
+        SymmetricDefinitionObject,
+    },
+    traits::Marshall as _,
+};
+
+const BINDING: [u8; 32] = [7; 32];
+
+/// A processor that says what it was asked: SIMULATED.
+struct Processor;
+
+impl Reporter for Processor {
+    fn attest(&mut self, data: &[u8; 64]) -> Result<Attested, report::Error> {
+        Ok(Attested { provider: Provider::Snp, report: [b"simulated".as_slice(), data].concat(), certificates: vec![] })
+    }
+}
+
+/// A processor that gives nothing.
+struct Broken;
+
+impl Reporter for Broken {
+    fn attest(&mut self, _: &[u8; 64]) -> Result<Attested, report::Error> {
+        Err(report::Error::Conflict)
+    }
+}
+
+fn attributes() -> tss_esapi::attributes::ObjectAttributes {
+    let builder = ObjectAttributesBuilder::new().with_fixed_tpm(true).with_fixed_parent(true);
+    let builder = builder.with_sensitive_data_origin(true).with_user_with_auth(true).with_no_da(true);
+    builder.with_restricted(true).with_sign_encrypt(true).build().unwrap()
+}
+
+/// Google's template: restricted signing, and another unique field than our own key's.
+fn ecc_template() -> Template {
+    let parameters = PublicEccParametersBuilder::new()
+        .with_symmetric(SymmetricDefinitionObject::Null)
+        .with_ecc_scheme(EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256)))
+        .with_curve(EccCurve::NistP256)
+        .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
+        .with_is_signing_key(true)
+        .with_restricted(true)
+        .build()
+        .unwrap();
+    let unique = [vec![1; 32], vec![2; 32]].map(|part| part.try_into().unwrap());
+    let [x, y] = unique;
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Ecc)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes())
+        .with_ecc_parameters(parameters)
+        .with_ecc_unique_identifier(EccPoint::new(x, y))
+        .build()
+        .unwrap()
+}
+
+/// The paravisor's key, made persistent where it keeps it.
+fn make_paravisor_key(tcti: &str) {
+    let scheme = RsaScheme::create(RsaSchemeAlgorithm::RsaSsa, Some(HashingAlgorithm::Sha256)).unwrap();
+    let parameters = PublicRsaParametersBuilder::new()
+        .with_symmetric(SymmetricDefinitionObject::Null)
+        .with_scheme(scheme)
+        .with_key_bits(RsaKeyBits::Rsa2048)
+        .with_exponent(RsaExponent::default())
+        .with_is_signing_key(true)
+        .with_restricted(true)
+        .build()
+        .unwrap();
+    let template = PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Rsa)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes())
+        .with_rsa_parameters(parameters)
+        .with_rsa_unique_identifier(PublicKeyRsa::default())
+        .build()
+        .unwrap();
+    let mut context = Context::new(tcti.parse::<TctiNameConf>().unwrap()).unwrap();
+    context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            let made = context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)?;
+            let place = Persistent::Persistent(PersistentTpmHandle::new(0x8100_0003)?);
+            context.evict_control(Provision::Owner, made.key_handle.into(), place)
+        })
+        .unwrap();
+}
+
+/// The quote is by this key, about this nonce, of these values.
+fn assert_quotes(quoted: &Quoted, key: &Key, nonce: [u8; 32]) {
+    let signature = Signature::parse(&quoted.signature).unwrap();
+    let numbers: Vec<u8> = (0..16).collect();
+    let values = Values::cut(Hash::Sha256, &numbers, &quoted.pcrs).unwrap();
+    let check = |nonce: [u8; 32]| {
+        let mut checks = Checks::default();
+        let claim = Claim {
+            attest: &quoted.attest,
+            signature: &signature,
+            key,
+            values: &values,
+            nonce: &Requirement::Exact(Bytes(nonce.to_vec())),
+        };
+        quote::check(&claim, &mut checks);
+        checks.accepted()
+    };
+    assert!(check(nonce));
+    assert!(!check([0; 32]));
+}
+
+#[test]
+fn a_machine_of_google_shows_its_certified_key_and_report_and_quote_name_each_other() {
+    let swtpm = Swtpm::start().unwrap();
+    assert!(matches!(Tpm::open_with(&swtpm.tcti(), AttestationKey::Google), Err(Error::NoIndex(0x01c1_0002))));
+    let certificate = rcgen::generate_simple_self_signed(vec!["simulated".into()]).unwrap().cert.der().to_vec();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    let own = tpm.ak_public();
+    tpm.write_nv(0x01c1_0002, &[certificate.as_slice(), &[0; 100]].concat()).unwrap();
+    tpm.write_nv(0x01c1_0003, &ecc_template().marshall().unwrap()).unwrap();
+    drop(tpm);
+    let mut tpm = Tpm::open_with(&swtpm.tcti(), AttestationKey::Google).unwrap();
+    assert_ne!(tpm.ak_public(), own);
+    let public = Public::parse(&tpm.ak_public()).unwrap();
+    assert!(public.is_attestation_key());
+    let shown = machine::google(&mut tpm, Some(&mut Processor), &BINDING).unwrap();
+    assert_eq!(shown.certificate, certificate, "without what pads the index");
+    let report = shown.report.unwrap();
+    assert_eq!(report.report[9..], report_data(&BINDING, &public.key.to_bytes()));
+    assert_quotes(&shown.quote, &public.key, tpm_nonce(&BINDING, &report.report));
+    assert!(matches!(machine::google(&mut tpm, Some(&mut Broken), &BINDING), Err(machine::Error::Report(_))));
+    let alone = machine::google(&mut tpm, None, &BINDING).unwrap();
+    assert_quotes(&alone.quote, &public.key, BINDING);
+}
+
+/// Azure's services: SIMULATED.
+struct Services;
+
+impl Service for Services {
+    fn certificates(&mut self) -> Result<Certificates, BoxError> {
+        Ok(Certificates { vcek: b"vcek".to_vec(), ask: b"ask".to_vec() })
+    }
+
+    fn quote(&mut self, _: &[u8]) -> Result<Vec<u8>, BoxError> {
+        Err("a machine with SEV-SNP has no quote".into())
+    }
+}
+
+/// A paravisor's report about a key and what the guest wants to have said: SIMULATED, as short as a report can be,
+/// because an index of a software TPM holds 2048 bytes.
+fn hcl_report(key: &Key, user_data: &[u8]) -> Vec<u8> {
+    let n = BASE64_URL_SAFE_NO_PAD.encode(key.to_bytes());
+    let runtime = format!(
+        r#"{{"keys":[{{"kid":"HCLAkPub","kty":"RSA","n":"{n}","e":"AQAB"}}],"vm-configuration":{{"secure-boot":true,"console-enabled":false,"vmUniqueId":"SIMULATED"}},"user-data":"{}"}}"#,
+        hex::encode_upper(user_data)
+    );
+    let length = |bytes: usize| u32::try_from(bytes).unwrap();
+    let mut report = vec![0; 0x4c0];
+    let whole = length(0x4c0 + 20 + runtime.len());
+    report[..4].copy_from_slice(b"HCLA");
+    for (at, number) in [(4, 1), (8, whole), (12, 2)] {
+        report[at..at + 4].copy_from_slice(&u32::to_le_bytes(number));
+    }
+    for number in [length(20 + runtime.len()), 1, 2, 1, length(runtime.len())] {
+        report.extend_from_slice(&number.to_le_bytes());
+    }
+    [report, runtime.into_bytes()].concat()
+}
+
+#[test]
+fn a_machine_of_azure_shows_a_report_about_this_conversation_and_never_an_older_one() {
+    let swtpm = Swtpm::start().unwrap();
+    assert!(Tpm::open_with(&swtpm.tcti(), AttestationKey::Azure).is_err(), "a TPM that is no paravisor's");
+    make_paravisor_key(&swtpm.tcti());
+    let mut tpm = Tpm::open_with(&swtpm.tcti(), AttestationKey::Azure).unwrap();
+    let key = Public::parse(&tpm.ak_public()).unwrap().key;
+    let data = report_data(&BINDING, &key.to_bytes());
+    let report = hcl_report(&key, &data);
+    tpm.write_nv(0x0140_0001, &report).unwrap();
+    let shown = machine::azure(&mut tpm, &mut Services, &BINDING).unwrap();
+    assert_eq!(tpm.read_nv(0x0140_0002).unwrap(), data, "what the paravisor is asked to say");
+    assert_eq!(shown.hcl, report);
+    assert!(matches!(shown.endorsement, Endorsement::Snp(_)));
+    let runtime = hcl::Report::parse(&shown.hcl).unwrap().runtime().unwrap();
+    assert_eq!(runtime.key, key);
+    assert_quotes(&shown.quote, &runtime.key, tpm_nonce(&BINDING, &shown.hcl));
+    let older = machine::azure(&mut tpm, &mut Services, &[8; 32]);
+    assert!(matches!(older, Err(machine::Error::Tpm(Error::Unexpected("a new report of the paravisor")))));
+}
+
+/// The software TPM, with AWS's command before it: SIMULATED. It reads the request and leaves an answer by NV commands of
+/// its own, with the password of the command.
+struct Nitro {
+    stream: TcpStream,
+    answer: fn(&[u8]) -> Vec<u8>,
+}
+
+impl Nitro {
+    fn connect(swtpm: &Swtpm, answer: fn(&[u8]) -> Vec<u8>) -> Self {
+        let port = swtpm.tcti().rsplit('=').next().unwrap().parse().unwrap();
+        Self { stream: TcpStream::connect(("127.0.0.1", port)).unwrap(), answer }
+    }
+
+    /// A TPM may ask for the command again, `TPM_RC_RETRY`; the kernel's driver does so (`tpm_transmit`), up to a limit.
+    fn raw(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let mut response = self.once(command)?;
+        for _ in 0..10 {
+            if response[6..10] != [0, 0, 0x09, 0x22] {
+                break;
+            }
+            response = self.once(command)?;
+        }
+        Ok(response)
+    }
+
+    fn once(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        self.stream.write_all(command)?;
+        let mut response = vec![0; wire::HEADER];
+        self.stream.read_exact(&mut response)?;
+        let length = u32::from_be_bytes(response[2..6].try_into().unwrap());
+        response.resize(usize::try_from(length).unwrap(), 0);
+        self.stream.read_exact(&mut response[wire::HEADER..])?;
+        Ok(response)
+    }
+}
+
+impl Wire for Nitro {
+    fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        if command[6..10] != [0x20, 0, 0, 1] {
+            return self.raw(command);
+        }
+        let (index, auth) = (u32::from_be_bytes(command[10..14].try_into().unwrap()), command[31..].to_vec());
+        let buffer = wire::Buffer { index, auth: &auth };
+        let request = self.raw(&buffer.read(256, 0))?;
+        let request = wire::unsized_exact(wire::parameters(&request).unwrap()).unwrap().to_vec();
+        for (number, chunk) in (self.answer)(&request).chunks(512).enumerate() {
+            let written = self.raw(&buffer.write(chunk, u16::try_from(number * 512).unwrap()))?;
+            wire::parameters(&written).unwrap();
+        }
+        Ok(vec![0x80, 0x02, 0, 0, 0, 19, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    }
+}
+
+/// `{"Attestation": {"document": ...}}`, where the document is the request, padded to 1500 bytes.
+fn echo(request: &[u8]) -> Vec<u8> {
+    let mut document = request.to_vec();
+    document.resize(1500, 0);
+    [b"\xa1kAttestation\xa1hdocumentY\x05\xdc".as_slice(), &document].concat()
+}
+
+fn holds(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn a_machine_of_ec2_has_its_key_and_report_named_by_the_document() {
+    let (keys, memory) = (Swtpm::start().unwrap(), Swtpm::start().unwrap());
+    let mut tpm = Tpm::open(&keys.tcti()).unwrap();
+    let mut nitro = NitroTpm::new(Nitro::connect(&memory, echo)).with_buffer(2048);
+    let shown = machine::aws(&mut tpm, &mut nitro, Some(&mut Processor), &BINDING).unwrap();
+    let key = Public::parse(&tpm.ak_public()).unwrap().key.to_bytes();
+    let report = shown.report.unwrap();
+    assert_eq!(report.report[9..], report_data(&BINDING, &key));
+    assert!(holds(&shown.document, &key), "{}", hex::encode(&shown.document));
+    assert!(holds(&shown.document, &tpm_nonce(&BINDING, &report.report)));
+    // The buffer is gone, so the same works again.
+    let alone = machine::aws(&mut tpm, &mut nitro, None, &BINDING).unwrap();
+    assert!(holds(&alone.document, &BINDING) && alone.report.is_none());
+}
+
+#[test]
+fn a_tpm_without_the_command_gives_no_document_and_keeps_no_buffer() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut tpm = Bare(Nitro::connect(&swtpm, echo));
+    let request = Request { user_data: None, nonce: Some(&[1; 32]), public_key: None };
+    let refused = NitroTpm::new(&mut tpm).with_buffer(2048).document(&request);
+    // TPM_RC_COMMAND_CODE (part 2, 6.6.3).
+    assert!(matches!(refused, Err(nitro::Error::Tpm("asking for a document", wire::Error::Refused(0x143)))));
+    let mut refusing = Nitro { answer: |_| b"\xa1eErroroInvalidArgument".to_vec(), ..tpm.0 };
+    let refused = NitroTpm::new(&mut refusing).with_buffer(2048).document(&request);
+    assert!(matches!(refused, Err(nitro::Error::Nsm(_))), "{refused:?}");
+}
+
+/// Passes every command on.
+struct Bare(Nitro);
+
+impl Wire for Bare {
+    fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.raw(command)
+    }
+}
