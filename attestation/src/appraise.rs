@@ -26,6 +26,8 @@ pub mod clause {
     pub use crate::tpm::clause::*;
     /// The policy has a set for the platform.
     pub const POLICY_EMPTY: &str = "policy.empty";
+    /// The verifier's platform is one whose evidence a join carries whole.
+    pub const POLICY_PLATFORM: &str = "policy.platform";
     /// The policy is of the node's cluster.
     pub const POLICY_CLUSTER: &str = "policy.cluster";
 }
@@ -138,6 +140,7 @@ pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, now: Timestamp)
         Ok(verified) => (Some(verified), Vec::new()),
         Err(mismatches) => (None, mismatches),
     };
+    mismatches.extend(unsupported(presented.platform));
     if policy.cluster_uid.is_empty() || policy.cluster_uid != presented.hello.cluster_uid {
         mismatches.push(Mismatch {
             clause: clause::POLICY_CLUSTER.into(),
@@ -170,6 +173,17 @@ pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, now: Timestamp)
             .map(|b| hex::encode(Sha256::digest(b)))
             .unwrap_or_default(),
     }
+}
+
+/// A TPM alone proves a machine of QEMU and nothing more: where a report of the hardware or a cloud's word about the TPM
+/// has to be there as well, a join has no place for it yet.
+fn unsupported(platform: Platform) -> Option<Mismatch> {
+    (platform != Platform::QemuVtpm).then(|| Mismatch {
+        clause: clause::POLICY_PLATFORM.into(),
+        expected: Some(Platform::QemuVtpm.to_string()),
+        actual: Some(platform.to_string()),
+        message: "a quote of a TPM is all that a join shows, which isn't enough for this platform".into(),
+    })
 }
 
 /// Is it genuine? Quote, attestation key, and the endorsement of the TPM that holds it.

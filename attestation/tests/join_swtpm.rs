@@ -12,14 +12,17 @@ use constellation_attestation::{
     appraise::{Appraisal, Presented, appraise, pcr15_after_join, pcr15_before_join, pcr15_from_digest},
     binding::VerifierRole,
     boot::BootSecrets,
+    bytes::Hex,
     channel::{Channel, Identity, node_connect, verifier_accept},
     collect::Tpm,
     credential::make_credential,
     owner::SigningKey,
-    platform::Platform,
-    policy::{MeasurementSet, TrustPolicy},
+    platform::{Platform, Tee},
+    policy::{Hardware, MeasurementSet, TrustPolicy},
     protocol::{Hello, Purpose, RecoverKey},
+    reference::Requirement,
     session::{self, Attester as _, Proof},
+    snp, tdx,
 };
 use sha2::{Digest as _, Sha256};
 use swtpm::Swtpm;
@@ -120,12 +123,16 @@ fn policy(proof: &Proof, swtpm: &Swtpm) -> TrustPolicy {
 }
 
 fn judge(proof: &Proof, expected_pcr15: &[u8; 32], policy: &TrustPolicy) -> Appraisal {
+    judge_on(Platform::QemuVtpm, proof, expected_pcr15, policy)
+}
+
+fn judge_on(platform: Platform, proof: &Proof, expected_pcr15: &[u8; 32], policy: &TrustPolicy) -> Appraisal {
     let presented = Presented {
         hello: &proof.hello,
         evidence: &proof.evidence,
         binding: &proof.binding,
         credential_secret: &proof.credential_secret,
-        platform: Platform::QemuVtpm,
+        platform,
         expected_pcr15,
     };
     appraise(&presented, policy, jiff::Timestamp::now())
@@ -172,6 +179,55 @@ async fn live_evidence_is_accepted_and_with_one_thing_wrong_refused() {
     let member = join(&mut tpm, &boot, &hello).await;
     assert!(judge(&member, &pcr15_after_join(&before, &[4; 32]), &policy).accepted);
     only(judge(&member, &before, &policy), "tpm.pcr.15");
+}
+
+/// A set as strict as its platform can have one, which a TPM's registers would satisfy if they were all.
+fn set_for(platform: Platform, like: &MeasurementSet) -> MeasurementSet {
+    let hardware = platform.tee().map(|tee| match tee {
+        Tee::Snp => {
+            let mut policy = snp::Policy::strict();
+            policy.measurement = Requirement::Exact(Hex([1; 48]));
+            let tcb = Requirement::AtLeast("bl=1,tee=0,snp=1,ucode=1".parse().unwrap());
+            policy.reported_tcb = snp::tcb::PerProduct::every(&tcb);
+            Hardware::Snp(Box::new(policy))
+        }
+        Tee::Tdx => {
+            let mut policy = tdx::Policy::strict();
+            policy.mrtd = Requirement::Exact(Hex([1; 48]));
+            Hardware::Tdx(Box::new(policy))
+        }
+    });
+    let mut set = MeasurementSet { platform, hardware, ..like.clone() };
+    match platform.register_bytes() {
+        None => set.pcrs.clear(),
+        Some(bytes) => set.pcrs.values_mut().flatten().for_each(|value| *value = format!("{value:0<0$}", 2 * bytes)),
+    }
+    set
+}
+
+#[tokio::test]
+async fn a_tpm_alone_is_enough_for_no_platform_but_a_machine_of_qemu() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    tpm.extend_pcr15(&Sha256::digest(b"launch config").into()).unwrap();
+    let boot = BootSecrets::generate().unwrap();
+    let hello = hello(&mut tpm, &boot);
+    let proof = join(&mut tpm, &boot, &hello).await;
+    let (policy, before) = (policy(&proof, &swtpm), pcr15_before_join(b"launch config"));
+    assert!(judge(&proof, &before, &policy).accepted);
+    for platform in Platform::ALL.into_iter().filter(|platform| *platform != Platform::QemuVtpm) {
+        let policy = TrustPolicy { sets: vec![set_for(platform, &policy.sets[0])], ..policy.clone() };
+        assert_eq!(policy.validate(), Ok(()), "{platform}");
+        let appraisal = judge_on(platform, &proof, &before, &policy);
+        assert!(!appraisal.accepted && appraisal.set.is_none(), "{platform}");
+        let mut clauses = appraisal.mismatches.iter().map(|mismatch| mismatch.clause.as_str());
+        assert!(clauses.any(|clause| clause == "policy.platform"), "{platform}");
+    }
+    // Nor does a set for QEMU's machines want what nothing could show.
+    let Some(hardware) = set_for(Platform::GcpSnp, &policy.sets[0]).hardware else { unreachable!("SEV-SNP reports") };
+    let mut more = policy.clone();
+    more.sets[0].hardware = Some(hardware);
+    assert!(!judge(&proof, &before, &more).accepted);
 }
 
 #[test]
