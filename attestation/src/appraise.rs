@@ -28,6 +28,8 @@ pub mod clause {
     pub const POLICY_EMPTY: &str = "policy.empty";
     /// The verifier's platform is one whose evidence a join carries whole.
     pub const POLICY_PLATFORM: &str = "policy.platform";
+    /// What speaks for the TPM has the form of the verifier's platform: nothing but the endorsement on `qemu-vtpm`.
+    pub const MACHINE: &str = "evidence.machine";
     /// The policy is of the node's cluster.
     pub const POLICY_CLUSTER: &str = "policy.cluster";
 }
@@ -213,6 +215,9 @@ fn verify(presented: &Presented<'_>, policy: &TrustPolicy, now: Timestamp) -> Re
             clause::AK_CREDENTIAL,
             "the TPM of the endorsement key didn't vouch for the attestation key",
         ));
+    }
+    if presented.evidence.machine.is_some() {
+        wrong.push(Mismatch::plain(clause::MACHINE, "the node says that it is a machine of a cloud"));
     }
     match quote {
         Some(quote) if wrong.is_empty() => Ok(Verified::new(quote)),

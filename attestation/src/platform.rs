@@ -105,6 +105,22 @@ impl Platform {
         }
     }
 
+    /// Whether its TPM's endorsement key, which its maker certified, speaks for the attestation key. In the clouds the
+    /// provider does: Google's certificate, the paravisor's report, AWS's document.
+    #[must_use]
+    pub const fn has_endorsement_key(self) -> bool {
+        match self {
+            Self::QemuVtpm | Self::Simulated | Self::AzureTrustedLaunch | Self::QemuTdx | Self::Snp => true,
+            Self::AwsNitroTpm
+            | Self::AwsSnp
+            | Self::AzureSnp
+            | Self::AzureTdx
+            | Self::GcpSevEs
+            | Self::GcpSnp
+            | Self::GcpTdx => false,
+        }
+    }
+
     fn names() -> String {
         Self::ALL.map(Self::as_str).join(", ")
     }

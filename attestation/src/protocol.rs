@@ -16,6 +16,8 @@
 //! node     -> Progress*  (Init, Recover, Leave) phases and log lines, then Done
 //! ```
 
+pub mod machine;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -123,10 +125,11 @@ pub struct Hello {
     pub address: String,
     /// The keys of this boot.
     pub keys: BootKeys,
-    /// The TPM's endorsement key certificate, DER.
+    /// The TPM's endorsement key certificate, DER. Empty exactly where the verifier's platform has none and something
+    /// else speaks for the attestation key ([`Platform::has_endorsement_key`](crate::platform::Platform::has_endorsement_key)).
     #[serde(with = "base64_bytes")]
     pub ek_certificate: Vec<u8>,
-    /// `TPM2B_PUBLIC` of the endorsement key.
+    /// `TPM2B_PUBLIC` of the endorsement key; empty as its certificate is.
     #[serde(with = "base64_bytes")]
     pub ek_public: Vec<u8>,
     /// `TPM2B_PUBLIC` of the attestation key.
@@ -158,33 +161,38 @@ pub struct Challenge {
     pub nonce: Vec<u8>,
     /// Revision of the trust policy the evidence will be appraised against.
     pub policy_revision: u64,
-    /// `TPM2B_ID_OBJECT` of `TPM2_MakeCredential` for the AK's name under the EK.
+    /// `TPM2B_ID_OBJECT` of `TPM2_MakeCredential` for the AK's name under the EK; empty where there is no EK.
     #[serde(with = "base64_bytes")]
     pub credential: Vec<u8>,
-    /// `TPM2B_ENCRYPTED_SECRET` that goes with it.
+    /// `TPM2B_ENCRYPTED_SECRET` that goes with it; empty where there is no EK.
     #[serde(with = "base64_bytes")]
     pub credential_secret: Vec<u8>,
 }
 
-/// The node's evidence, for a TPM platform.
+/// The node's evidence: a quote of its TPM, and what speaks for the TPM's key where that is no endorsement key.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Evidence {
-    /// `TPMS_ATTEST` over the binding.
+    /// `TPMS_ATTEST`. Its qualifying data is the binding; on a machine whose processor reports it is what names the
+    /// binding and the report ([`machine::tpm_nonce`](crate::machine::tpm_nonce)).
     #[serde(with = "base64_bytes")]
     pub quote: Vec<u8>,
     /// `TPMT_SIGNATURE` over it.
     #[serde(with = "base64_bytes")]
     pub signature: Vec<u8>,
-    /// Values of PCR 0 to 15 of the SHA-256 bank, in order, 32 bytes each.
+    /// Values of PCR 0 to 15 of the platform's bank, in order: SHA-256, 32 bytes each; of a `NitroTPM` SHA-384, 48 bytes
+    /// each ([`Platform::register_bytes`](crate::platform::Platform::register_bytes)).
     #[serde(with = "base64_bytes")]
     pub pcrs: Vec<u8>,
     /// The firmware's event log (TCG2), which explains mismatches and proves nothing.
     #[serde(with = "base64_bytes")]
     pub event_log: Vec<u8>,
-    /// The secret that `TPM2_ActivateCredential` gave.
+    /// The secret that `TPM2_ActivateCredential` gave; empty where there is no endorsement key.
     #[serde(with = "base64_bytes")]
     pub activated: Vec<u8>,
+    /// What speaks for the TPM's key in a cloud; absent where the endorsement key's certificate does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<machine::Machine>,
 }
 
 /// The verifier's answer.

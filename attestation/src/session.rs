@@ -23,6 +23,7 @@ use crate::{
     binding::{Binding, VerifierRole},
     channel::{self, Channel},
     credential,
+    platform::Platform,
     protocol::{Challenge, Evidence, Hello, Purpose, Request, Verdict},
     seal,
 };
@@ -105,7 +106,7 @@ enum Opening {
 pub trait Attester: Send {
     /// Opens a credential: `TPM2_ActivateCredential`.
     fn activate(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, BoxError>;
-    /// Evidence whose report data is `binding`, with what [`Attester::activate`] gave.
+    /// Evidence about `binding`, with what [`Attester::activate`] gave: empty where there was no credential.
     fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError>;
 }
 
@@ -117,7 +118,7 @@ pub struct Proof {
     pub evidence: Evidence,
     /// What the evidence must be about.
     pub binding: [u8; 32],
-    /// What the TPM must have opened.
+    /// What the TPM must have opened; empty where it has no endorsement key.
     pub credential_secret: Zeroizing<Vec<u8>>,
 }
 
@@ -142,22 +143,27 @@ where
     Ok(hello)
 }
 
-/// Verifier: challenges the node that sent `hello` and receives its evidence.
+/// Verifier: challenges the node that sent `hello` and receives its evidence. The platform is the verifier's: it says
+/// whether there has to be an endorsement key, and then also a credential.
 pub async fn challenge<S>(
     channel: &mut Channel<S>,
     hello: Hello,
     verifier_role: VerifierRole,
     policy_revision: u64,
+    platform: Platform,
 ) -> Result<Proof, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    check(&hello)?;
+    check(&hello, platform)?;
     let nonce = random::<NONCE_BYTES>()?;
-    let secret = random::<CREDENTIAL_SECRET_BYTES>()?;
-    let (credential, credential_secret) =
-        credential::make_credential(&hello.ek_public, &hello.ak_public, secret.as_slice())
-            .map_err(Error::Credential)?;
+    let mut secret = Zeroizing::new(Vec::new());
+    let (mut credential, mut credential_secret) = (Vec::new(), Vec::new());
+    if platform.has_endorsement_key() {
+        secret.extend_from_slice(random::<CREDENTIAL_SECRET_BYTES>()?.as_slice());
+        (credential, credential_secret) =
+            credential::make_credential(&hello.ek_public, &hello.ak_public, &secret).map_err(Error::Credential)?;
+    }
     let binding = Binding {
         purpose: hello.purpose,
         verifier_role,
@@ -173,7 +179,7 @@ where
     .digest();
     channel.send(&Challenge { nonce: nonce.to_vec(), policy_revision, credential, credential_secret }).await?;
     let evidence = channel.receive_within(EVIDENCE_TIMEOUT).await?;
-    Ok(Proof { hello, evidence, binding, credential_secret: Zeroizing::new(secret.to_vec()) })
+    Ok(Proof { hello, evidence, binding, credential_secret: secret })
 }
 
 /// Node: answers the challenge and waits for the verdict, which is `Accepted` or `Sealed`; also gives the binding.
@@ -211,9 +217,14 @@ where
     }
     .digest();
     let evidence = blocking(|| {
-        let activated = attester
-            .activate(&challenge.credential, &challenge.credential_secret)
-            .map_err(|error| Error::Attester("opening the credential", error))?;
+        // There is no credential for a node that names no endorsement key.
+        let activated = if hello.ek_public.is_empty() && challenge.credential.is_empty() {
+            Vec::new()
+        } else {
+            attester
+                .activate(&challenge.credential, &challenge.credential_secret)
+                .map_err(|error| Error::Attester("opening the credential", error))?
+        };
         attester.evidence(&binding, activated).map_err(|error| Error::Attester("making the evidence", error))
     })?;
     channel.send(&evidence).await?;
@@ -258,7 +269,10 @@ pub fn unseal<T: DeserializeOwned>(verdict: &Verdict, binding: &[u8; 32], opener
     Ok(channel::parse(&json)?)
 }
 
-fn check(hello: &Hello) -> Result<(), Error> {
+fn check(hello: &Hello, platform: Platform) -> Result<(), Error> {
+    // Exactly where the platform's TPM is endorsed: what isn't looked at has no place.
+    let endorsed = |most| if platform.has_endorsement_key() { (1, most) } else { (0, 0) };
+    let (certificate, public) = (endorsed(CERTIFICATE_MAX), endorsed(PUBLIC_MAX));
     let shapes = [
         ("node uid", hello.node_uid.len(), 1, UID_MAX),
         ("cluster uid", hello.cluster_uid.len(), 1, UID_MAX),
@@ -266,8 +280,8 @@ fn check(hello: &Hello) -> Result<(), Error> {
         ("signing request", hello.keys.csr.len(), 1, CSR_MAX),
         ("encryption key", hello.keys.encryption.len(), KEY_BYTES, KEY_BYTES),
         ("WireGuard key", hello.keys.wireguard.len(), KEY_BYTES, KEY_BYTES),
-        ("endorsement key certificate", hello.ek_certificate.len(), 1, CERTIFICATE_MAX),
-        ("endorsement key", hello.ek_public.len(), 1, PUBLIC_MAX),
+        ("endorsement key certificate", hello.ek_certificate.len(), certificate.0, certificate.1),
+        ("endorsement key", hello.ek_public.len(), public.0, public.1),
         ("attestation key", hello.ak_public.len(), 1, PUBLIC_MAX),
     ];
     match shapes.into_iter().find(|(_, length, least, most)| length < least || length > most) {

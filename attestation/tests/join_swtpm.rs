@@ -19,7 +19,7 @@ use constellation_attestation::{
     owner::SigningKey,
     platform::{Platform, Tee},
     policy::{Hardware, MeasurementSet, TrustPolicy},
-    protocol::{Hello, Purpose, RecoverKey},
+    protocol::{Hello, Purpose, RecoverKey, machine::Machine},
     reference::Requirement,
     session::{self, Attester as _, Proof},
     snp, tdx,
@@ -73,7 +73,7 @@ async fn join(tpm: &mut Tpm, boot: &BootSecrets, hello: &Hello) -> Proof {
     let (mut ours, mut nodes) = channels(&SigningKey::generate().unwrap(), boot).await;
     let verifier = async {
         let hello: Hello = ours.receive().await.unwrap();
-        let proof = session::challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.unwrap();
+        let proof = session::challenge(&mut ours, hello, VerifierRole::Cluster, 1, Platform::QemuVtpm).await.unwrap();
         session::grant(&mut ours, &proof, &secret).await.unwrap();
         proof
     };
@@ -173,6 +173,10 @@ async fn live_evidence_is_accepted_and_with_one_thing_wrong_refused() {
     let mut unopened = join(&mut tpm, &boot, &hello).await;
     unopened.evidence.activated = vec![0; 32];
     only(judge(&unopened, &before, &policy), "tpm.ak.credential");
+
+    let mut of_a_cloud = join(&mut tpm, &boot, &hello).await;
+    of_a_cloud.evidence.machine = Some(Machine::Google { certificates: vec![], report: None });
+    only(judge(&of_a_cloud, &before, &policy), "evidence.machine");
 
     // As a member it looks different, and can't look pristine again.
     tpm.extend_pcr15(&[4; 32]).unwrap();

@@ -318,7 +318,7 @@ impl Attester for Tpm {
     fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
         let event_log = read_event_log(&self.event_log)?;
         let Quote { attest, signature, pcrs } = self.quote(binding)?;
-        Ok(Evidence { quote: attest, signature, pcrs, event_log, activated })
+        Ok(Evidence { quote: attest, signature, pcrs, event_log, activated, machine: None })
     }
 }
 

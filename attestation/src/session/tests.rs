@@ -24,7 +24,7 @@ impl Attester for SoftTpm {
 
     fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
         let quote = binding.to_vec();
-        Ok(Evidence { quote, signature: vec![1], pcrs: vec![0; 512], event_log: vec![], activated })
+        Ok(Evidence { quote, signature: vec![1], pcrs: vec![0; 512], event_log: vec![], activated, machine: None })
     }
 }
 
@@ -78,7 +78,7 @@ async fn the_owner_hands_a_node_its_secret() {
     let (mut ours, mut nodes) = owner_calls(&world).await;
     let verifier = async {
         let hello = ask(&mut ours, Purpose::Recover).await.unwrap();
-        let proof = challenge(&mut ours, hello, VerifierRole::Owner, 7).await.unwrap();
+        let proof = challenge(&mut ours, hello, VerifierRole::Owner, 7, Platform::QemuVtpm).await.unwrap();
         assert_eq!(proof.evidence.quote, proof.binding);
         assert_eq!(proof.evidence.activated, *proof.credential_secret);
         grant(&mut ours, &proof, &secret()).await.unwrap();
@@ -102,7 +102,7 @@ async fn a_refused_node_learns_an_id_and_no_more() {
     let (mut ours, mut nodes) = node_joins(&world).await;
     let verifier = async {
         let hello: Hello = ours.receive().await.unwrap();
-        challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.unwrap();
+        challenge(&mut ours, hello, VerifierRole::Cluster, 1, Platform::QemuVtpm).await.unwrap();
         refuse(&mut ours, "refusal-1").await.unwrap();
     };
     let node = async {
@@ -119,7 +119,7 @@ async fn reattestation_ends_with_a_plain_yes_that_holds_no_secret() {
     let (mut ours, mut nodes) = owner_calls(&world).await;
     let verifier = async {
         let hello = ask(&mut ours, Purpose::Reattest).await.unwrap();
-        challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.unwrap();
+        challenge(&mut ours, hello, VerifierRole::Cluster, 1, Platform::QemuVtpm).await.unwrap();
         accept(&mut ours).await.unwrap();
     };
     let node = async {
@@ -140,7 +140,7 @@ async fn bindings(node_role: VerifierRole, alter: impl FnOnce(&mut Hello)) -> (V
     alter(&mut believed);
     let verifier = async {
         let hello: Hello = ours.receive().await.unwrap();
-        let proof = challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.unwrap();
+        let proof = challenge(&mut ours, hello, VerifierRole::Cluster, 1, Platform::QemuVtpm).await.unwrap();
         accept(&mut ours).await.unwrap();
         (proof.evidence.quote, proof.binding)
     };
@@ -189,11 +189,41 @@ async fn a_hello_with_one_wrong_shape_is_refused_before_the_challenge() {
     for alter in alterations {
         let mut hello = world.hello.clone();
         alter(&mut hello);
-        let refused = challenge(&mut ours, hello, VerifierRole::Cluster, 1).await;
+        let refused = challenge(&mut ours, hello, VerifierRole::Cluster, 1, Platform::QemuVtpm).await;
         assert!(matches!(refused, Err(Error::Hello(_))));
     }
     let hello = Hello { ek_public: vec![0, 1, 0], ..world.hello.clone() };
-    assert!(matches!(challenge(&mut ours, hello, VerifierRole::Cluster, 1).await, Err(Error::Credential(_))));
+    assert!(matches!(
+        challenge(&mut ours, hello, VerifierRole::Cluster, 1, Platform::QemuVtpm).await,
+        Err(Error::Credential(_))
+    ));
+}
+
+#[tokio::test]
+async fn an_endorsement_key_is_there_exactly_where_the_verifiers_platform_has_one() {
+    let mut world = world(Purpose::Join);
+    let named = world.hello.clone();
+    let unnamed = Hello { ek_certificate: vec![], ek_public: vec![], ..named.clone() };
+    for platform in Platform::ALL {
+        let (mut ours, mut nodes) = node_joins(&world).await;
+        let (good, wrong) = if platform.has_endorsement_key() { (&named, &unnamed) } else { (&unnamed, &named) };
+        let refused = challenge(&mut ours, wrong.clone(), VerifierRole::Cluster, 1, platform).await;
+        assert!(matches!(refused, Err(Error::Hello("endorsement key certificate"))), "{platform}");
+        let half = Hello { ek_public: wrong.ek_public.clone(), ..good.clone() };
+        let refused = challenge(&mut ours, half, VerifierRole::Cluster, 1, platform).await;
+        assert!(matches!(refused, Err(Error::Hello("endorsement key"))), "{platform}");
+
+        let verifier = async {
+            let proof = challenge(&mut ours, good.clone(), VerifierRole::Cluster, 1, platform).await.unwrap();
+            accept(&mut ours).await.unwrap();
+            proof
+        };
+        let node = prove(&mut nodes, good, VerifierRole::Cluster, &mut world.tpm);
+        let (proof, said) = tokio::join!(verifier, node);
+        assert!(matches!(said, Ok((Verdict::Accepted {}, _))), "{platform}");
+        assert_eq!(proof.evidence.activated, *proof.credential_secret, "{platform}");
+        assert_eq!(proof.credential_secret.is_empty(), !platform.has_endorsement_key(), "{platform}");
+    }
 }
 
 #[tokio::test]
@@ -211,7 +241,7 @@ async fn a_tpm_that_cannot_open_the_credential_sends_no_evidence() {
     let mut other = SoftTpm { ek: SoftEk::ecc(), ak: world.tpm.ak.clone() };
     let verifier = async {
         let hello: Hello = ours.receive().await.unwrap();
-        challenge(&mut ours, hello, VerifierRole::Cluster, 1).await.map(drop)
+        challenge(&mut ours, hello, VerifierRole::Cluster, 1, Platform::QemuVtpm).await.map(drop)
     };
     let node = async {
         nodes.send(&world.hello).await.unwrap();
@@ -245,7 +275,7 @@ async fn a_nonce_that_is_answered_too_late_is_worth_nothing() {
             tokio::time::sleep(delay).await;
             let _ = nodes.send(&world.tpm.evidence(&[0; 32], challenge.nonce).unwrap()).await;
         };
-        let (proof, ()) = tokio::join!(challenge(&mut ours, hello, VerifierRole::Cluster, 1), late);
+        let (proof, ()) = tokio::join!(challenge(&mut ours, hello, VerifierRole::Cluster, 1, Platform::QemuVtpm), late);
         assert_eq!(proof.is_ok(), in_time, "{delay:?}");
     }
 }

@@ -156,7 +156,7 @@ impl<A: Store> Verifier<A> {
             Door::Join => before,
             Door::Member | Door::Own => pcr15_after_join(&before, &self.home.cluster_id),
         };
-        let proof = session::challenge(channel, hello, VerifierRole::Cluster, policy.revision).await?;
+        let proof = session::challenge(channel, hello, VerifierRole::Cluster, policy.revision, self.platform).await?;
         let presented = Presented {
             hello: &proof.hello,
             evidence: &proof.evidence,

@@ -120,7 +120,7 @@ pub async fn prove(
 ) -> Result<(Proof, AttestationResult), Error> {
     let platform: Platform = peer.cloud.platform().parse()?;
     let hello = session::ask(channel, purpose).await?;
-    let proof = session::challenge(channel, hello, VerifierRole::Owner, peer.policy.revision).await?;
+    let proof = session::challenge(channel, hello, VerifierRole::Owner, peer.policy.revision, platform).await?;
     let now = jiff::Timestamp::now();
     let mut result: Option<AttestationResult> = None;
     for pcr15 in expected(peer, purpose) {

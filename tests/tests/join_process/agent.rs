@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use constellation_attestation::{
     binding::VerifierRole,
     channel::{self, Channel, Identity},
+    platform::Platform,
     protocol::{Hello, LaunchConfig, Purpose},
     session::{self, Proof},
 };
@@ -131,7 +132,7 @@ impl Agent {
         purpose: Purpose,
     ) -> Result<(Channel<TcpStream>, Proof), session::Error> {
         let (mut channel, hello) = self.call(owner, purpose).await?;
-        let proof = session::challenge(&mut channel, hello, VerifierRole::Owner, 1).await?;
+        let proof = session::challenge(&mut channel, hello, VerifierRole::Owner, 1, Platform::QemuVtpm).await?;
         Ok((channel, proof))
     }
 

@@ -120,6 +120,7 @@ fn given_case(launch: [u8; 32]) -> Case {
         pcrs: Vec::new(),
         event_log: Vec::new(),
         activated: Vec::new(),
+        machine: None,
     };
     let appraisal = Appraisal {
         accepted: true,
