@@ -5,8 +5,11 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=1
 # What is compiled here is compiled once: the state for compiling it again would take more disk than the programs.
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+# Lints come out of the build that the tests run: to check every room and then to build it would cost its time twice.
+RUSTC_WORKSPACE_WRAPPER=$(rustc --print sysroot)/bin/clippy-driver
+export RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 
-stages=(packages tools build lint generated unit cel attestation operator clouds aws processes crash image vm)
+stages=(packages tools format build generated unit cel attestation operator clouds aws processes crash image vm)
 [ $# -gt 0 ] && stages=("$@")
 times=()
 report() {
@@ -29,12 +32,8 @@ run() {
   case $1 in
     packages) tests/packages.sh ;;
     tools) tests/kubernetes/build.sh all >/dev/null ;;
+    format) cargo fmt --all --check ;;
     build) cargo build --bins ;;
-    lint)
-      cargo fmt --all --check
-      # aws-sdk-ec2 takes minutes to check: stage aws lints its room.
-      cargo clippy --workspace --exclude constellation-cloud-aws --all-targets -- -D warnings
-      ;;
     generated) target/debug/crdgen --check ;;
     unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator --exclude constellation-cloud-aws --exclude constellation-cloud-azure --exclude constellation-cloud-gcp ;;
     cel) cargo test -p constellation-crds --features cel ;;
@@ -43,14 +42,11 @@ run() {
     clouds)
       tests/models.sh google azure
       cargo test -p constellation-cloud-azure -p constellation-cloud-gcp
-      cargo clippy -p constellation-operator --features azure,gcp --all-targets -- -D warnings
       cargo test -p constellation-operator --features azure,gcp --lib -- cloud:: permissions::
       ;;
     aws)
       tests/models.sh aws moto
-      # Lints and tests out of one build: to check and then to build aws-sdk-ec2 would take its minutes and 7 GiB twice.
-      RUSTC_WORKSPACE_WRAPPER=$(rustc --print sysroot)/bin/clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__ \
-        cargo test -p constellation-cloud-aws -p constellation-operator --features constellation-operator/aws \
+      cargo test -p constellation-cloud-aws -p constellation-operator --features constellation-operator/aws \
         --lib --test crash --test life --test moto
       ;;
     processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated --test threats ;;

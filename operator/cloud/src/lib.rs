@@ -4,6 +4,7 @@ pub mod calls;
 pub mod contract;
 pub mod custody;
 pub mod demand;
+mod dial;
 pub mod limit;
 
 use std::{
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::demand::{Demand, Shape};
+pub use self::dial::dial;
 
 /// A byte stream to a node.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

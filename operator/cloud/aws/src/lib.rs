@@ -29,8 +29,8 @@ use async_trait::async_trait;
 use constellation_cloud::{
     Cloud, CloudError, ClusterUid, Instance, InstanceId, LaunchRequest, Network, NetworkRequest, Stream, calls,
     demand::{Demand, Shape},
+    dial,
 };
-use tokio::net::TcpStream;
 
 pub use self::{
     account::{Account, Pace},
@@ -38,9 +38,6 @@ pub use self::{
     kms::AwsKms,
     permissions::{CALLS, KEY_CALLS, Limit, key_policy, policy},
 };
-
-/// How long a node has to accept a connection.
-const DIAL: Duration = Duration::from_secs(10);
 
 /// What a node proves itself by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,10 +176,6 @@ impl Cloud for AwsCloud {
             Reach::External => self.public_address(cluster, address.ip()).await?,
         };
         let address = SocketAddr::new(reachable, address.port());
-        match tokio::time::timeout(DIAL, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(CloudError::Transient(format!("connecting to {address} failed: {error}"))),
-            Err(_) => Err(CloudError::Transient(format!("{address} didn't answer in {} s", DIAL.as_secs()))),
-        }
+        Ok(Box::new(dial(address).await?))
     }
 }

@@ -35,9 +35,9 @@ use azure_identity::{
 use constellation_cloud::{
     Cloud, CloudError, ClusterUid, Instance, InstanceId, LaunchRequest, Network, NetworkRequest, Stream, calls,
     demand::{Demand, Shape},
+    dial,
     limit::Limiter,
 };
-use tokio::net::TcpStream;
 
 use self::{arm::Arm, convert::Names, demand::Catalogue, instances::Lists};
 
@@ -53,8 +53,6 @@ pub const RATE: (u32, Duration) = (100, Duration::from_millis(100));
 const TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
 /// The user-assigned identity, if there are several.
 const CLIENT: &str = "AZURE_CLIENT_ID";
-/// How long a node has to accept a connection.
-const DIAL: Duration = Duration::from_secs(10);
 
 /// What protects a VM's memory: `securityType` of a VM, and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,11 +291,6 @@ impl Cloud for AzureCloud {
             Reach::External => self.external_address(&self.names(cluster)?, address.ip()).await?,
         };
         let address = SocketAddr::new(reachable, address.port());
-        let connected = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
-        match connected {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(CloudError::Transient(format!("connecting to {address} failed: {error}"))),
-            Err(_) => Err(CloudError::Transient(format!("{address} didn't answer in {} s", DIAL.as_secs()))),
-        }
+        Ok(Box::new(dial(address).await?))
     }
 }

@@ -23,9 +23,8 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration
 use async_trait::async_trait;
 use constellation_cloud::{
     Cloud, CloudError, ClusterUid, Instance, InstanceId, LaunchRequest, Network, NetworkRequest, Stream, calls,
-    demand::Demand, limit::Limiter,
+    demand::Demand, dial, limit::Limiter,
 };
-use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
 use self::{api::Api, convert::Names, instances::Launches};
@@ -38,8 +37,6 @@ pub use self::{
 /// Calls at once, and the time in which one more is allowed: Compute Engine takes 1500 reads a minute and region, and
 /// as many mutations ("API quota and limits"); four fifths of it, as others use the project too.
 pub const RATE: (u32, Duration) = (40, Duration::from_millis(50));
-/// How long a node has to accept a connection.
-const DIAL: Duration = Duration::from_secs(10);
 
 /// What protects a VM's memory, see the `confidentialInstanceType` of the Compute API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,11 +224,6 @@ impl Cloud for GcpCloud {
             Reach::External => self.external_address(&self.names(cluster)?, address.ip()).await?,
         };
         let address = SocketAddr::new(reachable, address.port());
-        let connected = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
-        match connected {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(CloudError::Transient(format!("connecting to {address} failed: {error}"))),
-            Err(_) => Err(CloudError::Transient(format!("{address} didn't answer in {} s", DIAL.as_secs()))),
-        }
+        Ok(Box::new(dial(address).await?))
     }
 }

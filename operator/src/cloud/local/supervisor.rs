@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     io::{BufReader, copy_bidirectional},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     time::timeout,
@@ -28,7 +28,7 @@ use super::{
     proxy::{self, API_SERVER, VERIFIER},
     shelf, swtpm,
 };
-use crate::cloud::CloudError;
+use crate::cloud::{CloudError, dial};
 
 /// What ends a supervisor.
 #[derive(Debug, thiserror::Error)]
@@ -179,18 +179,12 @@ impl Supervisor {
             SocketAddr::V6(_) => false,
         };
         let connected = if allowed {
-            match timeout(DIAL_PATIENCE, TcpStream::connect(address)).await {
-                Ok(Ok(node)) => Ok(node),
-                Ok(Err(error)) => Err(CloudError::Transient(format!("connecting to {address} failed: {error}"))),
-                Err(_) => Err(CloudError::Transient(format!("{address} does not answer"))),
-            }
+            dial(address).await
         } else {
             Err(CloudError::Unsupported(format!("{address} is not in the cluster's network")))
         };
         match connected {
             Ok(mut node) => {
-                // Latency only.
-                node.set_nodelay(true).ok();
                 if api::write(&mut stream, &Reply::Done).await.is_ok() {
                     // An error ends both sides, which is all there is to do.
                     copy_bidirectional(&mut stream, &mut node).await.ok();
@@ -313,6 +307,3 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Also said of VMs that are found while no supervisor runs.
 pub(super) const ENDED_WITH_SUPERVISOR: &str = "the VM ended with its supervisor; the node must be replaced";
-
-/// A node's SYN is answered by its kernel, so this is for hosts that are very busy.
-const DIAL_PATIENCE: Duration = Duration::from_secs(10);
