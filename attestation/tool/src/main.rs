@@ -65,10 +65,13 @@ enum Command {
         #[command(flatten)]
         evidence: Evidence,
     },
-    /// Prints the registers of a machine that boots an image.
+    /// Prints what a machine will measure: the registers of one that boots an image, or the SEV-SNP launch digest of one
+    /// that is started with a firmware image.
     Predict {
-        /// Disk image or unified kernel image.
+        /// Disk image, unified kernel image, or OVMF firmware (the whole file that the machine starts with).
         image: PathBuf,
+        #[command(flatten)]
+        machine: predict::Machine,
     },
 }
 
@@ -114,8 +117,8 @@ fn run(command: Command, output: Output) -> Result<bool, input::Error> {
             show(output, &found, explain::Explained::to_text)?;
             Ok(found.accepted())
         }
-        Command::Predict { image } => {
-            show(output, &predict::run(&image)?, predict::to_text)?;
+        Command::Predict { image, machine } => {
+            show(output, &predict::run(&image, &machine)?, predict::Predicted::to_text)?;
             Ok(true)
         }
     }
