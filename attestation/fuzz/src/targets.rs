@@ -5,7 +5,7 @@
 //! documentation promises; the assertions here say that.
 
 use constellation_attestation::{
-    azure, credential, dsse, endorsement, gcp, nitro, owner,
+    azure, credential, dsse, endorsement, gcp, guest, nitro, owner,
     policy::{MANIFEST_TYPE, MeasurementManifest, TRUST_POLICY_TYPE, TrustPolicy},
     predict::{self, pe},
     protocol,
@@ -24,12 +24,18 @@ pub const TARGETS: &[Target] = &[
     ("dsse", dsse_envelope),
     ("endorsement", endorsement_certificate),
     ("gcp_certificate", gcp_certificate),
+    ("guest_ccel", guest_ccel),
+    ("guest_certificates", guest_certificates),
+    ("guest_nsm", guest_nsm),
+    ("guest_thim", guest_thim),
+    ("guest_wire", guest_wire),
     ("nitro_document", nitro_document),
     ("pe", portable_executable),
     ("policy", policy_json),
     ("protocol", protocol_json),
     ("snp_certificate", snp_certificate),
     ("snp_crl", snp_crl),
+    ("snp_firmware", snp_firmware),
     ("snp_report", snp_report),
     ("tdx_ccel", tdx_ccel),
     ("tdx_collateral", tdx_collateral),
@@ -238,6 +244,73 @@ fn gcp_certificate(bytes: &[u8]) {
     let chain = [bytes.to_vec(), include_bytes!("../corpus/gcp.ca.der").to_vec()];
     let tpm = gcp::verify(&chain, &gcp::google(), now, &mut Checks::default());
     assert_eq!(tpm.is_some(), bytes == GENUINE);
+}
+
+/// A table is exact: a byte more or less and it is none.
+fn guest_ccel(bytes: &[u8]) {
+    if guest::ccel::reserved(bytes).is_ok() {
+        assert_eq!(bytes.len(), guest::ccel::SIZE);
+        assert!(guest::ccel::reserved(&[bytes, &[0]].concat()).is_err());
+    }
+}
+
+/// A host's table gives no more bytes than it has, none of them from its own entries.
+fn guest_certificates(bytes: &[u8]) {
+    use guest::certificates::{Kind, MAX_BYTES, Table};
+    let Ok(table) = Table::parse(bytes) else { return };
+    assert!(bytes.len() <= MAX_BYTES);
+    let kinds = [Kind::Ark, Kind::Ask, Kind::Crl, Kind::GoogleEndorsement, Kind::Vcek, Kind::Vlek];
+    let found: Vec<_> = kinds.into_iter().filter_map(|kind| table.of(kind)).collect();
+    assert!(found.len() <= table.len());
+    assert!(found.iter().all(|certificate| !certificate.is_empty() && certificate.len() < bytes.len()));
+}
+
+/// An answer holds its document, or a reason that can be printed.
+fn guest_nsm(bytes: &[u8]) {
+    match guest::nsm::document(bytes) {
+        Ok(document) => assert!(!document.is_empty() && document.len() < bytes.len()),
+        Err(guest::nsm::Error::Refused(reason)) => assert!(reason.len() < 100 && !reason.contains(char::is_control)),
+        Err(_) => {}
+    }
+}
+
+/// An answer gives certificates, a quote or nothing, and never more than was in it.
+fn guest_thim(bytes: &[u8]) {
+    if let Ok(found) = guest::thim::Certificates::parse(bytes) {
+        assert!(found.vcek.len() + found.ask.len() < bytes.len());
+    }
+    if let Ok(quote) = guest::thim::quote(bytes) {
+        assert!(quote.len() < bytes.len());
+    }
+}
+
+/// A TPM's answer is bounded, and its parameters lie inside it.
+fn guest_wire(bytes: &[u8]) {
+    if let Ok(parameters) = guest::wire::parameters(bytes) {
+        assert!(bytes.len() <= guest::wire::MAX_RESPONSE && parameters.len() + guest::wire::HEADER < bytes.len());
+        let _ = guest::wire::unsized_exact(parameters);
+    }
+    if let Ok(inner) = guest::wire::unsized_exact(bytes) {
+        assert_eq!(inner.len() + 2, bytes.len());
+    }
+}
+
+/// Firmware is bounded, and every machine that it can start has a digest that depends on all of it.
+fn snp_firmware(bytes: &[u8]) {
+    use snp::launch::{Cpu, Firmware, Kernel, Launch, SNP_ACTIVE, Vmm, firmware, predict};
+    let Ok(image) = Firmware::parse(bytes) else { return };
+    assert!(Firmware::is_one(bytes) && image.address() + bytes.len() as u64 == 1 << 32);
+    let sections = image.sections();
+    assert!(sections.len() <= firmware::MAX_SECTIONS);
+    assert!(sections.iter().map(|section| section.bytes).sum::<u64>() <= firmware::MAX_SECTION_BYTES);
+    let kernel = Kernel::new(b"", b"", "").expect("an empty line has no zero byte");
+    let plain = Launch { vmm: Vmm::Qemu, cpu: Cpu::new(25, 1, 1), vcpus: 1, features: SNP_ACTIVE, kernel: None };
+    let digest = predict(&image, &plain).expect("one processor is a machine");
+    let genuine = include_bytes!("../corpus/snp_firmware/AmdSev");
+    let known = Firmware::parse(genuine).map(|image| predict(&image, &plain).expect("one processor is a machine"));
+    assert_eq!(known == Ok(digest), bytes == genuine);
+    let booting = Launch { kernel: Some(&kernel), ..plain };
+    assert_eq!(predict(&image, &booting).is_ok(), image.hash_table_offset().is_some());
 }
 
 /// In September 2026.
