@@ -241,6 +241,30 @@ pub struct MixedCase {
     pub pcrs: Option<String>,
 }
 
+impl MixedCase {
+    /// The first key that the case states and that says nothing about its kind: nothing would look at it.
+    #[must_use]
+    pub fn stray(&self) -> Option<&'static str> {
+        let of_kind: &[&str] = match self.kind {
+            Kind::AzSnpVtpm | Kind::GcpVtpm => &["evidence", "log", "nonce", "pcrs", "root"],
+            Kind::Eventlog => &["log", "pcrs"],
+            Kind::Nitrotpm => &["document", "evidence", "nonce", "pcrs", "root"],
+            Kind::Tdx => &["collateral", "log", "nonce", "quote", "root"],
+        };
+        let stated = [
+            ("collateral", self.collateral.is_some()),
+            ("document", self.document.is_some()),
+            ("evidence", self.evidence.is_some()),
+            ("log", self.log.is_some()),
+            ("nonce", self.nonce.is_some()),
+            ("pcrs", self.pcrs.is_some()),
+            ("quote", self.quote.is_some()),
+            ("root", self.root.is_some()),
+        ];
+        stated.into_iter().find(|(key, stated)| *stated && !of_kind.contains(key)).map(|(key, _)| key)
+    }
+}
+
 /// What a case of a mixed manifest is.
 #[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]

@@ -14,6 +14,9 @@ use crate::input::{self, Error};
 
 /// Evaluates one case, with these clauses waived.
 pub(super) fn evaluate(folder: &Path, case: &MixedCase, now: Timestamp, waived: &[String]) -> Result<Evaluated, Error> {
+    if let Some(key) = case.stray() {
+        return Err(Error::said(key, "nothing looks at it for this kind: take it out"));
+    }
     match case.kind {
         Kind::Eventlog => event_log(folder, case).map(Evaluated::from),
         Kind::Tdx => tdx(folder, case, now, waived),
@@ -21,7 +24,7 @@ pub(super) fn evaluate(folder: &Path, case: &MixedCase, now: Timestamp, waived: 
     }
 }
 
-/// A quote under Intel's root, or under the one that the case names.
+/// A quote under Intel's root, or under the one that the case names. A log that the case names must replay to its registers.
 fn tdx(folder: &Path, case: &MixedCase, now: Timestamp, waived: &[String]) -> Result<Evaluated, Error> {
     let anchors = match &case.root {
         Some(root) => tdx::anchor(&folder.join(root))?,
@@ -31,6 +34,7 @@ fn tdx(folder: &Path, case: &MixedCase, now: Timestamp, waived: &[String]) -> Re
         quote: needed(case.quote.as_deref(), "quote")?,
         collateral: case.collateral.as_deref(),
         now: case.now.unwrap_or(now),
+        log: case.log.as_deref(),
         policy: &TdxPolicy { report_data: case.nonce.clone().map(OneOrMore::One), ..TdxPolicy::default() },
         tcb_status: None,
     };

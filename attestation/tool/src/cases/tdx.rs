@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use constellation_attestation::tdx::{Anchors, Evidence, Policy, TcbStatus, clause, verify_and_appraise};
+use constellation_attestation::tdx::{Anchors, Evidence, Policy, TcbStatus, ccel, clause, verify_and_appraise};
 use jiff::Timestamp;
 
 use super::{
@@ -17,6 +17,8 @@ pub(super) struct Case<'a> {
     pub quote: &'a Path,
     /// The collateral's file; without one, what needs it fails.
     pub collateral: Option<&'a Path>,
+    /// Its firmware's event log.
+    pub log: Option<&'a Path>,
     /// Time to verify at.
     pub now: Timestamp,
     /// What is wanted besides the strict default.
@@ -31,6 +33,7 @@ impl<'a> Case<'a> {
         Self {
             quote: &case.quote,
             collateral: case.collateral.as_deref(),
+            log: None,
             now: case.now.unwrap_or(now),
             policy: &case.policy,
             tcb_status: case.tcb_status,
@@ -59,7 +62,11 @@ pub(super) fn evaluate(
     let quote = input::read(&folder.join(case.quote))?;
     let collateral = case.collateral.map(|file| input::read(&folder.join(file))).transpose()?.unwrap_or_default();
     let evidence = Evidence { quote: &quote, collateral: &collateral };
-    let outcome = verify_and_appraise(&evidence, anchors, &policy, case.now);
+    let log = case.log.map(|file| input::read(&folder.join(file))).transpose()?;
+    let mut outcome = verify_and_appraise(&evidence, anchors, &policy, case.now);
+    if let (Some(log), Some(td)) = (log, &outcome.td) {
+        ccel::check(&log, td, &mut outcome.checks);
+    }
     let facts = case.tcb_status.is_none() || case.tcb_status == outcome.tcb_status;
     Ok(Evaluated { checks: outcome.checks, facts })
 }
