@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha384};
 use subtle::ConstantTimeEq;
+
+mod cloud;
 
 use crate::{
     endorsement,
+    endorsers::Endorsers,
     platform::Platform,
     policy::{LAUNCH_PCR, MeasurementSet, TrustPolicy},
     protocol::{Evidence, Hello},
-    result::Clause,
+    result::{Checks, Clause},
     tpm::{
+        Hash,
+        attest::Attest,
         eventlog::EventLog,
         public::Public,
         quote::{self, Quote},
@@ -28,8 +33,13 @@ pub mod clause {
     pub const POLICY_EMPTY: &str = "policy.empty";
     /// The verifier's platform is one whose evidence a join carries whole.
     pub const POLICY_PLATFORM: &str = "policy.platform";
-    /// What speaks for the TPM has the form of the verifier's platform: nothing but the endorsement on `qemu-vtpm`.
+    /// The policy says where machines of the verifier's cloud may be.
+    pub const POLICY_PLACE: &str = "policy.place";
+    /// What speaks for the TPM has the form of the verifier's platform: nothing but the endorsement on `qemu-vtpm`, a
+    /// report of the hardware where the platform has one and nowhere else.
     pub const MACHINE: &str = "evidence.machine";
+    /// The key that the cloud speaks for is the one that the node names.
+    pub const MACHINE_KEY: &str = "evidence.machine.key";
     /// The policy is of the node's cluster.
     pub const POLICY_CLUSTER: &str = "policy.cluster";
 }
@@ -51,7 +61,40 @@ pub struct Presented<'a> {
     /// Platform; chosen by the verifier, never by the evidence.
     pub platform: Platform,
     /// Value that PCR 15 must have.
-    pub expected_pcr15: &'a [u8; 32],
+    pub expected_pcr15: &'a LaunchRegister,
+}
+
+/// PCR 15 in both banks: which node a machine is, and whether it is a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchRegister {
+    /// In the SHA-256 bank.
+    pub sha256: [u8; 32],
+    /// In the SHA-384 bank, which is extended by the SHA-384 of what the other one is extended by.
+    pub sha384: [u8; 48],
+}
+
+impl LaunchRegister {
+    /// Of a machine that was just switched on.
+    pub const ZERO: Self = Self { sha256: [0; 32], sha384: [0; 48] };
+
+    /// After one more event, 32 bytes.
+    #[must_use]
+    pub fn extended(&self, event: &[u8]) -> Self {
+        let sha384 = Sha384::new().chain_update(self.sha384).chain_update(Sha384::digest(event));
+        Self {
+            sha256: Sha256::new().chain_update(self.sha256).chain_update(event).finalize().into(),
+            sha384: sha384.finalize().into(),
+        }
+    }
+
+    /// In one bank.
+    #[must_use]
+    pub fn of(&self, bank: Hash) -> &[u8] {
+        match bank {
+            Hash::Sha256 => &self.sha256,
+            Hash::Sha384 => &self.sha384,
+        }
+    }
 }
 
 /// A clause that doesn't hold.
@@ -101,7 +144,8 @@ pub struct Appraisal {
     pub mismatches: Vec<Mismatch>,
     /// Name of the attestation key, hex; empty when it can't be parsed.
     pub ak_name: String,
-    /// SHA-256 of the endorsement key's certificate, hex.
+    /// SHA-256 of what endorses the attestation key, hex: the endorsement key's certificate, or the cloud's name for the
+    /// machine; empty when that isn't genuine.
     pub ek_certificate_digest: String,
     /// The TPM's reset counter; 0 when the quote can't be parsed.
     pub reset_count: u32,
@@ -115,34 +159,52 @@ pub struct Appraisal {
 
 /// PCR 15 of a node that measured this launch configuration and nothing else.
 #[must_use]
-pub fn pcr15_before_join(launch_config: &[u8]) -> [u8; 32] {
+pub fn pcr15_before_join(launch_config: &[u8]) -> LaunchRegister {
     pcr15_from_digest(&Sha256::digest(launch_config).into())
 }
 
 /// As [`pcr15_before_join`], from the SHA-256 of the launch configuration.
 #[must_use]
-pub fn pcr15_from_digest(launch_config_sha256: &[u8; 32]) -> [u8; 32] {
-    extend(&[0; 32], launch_config_sha256)
+pub fn pcr15_from_digest(launch_config_sha256: &[u8; 32]) -> LaunchRegister {
+    LaunchRegister::ZERO.extended(launch_config_sha256)
 }
 
 /// PCR 15 of a member: the cluster's identity (32 bytes) follows the launch configuration.
 #[must_use]
-pub fn pcr15_after_join(before: &[u8; 32], cluster_id: &[u8]) -> [u8; 32] {
-    extend(before, cluster_id)
+pub fn pcr15_after_join(before: &LaunchRegister, cluster_id: &[u8]) -> LaunchRegister {
+    before.extended(cluster_id)
 }
 
-fn extend(value: &[u8; 32], digest: &[u8]) -> [u8; 32] {
-    Sha256::new().chain_update(value).chain_update(digest).finalize().into()
+/// What an examination found, whatever the platform.
+struct Found {
+    /// What the TPM said; there exactly when it is genuine.
+    attest: Option<Attest>,
+    /// SHA-256 of what endorses the attestation key, hex.
+    endorsed: String,
+    /// The set that is matched.
+    set: Option<String>,
+    /// Every clause that doesn't hold.
+    mismatches: Vec<Mismatch>,
 }
 
 /// Verifies and appraises. Total: anything that is missing, empty or unknown is a mismatch.
 #[must_use]
-pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, now: Timestamp) -> Appraisal {
-    let (verified, mut mismatches) = match verify(presented, policy, now) {
-        Ok(verified) => (Some(verified), Vec::new()),
-        Err(mismatches) => (None, mismatches),
+pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, endorsers: &Endorsers, now: Timestamp) -> Appraisal {
+    let Found { attest, endorsed, set, mut mismatches } = match presented.platform {
+        Platform::AwsNitroTpm
+        | Platform::AwsSnp
+        | Platform::AzureSnp
+        | Platform::AzureTdx
+        | Platform::GcpSevEs
+        | Platform::GcpSnp
+        | Platform::GcpTdx => in_cloud(presented, policy, endorsers, now),
+        Platform::QemuVtpm => of_endorsed_tpm(presented, policy, now),
+        Platform::AzureTrustedLaunch | Platform::QemuTdx | Platform::Simulated | Platform::Snp => {
+            let mut found = of_endorsed_tpm(presented, policy, now);
+            found.mismatches.push(unsupported(presented.platform));
+            found
+        }
     };
-    mismatches.extend(unsupported(presented.platform));
     if policy.cluster_uid.is_empty() || policy.cluster_uid != presented.hello.cluster_uid {
         mismatches.push(Mismatch {
             clause: clause::POLICY_CLUSTER.into(),
@@ -151,41 +213,82 @@ pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, now: Timestamp)
             message: "the node says that it belongs to another cluster".into(),
         });
     }
-    // The values are compared even when the quote isn't believed: the owner is told everything at once.
-    let set = match compare(presented, policy) {
-        Ok(set) => Some(set),
-        Err(more) => {
-            mismatches.extend(more);
-            None
-        }
-    };
-    let quote = verified.as_ref().map(Verified::get);
-    let accepted = mismatches.is_empty() && quote.is_some() && set.is_some();
+    let accepted = mismatches.is_empty() && attest.is_some() && set.is_some();
     let ak = Public::parse(&presented.hello.ak_public);
     Appraisal {
         accepted,
         set: set.filter(|_| accepted),
         mismatches,
         ak_name: ak.map(|ak| hex::encode(ak.name)).unwrap_or_default(),
-        ek_certificate_digest: hex::encode(Sha256::digest(&presented.hello.ek_certificate)),
-        reset_count: quote.map_or(0, |q| q.attest.reset_count),
-        restart_count: quote.map_or(0, |q| q.attest.restart_count),
-        clock: quote.map_or(0, |q| q.attest.clock),
+        ek_certificate_digest: endorsed,
+        reset_count: attest.as_ref().map_or(0, |attest| attest.reset_count),
+        restart_count: attest.as_ref().map_or(0, |attest| attest.restart_count),
+        clock: attest.as_ref().map_or(0, |attest| attest.clock),
         evidence_digest: serde_json::to_vec(presented.evidence)
             .map(|b| hex::encode(Sha256::digest(b)))
             .unwrap_or_default(),
     }
 }
 
-/// A TPM alone proves a machine of QEMU and nothing more: where a report of the hardware or a cloud's word about the TPM
-/// has to be there as well, a join has no place for it yet.
-fn unsupported(platform: Platform) -> Option<Mismatch> {
-    (platform != Platform::QemuVtpm).then(|| Mismatch {
+/// A TPM that its maker endorses, and nothing beside it.
+fn of_endorsed_tpm(presented: &Presented<'_>, policy: &TrustPolicy, now: Timestamp) -> Found {
+    let (attest, mut mismatches) = match verify(presented, policy, now) {
+        Ok(verified) => (Some(verified.get().attest.clone()), Vec::new()),
+        Err(mismatches) => (None, mismatches),
+    };
+    // The values are compared even when the quote isn't believed: the owner is told everything at once.
+    let set = compare(presented, policy).map_err(|more| mismatches.extend(more)).ok();
+    let endorsed = hex::encode(Sha256::digest(&presented.hello.ek_certificate));
+    Found { attest, endorsed, set, mismatches }
+}
+
+/// A machine of a cloud: all of one set, or the differences to the nearest one.
+fn in_cloud(presented: &Presented<'_>, policy: &TrustPolicy, endorsers: &Endorsers, now: Timestamp) -> Found {
+    let examined = policy.sets.iter().filter(|set| set.platform == presented.platform).map(|set| {
+        let mut checks = Checks::default();
+        let genuine = match set.validate() {
+            Ok(()) => cloud::examine(presented, set, policy.place.as_ref(), endorsers, now, &mut checks),
+            Err(error) => {
+                checks.fails(clause::POLICY_EMPTY, &format!("a set of the trust policy can't be used: {error}"));
+                None
+            }
+        };
+        (set, checks, genuine)
+    });
+    let Some((set, checks, genuine)) = examined.min_by_key(|(_, checks, _)| checks.failures().count()) else {
+        return Found {
+            attest: None,
+            endorsed: String::new(),
+            set: None,
+            mismatches: vec![no_set(presented.platform)],
+        };
+    };
+    let mismatches: Vec<_> = checks.failures().map(Mismatch::from).collect();
+    let (attest, endorsed) = genuine
+        .map(|genuine| (genuine.attest, hex::encode(Sha256::digest(genuine.name))))
+        .map_or((None, String::new()), |(attest, endorsed)| (Some(attest), endorsed));
+    let set = checks.accepted().then(|| set.name.clone());
+    Found { attest, endorsed, set, mismatches }
+}
+
+/// A TPM alone proves a machine of QEMU and nothing more: where a report of the hardware has to be there as well, or
+/// nobody but the cloud speaks for the TPM, a join has no place for it.
+fn unsupported(platform: Platform) -> Mismatch {
+    Mismatch {
         clause: clause::POLICY_PLATFORM.into(),
-        expected: Some(Platform::QemuVtpm.to_string()),
+        expected: None,
         actual: Some(platform.to_string()),
         message: "a quote of a TPM is all that a join shows, which isn't enough for this platform".into(),
-    })
+    }
+}
+
+fn no_set(platform: Platform) -> Mismatch {
+    Mismatch {
+        clause: clause::POLICY_EMPTY.into(),
+        expected: Some(platform.to_string()),
+        actual: None,
+        message: "the trust policy has no reference values for this platform".into(),
+    }
 }
 
 /// Is it genuine? Quote, attestation key, and the endorsement of the TPM that holds it.
@@ -235,10 +338,10 @@ fn compare(presented: &Presented<'_>, policy: &TrustPolicy) -> Result<String, Ve
     };
     let mut own = Vec::new();
     let actual = values.get(&LAUNCH_PCR).copied().unwrap_or_default();
-    if !bool::from(actual.ct_eq(presented.expected_pcr15)) {
+    if !bool::from(actual.ct_eq(&presented.expected_pcr15.sha256)) {
         own.push(Mismatch {
             clause: format!("{}{LAUNCH_PCR}", clause::PCR),
-            expected: Some(hex::encode(presented.expected_pcr15)),
+            expected: Some(hex::encode(presented.expected_pcr15.sha256)),
             actual: Some(hex::encode(actual)),
             message:
                 "the node measured another launch configuration, or isn't in the state that this conversation is for"
@@ -252,12 +355,7 @@ fn compare(presented: &Presented<'_>, policy: &TrustPolicy) -> Result<String, Ve
         .map(|set| (set, differences(set, &values, &explain)))
         .min_by_key(|(_, differences)| differences.len());
     match nearest {
-        None => own.push(Mismatch {
-            clause: clause::POLICY_EMPTY.into(),
-            expected: Some(presented.platform.to_string()),
-            actual: None,
-            message: "the trust policy has no reference values for this platform".into(),
-        }),
+        None => own.push(no_set(presented.platform)),
         Some((set, differences)) if differences.is_empty() && own.is_empty() => return Ok(set.name.clone()),
         Some((_, differences)) => own.extend(differences),
     }

@@ -70,6 +70,11 @@ pub enum Key {
         /// Product.
         product: String,
     },
+    /// Certificates of the CA that certifies keys of Google's TPMs, DER, one after the other, the issuer first.
+    GoogleIssuer {
+        /// Its key, as the certificates that it issues name it (RFC 5280, 4.2.1.1), hex.
+        key: String,
+    },
     /// All of a TDX platform family's collateral.
     Tdx {
         /// The family.
@@ -84,6 +89,7 @@ impl fmt::Display for Key {
             Self::SnpVcek { product, chip, tcb } => write!(f, "snp-vcek.{product}.{chip}.{tcb}"),
             Self::SnpChain { product } => write!(f, "snp-chain.{product}"),
             Self::SnpCrl { product } => write!(f, "snp-crl.{product}"),
+            Self::GoogleIssuer { key } => write!(f, "google-issuer.{key}"),
             Self::Tdx { fmspc } => write!(f, "tdx.{fmspc}"),
         }
     }
@@ -103,6 +109,7 @@ impl Key {
             }
             ("snp-chain", [product]) => Self::SnpChain { product: (*product).into() },
             ("snp-crl", [product]) => Self::SnpCrl { product: (*product).into() },
+            ("google-issuer", [key]) => Self::GoogleIssuer { key: (*key).into() },
             ("tdx", [fmspc]) => Self::Tdx { fmspc: (*fmspc).into() },
             _ => return None,
         })
@@ -207,12 +214,13 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn keys() -> [Key; 4] {
+    fn keys() -> [Key; 5] {
         let product = || "Milan".to_owned();
         [
             Key::SnpVcek { product: product(), chip: "ab".repeat(64), tcb: "0400000000000018db".into() },
             Key::SnpChain { product: product() },
             Key::SnpCrl { product: product() },
+            Key::GoogleIssuer { key: "ab".repeat(20) },
             Key::Tdx { fmspc: "00806f050000".into() },
         ]
     }

@@ -121,6 +121,12 @@ impl Platform {
         }
     }
 
+    /// Whether somebody beside the machine has to have said something that may change: a processor's maker, or a cloud.
+    #[must_use]
+    pub const fn needs_collateral(self) -> bool {
+        self.tee().is_some() || !self.has_endorsement_key()
+    }
+
     fn names() -> String {
         Self::ALL.map(Self::as_str).join(", ")
     }

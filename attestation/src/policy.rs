@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    place::Place,
     platform::{Platform, Tee},
     predict, snp, tdx,
 };
@@ -223,8 +224,11 @@ pub struct TrustPolicy {
     pub revision: u64,
     /// Accepted sets, each as a whole.
     pub sets: Vec<MeasurementSet>,
-    /// CAs (PEM) of endorsement keys; empty refuses every TPM.
+    /// CAs (PEM) of endorsement keys; empty refuses every TPM that its maker has to endorse.
     pub endorsement_roots: Vec<String>,
+    /// Where machines of a cloud may be; absent refuses all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
 }
 
 impl TrustPolicy {
@@ -427,8 +431,13 @@ mod tests {
 
     #[test]
     fn a_policy_without_sets_or_with_two_of_one_name_is_invalid() {
-        let mut policy =
-            TrustPolicy { cluster_uid: "c".into(), revision: 1, sets: vec![good()], endorsement_roots: vec![] };
+        let mut policy = TrustPolicy {
+            cluster_uid: "c".into(),
+            revision: 1,
+            sets: vec![good()],
+            endorsement_roots: vec![],
+            place: None,
+        };
         assert_eq!(policy.validate(), Ok(()));
         policy.sets.push(good());
         assert_eq!(policy.validate(), Err(Error::Name("a".into())));

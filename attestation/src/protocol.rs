@@ -23,6 +23,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::platform::Platform;
+
 /// TLS application protocol; a version of its own so that a change of the words can't be misread.
 pub const ALPN: &[u8] = b"constellation/1";
 /// Greatest frame, bytes. An event log of a cloud VM is about 60 KiB; this leaves room for sixteen of them.
@@ -284,6 +286,13 @@ pub struct ClusterSettings {
     pub mesh: bool,
     /// Whether machines may be so slow, without hardware virtualisation, that Kubernetes' own time limits would expire.
     pub slow: bool,
+    /// The platform that all nodes must be on; the owner's choice. Absent in settings of before there were clouds.
+    #[serde(default = "qemu")]
+    pub platform: Platform,
+}
+
+const fn qemu() -> Platform {
+    Platform::QemuVtpm
 }
 
 /// What an admitted node gets from the verifier. Sealed.

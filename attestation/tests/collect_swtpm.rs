@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers are tests")]
 
+mod simulated;
 #[path = "../../tests/src/swtpm.rs"]
 #[allow(dead_code, reason = "shared with crate tests, which uses all of it")]
 mod swtpm;
@@ -12,7 +13,6 @@ use std::{
     net::TcpStream,
 };
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use constellation_attestation::{
     azure::hcl,
     bytes::Bytes,
@@ -35,21 +35,13 @@ use constellation_attestation::{
 };
 use swtpm::Swtpm;
 use tss_esapi::{
-    Context, TctiNameConf,
-    attributes::ObjectAttributesBuilder,
-    handles::PersistentTpmHandle,
     interface_types::{
-        algorithm::{HashingAlgorithm, PublicAlgorithm, RsaSchemeAlgorithm},
-        dynamic_handles::Persistent,
+        algorithm::{HashingAlgorithm, PublicAlgorithm},
         ecc::EccCurve,
-        key_bits::RsaKeyBits,
-        resource_handles::{Hierarchy, Provision},
-        session_handles::AuthSession,
     },
     structures::{
         EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Public as Template, PublicBuilder,
-        PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent, RsaScheme,
-        SymmetricDefinitionObject,
+        PublicEccParametersBuilder, SymmetricDefinitionObject,
     },
     traits::Marshall as _,
 };
@@ -74,12 +66,6 @@ impl Reporter for Broken {
     }
 }
 
-fn attributes() -> tss_esapi::attributes::ObjectAttributes {
-    let builder = ObjectAttributesBuilder::new().with_fixed_tpm(true).with_fixed_parent(true);
-    let builder = builder.with_sensitive_data_origin(true).with_user_with_auth(true).with_no_da(true);
-    builder.with_restricted(true).with_sign_encrypt(true).build().unwrap()
-}
-
 /// Google's template: restricted signing, and another unique field than our own key's.
 fn ecc_template() -> Template {
     let parameters = PublicEccParametersBuilder::new()
@@ -96,41 +82,11 @@ fn ecc_template() -> Template {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::Ecc)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(attributes())
+        .with_object_attributes(simulated::attributes())
         .with_ecc_parameters(parameters)
         .with_ecc_unique_identifier(EccPoint::new(x, y))
         .build()
         .unwrap()
-}
-
-/// The paravisor's key, made persistent where it keeps it.
-fn make_paravisor_key(tcti: &str) {
-    let scheme = RsaScheme::create(RsaSchemeAlgorithm::RsaSsa, Some(HashingAlgorithm::Sha256)).unwrap();
-    let parameters = PublicRsaParametersBuilder::new()
-        .with_symmetric(SymmetricDefinitionObject::Null)
-        .with_scheme(scheme)
-        .with_key_bits(RsaKeyBits::Rsa2048)
-        .with_exponent(RsaExponent::default())
-        .with_is_signing_key(true)
-        .with_restricted(true)
-        .build()
-        .unwrap();
-    let template = PublicBuilder::new()
-        .with_public_algorithm(PublicAlgorithm::Rsa)
-        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(attributes())
-        .with_rsa_parameters(parameters)
-        .with_rsa_unique_identifier(PublicKeyRsa::default())
-        .build()
-        .unwrap();
-    let mut context = Context::new(tcti.parse::<TctiNameConf>().unwrap()).unwrap();
-    context
-        .execute_with_session(Some(AuthSession::Password), |context| {
-            let made = context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)?;
-            let place = Persistent::Persistent(PersistentTpmHandle::new(0x8100_0003)?);
-            context.evict_control(Provision::Owner, made.key_handle.into(), place)
-        })
-        .unwrap();
 }
 
 /// The quote is by this key, about this nonce, of these values.
@@ -191,36 +147,15 @@ impl Service for Services {
     }
 }
 
-/// A paravisor's report about a key and what the guest wants to have said: SIMULATED, as short as a report can be,
-/// because an index of a software TPM holds 2048 bytes.
-fn hcl_report(key: &Key, user_data: &[u8]) -> Vec<u8> {
-    let n = BASE64_URL_SAFE_NO_PAD.encode(key.to_bytes());
-    let runtime = format!(
-        r#"{{"keys":[{{"kid":"HCLAkPub","kty":"RSA","n":"{n}","e":"AQAB"}}],"vm-configuration":{{"secure-boot":true,"console-enabled":false,"vmUniqueId":"SIMULATED"}},"user-data":"{}"}}"#,
-        hex::encode_upper(user_data)
-    );
-    let length = |bytes: usize| u32::try_from(bytes).unwrap();
-    let mut report = vec![0; 0x4c0];
-    let whole = length(0x4c0 + 20 + runtime.len());
-    report[..4].copy_from_slice(b"HCLA");
-    for (at, number) in [(4, 1), (8, whole), (12, 2)] {
-        report[at..at + 4].copy_from_slice(&u32::to_le_bytes(number));
-    }
-    for number in [length(20 + runtime.len()), 1, 2, 1, length(runtime.len())] {
-        report.extend_from_slice(&number.to_le_bytes());
-    }
-    [report, runtime.into_bytes()].concat()
-}
-
 #[test]
 fn a_machine_of_azure_shows_a_report_about_this_conversation_and_never_an_older_one() {
     let swtpm = Swtpm::start().unwrap();
     assert!(Tpm::open_with(&swtpm.tcti(), AttestationKey::Azure).is_err(), "a TPM that is no paravisor's");
-    make_paravisor_key(&swtpm.tcti());
+    simulated::make_paravisor_key(&swtpm.tcti());
     let mut tpm = Tpm::open_with(&swtpm.tcti(), AttestationKey::Azure).unwrap();
     let key = Public::parse(&tpm.ak_public()).unwrap().key;
     let data = report_data(&BINDING, &key.to_bytes());
-    let report = hcl_report(&key, &data);
+    let report = simulated::hcl_report(simulated::SNP, &key, &data);
     tpm.write_nv(0x0140_0001, &report).unwrap();
     let shown = machine::azure(&mut tpm, &mut Services, &BINDING).unwrap();
     assert_eq!(tpm.read_nv(0x0140_0002).unwrap(), data, "what the paravisor is asked to say");

@@ -35,11 +35,17 @@ pub enum Error {
     #[error("the launch configuration {0}")]
     Launch(String),
     /// An HTTP exchange failed.
-    #[error("GET {0}: {1}")]
+    #[error("asking {0}: {1}")]
     Http(String, String),
+    /// AWS's TPM can't be reached.
+    #[error("NitroTPM")]
+    Nitro(#[source] collect::nitro::Error),
     /// PCR 15 holds something that we didn't measure.
     #[error("PCR 15 is {0}; the machine isn't freshly booted and isn't a member that we know: it must be restarted")]
     Register(String),
+    /// The processor can't be asked.
+    #[error("the processor's reports")]
+    Report(#[source] collect::report::Error),
     /// The conversation failed or ended in a refusal.
     #[error("attestation: {0}")]
     Session(#[from] session::Error),

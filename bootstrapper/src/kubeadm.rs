@@ -217,6 +217,8 @@ fn documents(list: &[serde_json::Value]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use constellation_attestation::platform::Platform;
+
     use super::*;
 
     pub(crate) fn node() -> NodeSettings {
@@ -240,6 +242,7 @@ mod tests {
             service_cidr: "10.96.0.0/16".into(),
             mesh: true,
             slow: true,
+            platform: Platform::QemuVtpm,
         }
     }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
-    appraise::{pcr15_after_join, pcr15_before_join},
+    appraise::{LaunchRegister, pcr15_after_join, pcr15_before_join},
     boot::BootSecrets,
     collect::Tpm,
     protocol::{
@@ -94,10 +94,10 @@ impl Machine {
         let host = simulated.map_or(Host::Real, Host::Simulated);
         let before = pcr15_before_join(&launch_bytes);
         let register = tpm.read_pcr15()?;
-        let state = if register == [0; 32] {
+        let state = if register == LaunchRegister::ZERO.of(tpm.bank()) {
             tpm.extend_pcr15(&Sha256::digest(&launch_bytes).into())?;
             State::Waiting
-        } else if register == before {
+        } else if register == before.of(tpm.bank()) {
             State::Waiting
         } else {
             let id = std::fs::read(match &host {
@@ -105,7 +105,7 @@ impl Machine {
                 Host::Simulated(root) => root.join(format!("{HOME}/cluster-id").trim_start_matches('/')),
             })
             .unwrap_or_default();
-            if id.len() != 32 || register != pcr15_after_join(&before, &id) {
+            if id.len() != 32 || register != pcr15_after_join(&before, &id).of(tpm.bank()) {
                 return Err(Error::Register(hex::encode(register)));
             }
             State::Member
@@ -137,14 +137,15 @@ impl Machine {
     /// How the node presents itself. Nothing in it is secret.
     pub async fn hello(&self, purpose: Purpose) -> Result<Hello, Error> {
         let mut tpm = self.tpm.lock().await;
+        let (ek_certificate, ek_public) = tpm.endorsement()?;
         Ok(Hello {
             purpose,
             node_uid: self.launch.node_uid.clone(),
             cluster_uid: self.launch.cluster_uid.clone(),
             address: self.address.clone(),
             keys: self.secrets.keys(),
-            ek_certificate: tpm.ek_certificate()?,
-            ek_public: tpm.ek_public(),
+            ek_certificate,
+            ek_public,
             ak_public: tpm.ak_public(),
         })
     }

@@ -4,9 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use constellation_attestation::{collect::Tpm, protocol::BOOTSTRAPPER_PORT};
+use constellation_attestation::protocol::BOOTSTRAPPER_PORT;
 use constellation_bootstrapper::{
-    join,
+    attester, join,
     machine::Machine,
     mesh,
     network::{self, HINT, Hint},
@@ -81,6 +81,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         address = hint.ip()?.to_string();
     }
     let platform = if simulated { Platform::Local } else { Platform::detect(TABLES.as_ref()) };
+    let authority = run.metadata.clone();
     let source = source::of(platform, run.metadata);
     let mut pause = Duration::from_millis(100);
     let (bytes, launch) = loop {
@@ -97,7 +98,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     if let Some(hint) = &hint {
         network::name(&launch.node_name, hint.ip()?, &hint.gateway).await?;
     }
-    let tpm = Tpm::open(&run.tcti).context("opening the TPM")?;
+    let tpm = attester::open(platform, &run.tcti, &authority).context("opening the TPM")?;
     let device_key = if simulated { None } else { mesh::key_in_use().await };
     let device_key = device_key.as_ref().map(|key| key.as_str());
     let machine = Machine::measure(tpm, bytes, launch, address, run.simulated_host, device_key)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use constellation_attestation::protocol::LaunchConfig;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Request, body::Bytes};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -59,6 +59,17 @@ impl Metadata {
 
     /// Sends one request without a body.
     pub(crate) async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer, Error> {
+        self.send(method, path, headers, Vec::new()).await
+    }
+
+    /// Sends one request.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Answer, Error> {
         let failed = |problem: String| Error::Http(format!("http://{}{path}", self.authority), problem);
         let exchange = async {
             let stream = TcpStream::connect(&self.authority).await.map_err(|e| e.to_string())?;
@@ -68,7 +79,7 @@ impl Metadata {
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
-            let request = request.body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+            let request = request.body(Full::new(Bytes::from(body))).map_err(|e| e.to_string())?;
             let answer = async {
                 let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
                 if !answer.status().is_success() {

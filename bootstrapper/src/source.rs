@@ -136,22 +136,19 @@ fn decoded(text: &[u8]) -> Result<Vec<u8>, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
+pub(crate) mod fake {
+    use std::sync::{Arc, Mutex};
 
-    use constellation_attestation::{delivery::Hints, protocol::Role};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
     };
 
-    use super::*;
-
     /// Answers the head of a request with status, headers and body.
-    type Service = fn(&str) -> (u16, &'static str, Vec<u8>);
+    pub(crate) type Service = fn(&str) -> (u16, &'static str, Vec<u8>);
 
     /// A service that answers each request by a function of its head, and remembers the heads.
-    async fn service(answer: Service) -> (String, Arc<Mutex<Vec<String>>>) {
+    pub(crate) async fn service(answer: Service) -> (String, Arc<Mutex<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (authority, heads) = (listener.local_addr().unwrap().to_string(), Arc::<Mutex<Vec<String>>>::default());
         let kept = Arc::clone(&heads);
@@ -162,6 +159,9 @@ mod tests {
                     head.push(stream.read_u8().await.unwrap());
                 }
                 let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+                // Bytes that nobody read would make the kernel end the connection with an error.
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+                stream.read_exact(&mut vec![0; length.parse().unwrap()]).await.unwrap();
                 let (status, headers, body) = answer(&head);
                 let start = format!("HTTP/1.1 {status} x\r\n{headers}content-length: {}\r\n\r\n", body.len());
                 kept.lock().unwrap().push(head);
@@ -170,6 +170,16 @@ mod tests {
         });
         (authority, heads)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use constellation_attestation::{delivery::Hints, protocol::Role};
+
+    use super::{
+        fake::{Service, service},
+        *,
+    };
 
     fn launch() -> LaunchConfig {
         LaunchConfig {

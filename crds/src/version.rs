@@ -1,9 +1,9 @@
 //! `NodeVersion`: a release of the node.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
@@ -132,6 +132,27 @@ pub struct MeasurementSet {
         "items": {"type": "string", "maxLength": 64, "pattern": "^[0-9a-f]{64}$"}
     }))]
     pub events: BTreeMap<String, Vec<String>>,
+    /// What the processor must report: `snp` or `tdx` with a clause for each of its claims, the launch measurement among
+    /// them, in the form of a measurement manifest. There exactly where the platform's processor reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
+}
+
+/// What a report of the hardware must be: `{"snp": {...}}` or `{"tdx": {...}}`, each clause as `exact`, `atLeast`,
+/// `anyOf` or `waived` with a reason. What isn't in that form makes the version unusable, and its condition says why.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(transparent)]
+pub struct Hardware(pub serde_json::Map<String, serde_json::Value>);
+
+impl JsonSchema for Hardware {
+    fn schema_name() -> Cow<'static, str> {
+        "Hardware".into()
+    }
+
+    /// The library owns the form; the API server keeps what is given.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+    }
 }
 
 /// How nodes are replaced.

@@ -29,7 +29,7 @@ pub struct Swtpm {
 }
 
 impl Swtpm {
-    /// Manufactures a TPM (RSA-2048 EK with certificate, SHA-256 bank) and starts it.
+    /// Manufactures a TPM (RSA-2048 EK with certificate, SHA-256 and SHA-384 banks) and starts it.
     ///
     /// # Errors
     /// When swtpm isn't installed or doesn't start.
@@ -158,7 +158,7 @@ fn manufacture(folder: &Path) -> Result<()> {
         ),
     )?;
     let output = Command::new("swtpm_setup")
-        .args(["--tpm2", "--create-ek-cert", "--pcr-banks", "sha256", "--overwrite"])
+        .args(["--tpm2", "--create-ek-cert", "--pcr-banks", "sha256,sha384", "--overwrite"])
         .arg("--tpmstate")
         .arg(&state)
         .arg("--config")

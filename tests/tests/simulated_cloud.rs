@@ -95,6 +95,7 @@ impl Story {
             revision: 1,
             sets: vec![MeasurementSet::of_registers("v1".into(), Platform::Simulated, pcrs)],
             endorsement_roots: Vec::new(),
+            place: None,
         };
         let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&policy).unwrap(), &story.owner);
         let bundle =

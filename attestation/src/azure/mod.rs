@@ -12,5 +12,5 @@ pub mod verify;
 
 pub use self::{
     policy::{Hardware, Policy},
-    verify::{Anchors, Endorsement, Evidence, Machine, verify, verify_and_appraise},
+    verify::{Anchors, Endorsement, Evidence, Machine, examine, verify, verify_and_appraise},
 };

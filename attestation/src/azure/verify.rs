@@ -13,6 +13,7 @@ use crate::{
     result::Checks,
     snp, tdx,
     tpm::{
+        attest::Attest,
         quote::{self, Claim, Values},
         replay,
         signature::Signature,
@@ -136,16 +137,26 @@ fn hardware(
 #[must_use]
 pub fn verify_and_appraise(evidence: &Evidence<'_>, anchors: Anchors<'_>, policy: &Policy, now: Timestamp) -> Checks {
     let mut checks = Checks::default();
-    let Evidence { hcl, endorsement, attest, signature, values, log } = *evidence;
-    let machine = verify(hcl, &endorsement, anchors, &policy.hardware, now, &mut checks);
-    let Some(machine) = machine else { return checks };
-    appraise(&machine, policy, &mut checks);
-    let claim = Claim { attest, signature, key: &machine.get().runtime.key, values, nonce: &policy.nonce };
-    if quote::check(&claim, &mut checks).is_some() {
-        let log = log.and_then(|log| replay::check(log, &values.of_firmware(), &mut checks));
-        policy.registers.appraise(values, log.as_ref(), &mut checks);
-    }
+    examine(evidence, anchors, policy, now, &mut checks);
     checks
+}
+
+/// As [`verify_and_appraise`]; also gives the genuine machine and its quote, wanted or not.
+pub fn examine(
+    evidence: &Evidence<'_>,
+    anchors: Anchors<'_>,
+    policy: &Policy,
+    now: Timestamp,
+    checks: &mut Checks,
+) -> Option<(Verified<Machine>, Attest)> {
+    let Evidence { hcl, endorsement, attest, signature, values, log } = *evidence;
+    let machine = verify(hcl, &endorsement, anchors, &policy.hardware, now, checks)?;
+    appraise(&machine, policy, checks);
+    let claim = Claim { attest, signature, key: &machine.get().runtime.key, values, nonce: &policy.nonce };
+    let quote = quote::check(&claim, checks)?;
+    let log = log.and_then(|log| replay::check(log, &values.of_firmware(), checks));
+    policy.registers.appraise(values, log.as_ref(), checks);
+    Some((machine, quote))
 }
 
 /// Appraises a machine against a policy.

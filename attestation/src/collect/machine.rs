@@ -4,12 +4,13 @@
 use super::{
     Error as TpmError, Tpm,
     nitro::{self, NitroTpm, Wire},
-    report::{self, Attested, Reporter},
+    report::{self, Attested, Provider, Reporter},
 };
 use crate::{
     azure::hcl::{self, Kind},
     guest::{nsm::Request, thim::Certificates},
     machine::{report_data, tpm_nonce},
+    protocol::machine::{self as protocol, Machine, Report},
     tpm::public::Public,
 };
 
@@ -48,7 +49,7 @@ pub struct Quoted {
     pub attest: Vec<u8>,
     /// `TPMT_SIGNATURE`.
     pub signature: Vec<u8>,
-    /// Values of PCR 0 to 15 of the SHA-256 bank.
+    /// Values of PCR 0 to 15 of the TPM's bank.
     pub pcrs: Vec<u8>,
 }
 
@@ -88,6 +89,8 @@ pub enum Endorsement {
 pub struct Aws {
     /// AWS's document, about the conversation, the key and the report.
     pub document: Vec<u8>,
+    /// The quote, about the same.
+    pub quote: Quoted,
     /// The SEV-SNP report, about the conversation and the key; none on machines without.
     pub report: Option<Attested>,
 }
@@ -98,6 +101,61 @@ pub trait Service {
     fn certificates(&mut self) -> Result<Certificates, BoxError>;
     /// A quote of a TDX report.
     fn quote(&mut self, report: &[u8]) -> Result<Vec<u8>, BoxError>;
+}
+
+/// Who speaks for a machine's TPM, and what has to be asked for that.
+pub enum Cloud {
+    /// AWS, by the TPM's vendor command; the SEV-SNP processor, if it reports.
+    Aws {
+        /// The way to the TPM itself, see [`nitro::Device`].
+        wire: Box<dyn Wire + Send>,
+        /// The processor.
+        reporter: Option<Box<dyn Reporter>>,
+    },
+    /// Azure's paravisor, and the services that endorse the processor's report.
+    Azure(Box<dyn Service + Send>),
+    /// Google, by a certificate; the processor, if it reports.
+    Google(Option<Box<dyn Reporter>>),
+}
+
+/// What the machine shows in one conversation, in the form of our protocol.
+///
+/// # Errors
+/// As [`google`].
+pub fn show(tpm: &mut Tpm, cloud: &mut Cloud, binding: &[u8; 32]) -> Result<(Quoted, Machine), Error> {
+    fn some(reporter: &mut Option<Box<dyn Reporter>>) -> Option<&mut (dyn Reporter + '_)> {
+        reporter.as_mut().map(|reporter| &mut **reporter as &mut (dyn Reporter + '_))
+    }
+    Ok(match cloud {
+        Cloud::Aws { wire, reporter } => {
+            let mut nitro = NitroTpm::new(&mut **wire);
+            let Aws { document, quote, report } = aws(tpm, &mut nitro, some(reporter), binding)?;
+            (quote, Machine::Aws { document, report: report.map(Report::from) })
+        }
+        Cloud::Azure(service) => {
+            let Azure { hcl, endorsement, quote } = azure(tpm, &mut **service, binding)?;
+            let endorsement = match endorsement {
+                Endorsement::Snp(Certificates { vcek, ask }) => {
+                    protocol::Endorsement::Snp { vek: vcek, intermediate: ask }
+                }
+                Endorsement::Tdx(quote) => protocol::Endorsement::Tdx { quote },
+            };
+            (quote, Machine::Azure { report: hcl, endorsement })
+        }
+        Cloud::Google(reporter) => {
+            let Google { certificate, quote, report } = google(tpm, some(reporter), binding)?;
+            (quote, Machine::Google { certificates: vec![certificate], report: report.map(Report::from) })
+        }
+    })
+}
+
+impl From<Attested> for Report {
+    fn from(Attested { provider, report, certificates }: Attested) -> Self {
+        match provider {
+            Provider::Snp => Self::Snp { report, certificates },
+            Provider::Tdx => Self::Tdx { quote: report, event_log: Vec::new() },
+        }
+    }
 }
 
 /// A machine of Google Cloud, of which the TPM was opened with Google's key.
@@ -143,9 +201,10 @@ pub fn aws<W: Wire>(
 ) -> Result<Aws, Error> {
     let report = attested(tpm, reporter, binding)?;
     let (nonce, key) = (nonce(binding, report.as_ref()), key(tpm)?);
+    let quote = quoted(tpm, &nonce)?;
     let request = Request { user_data: None, nonce: Some(&nonce), public_key: Some(&key) };
     let document = nitro.document(&request)?;
-    Ok(Aws { document, report })
+    Ok(Aws { document, quote, report })
 }
 
 /// What the TPM attests to: the report, or the conversation alone where there is none.

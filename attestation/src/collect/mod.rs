@@ -23,7 +23,7 @@ use std::{
     str::FromStr as _,
 };
 
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha384};
 use tss_esapi::{
     Context, TctiNameConf,
     abstraction::{AsymmetricAlgorithmSelection, ek::retrieve_ek_pubcert},
@@ -44,6 +44,7 @@ use tss_esapi::{
 use crate::{
     protocol::Evidence,
     session::{Attester, BoxError},
+    tpm::Hash,
 };
 
 /// Where Linux shows the firmware's event log.
@@ -55,7 +56,6 @@ const EVENT_LOG_MAX: usize = 700 * 1024;
 const QUOTE_ATTEMPTS: usize = 5;
 /// `TPML_DIGEST` holds eight digests, so that is what one `TPM2_PCR_Read` returns.
 const PCRS_PER_READ: usize = 8;
-const DIGEST_BYTES: usize = 32;
 
 const PCRS: [PcrSlot; 16] = [
     PcrSlot::Slot0,
@@ -97,9 +97,9 @@ pub enum Error {
     /// There is no such NV index.
     #[error("the TPM has no NV index {0:#010x}")]
     NoIndex(u32),
-    /// The SHA-256 bank isn't complete.
-    #[error("the TPM has no SHA-256 bank of PCRs")]
-    NoSha256Bank,
+    /// The bank isn't complete.
+    #[error("the TPM has no {0:?} bank of PCRs")]
+    NoBank(Hash),
     /// The PCRs kept changing.
     #[error("the PCRs changed during each of {QUOTE_ATTEMPTS} quotes")]
     PcrsChange,
@@ -128,9 +128,11 @@ impl<T> Doing<T> for tss_esapi::Result<T> {
     }
 }
 
-/// Which key quotes.
+/// Which key quotes, and of which bank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttestationKey {
+    /// One of our own, which AWS's document names; it quotes the SHA-384 bank, as the document does.
+    Aws,
     /// The one that Azure's paravisor made and speaks for.
     Azure,
     /// The one that Google certified.
@@ -147,7 +149,9 @@ pub struct Tpm {
     ek_certificate: Option<Vec<u8>>,
     ak: KeyHandle,
     ak_public: Vec<u8>,
+    bank: Hash,
     event_log: PathBuf,
+    cloud: Option<machine::Cloud>,
 }
 
 impl Tpm {
@@ -164,9 +168,29 @@ impl Tpm {
         let (ak, ak_public) = match key {
             AttestationKey::Azure => keys::persistent(&mut context, azure::KEY)?,
             AttestationKey::Google => google::key(&mut context)?,
-            AttestationKey::Own => keys::attestation_key(&mut context)?,
+            AttestationKey::Aws | AttestationKey::Own => keys::attestation_key(&mut context)?,
         };
-        Ok(Self { context, ek, ek_public, ek_certificate: None, ak, ak_public, event_log: EVENT_LOG.into() })
+        let bank = match key {
+            AttestationKey::Aws => Hash::Sha384,
+            AttestationKey::Azure | AttestationKey::Google | AttestationKey::Own => Hash::Sha256,
+        };
+        Ok(Self {
+            context,
+            ek,
+            ek_public,
+            ek_certificate: None,
+            ak,
+            ak_public,
+            bank,
+            event_log: EVENT_LOG.into(),
+            cloud: None,
+        })
+    }
+
+    /// With a cloud that speaks for its key, instead of its maker.
+    #[must_use]
+    pub fn in_cloud(self, cloud: machine::Cloud) -> Self {
+        Self { cloud: Some(cloud), ..self }
     }
 
     /// Takes the event log from elsewhere than [`EVENT_LOG`].
@@ -174,20 +198,38 @@ impl Tpm {
         self.event_log = path.into();
     }
 
-    /// Extends PCR 15 of the SHA-256 bank.
-    pub fn extend_pcr15(&mut self, digest: &[u8; 32]) -> Result<(), Error> {
-        let digest = Digest::try_from(digest.as_slice()).doing("extending PCR 15")?;
+    /// The bank that is quoted.
+    #[must_use]
+    pub const fn bank(&self) -> Hash {
+        self.bank
+    }
+
+    /// Extends PCR 15 of the SHA-256 bank, and of the quoted bank where that is another one: as
+    /// [`LaunchRegister::extended`](crate::appraise::LaunchRegister::extended) says.
+    pub fn extend_pcr15(&mut self, event: &[u8; 32]) -> Result<(), Error> {
+        let digest = |bytes: &[u8]| Digest::try_from(bytes).doing("extending PCR 15");
         let mut values = DigestValues::new();
-        values.set(HashingAlgorithm::Sha256, digest);
+        values.set(HashingAlgorithm::Sha256, digest(event)?);
+        if self.bank == Hash::Sha384 {
+            values.set(HashingAlgorithm::Sha384, digest(&Sha384::digest(event))?);
+        }
         self.context
             .execute_with_session(Some(AuthSession::Password), |context| context.pcr_extend(PcrHandle::Pcr15, values))
             .doing("extending PCR 15")
     }
 
-    /// Reads PCR 15 of the SHA-256 bank.
-    pub fn read_pcr15(&mut self) -> Result<[u8; 32], Error> {
-        let pcrs = self.read(&[PcrSlot::Slot15])?;
-        pcrs.as_slice().try_into().map_err(|_| Error::NoSha256Bank)
+    /// Reads PCR 15 of the quoted bank.
+    pub fn read_pcr15(&mut self) -> Result<Vec<u8>, Error> {
+        self.read(&[PcrSlot::Slot15])
+    }
+
+    /// What endorses the attestation key: the endorsement key's certificate and `TPM2B_PUBLIC`; both are empty where a
+    /// cloud speaks for it.
+    pub fn endorsement(&mut self) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        if self.cloud.is_some() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        Ok((self.ek_certificate()?, self.ek_public()))
     }
 
     /// The certificate of the endorsement key, DER.
@@ -222,19 +264,20 @@ impl Tpm {
 
     /// Values of these PCRs, one after the other.
     fn read(&mut self, slots: &[PcrSlot]) -> Result<Vec<u8>, Error> {
-        let mut values = Vec::with_capacity(slots.len() * DIGEST_BYTES);
+        let length = slots.len() * self.bank.size();
+        let mut values = Vec::with_capacity(length);
         for slots in slots.chunks(PCRS_PER_READ) {
-            let selection = selection(slots)?;
+            let selection = selection(self.bank, slots)?;
             let (_, read, digests) = self.context.pcr_read(selection.clone()).doing("reading PCRs")?;
             // A TPM without the bank answers with nothing and no error.
             if read != selection || digests.len() != slots.len() {
-                return Err(Error::NoSha256Bank);
+                return Err(Error::NoBank(self.bank));
             }
             for digest in digests.value() {
                 values.extend_from_slice(digest);
             }
         }
-        if values.len() == slots.len() * DIGEST_BYTES { Ok(values) } else { Err(Error::NoSha256Bank) }
+        if values.len() == length { Ok(values) } else { Err(Error::NoBank(self.bank)) }
     }
 
     /// A quote of PCR 0 to 15 with `binding` as extra data, beside the very values it is about.
@@ -242,7 +285,7 @@ impl Tpm {
         for _ in 0..QUOTE_ATTEMPTS {
             let values = self.read(&PCRS)?;
             let data = Data::try_from(binding.as_slice()).doing("quoting")?;
-            let (selection, ak) = (selection(&PCRS)?, self.ak);
+            let (selection, ak) = (selection(self.bank, &PCRS)?, self.ak);
             let (attest, signature) = self
                 .context
                 .execute_with_session(Some(AuthSession::Password), |context| {
@@ -317,8 +360,14 @@ impl Attester for Tpm {
 
     fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
         let event_log = read_event_log(&self.event_log)?;
-        let Quote { attest, signature, pcrs } = self.quote(binding)?;
-        Ok(Evidence { quote: attest, signature, pcrs, event_log, activated, machine: None })
+        let Some(mut cloud) = self.cloud.take() else {
+            let Quote { attest, signature, pcrs } = self.quote(binding)?;
+            return Ok(Evidence { quote: attest, signature, pcrs, event_log, activated, machine: None });
+        };
+        let shown = machine::show(self, &mut cloud, binding);
+        self.cloud = Some(cloud);
+        let (machine::Quoted { attest, signature, pcrs, .. }, machine) = shown?;
+        Ok(Evidence { quote: attest, signature, pcrs, event_log, activated, machine: Some(machine) })
     }
 }
 
@@ -329,8 +378,12 @@ struct Quote {
     pcrs: Vec<u8>,
 }
 
-fn selection(slots: &[PcrSlot]) -> Result<PcrSelectionList, Error> {
-    PcrSelectionListBuilder::new().with_selection(HashingAlgorithm::Sha256, slots).build().doing("selecting PCRs")
+fn selection(bank: Hash, slots: &[PcrSlot]) -> Result<PcrSelectionList, Error> {
+    let bank = match bank {
+        Hash::Sha256 => HashingAlgorithm::Sha256,
+        Hash::Sha384 => HashingAlgorithm::Sha384,
+    };
+    PcrSelectionListBuilder::new().with_selection(bank, slots).build().doing("selecting PCRs")
 }
 
 /// No file means no log, as on a firmware without one; anything else that goes wrong is an error.

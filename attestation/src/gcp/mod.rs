@@ -14,7 +14,7 @@ pub mod verify;
 pub use self::{
     instance::Machine,
     policy::{Policy, Technology},
-    verify::{Evidence, Tpm, bind, verify, verify_and_appraise},
+    verify::{Evidence, Tpm, bind, examine, verify, verify_and_appraise},
 };
 use crate::x509::chain::Anchors;
 

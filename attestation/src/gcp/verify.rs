@@ -119,22 +119,28 @@ fn machine_of(leaf: &X509Certificate<'_>) -> Result<Machine, String> {
 #[must_use]
 pub fn verify_and_appraise(evidence: &Evidence<'_>, anchors: &Anchors, policy: &Policy, now: Timestamp) -> Checks {
     let mut checks = Checks::default();
-    let Some(tpm) = verify(evidence.chain, anchors, now, &mut checks) else { return checks };
-    appraise(&tpm, policy, &mut checks);
-    if quote(&tpm, evidence, policy, &mut checks).is_some() {
-        let log = evidence.log.and_then(|log| replay::check(log, &evidence.values.of_firmware(), &mut checks));
-        let said = log.as_ref().filter(|_| evidence.values.pcrs.contains_key(&0)).and_then(technology);
-        let message = "how the host says that it encrypts memory";
-        policy.technology.apply(&mut checks, clause::TECHNOLOGY, said.as_ref(), |it| format!("{it:?}"), message);
-        policy.registers.appraise(evidence.values, log.as_ref(), &mut checks);
-    }
+    examine(evidence, anchors, policy, now, &mut checks);
     checks
 }
 
-/// Checks the quote by the machine's key.
-fn quote(tpm: &Verified<Tpm>, evidence: &Evidence<'_>, policy: &Policy, checks: &mut Checks) -> Option<Attest> {
-    let Evidence { attest, signature, values, .. } = *evidence;
-    quote::check(&Claim { attest, signature, key: &tpm.get().key, values, nonce: &policy.nonce }, checks)
+/// As [`verify_and_appraise`]; also gives the genuine machine and its quote, wanted or not.
+pub fn examine(
+    evidence: &Evidence<'_>,
+    anchors: &Anchors,
+    policy: &Policy,
+    now: Timestamp,
+    checks: &mut Checks,
+) -> Option<(Verified<Tpm>, Attest)> {
+    let tpm = verify(evidence.chain, anchors, now, checks)?;
+    appraise(&tpm, policy, checks);
+    let Evidence { attest, signature, values, log, .. } = *evidence;
+    let quote = quote::check(&Claim { attest, signature, key: &tpm.get().key, values, nonce: &policy.nonce }, checks)?;
+    let log = log.and_then(|log| replay::check(log, &values.of_firmware(), checks));
+    let said = log.as_ref().filter(|_| values.pcrs.contains_key(&0)).and_then(technology);
+    let message = "how the host says that it encrypts memory";
+    policy.technology.apply(checks, clause::TECHNOLOGY, said.as_ref(), |it| format!("{it:?}"), message);
+    policy.registers.appraise(values, log.as_ref(), checks);
+    Some((tpm, quote))
 }
 
 /// Appraises a machine against a policy.

@@ -7,6 +7,7 @@ use crate::{
     result::Checks,
     snp,
     tpm::{
+        attest::Attest,
         public::Key,
         quote::{self, Claim, Values},
     },
@@ -18,10 +19,10 @@ const CSP_PREFIX: &str = "CN=cc-";
 const CSP_SUFFIX: &str = ".amazonaws.com";
 
 /// Checks a quote of the document's TPM: under the key that the document names, of the values that it says. Registers
-/// that only one of them has aren't compared; there must be some that both have.
-pub fn quote(tpm: &Verified<Tpm>, claim: &Claim<'_>, checks: &mut Checks) {
+/// that only one of them has aren't compared; there must be some that both have. Gives what the quote says, if it holds.
+pub fn quote(tpm: &Verified<Tpm>, claim: &Claim<'_>, checks: &mut Checks) -> Option<Attest> {
     let document = &tpm.get().document;
-    quote::check(claim, checks);
+    let attest = quote::check(claim, checks);
     let named = document.public_key.as_deref().is_some_and(|bytes| is_key(bytes, claim.key));
     checks.check(clause::QUOTE_KEY, named, None, None, "the document names the key that signed the quote");
     let Values { bank, pcrs } = &document.registers;
@@ -35,6 +36,7 @@ pub fn quote(tpm: &Verified<Tpm>, claim: &Claim<'_>, checks: &mut Checks) {
         (!differing.is_empty()).then(|| differing.join(", ")),
         "the quote is of the registers that the document says",
     );
+    attest
 }
 
 /// Whether bytes are a key: an uncompressed point (SEC 1, 2.3.3) or a `SubjectPublicKeyInfo`.

@@ -218,7 +218,13 @@ fn policy_of_the_genuine_quote(change: impl FnOnce(&mut tdx::Policy)) -> (tempfi
     change(&mut wanted);
     let mut set = MeasurementSet::of_registers("tdx".into(), Platform::QemuTdx, BTreeMap::new());
     set.hardware = Some(Hardware::Tdx(Box::new(wanted)));
-    let policy = TrustPolicy { cluster_uid: "c".into(), revision: 1, sets: vec![set], endorsement_roots: Vec::new() };
+    let policy = TrustPolicy {
+        cluster_uid: "c".into(),
+        revision: 1,
+        sets: vec![set],
+        endorsement_roots: Vec::new(),
+        place: None,
+    };
     let file = tempfile::NamedTempFile::new().unwrap();
     serde_json::to_writer(&file, &policy).unwrap();
     (file, report.report_data.to_string())

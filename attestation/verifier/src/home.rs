@@ -109,7 +109,7 @@ fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use constellation_attestation::{owner::SigningKey, protocol::Role};
+    use constellation_attestation::{owner::SigningKey, platform::Platform, protocol::Role};
 
     use super::*;
 
@@ -138,6 +138,7 @@ pub(crate) mod tests {
             service_cidr: "10.96.0.0/16".to_owned(),
             mesh: true,
             slow: true,
+            platform: Platform::QemuVtpm,
         };
         fs::write(paths.dir.join("disk-secret"), [1; 32]).unwrap();
         fs::write(paths.dir.join("cluster-id"), [2; 32]).unwrap();

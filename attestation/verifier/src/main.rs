@@ -63,9 +63,9 @@ struct Serve {
     /// Namespace of trust bundle and admissions.
     #[arg(long, default_value = "kube-system")]
     namespace: String,
-    /// The platform that nodes must be on.
-    #[arg(long, default_value_t = Platform::QemuVtpm)]
-    platform: Platform,
+    /// The platform that nodes must be on; absent: the one that the owner gave the cluster's first node.
+    #[arg(long)]
+    platform: Option<Platform>,
     /// Where Prometheus finds the counters.
     #[arg(long, default_value = "127.0.0.1:9102")]
     metrics: SocketAddr,
@@ -156,7 +156,8 @@ async fn prepare(args: &Serve) -> anyhow::Result<Verifier<Cluster>> {
     let store = patiently("access to the Kubernetes API", || open(args)).await;
     let trust = Trust::open(&home.owner_spki, &home.launch.cluster_uid, &args.dir.join("trust-revision"))
         .context("opening the memory of the trust bundle")?;
-    Ok(Verifier::new(home, trust, store, args.platform))
+    let platform = args.platform.unwrap_or(home.cluster.platform);
+    Ok(Verifier::new(home, trust, store, platform))
 }
 
 /// With the kubeconfig if there is one, else with a certificate that we make ourselves.

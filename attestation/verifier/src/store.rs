@@ -1,6 +1,6 @@
 //! The Kubernetes API as the verifier needs it: live reads, and one write that is a compare-and-swap.
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_crds::{NodeAdmission, TrustBundle};
@@ -25,7 +25,9 @@ pub const USER: &str = "constellation:verifier";
 pub const BUNDLE: &str = "constellation";
 /// `ConfigMap` in which kubeadm keeps the kubelets' configuration.
 const KUBELET_CONFIG: &str = "kubelet-config";
-/// Where kubeadm puts it.
+/// `ConfigMap` with collateral, see [`constellation_attestation::collateral`].
+pub const COLLATERAL: &str = "constellation-collateral";
+/// Where kubeadm puts the kubelets' configuration, and the owner the collateral.
 const KUBELET_CONFIG_NAMESPACE: &str = "kube-system";
 /// Its key.
 const KUBELET_CONFIG_KEY: &str = "kubelet";
@@ -71,6 +73,8 @@ pub trait Store: Send + Sync + 'static {
     fn record(&self, node: &NodeAdmission) -> impl Future<Output = Result<(), Error>> + Send;
     /// The envelope of the trust bundle. Not yet believed.
     fn envelope(&self) -> impl Future<Output = Result<String, Error>> + Send;
+    /// What was fetched of makers' and clouds' words, by name; nothing when there is none. Not believed for being there.
+    fn collateral(&self) -> impl Future<Output = Result<BTreeMap<String, String>, Error>> + Send;
     /// The kubelets' configuration.
     fn kubelet_config(&self) -> impl Future<Output = Result<String, Error>> + Send;
 }
@@ -161,6 +165,11 @@ impl Store for Cluster {
     async fn envelope(&self) -> Result<String, Error> {
         let bundle = call("reading the TrustBundle", self.bundles.get_opt(BUNDLE)).await?;
         Ok(bundle.ok_or(Error::Missing("TrustBundle constellation"))?.spec.envelope)
+    }
+
+    async fn collateral(&self) -> Result<BTreeMap<String, String>, Error> {
+        let map = call("reading the collateral", self.config_maps.get_opt(COLLATERAL)).await?;
+        Ok(map.and_then(|map| map.data).unwrap_or_default())
     }
 
     async fn kubelet_config(&self) -> Result<String, Error> {

@@ -10,6 +10,8 @@ use constellation_attestation::{
     appraise::{Appraisal, Presented, appraise, pcr15_after_join, pcr15_from_digest},
     binding::VerifierRole,
     channel::{self, Channel},
+    collateral::Cache,
+    endorsers::Endorsers,
     platform::Platform,
     protocol::{Hello, LaunchConfig, Purpose},
     session::{self, Proof},
@@ -165,8 +167,22 @@ impl<A: Store> Verifier<A> {
             platform: self.platform,
             expected_pcr15: &expected,
         };
-        let appraisal = appraise(&presented, &policy, Timestamp::now());
+        let appraisal = appraise(&presented, &policy, &self.endorsers().await?, Timestamp::now());
         Ok(Examined::Appraised(Box::new(Case { proof, appraisal, launch, revision: policy.revision, door })))
+    }
+
+    /// Whom we believe; with what was fetched, where a cloud or a processor's maker has to have said something. What can't
+    /// be read is as good as absent: it refuses nodes, and admits none.
+    async fn endorsers(&self) -> Result<Endorsers, Error> {
+        if !self.platform.needs_collateral() {
+            return Ok(Endorsers::pinned(Cache::default()));
+        }
+        let texts = self.store.collateral().await?;
+        let cache = Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+        Ok(Endorsers::pinned(cache.unwrap_or_else(|error| {
+            tracing::warn!(%error, "The collateral can't be used");
+            Cache::default()
+        })))
     }
 
     /// Decides and records. What `prepare` makes may leave when this returns it, and not before.

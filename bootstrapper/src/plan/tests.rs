@@ -1,5 +1,7 @@
 //! What is granted decides what is done: one table of ways in.
 
+use constellation_attestation::platform::Platform;
+
 use super::*;
 
 /// No pod may run before the guard is up, so it comes before the kubelet on every way in.
@@ -26,6 +28,7 @@ fn cluster() -> ClusterSettings {
         service_cidr: "10.96.0.0/16".into(),
         mesh: true,
         slow: true,
+        platform: Platform::QemuVtpm,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use constellation_attestation::platform::Unknown;
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
     LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, TrustBundleSpec, cluster::LocalRef,
@@ -138,7 +139,7 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         Step::OrphanNode(name) => orphan(ctx, world, name).await,
         Step::StartInit(name) => start_init(ctx, world, name).await,
         Step::StartRecover(name) => {
-            let (peer, _) = peer(world, name)?;
+            let (peer, _) = peer(ctx, world, name).await?;
             let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
             let key = recover::key(&master.open(client, cluster).await?, &peer.node_uid);
             ctx.inits.start(peer, key);
@@ -385,7 +386,7 @@ fn named<'a>(world: &'a World, name: &str) -> Result<&'a ConfidentialNode, Error
 }
 
 /// A node as the other end of a conversation.
-fn peer<'a>(world: &'a World, name: &str) -> Result<(init::Peer, &'a ConfidentialNode), Error> {
+async fn peer<'a>(ctx: &Context, world: &'a World, name: &str) -> Result<(init::Peer, &'a ConfidentialNode), Error> {
     let node = named(world, name)?;
     let owner = world.owner.as_ref().ok_or_else(|| missing("the owner key"))?;
     let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
@@ -402,20 +403,31 @@ fn peer<'a>(world: &'a World, name: &str) -> Result<(init::Peer, &'a Confidentia
         launch_config: begin::launch_config(&world.uid.0, node, owner),
         node_uid: uid,
         cluster_id: master.cluster_id().into(),
-        policy: trust::policy(&world.uid.0, revision, accepted, cloud.platform(), world.roots.clone()),
+        policy: trust::policy(
+            &world.uid.0,
+            revision,
+            accepted,
+            cloud.platform(),
+            world.roots.clone(),
+            trust::place(&world.cluster.spec.provider),
+        ),
+        endorsers: init::collateral::endorsers(&ctx.client, &world.cluster, cloud.platform())
+            .await
+            .map_err(Error::kube("reading the collateral"))?,
     };
     Ok((peer, node))
 }
 
 async fn start_init(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
-    let (peer, node) = peer(world, name)?;
+    let (peer, node) = peer(ctx, world, name).await?;
     let network = world.network.as_ref().ok_or_else(|| missing("the network"))?;
     let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
     let master = master.open(&ctx.client, &world.cluster).await?;
     let version = world.version.as_ref().ok_or_else(|| missing("the node version"))?;
     let ca = secrets::verifier_ca(&ctx.client, &world.cluster, &peer.owner).await?;
     let kubernetes = &version.spec.kubernetes_version;
-    let request = begin::request(&world.cluster, node, network, kubernetes, &master, &ca);
+    let platform = peer.cloud.platform().parse().map_err(|error: Unknown| Error::Invalid(error.to_string()))?;
+    let request = begin::request(&world.cluster, node, network, kubernetes, platform, &master, &ca);
     ctx.inits.start(peer, request);
     Ok(())
 }
@@ -428,7 +440,8 @@ async fn write_trust(world: &World) -> Result<(), Error> {
     let name = trust_bundle_name(workload, &world.cluster);
     let recorded = world.cluster.status.as_ref().and_then(|status| status.trust_revision);
     let revision = world.facts.trust_revision.max(recorded).unwrap_or(0) + 1;
-    let policy = trust::policy(&world.uid.0, revision, &world.seen.accepted, cloud.platform(), world.roots.clone());
+    let (roots, place) = (world.roots.clone(), trust::place(&world.cluster.spec.provider));
+    let policy = trust::policy(&world.uid.0, revision, &world.seen.accepted, cloud.platform(), roots, place);
     if !world.seen.simulated {
         policy.validate().map_err(|error| Error::Invalid(format!("the trust policy can't be used: {error}")))?;
     }

@@ -304,7 +304,8 @@ async fn inside(
         let found = bundles.get_opt(&trust_bundle_name(workload, cluster)).await?;
         let there = found.and_then(|bundle| trust::read(&bundle.spec.envelope, &owner.public_spki()));
         let accepted = cluster.status.as_ref().map(|s| s.accepted_versions.as_slice()).unwrap_or_default();
-        let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), roots.to_vec());
+        let place = trust::place(&cluster.spec.provider);
+        let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), roots.to_vec(), place);
         inside.trust_current = there.as_ref().is_some_and(|there| trust::same(there, &wanted));
         inside.revision = there.map(|there| there.revision);
         Ok::<_, kube::Error>(inside)

@@ -4,6 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
     keys,
     owner::SigningKey,
+    platform::Platform,
     protocol::{self, ClusterSettings, InitRequest, LaunchConfig, NodeSettings, Purpose},
 };
 use constellation_crds::{
@@ -40,6 +41,7 @@ pub fn request(
     node: &ConfidentialNode,
     network: &Network,
     kubernetes_version: &str,
+    platform: Platform,
     master_secret: &[u8],
     ca: &VerifierCa,
 ) -> InitRequest {
@@ -52,7 +54,7 @@ pub fn request(
         verifier_ca_certificate: ca.certificate.clone(),
         verifier_ca_key: ca.key.to_string(),
         node: node_settings(cluster, node),
-        cluster: cluster_settings(cluster, network, kubernetes_version),
+        cluster: cluster_settings(cluster, network, kubernetes_version, platform),
     }
 }
 
@@ -62,6 +64,7 @@ pub fn cluster_settings(
     cluster: &ConstellationCluster,
     network: &Network,
     kubernetes_version: &str,
+    platform: Platform,
 ) -> ClusterSettings {
     let spec = cluster.spec.network.clone().unwrap_or_default();
     let mut cert_sans = network.cert_sans.clone();
@@ -75,6 +78,7 @@ pub fn cluster_settings(
         service_cidr: spec.service_cidr.unwrap_or_else(|| SERVICE_CIDR.to_owned()),
         mesh: spec.cni != Some(Cni::None),
         slow: cluster.spec.provider.local.is_some(),
+        platform,
     }
 }
 

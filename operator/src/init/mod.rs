@@ -2,6 +2,7 @@
 
 #[path = "init.rs"]
 pub mod begin;
+pub mod collateral;
 pub mod install;
 pub mod leave;
 pub mod recover;

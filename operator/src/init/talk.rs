@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use constellation_attestation::{
-    appraise::{Appraisal, Presented, appraise, clause, pcr15_after_join, pcr15_before_join},
+    appraise::{Appraisal, LaunchRegister, Presented, appraise, clause, pcr15_after_join, pcr15_before_join},
     binding::VerifierRole,
     channel::{self, Channel, Identity},
+    endorsers::Endorsers,
     owner::SigningKey,
     platform::{self, Platform},
     policy::{LAUNCH_PCR, TrustPolicy},
@@ -71,6 +72,8 @@ pub struct Peer {
     pub cluster_id: Zeroizing<Vec<u8>>,
     /// What is accepted.
     pub policy: TrustPolicy,
+    /// Who is believed about machines.
+    pub endorsers: Arc<Endorsers>,
 }
 
 /// What a node is given after it proved itself.
@@ -101,7 +104,7 @@ pub async fn open(peer: &Peer) -> Result<Channel<Box<dyn Stream>>, Error> {
 }
 
 /// Which states of a node are good for a purpose.
-fn expected(peer: &Peer, purpose: Purpose) -> Vec<[u8; 32]> {
+fn expected(peer: &Peer, purpose: Purpose) -> Vec<LaunchRegister> {
     let before = pcr15_before_join(&peer.launch_config);
     let after = pcr15_after_join(&before, &peer.cluster_id);
     match purpose {
@@ -134,6 +137,7 @@ pub async fn prove(
                 expected_pcr15: &pcr15,
             },
             &peer.policy,
+            &peer.endorsers,
             now,
         );
         let only_launch = only_launch_register(&appraisal);

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use constellation_attestation::{
     dsse,
     owner::SigningKey,
+    place::Place,
     policy::{MeasurementSet, TRUST_POLICY_TYPE, TrustPolicy},
 };
-use constellation_crds::cluster::AcceptedVersion;
+use constellation_crds::cluster::{AcceptedVersion, Provider};
 
 use crate::version::appraise::private;
 
@@ -19,6 +20,7 @@ pub fn policy(
     accepted: &[AcceptedVersion],
     platform: &str,
     endorsement_roots: Vec<String>,
+    place: Option<Place>,
 ) -> TrustPolicy {
     let mut names = BTreeSet::new();
     let mut sets = Vec::new();
@@ -34,7 +36,15 @@ pub fn policy(
             sets.push(MeasurementSet { name, ..set });
         }
     }
-    TrustPolicy { cluster_uid: cluster_uid.to_owned(), revision, sets, endorsement_roots }
+    TrustPolicy { cluster_uid: cluster_uid.to_owned(), revision, sets, endorsement_roots, place }
+}
+
+/// Where a cluster's machines may be, as far as its spec says.
+#[must_use]
+pub fn place(provider: &Provider) -> Option<Place> {
+    let google = provider.gcp.as_ref().map(|gcp| Place::google(gcp.project.clone(), &gcp.region));
+    let aws = || provider.aws.as_ref().map(|aws| Place::aws(aws.region.clone()));
+    google.or_else(aws).or_else(|| provider.azure.as_ref().map(|_| Place::azure()))
 }
 
 /// The envelope for a trust bundle.
@@ -61,28 +71,54 @@ pub fn same(a: &TrustPolicy, b: &TrustPolicy) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use constellation_crds::version::MeasurementSet as Set;
+    use constellation_attestation::reference::Requirement;
+    use constellation_crds::{
+        cluster::LocalProvider,
+        provider::{AwsProvider, AzureProvider, GcpProvider},
+        version::MeasurementSet as Set,
+    };
 
     use super::*;
 
     fn version(digest: &str, platform: &str) -> AcceptedVersion {
         let pcrs = ["4", "11", "12", "13"].map(|pcr| (pcr.to_owned(), vec!["0".repeat(64)]));
-        let set = Set { name: "base".into(), platform: platform.into(), pcrs: pcrs.into(), events: [].into() };
+        let set = Set {
+            name: "base".into(),
+            platform: platform.into(),
+            pcrs: pcrs.into(),
+            events: [].into(),
+            hardware: None,
+        };
         AcceptedVersion { digest: digest.into(), name: "v".into(), sets: vec![set] }
     }
 
     #[test]
     fn sets_of_another_platform_are_left_out_and_names_stay_unique() {
         let accepted = [version("a", "qemu-vtpm"), version("b", "qemu-vtpm"), version("c", "simulated")];
-        let policy = policy("u", 1, &accepted, "qemu-vtpm", vec![]);
+        let policy = policy("u", 1, &accepted, "qemu-vtpm", vec![], None);
         policy.validate().unwrap();
         assert_eq!(policy.sets.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["base", "base-b"]);
     }
 
     #[test]
+    fn a_place_is_the_providers_and_a_machine_of_qemu_has_none() {
+        let gcp = GcpProvider { project: "p".into(), region: "europe-west4".into(), ..GcpProvider::default() };
+        let place = place(&Provider { gcp: Some(gcp), ..Provider::default() });
+        let Some(Place::Google { project, zone: Requirement::AnyOf(zones), .. }) = place else { panic!("{place:?}") };
+        assert_eq!(project, Requirement::Exact("p".into()));
+        assert!(zones.contains(&"europe-west4-a".to_owned()) && !zones.contains(&"europe-west1-a".to_owned()));
+        let aws = AwsProvider { region: "eu-central-1".into(), ..AwsProvider::default() };
+        let aws = super::place(&Provider { aws: Some(aws), ..Provider::default() });
+        assert!(matches!(aws, Some(Place::Aws { region: Requirement::Exact(region), .. }) if region == "eu-central-1"));
+        let azure = super::place(&Provider { azure: Some(AzureProvider::default()), ..Provider::default() });
+        assert!(matches!(azure, Some(Place::Azure { console: Requirement::Exact(false), .. })));
+        assert_eq!(super::place(&Provider { local: Some(LocalProvider {}), ..Provider::default() }), None);
+    }
+
+    #[test]
     fn only_the_owners_signature_is_believed() {
         let (owner, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
-        let policy = policy("u", 7, &[version("a", "x")], "x", vec![]);
+        let policy = policy("u", 7, &[version("a", "x")], "x", vec![], None);
         let envelope = sign(&policy, &owner);
         assert_eq!(read(&envelope, &owner.public_spki()), Some(policy));
         assert_eq!(read(&envelope, &other.public_spki()), None);

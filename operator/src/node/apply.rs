@@ -160,12 +160,16 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
     let status = cluster.status.clone().unwrap_or_default();
     let roots = cloud.endorsement_roots(&uid).await?;
+    let endorsers = init::collateral::endorsers(&context.client, cluster, cloud.platform())
+        .await
+        .map_err(Error::kube("reading the collateral"))?;
     let policy = init::trust::policy(
         &uid.0,
         status.trust_revision.unwrap_or_default(),
         &status.accepted_versions,
         cloud.platform(),
         roots,
+        init::trust::place(&cluster.spec.provider),
     );
     let cluster_id = master.cluster_id();
     let peer = init::Peer {
@@ -177,6 +181,7 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
         launch_config: launch_config.clone(),
         cluster_id: Zeroizing::new(cluster_id),
         policy,
+        endorsers,
     };
     init::leave::leave(&peer).await.map_err(|error| Error::Cloud(CloudError::Transient(chain(&error))))
 }

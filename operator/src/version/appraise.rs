@@ -168,14 +168,13 @@ fn resolve(seen: &Observed<'_>, last: Option<u64>) -> Result<Resolved, Problem> 
     Ok(resolved)
 }
 
-/// A set as the API shows it, which has registers only: leaving the launch clause out would accept too much.
+/// A set as the API shows it.
 fn public(set: policy::MeasurementSet) -> Result<MeasurementSet, Problem> {
-    if set.hardware.is_some() {
-        let text =
-            format!("measurement set {} wants a report of the hardware, which a NodeVersion can't hold", set.name);
-        return Err(Problem(reason::MANIFEST_INVALID, text));
-    }
+    let hardware = set.hardware.map(|hardware| serde_json::from_value(serde_json::json!(hardware))).transpose();
     Ok(MeasurementSet {
+        hardware: hardware.map_err(|e| {
+            Problem(reason::MANIFEST_INVALID, format!("measurement set {}: hardware can't be shown: {e}", set.name))
+        })?,
         name: set.name,
         platform: set.platform.to_string(),
         pcrs: set.pcrs.into_iter().map(|(pcr, values)| (pcr.to_string(), values)).collect(),
@@ -186,7 +185,7 @@ fn public(set: policy::MeasurementSet) -> Result<MeasurementSet, Problem> {
 /// A set as the trust policy has it.
 ///
 /// # Errors
-/// When a register's number isn't one, or the platform is unknown.
+/// When a register's number isn't one, the platform is unknown, or what is wanted of the hardware can't be read.
 pub fn private(set: &MeasurementSet) -> Result<policy::MeasurementSet, String> {
     let registers = |map: &BTreeMap<String, Vec<String>>| {
         map.iter()
@@ -195,7 +194,9 @@ pub fn private(set: &MeasurementSet) -> Result<policy::MeasurementSet, String> {
     };
     let platform = set.platform.parse().map_err(|e: platform::Unknown| e.to_string())?;
     let found = policy::MeasurementSet::of_registers(set.name.clone(), platform, registers(&set.pcrs)?);
-    Ok(policy::MeasurementSet { events: registers(&set.events)?, ..found })
+    let hardware = set.hardware.as_ref().map(|wanted| serde_json::from_value(serde_json::json!(wanted))).transpose();
+    let hardware = hardware.map_err(|e| format!("hardware: {e}"))?;
+    Ok(policy::MeasurementSet { events: registers(&set.events)?, hardware, ..found })
 }
 
 /// Two versions with the same digest are the same node: image, Kubernetes and sets, not names or revisions.

@@ -104,11 +104,11 @@ async fn a_node_is_started_by_its_own_owner_and_by_nobody_else() {
     assert_eq!(hello.purpose, Purpose::Reattest);
     drop(channel);
     let before = pcr15_before_join(&launch.to_bytes());
-    assert_eq!(agent.pcr15(&own).await.unwrap(), before);
+    assert_eq!(agent.pcr15(&own).await.unwrap(), before.sha256);
     assert!(!agent.path(HOME).exists());
 
     assert_eq!(init(&agent, &own, &request).await, ADMIN);
-    assert_eq!(agent.pcr15(&own).await.unwrap(), pcr15_after_join(&before, &CLUSTER_ID));
+    assert_eq!(agent.pcr15(&own).await.unwrap(), pcr15_after_join(&before, &CLUSTER_ID).sha256);
     assert_eq!(agent.read(&format!("{HOME}/disk-secret")).unwrap(), DISK_SECRET);
 }
 
@@ -120,7 +120,7 @@ async fn a_second_init_follows_the_first_and_changes_nothing() {
     assert_eq!(init(&agent, &own, &init_request(&owner, [1; 32], [2; 32])).await, ADMIN);
     assert_eq!(agent.read(&format!("{HOME}/disk-secret")).unwrap(), DISK_SECRET);
     assert_eq!(agent.read(&format!("{HOME}/cluster-id")).unwrap(), CLUSTER_ID);
-    let member = pcr15_after_join(&pcr15_before_join(&launch.to_bytes()), &CLUSTER_ID);
+    let member = pcr15_after_join(&pcr15_before_join(&launch.to_bytes()), &CLUSTER_ID).sha256;
     assert_eq!(agent.pcr15(&own).await.unwrap(), member);
     // Nor does a Recover with another key.
     let (mut channel, proof) = agent.prove(&own, Purpose::Recover).await.unwrap();
@@ -157,13 +157,13 @@ async fn an_init_that_was_cut_off_anywhere_is_carried_out_by_the_next_one() {
         session::grant(&mut channel, &proof, &request).await.unwrap();
         trap.kill(&mut agent).await.unwrap();
         agent.restart(&[]).await.unwrap();
-        assert_eq!(agent.pcr15(&own).await.unwrap(), before, "{file}: it isn't a member yet");
+        assert_eq!(agent.pcr15(&own).await.unwrap(), before.sha256, "{file}: it isn't a member yet");
     }
     assert_eq!(init(&agent, &own, &request).await, ADMIN);
     // A member that is restarted knows it, and gives the kubeconfig to an owner that lost its connection.
     agent.kill().unwrap();
     agent.restart(&[]).await.unwrap();
-    assert_eq!(agent.pcr15(&own).await.unwrap(), pcr15_after_join(&before, &CLUSTER_ID));
+    assert_eq!(agent.pcr15(&own).await.unwrap(), pcr15_after_join(&before, &CLUSTER_ID).sha256);
     assert_eq!(init(&agent, &own, &request).await, ADMIN);
 }
 
@@ -199,10 +199,10 @@ async fn a_join_that_was_cut_off_anywhere_is_carried_out_by_the_next_one() {
         agent.restart(&[]).await.unwrap();
     }
     let before = pcr15_before_join(&launch.to_bytes());
-    assert_eq!(agent.pcr15(&own).await.unwrap(), before);
+    assert_eq!(agent.pcr15(&own).await.unwrap(), before.sha256);
     agent.kill().unwrap();
     agent.restart(&[scene.verifier]).await.unwrap();
-    agent.wait_for_pcr15(&own, pcr15_after_join(&before, &CLUSTER_ID)).await.unwrap();
+    agent.wait_for_pcr15(&own, pcr15_after_join(&before, &CLUSTER_ID).sha256).await.unwrap();
     let admission = scene.status(WORKER).await.unwrap().admission.unwrap();
     assert_eq!((admission.ak_name, admission.admitted_at), (first.ak_name, first.admitted_at));
     assert_eq!(agent.read(&own_files[0]).unwrap(), CLUSTER_ID);

@@ -249,6 +249,7 @@ pub fn policy(revision: u64, machines: &[&Machine]) -> Result<TrustPolicy> {
         revision,
         sets: vec![MeasurementSet::of_registers("good".to_owned(), Platform::QemuVtpm, pcrs)],
         endorsement_roots: roots,
+        place: None,
     })
 }
 
@@ -263,6 +264,7 @@ pub fn settings() -> ClusterSettings {
         service_cidr: "10.96.0.0/16".to_owned(),
         mesh: true,
         slow: true,
+        platform: Platform::QemuVtpm,
     }
 }
 

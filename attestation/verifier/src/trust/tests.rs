@@ -39,6 +39,7 @@ fn given_policy(revision: u64) -> TrustPolicy {
         revision,
         sets: vec![set],
         endorsement_roots: vec![given_root()],
+        place: None,
     }
 }
 

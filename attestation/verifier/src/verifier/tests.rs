@@ -63,6 +63,10 @@ impl Store for FakeStore {
         Err(store::Error::Missing("TrustBundle constellation"))
     }
 
+    async fn collateral(&self) -> Result<BTreeMap<String, String>, store::Error> {
+        Ok(BTreeMap::new())
+    }
+
     async fn kubelet_config(&self) -> Result<String, store::Error> {
         Err(store::Error::Missing("ConfigMap kubelet-config"))
     }

@@ -59,6 +59,7 @@ fn trust(images: &[&str]) -> TrustPolicy {
         revision: 7,
         sets: images.iter().map(set).collect(),
         endorsement_roots: Vec::new(),
+        place: None,
     }
 }
 

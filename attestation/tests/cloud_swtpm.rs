@@ -1,0 +1,479 @@
+//! Machines of clouds join with a real (software) TPM: each is accepted, and with one thing wrong refused for it.
+//! SIMULATED are the makers: Intel, Google and AWS are the test's own, as are the paravisor and the processor.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
+
+mod simulated;
+#[path = "../../tests/src/swtpm.rs"]
+#[allow(dead_code, reason = "shared with crate tests, which uses all of it")]
+mod swtpm;
+#[allow(dead_code, reason = "shared with tdx_synthetic, which uses all of it")]
+mod tdx_factory;
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair},
+};
+use constellation_attestation::{
+    appraise::{Appraisal, LaunchRegister, Presented, appraise, pcr15_from_digest},
+    azure::hcl,
+    boot::BootSecrets,
+    bytes::Hex,
+    collateral::{Cache, Entry, Key},
+    collect::{AttestationKey, Tpm},
+    endorsers::Endorsers,
+    machine::{report_data, tpm_nonce},
+    place::Place,
+    platform::{Platform, Tee},
+    policy::{Hardware, MeasurementSet, TrustPolicy},
+    protocol::{
+        Evidence, Hello, Purpose,
+        machine::{Endorsement, Machine, Report},
+    },
+    reference::Requirement,
+    session::Attester as _,
+    tdx,
+    tpm::public,
+    x509::chain::Anchors,
+};
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P384_SHA384, SubjectPublicKeyInfo,
+};
+use sha2::{Digest as _, Sha256};
+use swtpm::Swtpm;
+use tdx_factory::{NOW, Scene, place as part};
+use tss_esapi::{
+    Context, TctiNameConf,
+    handles::PcrHandle,
+    interface_types::{algorithm::HashingAlgorithm, session_handles::AuthSession},
+    structures::{Digest, DigestValues},
+};
+
+const BINDING: [u8; 32] = [7; 32];
+const LAUNCH: [u8; 32] = [9; 32];
+/// Where a quote's body says what the guest wanted to have attested (Intel TDX DCAP Quoting Library API, A.3.2).
+const REPORT_DATA: usize = 520;
+
+/// The extension of Google's certificates, as `gcp::instance` reads it; of instance 42.
+fn instance() -> Vec<u8> {
+    let text = |text: &str| [&[0x0c, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let body = [
+        text("europe-west4-a"),
+        vec![2, 1, 7],
+        text("project"),
+        vec![2, 1, 42],
+        text("node-1"),
+        vec![0xa0, 7, 0x30, 5, 0xa1, 3, 1, 1, 0xff],
+    ]
+    .concat();
+    [&[0x30, u8::try_from(body.len()).unwrap()], body.as_slice()].concat()
+}
+
+fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    CertifiedIssuer::self_signed(params, KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap()).unwrap()
+}
+
+fn leaf(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params
+}
+
+/// A `SubjectPublicKeyInfo` of a point on P-256 (RFC 5480, 2).
+fn spki(key: &public::Key) -> Vec<u8> {
+    let head = hex::decode("3059301306072a8648ce3d020106082a8648ce3d030107034200").unwrap();
+    [head, key.to_bytes()].concat()
+}
+
+/// Everything that a verifier of one machine knows and sees.
+struct Case {
+    platform: Platform,
+    hello: Hello,
+    evidence: Evidence,
+    policy: TrustPolicy,
+    endorsers: Endorsers,
+    pcr15: LaunchRegister,
+}
+
+impl Case {
+    fn judge(&self) -> Appraisal {
+        let presented = Presented {
+            hello: &self.hello,
+            evidence: &self.evidence,
+            binding: &BINDING,
+            credential_secret: &[],
+            platform: self.platform,
+            expected_pcr15: &self.pcr15,
+        };
+        appraise(&presented, &self.policy, &self.endorsers, Timestamp::from_second(NOW).unwrap())
+    }
+
+    fn accepted(&self) -> Appraisal {
+        let appraisal = self.judge();
+        assert!(appraisal.accepted, "{}: {:#?}", self.platform, appraisal.mismatches);
+        assert!(!appraisal.ak_name.is_empty() && !appraisal.ek_certificate_digest.is_empty());
+        appraisal
+    }
+
+    /// With one thing wrong, these clauses and no others say so.
+    fn refused(&self, wanted: &[&str]) {
+        let appraisal = self.judge();
+        let clauses: Vec<_> = appraisal.mismatches.iter().map(|mismatch| mismatch.clause.as_str()).collect();
+        assert_eq!(clauses, wanted, "{}: {:#?}", self.platform, appraisal.mismatches);
+        assert!(!appraisal.accepted && appraisal.set.is_none());
+    }
+}
+
+/// A TPM that measured the launch configuration, and what its node says of itself.
+fn node(swtpm: &Swtpm, key: AttestationKey) -> (Tpm, public::Key, Hello) {
+    let mut tpm = Tpm::open_with(&swtpm.tcti(), key).unwrap();
+    tpm.extend_pcr15(&LAUNCH).unwrap();
+    let hello = Hello {
+        purpose: Purpose::Join,
+        node_uid: "node-uid".into(),
+        cluster_uid: "cluster-uid".into(),
+        address: "10.77.0.11".into(),
+        keys: BootSecrets::generate().unwrap().keys(),
+        ek_certificate: vec![],
+        ek_public: vec![],
+        ak_public: tpm.ak_public(),
+    };
+    let key = public::Public::parse(&hello.ak_public).unwrap().key;
+    (tpm, key, hello)
+}
+
+/// Accepts what this evidence shows, with hardware as strict as the test's own Intel can satisfy.
+fn policy(platform: Platform, evidence: &Evidence, place: Place) -> TrustPolicy {
+    let bytes = platform.register_bytes().unwrap();
+    let value = |pcr: u8| hex::encode(&evidence.pcrs[usize::from(pcr) * bytes..][..bytes]);
+    let pcrs = BTreeMap::from([4, 11, 12, 13].map(|pcr| (pcr, vec![value(pcr)])));
+    let hardware = (platform.tee() == Some(Tee::Tdx)).then(|| {
+        let mut policy = tdx::Policy::strict();
+        for name in tdx::clause::REFERENCE {
+            assert!(policy.waive(name, "the test has no value for it"));
+        }
+        let mrtd = Scene::good(4, 2).body[part::MRTD..][..48].try_into().unwrap();
+        policy.mrtd = Requirement::Exact(Hex(mrtd));
+        Hardware::Tdx(Box::new(policy))
+    });
+    let set = MeasurementSet { hardware, ..MeasurementSet::of_registers("set".into(), platform, pcrs) };
+    TrustPolicy {
+        cluster_uid: "cluster-uid".into(),
+        revision: 1,
+        sets: vec![set],
+        endorsement_roots: vec![],
+        place: Some(place),
+    }
+}
+
+/// The test's own makers, and what Intel says about the scene's platform.
+fn endorsers(scene: &Scene) -> Endorsers {
+    let fmspc = hex::encode(scene.extension.fmspc);
+    let bytes = serde_json::to_vec(&scene.collateral()).unwrap();
+    let mut collateral = Cache::default();
+    collateral.put(Key::Tdx { fmspc }, Entry { bytes, fetched: Timestamp::from_second(NOW).unwrap() }).unwrap();
+    Endorsers { intel: scene.anchors(), ..Endorsers::pinned(collateral) }
+}
+
+fn quote_about(data: &[u8; 64]) -> Vec<u8> {
+    let mut scene = Scene::good(4, 2);
+    scene.body[REPORT_DATA..][..64].copy_from_slice(data);
+    scene.quote()
+}
+
+/// A crypto-agile log in which the host says how it encrypts memory; the digests that PCR 0 is extended by come first.
+fn log(technology: u8) -> (Vec<[u8; 32]>, Vec<u8>) {
+    let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap().to_le_bytes();
+    let spec = [b"Spec ID Event03\0".as_slice(), &[0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0b, 0, 32, 0, 0]].concat();
+    let mut log = [&0_u32.to_le_bytes()[..], &3_u32.to_le_bytes(), &[0; 20], &size(&spec), &spec].concat();
+    let mut said = [b"GCE NonHostInfo\0".as_slice(), &[0; 16]].concat();
+    said[16] = technology;
+    let events = [(0x11_u32, said), (4, vec![0; 4])];
+    let digests = events.iter().map(|(_, data)| Sha256::digest(data).into()).collect();
+    for (kind, data) in &events {
+        let head = [&0_u32.to_le_bytes()[..], &kind.to_le_bytes(), &1_u32.to_le_bytes(), &[0x0b, 0]].concat();
+        log.extend([&head[..], &Sha256::digest(data), &size(data), data].concat());
+    }
+    (digests, log)
+}
+
+fn extend_pcr0(swtpm: &Swtpm, digests: &[[u8; 32]]) {
+    let mut context = Context::new(swtpm.tcti().parse::<TctiNameConf>().unwrap()).unwrap();
+    for digest in digests {
+        let mut values = DigestValues::new();
+        values.set(HashingAlgorithm::Sha256, Digest::try_from(digest.as_slice()).unwrap());
+        context
+            .execute_with_session(Some(AuthSession::Password), |context| context.pcr_extend(PcrHandle::Pcr0, values))
+            .unwrap();
+    }
+}
+
+fn google(platform: Platform, technology: u8) -> Case {
+    let swtpm = Swtpm::start().unwrap();
+    let (digests, log) = log(technology);
+    extend_pcr0(&swtpm, &digests);
+    let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Own);
+    let (root, scene) = (issuer("Google, simulated"), Scene::good(4, 2));
+    let mut certified = leaf("node-1");
+    let oid = [1, 3, 6, 1, 4, 1, 11129, 2, 1, 21];
+    certified.custom_extensions.push(CustomExtension::from_oid_content(&oid, instance()));
+    let certificate =
+        certified.signed_by(&SubjectPublicKeyInfo::from_der(&spki(&key)).unwrap(), &root).unwrap().der().to_vec();
+    let report = (platform.tee() == Some(Tee::Tdx))
+        .then(|| Report::Tdx { quote: quote_about(&report_data(&BINDING, &key.to_bytes())), event_log: vec![] });
+    let nonce = report.as_ref().map_or(BINDING, |report| tpm_nonce(&BINDING, report.signed()));
+    let mut evidence = tpm.evidence(&nonce, vec![]).unwrap();
+    evidence.event_log = log;
+    evidence.machine = Some(Machine::Google { certificates: vec![certificate], report });
+    let place = Place::google("project".into(), "europe-west4");
+    let policy = policy(platform, &evidence, place);
+    assert_eq!(policy.validate(), Ok(()));
+    let google = Anchors::new([root.der().as_ref()]).unwrap();
+    let endorsers = Endorsers { google, ..endorsers(&scene) };
+    Case { platform, hello, evidence, policy, endorsers, pcr15: pcr15_from_digest(&LAUNCH) }
+}
+
+/// What is wrong with any machine of a cloud is said by the same clause.
+fn common(case: &mut Case) {
+    case.accepted();
+    let (pcr15, place) = (case.pcr15, case.policy.place.clone());
+    case.pcr15 = pcr15_from_digest(&[8; 32]);
+    case.refused(&["tpm.pcr.15"]);
+    case.pcr15 = pcr15.extended(&[4; 32]);
+    case.refused(&["tpm.pcr.15"]);
+    case.pcr15 = pcr15;
+    case.policy.place = None;
+    case.refused(&["policy.place"]);
+    case.policy.place = place;
+    let (machine, set) = (case.evidence.machine.take(), case.policy.sets[0].clone());
+    case.refused(&["evidence.machine"]);
+    case.evidence.machine = machine;
+    let digits = 2 * case.platform.register_bytes().unwrap();
+    case.policy.sets[0].pcrs.insert(11, vec!["1".repeat(digits)]);
+    case.refused(&["tpm.pcr.11"]);
+    case.policy.sets[0] = set.clone();
+    case.policy.sets[0].platform = Platform::QemuVtpm;
+    case.refused(&["policy.empty"]);
+    case.policy.sets[0] = set;
+    case.policy.cluster_uid = "another".into();
+    case.refused(&["policy.cluster"]);
+    case.policy.cluster_uid = "cluster-uid".into();
+    let values = case.evidence.pcrs.split_off(32);
+    case.refused(&["tpm.quote.selection"]);
+    case.evidence.pcrs.extend(values);
+    // A set that nothing can match stands beside the good one: all of one set is enough.
+    let mut other = case.policy.sets[0].clone();
+    other.name = "other".into();
+    other.pcrs.insert(4, vec!["2".repeat(digits)]);
+    case.policy.sets.insert(0, other);
+    assert_eq!(case.accepted().set.as_deref(), Some("set"));
+    case.policy.sets.remove(0);
+    case.accepted();
+}
+
+#[test]
+fn a_machine_of_google_without_reports_joins_by_googles_word() {
+    let mut case = google(Platform::GcpSevEs, 2);
+    common(&mut case);
+    let Some(Machine::Google { certificates, report }) = case.evidence.machine.clone() else {
+        panic!("it is Google's")
+    };
+    assert!(report.is_none());
+    case.policy.place = Some(Place::google("another".into(), "europe-west4"));
+    case.refused(&["gcp.project"]);
+    case.policy.place = Some(Place::google("project".into(), "europe-west1"));
+    case.refused(&["gcp.zone"]);
+    case.policy.place = Some(Place::azure());
+    case.refused(&["policy.place"]);
+    case.policy.place = Some(Place::google("project".into(), "europe-west4"));
+    let report = Some(Report::Tdx { quote: vec![1], event_log: vec![] });
+    case.evidence.machine = Some(Machine::Google { certificates: certificates.clone(), report });
+    // The nonce would have to name the report that doesn't belong there.
+    case.refused(&["tpm.quote.nonce", "evidence.machine"]);
+    case.evidence.machine = Some(Machine::Google { certificates, report: None });
+    let root = issuer("somebody else");
+    let google = std::mem::replace(&mut case.endorsers.google, Anchors::new([root.der().as_ref()]).unwrap());
+    case.refused(&["gcp.ak.chain"]);
+    case.endorsers.google = google;
+    let other = self::google(Platform::GcpSevEs, 2);
+    case.hello.ak_public = other.hello.ak_public;
+    case.refused(&["evidence.machine.key"]);
+}
+
+#[test]
+fn a_machine_of_google_that_says_no_encryption_is_refused() {
+    google(Platform::GcpSevEs, 1).refused(&["gcp.technology"]);
+    let mut silent = google(Platform::GcpSevEs, 2);
+    silent.evidence.event_log.clear();
+    silent.refused(&["gcp.technology"]);
+}
+
+#[test]
+fn a_machine_of_google_with_tdx_joins_by_its_quote_and_googles_word() {
+    let mut case = google(Platform::GcpTdx, 3);
+    common(&mut case);
+    let Some(Hardware::Tdx(hardware)) = &mut case.policy.sets[0].hardware else { panic!("it is TDX") };
+    let mrtd = std::mem::replace(&mut hardware.mrtd, Requirement::Exact(Hex([1; 48])));
+    case.refused(&["tdx.mrtd"]);
+    let Some(Hardware::Tdx(hardware)) = &mut case.policy.sets[0].hardware else { panic!("it is TDX") };
+    hardware.mrtd = mrtd;
+    let collateral = std::mem::take(&mut case.endorsers.collateral);
+    case.refused(&["tdx.collateral.structure"]);
+    case.endorsers.collateral = collateral;
+    let Some(Machine::Google { certificates, .. }) = case.evidence.machine.clone() else { panic!("it is Google's") };
+    case.evidence.machine = Some(Machine::Google { certificates, report: None });
+    case.refused(&["tpm.quote.nonce", "evidence.machine"]);
+}
+
+/// A genuine report of another conversation, or about another key, with a quote that names it.
+#[test]
+fn a_quote_of_tdx_about_something_else_is_refused() {
+    for (binding, same_key) in [([8; 32], true), (BINDING, false)] {
+        let case = google(Platform::GcpTdx, 3);
+        let swtpm = Swtpm::start().unwrap();
+        let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Own);
+        let about = if same_key { key.to_bytes() } else { b"another".to_vec() };
+        let quote = quote_about(&report_data(&binding, &about));
+        let root = issuer("Google, simulated");
+        let mut certified = leaf("node-1");
+        let oid = [1, 3, 6, 1, 4, 1, 11129, 2, 1, 21];
+        certified.custom_extensions.push(CustomExtension::from_oid_content(&oid, instance()));
+        let spki = SubjectPublicKeyInfo::from_der(&spki(&key)).unwrap();
+        let certificate = certified.signed_by(&spki, &root).unwrap().der().to_vec();
+        let mut evidence = tpm.evidence(&tpm_nonce(&BINDING, &quote), vec![]).unwrap();
+        let report = Some(Report::Tdx { quote, event_log: vec![] });
+        evidence.machine = Some(Machine::Google { certificates: vec![certificate], report });
+        let google = Anchors::new([root.der().as_ref()]).unwrap();
+        let endorsers = Endorsers { google, ..case.endorsers };
+        Case { hello, evidence, endorsers, ..case }.refused(&["gcp.report_data"]);
+    }
+}
+
+#[test]
+fn a_machine_of_azure_with_tdx_joins_by_its_paravisors_report() {
+    let swtpm = Swtpm::start().unwrap();
+    simulated::make_paravisor_key(&swtpm.tcti());
+    let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Azure);
+    let scene = Scene::good(4, 2);
+    let mut of = |user_data: &[u8]| {
+        let report = simulated::hcl_report(simulated::TDX, &key, user_data);
+        let quote = quote_about(&hcl::Report::parse(&report).unwrap().report_data().0);
+        let mut evidence = tpm.evidence(&tpm_nonce(&BINDING, &report), vec![]).unwrap();
+        evidence.event_log.clear();
+        evidence.machine = Some(Machine::Azure { report, endorsement: Endorsement::Tdx { quote } });
+        evidence
+    };
+    let evidence = of(&report_data(&BINDING, &key.to_bytes()));
+    let platform = Platform::AzureTdx;
+    let policy = policy(platform, &evidence, Place::azure());
+    assert_eq!(policy.validate(), Ok(()));
+    let endorsers = endorsers(&scene);
+    let mut case = Case { platform, hello, evidence, policy, endorsers, pcr15: pcr15_from_digest(&LAUNCH) };
+    common(&mut case);
+    let whole = case.evidence.machine.clone();
+    let Some(Machine::Azure { report, .. }) = whole.clone() else { panic!("it is Azure's") };
+    let endorsement = Endorsement::Snp { vek: vec![1], intermediate: vec![] };
+    case.evidence.machine = Some(Machine::Azure { report: report.clone(), endorsement });
+    case.refused(&["evidence.machine"]);
+    let endorsement = Endorsement::Tdx { quote: quote_about(&[3; 64]) };
+    case.evidence.machine = Some(Machine::Azure { report, endorsement });
+    case.refused(&["tdx.report_data"]);
+    case.evidence.machine = whole;
+    case.accepted();
+    case.evidence = of(&report_data(&[8; 32], &key.to_bytes()));
+    case.refused(&["azure.user_data"]);
+}
+
+/// An integer or length in CBOR (RFC 8949, 3), of this major type.
+fn head(major: u8, number: usize) -> Vec<u8> {
+    let bytes = u64::try_from(number).unwrap().to_be_bytes();
+    match number {
+        0..=23 => vec![major << 5 | bytes[7]],
+        24..=255 => vec![major << 5 | 0x18, bytes[7]],
+        256..=0xffff => [&[major << 5 | 0x19], &bytes[6..]].concat(),
+        _ => [&[major << 5 | 0x1b], &bytes[..]].concat(),
+    }
+}
+
+fn string(bytes: &[u8]) -> Vec<u8> {
+    [head(2, bytes.len()), bytes.to_vec()].concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [head(3, text.len()), text.into()].concat()
+}
+
+/// What AWS would sign about a TPM: SIMULATED.
+fn document(root: &CertifiedIssuer<'static, KeyPair>, registers: &[u8], nonce: &[u8], key: &[u8]) -> Vec<u8> {
+    let signer = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+    let module = "i-01cfb383223e42522-tpm0000000000000000";
+    let certificate = leaf(&format!("{module}.us-east-1.aws")).signed_by(&signer, root).unwrap();
+    let pcrs: Vec<_> =
+        registers.chunks(48).enumerate().flat_map(|(pcr, value)| [head(0, pcr), string(value)]).collect();
+    let milliseconds = usize::try_from(NOW * 1000).unwrap();
+    let members = [
+        (text("module_id"), text(module)),
+        (text("digest"), text("SHA384")),
+        (text("timestamp"), head(0, milliseconds)),
+        (text("nitrotpm_pcrs"), [head(5, registers.len() / 48), pcrs.concat()].concat()),
+        (text("certificate"), string(certificate.der())),
+        (text("cabundle"), [head(4, 1), string(root.der())].concat()),
+        (text("public_key"), string(key)),
+        (text("user_data"), vec![0xf6]),
+        (text("nonce"), string(nonce)),
+    ];
+    let count = members.len();
+    let payload =
+        [head(5, count), members.into_iter().flat_map(|(name, value)| [name, value]).flatten().collect()].concat();
+    let protected = [0xa1, 0x01, 0x38, 0x22];
+    let message = [head(4, 4), text("Signature1"), string(&protected), string(&[]), string(&payload)].concat();
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, signer.serialized_der()).unwrap();
+    let signature = pair.sign(&SystemRandom::new(), &message).unwrap();
+    [head(4, 4), string(&protected), head(5, 0), string(&payload), string(signature.as_ref())].concat()
+}
+
+#[test]
+fn a_machine_of_ec2_joins_by_awss_document_over_the_same_registers() {
+    let swtpm = Swtpm::start().unwrap();
+    let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Aws);
+    let root = issuer("AWS, simulated");
+    let mut evidence = tpm.evidence(&BINDING, vec![]).unwrap();
+    evidence.event_log.clear();
+    assert_eq!(evidence.pcrs.len(), 16 * 48);
+    assert_eq!(evidence.pcrs[15 * 48..], pcr15_from_digest(&LAUNCH).sha384);
+    let of = |registers: &[u8], nonce: &[u8], key: &[u8]| {
+        Some(Machine::Aws { document: document(&root, registers, nonce, key), report: None })
+    };
+    evidence.machine = of(&evidence.pcrs, &BINDING, &key.to_bytes());
+    let platform = Platform::AwsNitroTpm;
+    let policy = policy(platform, &evidence, Place::aws("us-east-1".into()));
+    assert_eq!(policy.validate(), Ok(()));
+    let aws = Anchors::new([root.der().as_ref()]).unwrap();
+    let endorsers = Endorsers { aws, ..Endorsers::pinned(Cache::default()) };
+    let mut case = Case { platform, hello, evidence, policy, endorsers, pcr15: pcr15_from_digest(&LAUNCH) };
+    common(&mut case);
+    let pcrs = case.evidence.pcrs.clone();
+    case.evidence.machine = of(&pcrs, &[8; 32], &key.to_bytes());
+    case.refused(&["nitro.nonce"]);
+    case.evidence.machine = of(&pcrs, &BINDING, &[4; 65]);
+    case.refused(&["nitro.public_key", "nitro.quote.key"]);
+    let mut other = pcrs.clone();
+    other[0] ^= 1;
+    case.evidence.machine = of(&other, &BINDING, &key.to_bytes());
+    case.refused(&["nitro.quote.registers"]);
+    case.evidence.machine = of(&pcrs, &BINDING, &key.to_bytes());
+    case.policy.place = Some(Place::aws("eu-west-1".into()));
+    case.refused(&["nitro.region"]);
+    case.policy.place = Some(Place::aws("us-east-1".into()));
+    case.platform = Platform::AwsSnp;
+    case.refused(&["policy.empty"]);
+}
