@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
 mod simulated;
+mod snp_factory;
 #[path = "../../tests/src/swtpm.rs"]
 #[allow(dead_code, reason = "shared with crate tests, which uses all of it")]
 mod swtpm;
@@ -34,6 +35,7 @@ use constellation_attestation::{
     },
     reference::Requirement,
     session::Attester as _,
+    snp::{self, KeyKind, tcb::PerProduct},
     tdx,
     tpm::public,
     x509::chain::Anchors,
@@ -44,6 +46,7 @@ use rcgen::{
     PKCS_ECDSA_P384_SHA384, SubjectPublicKeyInfo,
 };
 use sha2::{Digest as _, Sha256};
+use snp_factory::Amd;
 use swtpm::Swtpm;
 use tdx_factory::{NOW, Scene, place as part};
 use tss_esapi::{
@@ -156,14 +159,27 @@ fn policy(platform: Platform, evidence: &Evidence, place: Place) -> TrustPolicy 
     let bytes = platform.register_bytes().unwrap();
     let value = |pcr: u8| hex::encode(&evidence.pcrs[usize::from(pcr) * bytes..][..bytes]);
     let pcrs = BTreeMap::from([4, 11, 12, 13].map(|pcr| (pcr, vec![value(pcr)])));
-    let hardware = (platform.tee() == Some(Tee::Tdx)).then(|| {
-        let mut policy = tdx::Policy::strict();
-        for name in tdx::clause::REFERENCE {
-            assert!(policy.waive(name, "the test has no value for it"));
+    let hardware = platform.tee().map(|tee| match tee {
+        Tee::Tdx => {
+            let mut policy = tdx::Policy::strict();
+            for name in tdx::clause::REFERENCE {
+                assert!(policy.waive(name, "the test has no value for it"));
+            }
+            let mrtd = Scene::good(4, 2).body[part::MRTD..][..48].try_into().unwrap();
+            policy.mrtd = Requirement::Exact(Hex(mrtd));
+            Hardware::Tdx(Box::new(policy))
         }
-        let mrtd = Scene::good(4, 2).body[part::MRTD..][..48].try_into().unwrap();
-        policy.mrtd = Requirement::Exact(Hex(mrtd));
-        Hardware::Tdx(Box::new(policy))
+        Tee::Snp => {
+            let mut policy = snp::Policy::strict();
+            policy.measurement = Requirement::Exact(Hex(snp_factory::MEASUREMENT));
+            let floor = PerProduct::every(&Requirement::AtLeast(snp_factory::TCB.parse().unwrap()));
+            (policy.reported_tcb, policy.committed_tcb, policy.launch_tcb) = (floor.clone(), floor.clone(), floor);
+            if platform == Platform::AwsSnp {
+                policy.key = Requirement::Exact(KeyKind::Vlek);
+                policy.csp_id = Requirement::Exact(snp_factory::CSP.into());
+            }
+            Hardware::Snp(Box::new(policy))
+        }
     });
     let set = MeasurementSet { hardware, ..MeasurementSet::of_registers("set".into(), platform, pcrs) };
     TrustPolicy {
@@ -173,6 +189,14 @@ fn policy(platform: Platform, evidence: &Evidence, place: Place) -> TrustPolicy 
         endorsement_roots: vec![],
         place: Some(place),
     }
+}
+
+/// The test's own AMD, and what it says.
+fn with_amd(amd: &Amd) -> Endorsers {
+    let mut collateral = Cache::default();
+    let crl = Entry { bytes: amd.crl(), fetched: Timestamp::from_second(NOW).unwrap() };
+    collateral.put(Key::SnpCrl { product: "Milan".into() }, crl).unwrap();
+    Endorsers { amd: amd.anchors(), ..Endorsers::pinned(collateral) }
 }
 
 /// The test's own makers, and what Intel says about the scene's platform.
@@ -218,18 +242,29 @@ fn extend_pcr0(swtpm: &Swtpm, digests: &[[u8; 32]]) {
 }
 
 fn google(platform: Platform, technology: u8) -> Case {
+    google_with(platform, technology, endorsers(&Scene::good(4, 2)), |data| match platform.tee() {
+        Some(Tee::Tdx) => Some(Report::Tdx { quote: quote_about(data), event_log: vec![] }),
+        _ => None,
+    })
+}
+
+fn google_with(
+    platform: Platform,
+    technology: u8,
+    endorsers: Endorsers,
+    report: impl Fn(&[u8; 64]) -> Option<Report>,
+) -> Case {
     let swtpm = Swtpm::start().unwrap();
     let (digests, log) = log(technology);
     extend_pcr0(&swtpm, &digests);
     let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Own);
-    let (root, scene) = (issuer("Google, simulated"), Scene::good(4, 2));
+    let root = issuer("Google, simulated");
     let mut certified = leaf("node-1");
     let oid = [1, 3, 6, 1, 4, 1, 11129, 2, 1, 21];
     certified.custom_extensions.push(CustomExtension::from_oid_content(&oid, instance()));
     let certificate =
         certified.signed_by(&SubjectPublicKeyInfo::from_der(&spki(&key)).unwrap(), &root).unwrap().der().to_vec();
-    let report = (platform.tee() == Some(Tee::Tdx))
-        .then(|| Report::Tdx { quote: quote_about(&report_data(&BINDING, &key.to_bytes())), event_log: vec![] });
+    let report = report(&report_data(&BINDING, &key.to_bytes()));
     let nonce = report.as_ref().map_or(BINDING, |report| tpm_nonce(&BINDING, report.signed()));
     let mut evidence = tpm.evidence(&nonce, vec![]).unwrap();
     evidence.event_log = log;
@@ -238,7 +273,7 @@ fn google(platform: Platform, technology: u8) -> Case {
     let policy = policy(platform, &evidence, place);
     assert_eq!(policy.validate(), Ok(()));
     let google = Anchors::new([root.der().as_ref()]).unwrap();
-    let endorsers = Endorsers { google, ..endorsers(&scene) };
+    let endorsers = Endorsers { google, ..endorsers };
     Case { platform, hello, evidence, policy, endorsers, pcr15: pcr15_from_digest(&LAUNCH) }
 }
 
@@ -337,25 +372,74 @@ fn a_machine_of_google_with_tdx_joins_by_its_quote_and_googles_word() {
 /// A genuine report of another conversation, or about another key, with a quote that names it.
 #[test]
 fn a_quote_of_tdx_about_something_else_is_refused() {
-    for (binding, same_key) in [([8; 32], true), (BINDING, false)] {
-        let case = google(Platform::GcpTdx, 3);
-        let swtpm = Swtpm::start().unwrap();
-        let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Own);
-        let about = if same_key { key.to_bytes() } else { b"another".to_vec() };
-        let quote = quote_about(&report_data(&binding, &about));
-        let root = issuer("Google, simulated");
-        let mut certified = leaf("node-1");
-        let oid = [1, 3, 6, 1, 4, 1, 11129, 2, 1, 21];
-        certified.custom_extensions.push(CustomExtension::from_oid_content(&oid, instance()));
-        let spki = SubjectPublicKeyInfo::from_der(&spki(&key)).unwrap();
-        let certificate = certified.signed_by(&spki, &root).unwrap().der().to_vec();
-        let mut evidence = tpm.evidence(&tpm_nonce(&BINDING, &quote), vec![]).unwrap();
-        let report = Some(Report::Tdx { quote, event_log: vec![] });
-        evidence.machine = Some(Machine::Google { certificates: vec![certificate], report });
-        let google = Anchors::new([root.der().as_ref()]).unwrap();
-        let endorsers = Endorsers { google, ..case.endorsers };
-        Case { hello, evidence, endorsers, ..case }.refused(&["gcp.report_data"]);
+    for about in [report_data(&[8; 32], b"key"), report_data(&BINDING, b"another")] {
+        let report = |_: &[u8; 64]| Some(Report::Tdx { quote: quote_about(&about), event_log: vec![] });
+        google_with(Platform::GcpTdx, 3, endorsers(&Scene::good(4, 2)), report).refused(&["gcp.report_data"]);
     }
+}
+
+/// Changes one clause of a policy.
+type Change = fn(&mut snp::Policy);
+
+/// What can be wrong with a machine's SEV-SNP report, whatever brings it: exactly these clauses say so.
+fn wrong_reports(case: &mut Case, amd: &Amd) {
+    let Some(Hardware::Snp(wanted)) = case.policy.sets[0].hardware.clone() else { panic!("it is SEV-SNP") };
+    let changes: [(&str, Change); 3] = [
+        ("snp.measurement", |policy| policy.measurement = Requirement::Exact(Hex([1; 48]))),
+        ("snp.host_data", |policy| policy.host_data = Requirement::Exact(Hex([1; 32]))),
+        ("snp.policy.smt", |policy| policy.smt_allowed = Requirement::Exact(true)),
+    ];
+    for (clause, change) in changes {
+        let mut policy = wanted.clone();
+        change(&mut policy);
+        case.policy.sets[0].hardware = Some(Hardware::Snp(policy));
+        case.refused(&[clause]);
+    }
+    case.policy.sets[0].hardware = Some(Hardware::Snp(wanted));
+    let collateral = std::mem::take(&mut case.endorsers.collateral);
+    case.refused(&["snp.crl"]);
+    case.endorsers.collateral = collateral;
+    case.endorsers.amd = Amd::new(KeyKind::Vcek).anchors();
+    case.refused(&["snp.intermediate.issuer"]);
+    case.endorsers.amd = amd.anchors();
+    case.accepted();
+}
+
+#[test]
+fn a_machine_of_google_with_snp_joins_by_its_report_and_googles_word() {
+    let amd = Amd::new(KeyKind::Vcek);
+    let machine = |endorsers: Endorsers, report: &dyn Fn(&[u8; 64]) -> Vec<u8>, certificates: &[u8]| {
+        let certificates = || certificates.to_vec();
+        let report = |data: &[u8; 64]| Some(Report::Snp { report: report(data), certificates: certificates() });
+        google_with(Platform::GcpSnp, 4, endorsers, report)
+    };
+    let good = |data: &[u8; 64]| amd.report(data);
+    let mut case = machine(with_amd(&amd), &good, &amd.table());
+    common(&mut case);
+    wrong_reports(&mut case, &amd);
+    // Without the host's table the certificate has to have been fetched.
+    machine(with_amd(&amd), &good, &[]).refused(&["snp.vek.structure"]);
+    let mut fetched = with_amd(&amd);
+    let (chip, tcb) = Amd::names();
+    let vcek = Key::SnpVcek { product: "Milan".into(), chip, tcb };
+    let entry = Entry { bytes: amd.vek(), fetched: Timestamp::from_second(NOW).unwrap() };
+    fetched.collateral.put(vcek, entry).unwrap();
+    // The intermediate is AMD's own then, which didn't issue the test's.
+    machine(fetched, &good, &[]).refused(&["snp.intermediate.issuer", "snp.vek.issuer"]);
+    machine(with_amd(&amd), &|_| amd.report(&[1; 64]), &amd.table()).refused(&["gcp.report_data"]);
+    let debugged = |data: &[u8; 64]| {
+        let mut report = amd.report(data);
+        report[10] |= 1 << 3;
+        amd.sign(&mut report);
+        report
+    };
+    machine(with_amd(&amd), &debugged, &amd.table()).refused(&["snp.policy.debug"]);
+    let unsigned = |data: &[u8; 64]| {
+        let mut report = amd.report(data);
+        report[144] ^= 1;
+        report
+    };
+    machine(with_amd(&amd), &unsigned, &amd.table()).refused(&["snp.signature"]);
 }
 
 #[test]
@@ -391,6 +475,33 @@ fn a_machine_of_azure_with_tdx_joins_by_its_paravisors_report() {
     case.accepted();
     case.evidence = of(&report_data(&[8; 32], &key.to_bytes()));
     case.refused(&["azure.user_data"]);
+}
+
+#[test]
+fn a_machine_of_azure_with_snp_joins_by_its_paravisors_report() {
+    let swtpm = Swtpm::start().unwrap();
+    simulated::make_paravisor_key(&swtpm.tcti());
+    let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Azure);
+    let amd = Amd::new(KeyKind::Vcek);
+    let mut of = |about: Option<[u8; 64]>| {
+        let mut report = simulated::hcl_report(simulated::SNP, &key, &report_data(&BINDING, &key.to_bytes()));
+        let about = about.unwrap_or_else(|| hcl::Report::parse(&report).unwrap().report_data().0);
+        report[0x20..][..1184].copy_from_slice(&amd.report(&about));
+        let mut evidence = tpm.evidence(&tpm_nonce(&BINDING, &report), vec![]).unwrap();
+        evidence.event_log.clear();
+        let endorsement = Endorsement::Snp { vek: amd.vek(), intermediate: amd.intermediate() };
+        evidence.machine = Some(Machine::Azure { report, endorsement });
+        evidence
+    };
+    let (evidence, platform) = (of(None), Platform::AzureSnp);
+    let policy = policy(platform, &evidence, Place::azure());
+    assert_eq!(policy.validate(), Ok(()));
+    let endorsers = with_amd(&amd);
+    let mut case = Case { platform, hello, evidence, policy, endorsers, pcr15: pcr15_from_digest(&LAUNCH) };
+    common(&mut case);
+    wrong_reports(&mut case, &amd);
+    case.evidence = of(Some([1; 64]));
+    case.refused(&["snp.report_data"]);
 }
 
 /// An integer or length in CBOR (RFC 8949, 3), of this major type.
@@ -476,4 +587,30 @@ fn a_machine_of_ec2_joins_by_awss_document_over_the_same_registers() {
     case.policy.place = Some(Place::aws("us-east-1".into()));
     case.platform = Platform::AwsSnp;
     case.refused(&["policy.empty"]);
+}
+
+#[test]
+fn a_machine_of_ec2_with_snp_joins_by_a_report_under_its_regions_key() {
+    let amd = Amd::new(KeyKind::Vlek);
+    let made = |about: Option<[u8; 64]>| {
+        let swtpm = Swtpm::start().unwrap();
+        let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Aws);
+        let root = issuer("AWS, simulated");
+        let report = amd.report(&about.unwrap_or_else(|| report_data(&BINDING, &key.to_bytes())));
+        let nonce = tpm_nonce(&BINDING, &report);
+        let mut evidence = tpm.evidence(&nonce, vec![]).unwrap();
+        evidence.event_log.clear();
+        let document = document(&root, &evidence.pcrs, &nonce, &key.to_bytes());
+        let report = Some(Report::Snp { report, certificates: amd.table() });
+        evidence.machine = Some(Machine::Aws { document, report });
+        let platform = Platform::AwsSnp;
+        let policy = policy(platform, &evidence, Place::aws("us-east-1".into()));
+        assert_eq!(policy.validate(), Ok(()));
+        let endorsers = Endorsers { aws: Anchors::new([root.der().as_ref()]).unwrap(), ..with_amd(&amd) };
+        Case { platform, hello, evidence, policy, endorsers, pcr15: pcr15_from_digest(&LAUNCH) }
+    };
+    let mut case = made(None);
+    common(&mut case);
+    wrong_reports(&mut case, &amd);
+    made(Some([1; 64])).refused(&["nitro.snp.report_data"]);
 }
