@@ -249,9 +249,12 @@ fn claims(vek: &X509Certificate<'_>, kind: KeyKind) -> Result<Claims, &'static s
     }
     let product = value(&[2], "productName")?.and_then(|e| ia5(e.value)).ok_or("productName")?;
     let product = Product::of_certificate(product);
-    // Only Turin has an FMC and only its certificates have the extension.
+    // Only Turin has an FMC; another product's certificate that names one is for a part that isn't there.
     let fmc = match product {
         Some(Product::Turin) => version(9, "fmcSPL")?,
+        _ if value(&[3, 9], "fmcSPL")?.is_some_and(|extension| security_version(extension.value) != Some(0)) => {
+            return Err("fmcSPL");
+        }
         _ => 0,
     };
     let tcb = Tcb {
@@ -297,5 +300,44 @@ fn hardware_id(value: &[u8]) -> Option<&[u8]> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, CustomExtension, KeyPair, PKCS_ECDSA_P384_SHA384};
+
+    use super::*;
+
+    /// A certificate of a VCEK of a product, with an FMC's version if one is given.
+    fn vcek(product: &str, fmc: Option<u8>) -> Vec<u8> {
+        let mut extensions =
+            vec![(vec![2], [&[22, u8::try_from(product.len()).unwrap()], product.as_bytes()].concat())];
+        extensions.extend([1, 2, 3, 8].map(|part| (vec![3, part], vec![2, 1, 4])));
+        extensions.push((vec![4], vec![7; if product == "Turin" { 8 } else { 64 }]));
+        extensions.extend(fmc.map(|fmc| (vec![3, 9], vec![2, 1, fmc])));
+        let mut params = CertificateParams::default();
+        params.custom_extensions = extensions
+            .into_iter()
+            .map(|(arc, value)| {
+                let oid = [&[1, 3, 6, 1, 4, 1, 3704, 1], arc.as_slice()].concat();
+                CustomExtension::from_oid_content(&oid, value)
+            })
+            .collect();
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn an_fmc_is_named_where_there_is_one_and_only_there() {
+        let claimed = |product, fmc| {
+            let der = vcek(product, fmc);
+            claims(&x509::certificate(&der).unwrap(), KeyKind::Vcek).map(|claims| claims.tcb.fmc)
+        };
+        assert_eq!(claimed("Turin", Some(1)), Ok(1));
+        assert_eq!(claimed("Turin", None), Err("fmcSPL"));
+        assert_eq!(claimed("Milan-B0", None), Ok(0));
+        assert_eq!(claimed("Milan-B0", Some(0)), Ok(0));
+        assert_eq!(claimed("Milan-B0", Some(1)), Err("fmcSPL"));
     }
 }

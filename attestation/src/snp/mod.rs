@@ -7,6 +7,7 @@
 pub mod appraise;
 pub mod clause;
 pub mod endorsement;
+pub mod floors;
 pub mod launch;
 pub mod parse;
 pub mod policy;

@@ -5,6 +5,7 @@
 pub mod cases;
 pub mod evidence;
 pub mod explain;
+pub mod floors;
 pub mod input;
 pub mod output;
 pub mod predict;

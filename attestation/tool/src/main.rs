@@ -6,8 +6,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use constellation_attest::{
     cases,
     evidence::{self, Evidence},
-    explain, input, predict,
+    explain, floors, input, predict,
 };
+use constellation_attestation::platform::Platform;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -59,6 +60,14 @@ enum Command {
         /// Expected registers: a JSON file and the key of an object from number to hex value.
         #[arg(long, value_name = "FILE#KEY")]
         pcrs: Option<String>,
+    },
+    /// Prints the SEV-SNP TCB that machines of a platform should have at least, as members of a policy.
+    Floors {
+        /// aws-snp, azure-snp, gcp-snp or snp.
+        platform: Platform,
+        /// Floors that should be held then: RFC 3339 or Unix seconds. Default: the clock.
+        #[arg(long, value_name = "TIME", value_parser = input::timestamp)]
+        now: Option<Timestamp>,
     },
     /// Says whether evidence is genuine, whatever it is of.
     Verify {
@@ -116,6 +125,11 @@ fn run(command: Command, output: Output) -> Result<bool, input::Error> {
             let found = explain::run(&log, pcrs.as_deref())?;
             show(output, &found, explain::Explained::to_text)?;
             Ok(found.accepted())
+        }
+        Command::Floors { platform, now } => {
+            let found = floors::run(platform, now.unwrap_or_else(Timestamp::now))?;
+            show(output, &found, floors::Floors::to_text)?;
+            Ok(true)
         }
         Command::Predict { image, machine } => {
             show(output, &predict::run(&image, &machine)?, predict::Predicted::to_text)?;

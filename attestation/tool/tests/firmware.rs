@@ -1,4 +1,4 @@
-//! `predict` of firmware as a user meets it.
+//! `predict` of firmware, and `floors`, as a user meets them.
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
@@ -70,5 +70,22 @@ fn firmware_that_can_not_be_predicted_says_what_to_do() {
     ] {
         let found = complaint(&[&["predict"], arguments].concat());
         assert!(found.contains(said), "{arguments:?}: {found}");
+    }
+}
+
+#[test]
+fn floors_are_members_of_a_policy_for_a_platform_at_a_time() {
+    let of = |platform, now| lines(&["--output", "json", "floors", platform, "--now", now]).remove(0);
+    let floors = of("gcp-snp", "2026-11-27T00:00:00Z");
+    let milan = json!({"Milan": {"atLeast": "bl=4,tee=0,snp=27,ucode=222"}});
+    assert_eq!(
+        (&floors["policy"]["reportedTcb"], &floors["policy"]["provisional"]),
+        (&milan, &json!({"exact": false}))
+    );
+    assert_ne!(of("gcp-snp", "2026-11-26T00:00:00Z")["policy"], floors["policy"]);
+    assert_eq!(of("aws-snp", "2026-11-27T00:00:00Z")["policy"]["provisional"], json!({"anyOf": [false, true]}));
+    for (platform, now) in [("qemu-tdx", "2026-11-27T00:00:00Z"), ("snp", "2024-01-01T00:00:00Z")] {
+        let said = complaint(&["floors", platform, "--now", now]);
+        assert!(said.contains("known are those of aws-snp"), "{said}");
     }
 }
