@@ -1,5 +1,7 @@
 //! `TrustBundle` and `NodeAdmission`: they live in the cluster that was made, and are read by its verifier.
 
+use std::collections::BTreeMap;
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,11 @@ pub struct TrustBundleSpec {
     /// DSSE envelope (JSON) over a trust policy, see `constellation_attestation::policy::TrustPolicy`.
     #[schemars(length(min = 1, max = 524_288))]
     pub envelope: String,
+    /// What makers of processors and clouds said about machines, by name, see `constellation_attestation::collateral`. Not
+    /// signed by the owner: each of them signed its own, and the verifier checks that each time.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256, "additionalProperties" = {"type": "string", "maxLength": 786_432}))]
+    pub collateral: BTreeMap<String, String>,
 }
 
 /// A node that may join, and the record of its admission.

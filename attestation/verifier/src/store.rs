@@ -25,9 +25,7 @@ pub const USER: &str = "constellation:verifier";
 pub const BUNDLE: &str = "constellation";
 /// `ConfigMap` in which kubeadm keeps the kubelets' configuration.
 const KUBELET_CONFIG: &str = "kubelet-config";
-/// `ConfigMap` with collateral, see [`constellation_attestation::collateral`].
-pub const COLLATERAL: &str = "constellation-collateral";
-/// Where kubeadm puts the kubelets' configuration, and the owner the collateral.
+/// Where kubeadm puts it.
 const KUBELET_CONFIG_NAMESPACE: &str = "kube-system";
 /// Its key.
 const KUBELET_CONFIG_KEY: &str = "kubelet";
@@ -73,7 +71,7 @@ pub trait Store: Send + Sync + 'static {
     fn record(&self, node: &NodeAdmission) -> impl Future<Output = Result<(), Error>> + Send;
     /// The envelope of the trust bundle. Not yet believed.
     fn envelope(&self) -> impl Future<Output = Result<String, Error>> + Send;
-    /// What was fetched of makers' and clouds' words, by name; nothing when there is none. Not believed for being there.
+    /// What the trust bundle has of makers' and clouds' words, by name. Not believed for being there.
     fn collateral(&self) -> impl Future<Output = Result<BTreeMap<String, String>, Error>> + Send;
     /// The kubelets' configuration.
     fn kubelet_config(&self) -> impl Future<Output = Result<String, Error>> + Send;
@@ -168,8 +166,8 @@ impl Store for Cluster {
     }
 
     async fn collateral(&self) -> Result<BTreeMap<String, String>, Error> {
-        let map = call("reading the collateral", self.config_maps.get_opt(COLLATERAL)).await?;
-        Ok(map.and_then(|map| map.data).unwrap_or_default())
+        let bundle = call("reading the TrustBundle", self.bundles.get_opt(BUNDLE)).await?;
+        Ok(bundle.ok_or(Error::Missing("TrustBundle constellation"))?.spec.collateral)
     }
 
     async fn kubelet_config(&self) -> Result<String, Error> {

@@ -139,7 +139,7 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         Step::OrphanNode(name) => orphan(ctx, world, name).await,
         Step::StartInit(name) => start_init(ctx, world, name).await,
         Step::StartRecover(name) => {
-            let (peer, _) = peer(ctx, world, name).await?;
+            let (peer, _) = peer(world, name)?;
             let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
             let key = recover::key(&master.open(client, cluster).await?, &peer.node_uid);
             ctx.inits.start(peer, key);
@@ -386,7 +386,7 @@ fn named<'a>(world: &'a World, name: &str) -> Result<&'a ConfidentialNode, Error
 }
 
 /// A node as the other end of a conversation.
-async fn peer<'a>(ctx: &Context, world: &'a World, name: &str) -> Result<(init::Peer, &'a ConfidentialNode), Error> {
+fn peer<'a>(world: &'a World, name: &str) -> Result<(init::Peer, &'a ConfidentialNode), Error> {
     let node = named(world, name)?;
     let owner = world.owner.as_ref().ok_or_else(|| missing("the owner key"))?;
     let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
@@ -411,15 +411,13 @@ async fn peer<'a>(ctx: &Context, world: &'a World, name: &str) -> Result<(init::
             world.roots.clone(),
             trust::place(&world.cluster.spec.provider),
         ),
-        endorsers: init::collateral::endorsers(&ctx.client, &world.cluster, cloud.platform())
-            .await
-            .map_err(Error::kube("reading the collateral"))?,
+        endorsers: init::collateral::endorsers(&world.collateral),
     };
     Ok((peer, node))
 }
 
 async fn start_init(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
-    let (peer, node) = peer(ctx, world, name).await?;
+    let (peer, node) = peer(world, name)?;
     let network = world.network.as_ref().ok_or_else(|| missing("the network"))?;
     let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
     let master = master.open(&ctx.client, &world.cluster).await?;
@@ -445,7 +443,10 @@ async fn write_trust(world: &World) -> Result<(), Error> {
     if !world.seen.simulated {
         policy.validate().map_err(|error| Error::Invalid(format!("the trust policy can't be used: {error}")))?;
     }
-    let bundle = TrustBundle::new(&name, TrustBundleSpec { envelope: trust::sign(&policy, owner) });
+    let bundle = TrustBundle::new(
+        &name,
+        TrustBundleSpec { envelope: trust::sign(&policy, owner), collateral: world.collateral.clone() },
+    );
     api.patch(&name, &PatchParams::apply(install::MANAGER).force(), &Patch::Apply(&bundle))
         .await
         .map(drop)

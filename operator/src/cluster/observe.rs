@@ -1,6 +1,6 @@
 //! Looks at everything a decision about a cluster needs; changes nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use constellation_attestation::owner;
 use constellation_crds::{
@@ -24,7 +24,7 @@ use crate::{
     context::Context,
     custody::{self, Master},
     error::{Class, Error, chain},
-    init::{Outcome, install, trust},
+    init::{Outcome, collateral, install, trust},
     workload::Workload,
 };
 
@@ -63,6 +63,8 @@ pub struct World {
     pub workload: Option<Workload>,
     /// Roots of its TPMs' certificates.
     pub roots: Vec<String>,
+    /// What makers and clouds said about machines, see [`collateral`].
+    pub collateral: BTreeMap<String, String>,
 }
 
 /// Name of the trust bundle: several simulated clusters may share a namespace.
@@ -107,7 +109,14 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let recorded = condition::is_true(&status.conditions, kind::CONTROL_PLANE_INITIALIZED)
         || status.initialization.as_ref().is_some_and(|facts| facts.control_plane_initialized_at.is_some());
     let ready_control_plane = node_list.iter().any(|n| n.role.as_str() == "control-plane" && n.phase == Phase::Ready);
-    let inside = inside(&cluster, workload.as_ref(), simulated, owner.as_deref(), &uid, cloud.as_deref(), &roots).await;
+    let collateral = match &cloud {
+        Some(cloud) => {
+            collateral::read(client, &cluster, cloud.platform()).await.map_err(Error::kube("reading the collateral"))?
+        }
+        None => BTreeMap::new(),
+    };
+    let given = Given { owner: owner.as_deref(), cloud: cloud.as_deref(), roots: &roots, collateral: &collateral };
+    let inside = inside(&cluster, workload.as_ref(), simulated, &uid, &given).await;
     let names: Vec<_> = cluster.spec.node_groups.iter().map(|group| group.name.as_str()).collect();
     let platform = cloud.as_ref().map(|cloud| cloud.platform());
     let seen = Observed {
@@ -160,7 +169,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         why: None,
     };
     let network = memory.network.clone();
-    Ok(World { seen, facts, cluster, uid, cloud, owner, master, network, version, nodes, workload, roots })
+    Ok(World { seen, facts, cluster, uid, cloud, owner, master, network, version, nodes, workload, roots, collateral })
 }
 
 /// Whether the master secret must be wrapped again.
@@ -281,15 +290,21 @@ struct Inside {
     revision: Option<u64>,
 }
 
+/// What the trust bundle is made from.
+struct Given<'a> {
+    owner: Option<&'a owner::SigningKey>,
+    cloud: Option<&'a dyn Cloud>,
+    roots: &'a [String],
+    collateral: &'a BTreeMap<String, String>,
+}
+
 /// Looks into the cluster that was made; whatever does not answer is not there.
 async fn inside(
     cluster: &ConstellationCluster,
     workload: Option<&Workload>,
     simulated: bool,
-    owner: Option<&owner::SigningKey>,
     uid: &ClusterUid,
-    cloud: Option<&dyn Cloud>,
-    roots: &[String],
+    given: &Given<'_>,
 ) -> Inside {
     let Some(workload) = workload else { return Inside::default() };
     let look = async {
@@ -299,14 +314,15 @@ async fn inside(
         }
         let mut inside =
             Inside { reachable: true, installed: install::installed(&client, simulated).await?, ..Inside::default() };
-        let (true, Some(owner), Some(cloud)) = (inside.installed, owner, cloud) else { return Ok(inside) };
+        let (true, Some(owner), Some(cloud)) = (inside.installed, given.owner, given.cloud) else { return Ok(inside) };
         let bundles: Api<TrustBundle> = Api::namespaced(client, workload.namespace());
         let found = bundles.get_opt(&trust_bundle_name(workload, cluster)).await?;
+        let words = found.as_ref().is_some_and(|bundle| bundle.spec.collateral == *given.collateral);
         let there = found.and_then(|bundle| trust::read(&bundle.spec.envelope, &owner.public_spki()));
         let accepted = cluster.status.as_ref().map(|s| s.accepted_versions.as_slice()).unwrap_or_default();
         let place = trust::place(&cluster.spec.provider);
-        let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), roots.to_vec(), place);
-        inside.trust_current = there.as_ref().is_some_and(|there| trust::same(there, &wanted));
+        let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), given.roots.to_vec(), place);
+        inside.trust_current = words && there.as_ref().is_some_and(|there| trust::same(there, &wanted));
         inside.revision = there.map(|there| there.revision);
         Ok::<_, kube::Error>(inside)
     };

@@ -1,9 +1,9 @@
 //! What the owner has of makers' and clouds' words about machines: a `ConfigMap` beside the cluster.
 //!
-//! Nothing in it is believed for being there; a word that is missing refuses a machine and never admits one. A machine
-//! of the local host needs none, and then nobody asks for it.
+//! Nothing in it is believed for being there; a word that is missing refuses a machine and never admits one. The trust
+//! bundle hands it to the verifiers. A machine of the local host needs none, and then nobody asks for it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use constellation_attestation::{collateral::Cache, endorsers::Endorsers, platform::Platform};
 use constellation_crds::ConstellationCluster;
@@ -14,28 +14,44 @@ use kube::{Api, Client, ResourceExt as _};
 /// [`Cache::read`](constellation_attestation::collateral::Cache::read).
 pub const NAME: &str = "constellation-collateral";
 
-/// Whom the owner believes about machines of a platform.
+/// What stands there, for a platform that needs any.
 ///
 /// # Errors
 /// When the API server doesn't answer.
-pub async fn endorsers(
+pub async fn read(
     client: &Client,
     cluster: &ConstellationCluster,
     platform: &str,
-) -> kube::Result<Arc<Endorsers>> {
-    let cache = match platform.parse::<Platform>() {
-        Ok(platform) if platform.needs_collateral() => read(client, cluster).await?,
-        _ => Cache::default(),
-    };
-    Ok(Arc::new(Endorsers::pinned(cache)))
+) -> kube::Result<BTreeMap<String, String>> {
+    if !platform.parse::<Platform>().is_ok_and(Platform::needs_collateral) {
+        return Ok(BTreeMap::new());
+    }
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
+    Ok(maps.get_opt(NAME).await?.and_then(|map| map.data).unwrap_or_default())
 }
 
-async fn read(client: &Client, cluster: &ConstellationCluster) -> kube::Result<Cache> {
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
-    let texts = maps.get_opt(NAME).await?.and_then(|map| map.data).unwrap_or_default();
+/// Whom the owner believes about machines. What can't be read is as good as absent.
+#[must_use]
+pub fn endorsers(texts: &BTreeMap<String, String>) -> Arc<Endorsers> {
     let cache = Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
-    Ok(cache.unwrap_or_else(|error| {
+    Arc::new(Endorsers::pinned(cache.unwrap_or_else(|error| {
         tracing::warn!(%error, "ConfigMap {NAME} can't be used");
         Cache::default()
-    }))
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_read_is_kept_and_the_rest_is_as_good_as_absent() {
+        let word = r#"{"fetched":"2026-01-01T00:00:00Z","base64":"AQI="}"#.to_owned();
+        let good = BTreeMap::from([("snp-crl.Milan".to_owned(), word.clone())]);
+        assert_eq!(endorsers(&good).collateral.write().collect::<BTreeMap<_, _>>(), good);
+        for (name, text) in [("snp-crl.Milan", "{}"), ("another", word.as_str())] {
+            let texts = BTreeMap::from([(name.to_owned(), text.to_owned())]);
+            assert_eq!(endorsers(&texts).collateral, Cache::default(), "{name}");
+        }
+    }
 }

@@ -36,7 +36,7 @@ fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
          "verbs": ["get", "list", "watch", "update", "patch"]},
         {"apiGroups": [ours], "resources": ["trustbundles"], "verbs": ["get", "list", "watch"]},
     ]);
-    let config = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config", "constellation-collateral"],
+    let config = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"],
         "verbs": ["get"]}]);
     let binding = |kind: &str, role: &str, subject: (&str, &str)| {
         json!({"roleRef": {"apiGroup": GROUP, "kind": kind, "name": role},

@@ -160,7 +160,7 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
     let status = cluster.status.clone().unwrap_or_default();
     let roots = cloud.endorsement_roots(&uid).await?;
-    let endorsers = init::collateral::endorsers(&context.client, cluster, cloud.platform())
+    let collateral = init::collateral::read(&context.client, cluster, cloud.platform())
         .await
         .map_err(Error::kube("reading the collateral"))?;
     let policy = init::trust::policy(
@@ -181,7 +181,7 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
         launch_config: launch_config.clone(),
         cluster_id: Zeroizing::new(cluster_id),
         policy,
-        endorsers,
+        endorsers: init::collateral::endorsers(&collateral),
     };
     init::leave::leave(&peer).await.map_err(|error| Error::Cloud(CloudError::Transient(chain(&error))))
 }

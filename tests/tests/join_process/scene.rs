@@ -134,7 +134,8 @@ impl Scene {
 
     /// Publishes whatever it is given as the bundle.
     pub async fn publish(&self, envelope: &str) -> Result<()> {
-        let bundle = TrustBundle::new("constellation", TrustBundleSpec { envelope: envelope.to_owned() });
+        let bundle =
+            TrustBundle::new("constellation", TrustBundleSpec { envelope: envelope.to_owned(), collateral: [].into() });
         let bundles: Api<TrustBundle> = Api::namespaced(self.client.clone(), &self.namespace);
         bundles.patch("constellation", &PatchParams::apply("test").force(), &Patch::Apply(&bundle)).await?;
         Ok(())

@@ -110,7 +110,7 @@ fn only_the_owners_newest_bundle_of_this_cluster_counts() {
     let (record, _) = given("v1", &owner);
     let bundle = |policy: &TrustPolicy, key: &SigningKey| {
         let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(policy).unwrap(), key);
-        TrustBundle::new("constellation", TrustBundleSpec { envelope })
+        TrustBundle::new("constellation", TrustBundleSpec { envelope, collateral: [].into() })
     };
     let newer = TrustPolicy { revision: 9, ..trust(&["v1"]) };
     let foreign = TrustPolicy { cluster_uid: "d".into(), revision: 10, ..trust(&["v1"]) };
