@@ -27,6 +27,7 @@ test: ## everything CI checks; ends with where the time went
 .PHONY: bench
 bench: packages ## how long evidence takes to verify, and how much memory; joins of one and of fifty nodes
 	cd attestation/bench && $(CARGO) bench --target-dir $(TARGET)/bench
+	cd attestation/bench && $(CARGO) test --release --target-dir $(TARGET)/bench
 	$(CARGO) test --release -p constellation-tests --test join_process fifty -- --nocapture
 
 .PHONY: prove

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use constellation_attestation::{
-    tdx,
+    snp, tdx,
     tpm::{eventlog::EventLog, quote},
 };
 use constellation_attestation_bench::{QUOTED, event_log, tpm_quote};
@@ -47,4 +47,17 @@ fn main() {
     };
     let (anchors, now) = (tdx::Anchors::intel(), jiff::Timestamp::from_second(1_751_328_000).unwrap());
     measure("tdx: verify and appraise", || tdx::verify_and_appraise(&evidence, &anchors, &policy, now));
+
+    let mut policy = snp::Policy::strict();
+    for name in snp::clause::REFERENCE {
+        policy.waive(name, "a benchmark");
+    }
+    let evidence = snp::Evidence {
+        report: include_bytes!("../../fuzz/corpus/snp_report/milan"),
+        vek: include_bytes!("../../fuzz/corpus/snp_certificate/vcek"),
+        intermediate: include_bytes!("../../fuzz/corpus/snp.ask.der"),
+        crl: None,
+    };
+    let (anchors, now) = (snp::Anchors::amd(), jiff::Timestamp::from_second(1_790_000_000).unwrap());
+    measure("snp: verify and appraise", || snp::verify_and_appraise(&evidence, &anchors, &policy, now));
 }
