@@ -1,7 +1,9 @@
 //! What the operator wants of a cloud: one trait, one room per cloud, errors that choose the reaction.
 
+pub mod answers;
 pub mod calls;
 pub mod contract;
+pub mod crash;
 pub mod custody;
 pub mod demand;
 mod dial;
@@ -201,6 +203,9 @@ pub trait Cloud: Send + Sync {
     fn calls(&self) -> BTreeMap<calls::Key, u64> {
         BTreeMap::new()
     }
+
+    /// Has somebody told of every call from now on; a cloud without calls that cost tells nothing.
+    fn watch_calls(&self, _: calls::Watcher) {}
 
     /// Creates or repairs the network and the endpoint.
     async fn ensure_network(&self, request: &NetworkRequest) -> Result<Network, CloudError>;

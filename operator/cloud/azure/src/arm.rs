@@ -5,7 +5,10 @@
 //! can be stored, and is looked at by whoever reconciles next. See "Track asynchronous Azure operations" in the Azure
 //! Resource Manager documentation.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant as Clock, SystemTime},
+};
 
 use azure_core::{
     credentials::TokenCredential,
@@ -15,12 +18,17 @@ use azure_core::{
         policies::{Policy, auth::BearerTokenAuthorizationPolicy},
     },
 };
-use constellation_cloud::{CloudError, calls::Calls, limit::Limiter};
+use constellation_cloud::{
+    CloudError,
+    answers::{self, Pages},
+    calls::{Call, Calls},
+    limit::Limiter,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::{error, permissions};
+use crate::{convert, error, permissions};
 
 /// Public Azure.
 pub const ENDPOINT: &str = "https://management.azure.com";
@@ -110,6 +118,18 @@ impl Arm {
 
     /// Reads a resource; nothing when there is none.
     pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Option<Value>, CloudError> {
+        let found = self.read(path, query).await?;
+        let own = |body: &Value| body["id"].as_str().is_some_and(|id| convert::same_id(id, path));
+        match found {
+            Some(body) if !own(&body) => {
+                Err(CloudError::Transient(format!("GET {path} was answered with something else")))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Reads what is no resource of Resource Manager, and so doesn't say which it is; nothing when there is none.
+    pub async fn read(&self, path: &str, query: &[(&str, &str)]) -> Result<Option<Value>, CloudError> {
         match self.call(Method::Get, self.url(path, query)?, None).await {
             Ok(reply) => Ok(Some(reply.body)),
             Err(CloudError::NotFound(_)) => Ok(None),
@@ -117,18 +137,35 @@ impl Arm {
         }
     }
 
-    /// Reads all pages of a list.
+    /// Reads all pages of a list of resources. A list of anything else is no list: what is not in it would look removed.
     pub async fn list(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>, CloudError> {
+        let all = self.entries(path, query).await?;
+        let of_list = |item: &Value| item["id"].as_str().is_some_and(|id| convert::is_below(id, path));
+        if all.iter().all(of_list) {
+            return Ok(all);
+        }
+        Err(CloudError::Transient(format!("the list {path} came with something of another kind")))
+    }
+
+    /// Reads all pages of a list whose entries are no resources.
+    pub async fn entries(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>, CloudError> {
+        let wrong = |what: &str| CloudError::Transient(format!("the list {path} came {what}"));
         let mut url = self.url(path, query)?;
+        let mut pages = Pages::of(path);
         let mut all = Vec::new();
         loop {
             let mut page = self.call(Method::Get, url, None).await?.body;
             match page["value"].take() {
-                Value::Array(items) => all.extend(items),
-                _ => return Err(CloudError::Transient(format!("the list {path} came without a value"))),
+                Value::Array(items) if items.iter().all(Value::is_object) => all.extend(items),
+                _ => return Err(wrong("without a value that is a list of objects")),
             }
-            match page["nextLink"].as_str().filter(|link| !link.is_empty()) {
-                Some(next) => url = self.own(next)?,
+            let next = match page["nextLink"].take() {
+                Value::Null => None,
+                Value::String(link) => Some(link),
+                _ => return Err(wrong("with a link that is none")),
+            };
+            match pages.next(next)? {
+                Some(next) => url = self.own(&next)?,
                 None => return Ok(all),
             }
         }
@@ -166,13 +203,15 @@ impl Arm {
         let (status, body) = (u16::from(answer.status()), json(&answer));
         let what = "the operation";
         match (operation.kind, status) {
-            // A status that is forgotten was final; for a resource or a location it is the end of a removal.
-            (_, 404) => Ok(Progress::Done),
-            (_, 400..) => Err(error::refusal(what, status, &body, retry_after(&answer))),
+            (_, 400..) => match error::refusal(what, status, &body, retry_after(&answer)) {
+                // A status that is forgotten was final; for a resource or a location it is the end of a removal.
+                CloudError::NotFound(_) => Ok(Progress::Done),
+                refusal => Err(refusal),
+            },
             (Kind::Location, 202) => Ok(Progress::Running),
             (Kind::Location, _) => Ok(Progress::Done),
-            (Kind::Status, _) => Ok(state(what, body["status"].as_str(), &body["error"])),
-            (Kind::Resource, _) => Ok(state(what, body["properties"]["provisioningState"].as_str(), &body["error"])),
+            (Kind::Status, _) => state(what, body["status"].as_str(), &body["error"]),
+            (Kind::Resource, _) => state(what, body["properties"]["provisioningState"].as_str(), &body["error"]),
         }
     }
 
@@ -200,15 +239,26 @@ impl Arm {
     fn answered(&self, method: Method, url: &Url, answer: &RawResponse) -> Result<Reply, CloudError> {
         let what = format!("{method} {}", url.path());
         let (status, body) = (u16::from(answer.status()), json(answer));
-        match status {
-            // No content: there was nothing to remove.
-            204 => Err(CloudError::NotFound(what)),
-            200..=299 => {
-                let operation = if method == Method::Get { None } else { self.operation(answer, &body, url)? };
-                Ok(Reply { body, operation })
-            }
-            _ => Err(error::refusal(&what, status, &body, retry_after(answer))),
+        if !(200..=299).contains(&status) {
+            return Err(error::refusal(&what, status, &body, retry_after(answer)));
         }
+        // No content: there was nothing to remove.
+        if method == Method::Delete && status == 204 {
+            return Err(CloudError::NotFound(what));
+        }
+        if !body["error"].is_null() {
+            // An error is one, whatever the status says.
+            return Err(error::refusal(&what, 500, &body, retry_after(answer)));
+        }
+        // Whoever is in between may answer in Azure's place; nobody's page is a resource.
+        let nothing =
+            answer.body().is_empty() && (method == Method::Delete || (method != Method::Get && status == 202));
+        let is = |body: &Value| body["id"].as_str().is_some_and(|id| convert::same_id(id, url.path()));
+        if !nothing && (!body.is_object() || (method == Method::Put && !is(&body))) {
+            return Err(CloudError::Transient(format!("{what} was answered with {status} and something else")));
+        }
+        let operation = if method == Method::Get { None } else { self.operation(answer, &body, url)? };
+        Ok(Reply { body, operation })
     }
 
     /// The handle of what goes on: its own status first, then a location, then the resource's state.
@@ -244,6 +294,7 @@ impl Arm {
         let context = azure_core::http::Context::default();
         let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
         self.limiter.turn().await;
+        let start = Clock::now();
         let sent = tokio::time::timeout(ATTEMPT, self.pipeline.send(&context, &mut request, Some(options)));
         let answer = match sent.await {
             Ok(Ok(answer)) => Ok(answer),
@@ -261,15 +312,13 @@ impl Arm {
             }
             Err(error) => error.word(),
         };
-        self.calls.record(name, outcome);
+        self.calls.ended(Call { operation: name, outcome, took: start.elapsed() });
         answer
     }
 
     fn url(&self, path: &str, query: &[(&str, &str)]) -> Result<Url, CloudError> {
-        let mut url = self
-            .endpoint
-            .join(path)
-            .map_err(|error| CloudError::Unsupported(format!("{path:?} is no path: {error}")))?;
+        let joined = self.endpoint.join(path).ok().filter(|url| url.origin() == self.endpoint.origin());
+        let mut url = joined.ok_or_else(|| CloudError::Unsupported(format!("{path:?} is no path")))?;
         url.query_pairs_mut().extend_pairs(query);
         Ok(url)
     }
@@ -283,13 +332,14 @@ impl Arm {
     }
 }
 
-fn state(what: &str, state: Option<&str>, error: &Value) -> Progress {
-    match state {
+fn state(what: &str, state: Option<&str>, error: &Value) -> Result<Progress, CloudError> {
+    Ok(match state {
         Some("Succeeded") => Progress::Done,
         Some("Failed" | "Canceled") => Progress::Failed(error::failure(what, error)),
         Some(_) => Progress::Running,
-        None => Progress::Failed(CloudError::Transient(format!("{what} came without a state"))),
-    }
+        // Not known is not failed.
+        None => return Err(CloudError::Transient(format!("{what} came without a state"))),
+    })
 }
 
 fn json(answer: &RawResponse) -> Value {
@@ -297,7 +347,7 @@ fn json(answer: &RawResponse) -> Value {
 }
 
 fn retry_after(answer: &RawResponse) -> Option<Duration> {
-    answer.headers().get_optional_str(&RETRY_AFTER)?.parse().ok().map(Duration::from_secs)
+    answers::retry_after(answer.headers().get_optional_str(&RETRY_AFTER)?, SystemTime::now())
 }
 
 #[cfg(test)]
@@ -324,15 +374,21 @@ mod tests {
         for url in ["https://management.azure.com.example/x", "http://management.azure.com/x", "/x", "", "https://a/"] {
             assert!(given().own(url).is_err(), "{url}");
         }
+        assert!(given().url("/subscriptions/s", &[]).is_ok());
+        // Ids come out of answers, and would be taken for addresses.
+        for id in ["https://evil.example/x", "//evil.example/x", "http://management.azure.com/x"] {
+            assert!(given().url(id, &[]).is_err(), "{id}");
+        }
     }
 
     #[test]
     fn a_failed_operation_is_not_done() {
-        assert!(matches!(state("x", Some("Succeeded"), &Value::Null), Progress::Done));
-        assert!(matches!(state("x", Some("InProgress"), &Value::Null), Progress::Running));
+        let of = |text, error: &Value| state("x", text, error);
+        assert!(matches!(of(Some("Succeeded"), &Value::Null), Ok(Progress::Done)));
+        assert!(matches!(of(Some("InProgress"), &Value::Null), Ok(Progress::Running)));
         let error = json!({"code": "AllocationFailed", "message": "none"});
-        assert!(matches!(state("x", Some("Failed"), &error), Progress::Failed(CloudError::Capacity(_))));
-        assert!(matches!(state("x", Some("Canceled"), &Value::Null), Progress::Failed(_)));
-        assert!(matches!(state("x", None, &Value::Null), Progress::Failed(_)));
+        assert!(matches!(of(Some("Failed"), &error), Ok(Progress::Failed(CloudError::Capacity(_)))));
+        assert!(matches!(of(Some("Canceled"), &Value::Null), Ok(Progress::Failed(_))));
+        assert!(matches!(of(None, &Value::Null), Err(CloudError::Transient(_))));
     }
 }

@@ -212,11 +212,12 @@ pub fn supports(technology: Technology, size: &str) -> Result<(), CloudError> {
     Err(refused(&format!("has no {technology:?}: families DC and EC from v5 with '{letter}' have")))
 }
 
-/// A VM as we speak of it; nothing when it has no node.
+/// A VM as we speak of it; nothing when it has no node, or copies the tags of one under a name that is not the node's.
 pub fn instance(names: &Names, vm: &Value, address: Option<IpAddr>) -> Option<Instance> {
-    let node = vm["tags"][TAG_NODE].as_str()?;
+    let node = NodeUid(vm["tags"][TAG_NODE].as_str()?.to_owned());
+    let name = vm["name"].as_str().filter(|name| vm_name(&node).is_ok_and(|wanted| wanted == *name))?;
     let (state, message) = state(&vm["properties"]);
-    Some(Instance { id: names.id(vm["name"].as_str()?), node: NodeUid(node.to_owned()), address, state, message })
+    Some(Instance { id: names.id(name), node, address, state, message })
 }
 
 /// "States and billing status of Azure Virtual Machines": a provisioning state and, in the instance view, a power state.
@@ -243,6 +244,13 @@ fn state(properties: &Value) -> (InstanceState, Option<String>) {
 /// Whether two resource ids name the same: Azure doesn't keep their case.
 pub fn same_id(left: &str, right: &str) -> bool {
     left.eq_ignore_ascii_case(right)
+}
+
+/// Whether a resource id names something in the list that a path names.
+pub fn is_below(id: &str, list: &str) -> bool {
+    let rest = id.get(list.len()..).and_then(|rest| rest.strip_prefix('/'));
+    rest.is_some_and(|name| !name.is_empty() && !name.contains('/'))
+        && id.get(..list.len()).is_some_and(|start| same_id(start, list))
 }
 
 #[cfg(test)]
@@ -301,6 +309,16 @@ pub(crate) mod tests {
         {
             assert!(matches!(names.name_of(&InstanceId(foreign.clone())), Err(CloudError::NotFound(_))), "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_list_holds_what_is_right_below_its_path_in_any_case() {
+        let list = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines";
+        assert!(is_below(&format!("{list}/n"), list) && is_below(&format!("{}/n", list.to_uppercase()), list));
+        for other in [format!("{list}/"), format!("{list}/n/extensions/e"), list.into(), "/n".into(), String::new()] {
+            assert!(!is_below(&other, list), "{other}");
+        }
+        assert!(!is_below(&format!("{}/n", list.replace("virtualMachines", "availabilitySts")), list));
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl AzureCloud {
             "/subscriptions/{}/providers/Microsoft.Compute/locations/{}/usages",
             self.settings.subscription, self.settings.location
         );
-        let usages = self.arm.list(&path, &[("api-version", COMPUTE)]).await?;
+        let usages = self.arm.entries(&path, &[("api-version", COMPUTE)]).await?;
         for (quota, wanted) in needs(&sizes, &demand.groups, there)? {
             let Some(usage) = usages.iter().find(|usage| usage["name"]["value"] == quota.as_str()) else { continue };
             let (Some(limit), Some(used)) = (usage["limit"].as_i64(), usage["currentValue"].as_i64()) else { continue };
@@ -97,7 +97,7 @@ impl AzureCloud {
         }
         let filter = format!("location eq '{}'", self.settings.location);
         let path = format!("/subscriptions/{}/providers/Microsoft.Compute/skus", self.settings.subscription);
-        let found = self.arm.list(&path, &[("api-version", SKUS), ("$filter", &filter)]).await?;
+        let found = self.arm.entries(&path, &[("api-version", SKUS), ("$filter", &filter)]).await?;
         let sizes: BTreeMap<_, _> = found.iter().filter_map(size).collect();
         *last = Some((Instant::now(), sizes.clone()));
         Ok(sizes)

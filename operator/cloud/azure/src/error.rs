@@ -16,13 +16,16 @@ pub fn refusal(what: &str, status: u16, body: &Value, after: Option<Duration>) -
     if let Some(class) = codes(&body["error"]).iter().find_map(|code| class(code)) {
         return class.error(text, after);
     }
+    // Azure's refusals have a code. Without one somebody in between speaks, who knows nothing of what is there.
+    let azures = body["error"]["code"].is_string();
     match status {
         401 => CloudError::Denied(text),
         403 => CloudError::Denied(format!("{text} (`constellation-operator permissions azure` prints the role)")),
-        404 => CloudError::NotFound(text),
+        404 if azures => CloudError::NotFound(text),
         429 => CloudError::Throttled { after },
         // 409 and 412: somebody else changes it, or it is not ready; 408 and 5xx: the other side.
         408 | 409 | 412 | 500.. => CloudError::Transient(text),
+        _ if !azures => CloudError::Transient(format!("{text} status {status} without an error of Azure")),
         _ => CloudError::Unsupported(text),
     }
 }
@@ -93,7 +96,14 @@ fn class(code: &str) -> Option<Class> {
         | "InvalidAuthenticationToken"
         | "InvalidAuthenticationTokenTenant"
         | "LinkedAuthorizationFailed"
-        | "RequestDisallowedByPolicy" => Class::Denied,
+        | "MissingSubscriptionRegistration"
+        | "ReadOnlyDisabledSubscription"
+        | "RequestDisallowedByAzure"
+        | "RequestDisallowedByPolicy"
+        | "ScopeLocked"
+        // With status 404: what we may not see is not gone.
+        | "SubscriptionNotFound"
+        | "SubscriptionNotRegistered" => Class::Denied,
         // The quota of cores is told as OperationNotAllowed ("Resolve errors for resource quotas").
         "NetworkInterfaceCountLimitReached"
         | "OperationNotAllowed"
@@ -112,7 +122,10 @@ fn class(code: &str) -> Option<Class> {
         | "ResourceGroupBeingDeleted"
         | "RetryableError"
         | "RetryableErrorDueToAnotherOperation" => Class::Transient,
-        "InvalidResourceReference" | "LinkedInvalidPropertyId" => Class::Unsupported,
+        // The first two with status 404: no path of ours leads anywhere, which says nothing of what is there.
+        "InvalidResourceNamespace" | "InvalidResourceType" | "InvalidResourceReference" | "LinkedInvalidPropertyId" => {
+            Class::Unsupported
+        }
         _ => return None,
     })
 }
@@ -136,6 +149,29 @@ mod tests {
         assert!(matches!(told(400, "InvalidParameter"), CloudError::Unsupported(_)));
         assert!(matches!(told(503, "ServerBusy"), CloudError::Transient(_)));
         assert!(matches!(told(429, "Other"), CloudError::Throttled { after } if after == THROTTLED));
+    }
+
+    #[test]
+    fn a_404_means_gone_only_when_azure_says_so_of_the_thing_itself() {
+        let told = |body: &Value| refusal("GET /x", 404, body, None);
+        assert!(matches!(told(&json!({"error": {"code": "ResourceGroupNotFound"}})), CloudError::NotFound(_)));
+        for denied in ["SubscriptionNotFound", "MissingSubscriptionRegistration"] {
+            assert!(matches!(told(&json!({"error": {"code": denied}})), CloudError::Denied(_)), "{denied}");
+        }
+        assert!(matches!(told(&json!({"error": {"code": "InvalidResourceType"}})), CloudError::Unsupported(_)));
+        let foreign = [
+            Value::Null,
+            json!([]),
+            json!("x"),
+            json!({}),
+            json!({"error": "not found"}),
+            json!({"error": {"message": "not found"}}),
+            json!({"code": "ResourceNotFound"}),
+        ];
+        for body in foreign {
+            assert!(matches!(told(&body), CloudError::Transient(_)), "{body}");
+        }
+        assert!(matches!(refusal("GET /x", 400, &Value::Null, None), CloudError::Transient(_)));
     }
 
     #[test]

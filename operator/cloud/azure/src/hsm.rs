@@ -63,7 +63,7 @@ impl ManagedHsm {
     /// The newest version of a key that may be used.
     async fn newest(&self, key: &str) -> Result<String, CustodyError> {
         let found =
-            self.arm.get(&self.path(key)?, &[("api-version", VERSION)]).await.map_err(|e| refused(e, "read"))?;
+            self.arm.read(&self.path(key)?, &[("api-version", VERSION)]).await.map_err(|e| refused(e, "read"))?;
         let found = found.ok_or_else(|| CustodyError::Key(format!("there is no key {key}")))?;
         if found["key"]["kty"] != "oct-HSM" {
             return Err(CustodyError::Key(format!("key {key} is no oct-HSM key: an RSA key can't say who wrapped")));

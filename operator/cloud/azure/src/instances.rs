@@ -205,8 +205,8 @@ impl AzureCloud {
             None => Err(gone()),
             Some(state) if state == "Deleting" => Ok(()),
             Some(_) => match self.arm.delete(&names.vm(&name), &[("api-version", COMPUTE)]).await {
-                Ok(_) => Ok(()),
-                Err(CloudError::NotFound(_)) => Err(gone()),
+                // It was there a moment ago: that it is gone is the next look's to say.
+                Ok(_) | Err(CloudError::NotFound(_)) => Ok(()),
                 Err(error) => return Err(error),
             },
         };

@@ -257,6 +257,10 @@ impl Cloud for AzureCloud {
         self.arm.calls.counts()
     }
 
+    fn watch_calls(&self, watcher: calls::Watcher) {
+        self.arm.calls.watch(watcher);
+    }
+
     async fn ensure_network(&self, request: &NetworkRequest) -> Result<Network, CloudError> {
         self.make_network(&self.names(&request.cluster)?, request).await
     }

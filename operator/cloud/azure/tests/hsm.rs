@@ -82,6 +82,7 @@ async fn given() -> (ManagedHsm, Shared, String) {
     let app = Router::new()
         .route("/keys/master", get(key))
         .route("/keys/master/{version}/{operation}", post(operate))
+        .fallback(|| async { refusal(404, "KeyNotFound") })
         .with_state(Arc::clone(&hsm));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
 mod endpoint;
+mod story;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,52 +12,17 @@ use std::{
 };
 
 use constellation_cloud::{
-    Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid,
-    contract::{self, Subject},
+    Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, contract,
     demand::{Demand, Wanted},
-    limit::Limiter,
 };
-use constellation_cloud_azure::{ACTIONS, Access, AzureCloud, DiskEncryption, Pace, Reach, Settings, Technology};
-use serde_json::{Value, json};
+use constellation_cloud_azure::{ACTIONS, AzureCloud, DiskEncryption, Settings};
+use serde_json::json;
 
 use endpoint::{Endpoint, Fault};
+use story::{IMAGE, cluster, given, kept_to_the_model, network, node, picture, settings, subject};
 
-const IMAGE: &str =
-    "/subscriptions/s-1/resourceGroups/images/providers/Microsoft.Compute/galleries/g/images/node/versions/1.0.0";
 const VMS: &str = "Microsoft.Compute/virtualMachines";
 const KEPT: &str = "/subscriptions/s-1/resourcegroups/kept";
-
-fn settings(endpoint: &Endpoint) -> Settings {
-    Settings {
-        subscription: "s-1".into(),
-        location: "westeurope".into(),
-        zones: vec!["1".into(), "2".into()],
-        resource_group: None,
-        owner: "operator-1".into(),
-        technology: Technology::SevSnp,
-        disk_encryption: DiskEncryption::GuestState,
-        reach: Reach::External,
-        sources: vec!["192.0.2.0/24".into()],
-        endorsement_roots: Vec::new(),
-        endpoint: Some(endpoint.url()),
-        access: Access::Anonymous,
-        limiter: Arc::new(Limiter::new(1 << 20, Duration::ZERO)),
-        pace: Pace {
-            poll: Duration::from_millis(1),
-            launch: Duration::from_millis(200),
-            network: Duration::from_secs(5),
-            list: Duration::ZERO,
-        },
-    }
-}
-
-async fn given() -> (Endpoint, AzureCloud) {
-    // Every test of this process wants the same one.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let endpoint = Endpoint::start().await;
-    let cloud = AzureCloud::new(settings(&endpoint)).unwrap();
-    (endpoint, cloud)
-}
 
 /// A group that its user keeps, with something of theirs in it.
 async fn given_kept() -> (Endpoint, Settings) {
@@ -68,47 +34,8 @@ async fn given_kept() -> (Endpoint, Settings) {
     (endpoint, kept)
 }
 
-fn cluster() -> ClusterUid {
-    ClusterUid("c-1".into())
-}
-
 fn vm(name: &str) -> String {
     format!("/subscriptions/s-1/resourceGroups/constellation-c-1/providers/{VMS}/n-{name}")
-}
-
-fn network() -> NetworkRequest {
-    NetworkRequest { cluster: cluster(), name: "one".into(), node_cidr: "10.77.0.0/16".into() }
-}
-
-fn node(name: &str, index: u32) -> LaunchRequest {
-    LaunchRequest {
-        cluster: cluster(),
-        node: NodeUid(name.into()),
-        name: format!("one-{name}"),
-        control_plane: index == 0,
-        image: IMAGE.into(),
-        instance_type: "Standard_DC4as_v5".into(),
-        zone: None,
-        state_disk_bytes: 20 << 30,
-        index,
-        launch_config: br#"{"some":"thing"}"#.to_vec(),
-    }
-}
-
-fn subject() -> Subject {
-    Subject {
-        image: IMAGE.into(),
-        instance_type: "Standard_DC4as_v5".into(),
-        launch_config: |_, _| b"{}".to_vec(),
-        patience: Duration::from_secs(20),
-    }
-}
-
-#[track_caller]
-fn kept_to_the_model(endpoint: &Endpoint) {
-    let world = endpoint.world();
-    assert_eq!(world.violations, Vec::<String>::new());
-    assert!(world.made.values().all(|times| *times == 1), "duplicates: {:?}", world.made);
 }
 
 #[tokio::test]
@@ -198,16 +125,6 @@ async fn reach(endpoint: &Endpoint, cloud: &mut AzureCloud, nodes: &[&str]) -> u
         }
     }
     panic!("not settled with {nodes:?}: {:?}", endpoint.world().things.keys());
-}
-
-/// Paths of all things, and the names of the pool's targets.
-fn picture(endpoint: &Endpoint) -> BTreeMap<String, Vec<String>> {
-    let world = endpoint.world();
-    let targets = |thing: &Value| {
-        let all = thing["properties"]["loadBalancerBackendAddresses"].as_array().into_iter().flatten();
-        all.map(|target| target["name"].as_str().unwrap().to_owned()).collect()
-    };
-    world.things.iter().map(|(path, thing)| (path.clone(), targets(thing))).collect()
 }
 
 /// Create, roll both nodes one after the other, delete.
@@ -419,6 +336,118 @@ async fn what_others_own_is_neither_seen_nor_touched() {
     assert!(matches!(cloud.remove_network(&second).await, Err(CloudError::Unsupported(_))));
     assert!(endpoint.world().things.contains_key(group));
     assert_eq!(cloud.clusters().await.unwrap(), [cluster()]);
+    kept_to_the_model(&endpoint);
+}
+
+/// What is said in Azure's place, or by an Azure that is ill.
+fn odd() -> Vec<(u16, String)> {
+    let page = "<html><body>404 Not Found</body></html>";
+    let other = json!({"id": vm("w-2"), "name": "n-w-2", "properties": {}}).to_string();
+    let bodies = ["", page, "[]", "null", "\"text\"", "{}", &other, r#"{"error": {"code": "NotFound"}}"#];
+    let good = bodies.into_iter().map(|body| (200, body.to_owned()));
+    let bad = ["", page, "[]", "{}", r#"{"error": "not found"}"#, r#"{"code": "ResourceNotFound"}"#];
+    let bad = bad.into_iter().flat_map(|body| [(404, body.to_owned()), (400, body.to_owned())]);
+    good.chain(bad).chain([(204, String::new())]).collect()
+}
+
+#[tokio::test]
+async fn whatever_is_not_azures_own_answer_removes_nothing_and_is_asked_again() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let id = cloud.launch(&node("w-1", 0)).await.unwrap().id;
+    let before = picture(&endpoint);
+    let say = |kind: &str, (status, body): &(u16, String)| {
+        endpoint.world().faults.push_back((kind.to_owned(), Fault::Say(*status, body.clone())));
+    };
+    for answer in odd() {
+        for kind in [format!("GET {VMS}"), format!("DELETE {VMS}")] {
+            let deletes = kind.starts_with("DELETE");
+            // Azure removes without a word, and is believed: the next pass looks.
+            if deletes && (200..300).contains(&answer.0) {
+                continue;
+            }
+            say(&kind, &answer);
+            let told = cloud.terminate(&cluster(), &id).await;
+            assert!(matches!(told, Err(CloudError::Transient(_))), "{kind} said {answer:?}: {told:?}");
+        }
+        say("GET resourcegroups", &answer);
+        let told = cloud.remove_network(&cluster()).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        say(&format!("GET {VMS}"), &answer);
+        let told = cloud.find(&cluster()).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        say(&format!("PUT {VMS}"), &answer);
+        let told = cloud.launch(&node("w-3", 0)).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
+    }
+    assert_eq!(picture(&endpoint), before);
+    terminate(&cloud, &id).await.unwrap();
+    assert!(cloud.find(&cluster()).await.unwrap().is_empty());
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_list_that_is_none_or_never_ends_is_an_error() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    cloud.launch(&node("w-1", 0)).await.unwrap();
+    let nic = vm("w-1").replace(VMS, "Microsoft.Network/networkInterfaces");
+    let next = format!("{}{}?api-version=2026-04-01&$skiptoken=1", endpoint.url(), vm("").trim_end_matches("/n-"));
+    for body in [
+        json!({"value": {}}),
+        json!({"value": ["x"]}),
+        json!({"value": [null]}),
+        json!({"value": [{"id": nic}]}),
+        json!({"value": [{"name": "n-w-1"}]}),
+        json!({"value": [], "nextLink": 7}),
+        json!({"value": [], "nextLink": "https://evil.example/next"}),
+        // Once by us, once by itself.
+        json!({"value": [], "nextLink": next}),
+    ] {
+        for _ in 0..2 {
+            endpoint.world().faults.push_back((format!("GET {VMS}"), Fault::Say(200, body.to_string())));
+        }
+        let told = cloud.find(&cluster()).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{body}: {told:?}");
+        endpoint.world().faults.clear();
+    }
+    assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn what_we_may_not_see_is_not_gone() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let id = cloud.launch(&node("w-1", 0)).await.unwrap().id;
+    for code in ["SubscriptionNotFound", "AuthorizationFailed", "ReadOnlyDisabledSubscription"] {
+        let refuse = |kind: &str| endpoint.world().faults.push_back((kind.to_owned(), Fault::Refuse(404, code)));
+        refuse(&format!("GET {VMS}"));
+        assert!(matches!(cloud.terminate(&cluster(), &id).await, Err(CloudError::Denied(_))), "{code}");
+        refuse(&format!("GET {VMS}"));
+        assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Denied(_))), "{code}");
+        refuse("GET resourcegroups");
+        assert!(matches!(cloud.remove_network(&cluster()).await, Err(CloudError::Denied(_))), "{code}");
+    }
+    assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn a_vm_that_copies_a_nodes_tags_under_another_name_is_not_the_nodes() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let tags =
+        json!({"constellation-cluster": "c-1", "constellation-node": "w-1", "constellation-owner": "operator-1"});
+    let copy = json!({"name": "n-evil", "properties": {"provisioningState": "Succeeded"}, "tags": tags});
+    endpoint.world().things.insert(vm("evil"), copy.clone());
+    assert!(cloud.find(&cluster()).await.unwrap().is_empty());
+    let made = cloud.launch(&node("w-1", 0)).await.unwrap();
+    assert!(made.id.0.ends_with("/n-w-1"), "{made:?}");
+    let found = cloud.find(&cluster()).await.unwrap();
+    assert_eq!(found.iter().map(|found| &found.id).collect::<Vec<_>>(), [&made.id]);
+    assert_eq!(endpoint.world().things[&vm("evil")], copy);
     kept_to_the_model(&endpoint);
 }
 

@@ -3,9 +3,17 @@
 //! Calls are sent once: whoever reconciles comes again, and an operation is looked at by name, never by the client's
 //! poller, see [`crate::error`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant as Clock},
+};
 
-use constellation_cloud::{CloudError, calls::Calls, limit::Limiter};
+use constellation_cloud::{
+    CloudError,
+    calls::{Call, Calls},
+    limit::Limiter,
+};
+use futures::future::BoxFuture;
 use google_cloud_auth::credentials::{Builder, Credentials, anonymous, service_account};
 use google_cloud_compute_v1::{
     client::{
@@ -17,7 +25,7 @@ use google_cloud_compute_v1::{
 use google_cloud_gax::retry_policy::NeverRetry;
 use tokio::time::Instant;
 
-use crate::{Access, Settings, error::Refused};
+use crate::{Access, Settings, error::Refused, kinds::Kind};
 
 /// A call that takes longer has lost its connection: Compute Engine answers in seconds, the work is in operations.
 pub const ATTEMPT: Duration = Duration::from_secs(30);
@@ -131,26 +139,35 @@ impl Api {
         Refused::or_missing(found)
     }
 
-    /// Sends a call in its turn, and counts it.
-    pub async fn ask<T>(
-        &self,
+    /// Sends a call in its turn, and counts it; an answer of another kind than was asked for is none.
+    ///
+    /// Boxed: a client's future takes kilobytes, and each of its callers would too.
+    pub fn ask<'a, T: Kind + Send + 'a>(
+        &'a self,
         method: &'static str,
-        call: impl Future<Output = google_cloud_gax::Result<T>> + Send,
-    ) -> Result<T, Refused> {
-        self.limiter.turn().await;
-        let answer = call.await.map_err(|error| Refused { method, error });
-        let outcome = match &answer {
-            Ok(_) => "ok",
-            Err(refused) => {
-                let error = CloudError::from(refused);
-                if let CloudError::Throttled { after } = error {
-                    self.limiter.throttled(after);
+        call: impl Future<Output = google_cloud_gax::Result<T>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T, Refused>> {
+        Box::pin(async move {
+            self.limiter.turn().await;
+            let start = Clock::now();
+            let answer = match call.await {
+                Ok(answer) if answer.kind() == Some(T::KIND) => Ok(answer),
+                Ok(other) => Err(Refused::odd(method, other.kind())),
+                Err(error) => Err(Refused { method, error }),
+            };
+            let outcome = match &answer {
+                Ok(_) => "ok",
+                Err(refused) => {
+                    let error = CloudError::from(refused);
+                    if let CloudError::Throttled { after } = error {
+                        self.limiter.throttled(after);
+                    }
+                    error.word()
                 }
-                error.word()
-            }
-        };
-        self.calls.record(method, outcome);
-        answer
+            };
+            self.calls.ended(Call { operation: method, outcome, took: start.elapsed() });
+            answer
+        })
     }
 
     /// Waits for an operation up to `limit`.

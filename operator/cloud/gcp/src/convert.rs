@@ -174,14 +174,18 @@ pub fn request_id(node: &NodeUid, attempt: u32) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("constellation.dev/node/{}/{attempt}", node.0).as_bytes()).to_string()
 }
 
-/// An instance as we speak of it; nothing when it has no node.
+/// An instance as we speak of it; nothing when it has no node, or copies the labels of one under a name that is not the
+/// node's.
 pub fn instance(names: &Names, found: &model::Instance) -> Option<Instance> {
     let name = found.name.as_deref()?;
     let zone = last(found.zone.as_deref()?);
-    let node = found.labels.get(LABEL_NODE)?;
+    let node = NodeUid(found.labels.get(LABEL_NODE)?.clone());
+    if instance_name(&node).ok()? != name {
+        return None;
+    }
     let address = found.network_interfaces.first().and_then(|nic| nic.network_ip.as_deref()?.parse().ok());
     let (state, message) = state(found.status.as_ref(), found.status_message.as_deref());
-    Some(Instance { id: names.id(zone, name), node: NodeUid(node.clone()), address, state, message })
+    Some(Instance { id: names.id(zone, name), node, address, state, message })
 }
 
 /// The last part of a URL.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use constellation_cloud::{CloudError, InstanceId};
+use constellation_cloud::{CloudError, InstanceId, answers::Pages};
 use google_cloud_compute_v1::model::{
     InstanceGroupsAddInstancesRequest, InstanceGroupsListInstancesRequest, InstanceGroupsRemoveInstancesRequest,
     InstanceReference, Operation,
@@ -51,6 +51,7 @@ impl GcpCloud {
     async fn members(&self, names: &Names, zone: &str) -> Result<BTreeSet<String>, CloudError> {
         let mut members = BTreeSet::new();
         let mut page = String::new();
+        let mut pages = Pages::of(LIST);
         loop {
             let list = self.api.groups.list_instances().set_project(&self.api.project).set_zone(zone);
             let list = list.set_instance_group(names.part("-endpoint")).set_page_token(&page);
@@ -58,7 +59,7 @@ impl GcpCloud {
             let found = self.api.ask(LIST, list.send()).await?;
             let links = found.items.iter().filter_map(|member| member.instance.as_deref());
             members.extend(links.map(|link| convert::last(link).to_owned()));
-            match found.next_page_token.filter(|token| !token.is_empty()) {
+            match pages.next(found.next_page_token)? {
                 Some(next) => page = next,
                 None => return Ok(members),
             }

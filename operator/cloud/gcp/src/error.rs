@@ -4,11 +4,14 @@
 //! was accepted and failed (`error.errors[].code`). The client's own poller takes the second for a success
 //! (googleapis/google-cloud-rust#3505), which is why nothing here uses it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use constellation_cloud::CloudError;
+use constellation_cloud::{CloudError, answers};
 use google_cloud_compute_v1::model::Operation;
-use google_cloud_gax::error::{Error, rpc::StatusDetails};
+use google_cloud_gax::error::{
+    Error,
+    rpc::{Code, Status, StatusDetails},
+};
 
 /// Rates are counted per minute (Compute Engine, "API rate limits"): a third of it passes before asking again.
 const THROTTLED: Duration = Duration::from_secs(20);
@@ -28,9 +31,17 @@ impl Refused {
         self.error.http_status_code() == Some(409) && !reasons(&self.error).iter().any(|reason| class(reason).is_some())
     }
 
-    /// Whether there is no such thing.
+    /// Whether there is no such thing, by Google's own word: a page of whoever is in between knows nothing of it.
     pub fn missing(&self) -> bool {
-        self.error.http_status_code() == Some(404)
+        let said =
+            |status: &Status| status.code == Code::NotFound || reasons(&self.error).iter().any(|r| r == "notFound");
+        self.error.http_status_code() == Some(404) && self.error.status().is_some_and(said)
+    }
+
+    /// An answer that is none to what was asked.
+    pub fn odd(method: &'static str, kind: Option<&str>) -> Self {
+        let kind = kind.map_or_else(|| "nothing that says what it is".to_owned(), |kind| format!("a {kind:?}"));
+        Self { method, error: Error::deser(format!("{method} was answered with {kind}")) }
     }
 
     /// Whether Google answered at all.
@@ -55,7 +66,8 @@ impl From<Refused> for CloudError {
 }
 
 impl From<&Refused> for CloudError {
-    fn from(Refused { method, error }: &Refused) -> Self {
+    fn from(refused: &Refused) -> Self {
+        let Refused { method, error } = refused;
         let message = error.status().map_or_else(|| error.to_string(), |status| status.message.clone());
         let text = format!("{method}: {message}");
         if error.is_authentication() {
@@ -67,10 +79,12 @@ impl From<&Refused> for CloudError {
         match error.http_status_code() {
             Some(401) => Self::Denied(text),
             Some(403) => Self::Denied(crate::permissions::explain(method, &text)),
-            Some(404) => Self::NotFound(text),
+            Some(404) if refused.missing() => Self::NotFound(text),
             Some(429) => Self::Throttled { after: retry_after(error) },
-            Some(status @ 400..=499) if status != 408 && status != 409 => Self::Unsupported(text),
-            // 408, 409, 5xx, and what never reached Google.
+            Some(status @ 400..=499) if ![404, 408, 409].contains(&status) && error.status().is_some() => {
+                Self::Unsupported(text)
+            }
+            // 408, 409, 5xx, what never reached Google, and what isn't Google's.
             _ => Self::Transient(text),
         }
     }
@@ -166,10 +180,9 @@ fn reasons(error: &Error) -> Vec<String> {
     details.iter().filter_map(reason).collect()
 }
 
-/// `Retry-After` in seconds (RFC 9110, section 10.2.3); a date is not sent here.
 fn retry_after(error: &Error) -> Duration {
-    let header = error.http_headers().and_then(|headers| headers.get("retry-after")?.to_str().ok()?.parse().ok());
-    header.map_or(THROTTLED, Duration::from_secs)
+    let header = error.http_headers().and_then(|headers| headers.get("retry-after")?.to_str().ok());
+    header.and_then(|text| answers::retry_after(text, SystemTime::now())).unwrap_or(THROTTLED)
 }
 
 #[cfg(test)]

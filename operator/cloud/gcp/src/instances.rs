@@ -6,7 +6,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use constellation_cloud::{CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NodeUid};
+use constellation_cloud::{
+    CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NodeUid, answers::Pages,
+};
 use google_cloud_compute_v1::model::{
     InstanceAggregatedList, Operation, instance::Status as VmStatus, operation::Status,
 };
@@ -16,7 +18,7 @@ use crate::{
     GcpCloud,
     api::{Progress, Scope},
     bodies,
-    convert::{self, LABEL_NODE, Names},
+    convert::{self, Names},
     error::{self, Refused},
 };
 
@@ -141,6 +143,9 @@ impl GcpCloud {
             }
             Err(refused) => return Err(Attempt::from_call(refused.into())),
         };
+        if operation.name.is_none() {
+            return Err(Attempt::Refused(CloudError::Transient(format!("{INSERT} was answered without a name"))));
+        }
         let open = Open {
             cluster: Some(names.cluster.clone()),
             zone: zone.clone(),
@@ -271,13 +276,14 @@ impl GcpCloud {
     async fn list(&self, names: &Names) -> Result<Vec<Listed>, CloudError> {
         let mut items = Vec::new();
         let mut page = String::new();
+        let mut pages = Pages::of(LIST);
         loop {
             let list = self.api.instances.aggregated_list().set_project(&self.api.project).set_filter(names.filter());
             let found = self.api.ask(LIST, list.set_page_token(&page).send()).await?;
             self.complete(&found)?;
             let all = found.items.values().flat_map(|scope| &scope.instances);
             items.extend(all.filter(|instance| names.own(instance)).filter_map(|instance| listed(names, instance)));
-            match found.next_page_token.filter(|token| !token.is_empty()) {
+            match pages.next(found.next_page_token)? {
                 Some(next) => page = next,
                 None => return Ok(items),
             }
@@ -297,6 +303,9 @@ impl GcpCloud {
     async fn get(&self, names: &Names, zone: &str, name: &str) -> Result<Option<Listed>, CloudError> {
         let get = self.api.instances.get().set_project(&self.api.project).set_zone(zone).set_instance(name);
         let found = Refused::or_missing(self.api.ask(GET, get.send()).await)?;
+        if found.as_ref().is_some_and(|found| found.name.as_deref() != Some(name)) {
+            return Err(CloudError::Transient(format!("{GET} of {name} was answered with another instance")));
+        }
         Ok(found.filter(|found| names.own(found)).and_then(|found| listed(names, &found)))
     }
 
@@ -395,7 +404,7 @@ impl From<CloudError> for Attempt {
 fn listed(names: &Names, found: &google_cloud_compute_v1::model::Instance) -> Option<Listed> {
     let instance = convert::instance(names, found);
     if instance.is_none() {
-        tracing::warn!(name = found.name, "An instance of the cluster has no label {LABEL_NODE}");
+        tracing::warn!(name = found.name, "An instance with the cluster's labels is no node's by name and label");
     }
     let access = found.network_interfaces.first().and_then(|nic| nic.access_configs.first());
     let external = access.and_then(|access| access.nat_ip.as_deref()?.parse().ok());

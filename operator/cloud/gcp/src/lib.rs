@@ -14,6 +14,7 @@ mod demand;
 mod endpoint;
 mod error;
 mod instances;
+mod kinds;
 mod kms;
 mod network;
 mod permissions;
@@ -188,6 +189,10 @@ impl Cloud for GcpCloud {
 
     fn calls(&self) -> BTreeMap<calls::Key, u64> {
         self.api.calls.counts()
+    }
+
+    fn watch_calls(&self, watcher: calls::Watcher) {
+        self.api.calls.watch(watcher);
     }
 
     async fn ensure_network(&self, request: &NetworkRequest) -> Result<Network, CloudError> {

@@ -1,6 +1,6 @@
 //! The network and the endpoint of a cluster, part by part: looked at, made or repaired, removed in reverse.
 
-use constellation_cloud::{CloudError, ClusterUid, Network, NetworkRequest};
+use constellation_cloud::{CloudError, ClusterUid, Network, NetworkRequest, answers::Pages};
 use futures::future::join_all;
 use google_cloud_compute_v1::model::{self, Firewall, Operation};
 
@@ -96,13 +96,14 @@ impl GcpCloud {
     pub(crate) async fn list_clusters(&self) -> Result<Vec<ClusterUid>, CloudError> {
         let mut clusters = Vec::new();
         let mut page = String::new();
+        let mut pages = Pages::of(LIST);
         loop {
             let list =
                 self.api.networks.list().set_project(&self.api.project).set_filter(format!("name eq {PREFIX}.*"));
             let found = self.api.ask(LIST, list.set_page_token(&page).send()).await?;
             let ours = |description: &String| convert::cluster_of(&self.settings.owner, description);
             clusters.extend(found.items.iter().filter_map(|network| network.description.as_ref().and_then(ours)));
-            match found.next_page_token.filter(|token| !token.is_empty()) {
+            match pages.next(found.next_page_token)? {
                 Some(next) => page = next,
                 None => return Ok(clusters),
             }

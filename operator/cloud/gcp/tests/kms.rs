@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
+#[allow(dead_code, reason = "Cloud KMS says of no answer what kind it is")]
 #[path = "endpoint/model.rs"]
 mod model;
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
 mod endpoint;
+mod story;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,88 +12,16 @@ use std::{
 };
 
 use constellation_cloud::{
-    Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid,
-    contract::{self, Subject},
+    Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, contract,
     demand::{Demand, Wanted},
-    limit::Limiter,
 };
-use constellation_cloud_gcp::{Access, CALLS, GcpCloud, Pace, Reach, Settings, Technology};
+use constellation_cloud_gcp::{CALLS, GcpCloud};
 use serde_json::json;
 
 use endpoint::{Endpoint, Fault};
+use story::{ZONES, cluster, given, kept_to_the_model, network, node, picture, settings, subject};
 
-const ZONES: [&str; 2] = ["europe-west4-a", "europe-west4-b"];
 const MINE: &str = "projects/example/global/networks/constellation-c-1";
-
-fn settings(endpoint: &Endpoint) -> Settings {
-    Settings {
-        project: "example".into(),
-        region: "europe-west4".into(),
-        zones: ZONES.map(Into::into).to_vec(),
-        owner: "operator-1".into(),
-        technology: Technology::SevSnp,
-        reach: Reach::External,
-        sources: vec!["192.0.2.0/24".into()],
-        service_account: Some("nodes@example.iam.gserviceaccount.com".into()),
-        endorsement_roots: Vec::new(),
-        endpoint: Some(endpoint.url()),
-        access: Access::Anonymous,
-        limiter: Arc::new(Limiter::new(1 << 20, Duration::ZERO)),
-        pace: Pace {
-            poll: Duration::from_millis(1),
-            launch: Duration::from_millis(200),
-            network: Duration::from_secs(5),
-            list: Duration::ZERO,
-        },
-    }
-}
-
-async fn given() -> (Endpoint, GcpCloud) {
-    // Every test of this process wants the same one.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let endpoint = Endpoint::start().await;
-    let cloud = GcpCloud::connect(settings(&endpoint)).await.unwrap();
-    (endpoint, cloud)
-}
-
-fn cluster() -> ClusterUid {
-    ClusterUid("c-1".into())
-}
-
-fn network() -> NetworkRequest {
-    NetworkRequest { cluster: cluster(), name: "one".into(), node_cidr: "10.77.0.0/16".into() }
-}
-
-fn node(name: &str, index: u32) -> LaunchRequest {
-    LaunchRequest {
-        cluster: cluster(),
-        node: NodeUid(name.into()),
-        name: format!("one-{name}"),
-        control_plane: index == 0,
-        image: "projects/example/global/images/node-1".into(),
-        instance_type: "n2d-standard-4".into(),
-        zone: None,
-        state_disk_bytes: 20 << 30,
-        index,
-        launch_config: br#"{"some":"thing"}"#.to_vec(),
-    }
-}
-
-fn subject() -> Subject {
-    Subject {
-        image: "projects/example/global/images/node-1".into(),
-        instance_type: "n2d-standard-4".into(),
-        launch_config: |_, _| b"{}".to_vec(),
-        patience: Duration::from_secs(20),
-    }
-}
-
-#[track_caller]
-fn kept_to_the_model(endpoint: &Endpoint) {
-    let world = endpoint.world();
-    assert_eq!(world.violations, Vec::<String>::new());
-    assert!(world.made.values().all(|times| *times == 1), "duplicates: {:?}", world.made);
-}
 
 #[tokio::test]
 async fn the_contract_holds() {
@@ -174,12 +103,6 @@ async fn reach(endpoint: &Endpoint, cloud: &mut GcpCloud, nodes: &[&str]) -> u32
         }
     }
     panic!("not settled with {nodes:?}: {:?}", endpoint.world().things.keys());
-}
-
-/// Paths of all things, and the members of groups.
-fn picture(endpoint: &Endpoint) -> BTreeMap<String, serde_json::Value> {
-    let world = endpoint.world();
-    world.things.iter().map(|(path, thing)| (path.clone(), thing["_members"].clone())).collect()
 }
 
 /// Create, roll both nodes one after the other, delete.
@@ -394,6 +317,99 @@ async fn what_others_own_is_neither_seen_nor_touched() {
     assert!(matches!(cloud.remove_network(&second).await, Err(CloudError::Unsupported(_))));
     assert!(endpoint.world().things.contains_key(path));
     assert_eq!(cloud.clusters().await.unwrap(), [cluster()]);
+    kept_to_the_model(&endpoint);
+}
+
+/// What is said in Google's place, or by a Google that is ill.
+fn odd() -> Vec<(u16, String)> {
+    let page = "<html><body>404 Not Found</body></html>";
+    let error = r#"{"error": {"code": 404, "message": "none", "errors": [{"reason": "notFound"}]}}"#;
+    let other = r#"{"kind": "compute#disk", "name": "n-w-1"}"#;
+    let good = ["", page, "[]", "null", "\"text\"", "{}", other, error].map(|body| (200, body.to_owned()));
+    let bad = ["", page, "[]", "{}", r#"{"error": "not found"}"#, r#"{"error": {}}"#, r#"{"error": {"code": 404}}"#];
+    good.into_iter().chain(bad.map(|body| (404, body.to_owned()))).chain([(400, page.to_owned())]).collect()
+}
+
+#[tokio::test]
+async fn whatever_is_not_googles_own_answer_removes_nothing_and_is_asked_again() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let id = cloud.launch(&node("w-1", 0)).await.unwrap().id;
+    let before: Vec<String> = endpoint.world().things.keys().cloned().collect();
+    let say = |method: &str, (status, body): &(u16, String)| {
+        endpoint.world().faults.push_back((method.to_owned(), Fault::Say(*status, body.clone())));
+    };
+    for answer in odd() {
+        say("compute.instances.get", &answer);
+        let told = cloud.terminate(&cluster(), &id).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        say("compute.instances.delete", &answer);
+        let told = cloud.terminate(&cluster(), &id).await;
+        // What Google may have begun is looked at by the next pass.
+        assert!(matches!(told, Ok(()) | Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        say("compute.instances.aggregatedList", &answer);
+        let told = cloud.find(&cluster()).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        say("compute.instances.insert", &answer);
+        let told = cloud.launch(&node("w-3", 0)).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        say("compute.networks.list", &answer);
+        let told = cloud.clusters().await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        say("compute.networks.get", &answer);
+        let told = cloud.ensure_network(&network()).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
+        assert!(endpoint.world().faults.is_empty());
+    }
+    assert_eq!(endpoint.world().things.keys().cloned().collect::<Vec<_>>(), before);
+    terminate(&cloud, &id).await.unwrap();
+    assert!(cloud.find(&cluster()).await.unwrap().is_empty());
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn an_instance_that_was_not_asked_for_is_no_answer_and_a_list_must_end() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let id = cloud.launch(&node("w-1", 0)).await.unwrap().id;
+    let other = json!({"kind": "compute#instance", "name": "n-w-2"}).to_string();
+    endpoint.world().faults.push_back(("compute.instances.get".into(), Fault::Say(200, other)));
+    assert!(matches!(cloud.terminate(&cluster(), &id).await, Err(CloudError::Transient(_))));
+
+    let list = |kind: &str| Fault::Say(200, json!({"kind": kind, "nextPageToken": "again"}).to_string());
+    for _ in 0..2 {
+        let mut world = endpoint.world();
+        world.faults.push_back(("compute.instances.aggregatedList".into(), list("compute#instanceAggregatedList")));
+        world.faults.push_back(("compute.networks.list".into(), list("compute#networkList")));
+    }
+    assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Transient(_))));
+    assert!(matches!(cloud.clusters().await, Err(CloudError::Transient(_))));
+    // A list of something else has nothing of ours, and so says nothing.
+    endpoint.world().faults.push_back((
+        "compute.instances.aggregatedList".into(),
+        Fault::Say(200, r#"{"kind": "compute#diskList"}"#.into()),
+    ));
+    assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Transient(_))));
+    assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
+    kept_to_the_model(&endpoint);
+}
+
+#[tokio::test]
+async fn an_instance_that_copies_a_nodes_labels_under_another_name_is_not_the_nodes() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let zone = "projects/example/zones/europe-west4-a";
+    let copy = json!({"name": "n-evil", "zone": zone, "status": "RUNNING", "labels": {
+        "constellation-cluster": "c-1", "constellation-node": "w-1", "constellation-owner": "operator-1"}});
+    let path = format!("{zone}/instances/n-evil");
+    endpoint.world().things.insert(path.clone(), copy.clone());
+    assert!(cloud.find(&cluster()).await.unwrap().is_empty());
+    let made = cloud.launch(&node("w-1", 0)).await.unwrap();
+    assert!(made.id.0.ends_with("/n-w-1"), "{made:?}");
+    let found = cloud.find(&cluster()).await.unwrap();
+    assert_eq!(found.iter().map(|found| &found.id).collect::<Vec<_>>(), [&made.id]);
+    assert_eq!(endpoint.world().things[&path], copy);
     kept_to_the_model(&endpoint);
 }
 

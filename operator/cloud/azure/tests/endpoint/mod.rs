@@ -2,7 +2,7 @@
 //!
 //! Every request is checked against Azure's model first ([`model`]); what doesn't keep to it is refused and remembered.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
 pub mod model;
 mod world;
@@ -20,6 +20,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
+use tokio::sync::Notify;
 
 pub use self::world::{Fault, World};
 
@@ -28,6 +29,7 @@ pub use self::world::{Fault, World};
 pub struct Endpoint {
     pub address: SocketAddr,
     world: Arc<Mutex<World>>,
+    killed: Arc<Notify>,
 }
 
 impl Endpoint {
@@ -35,13 +37,19 @@ impl Endpoint {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let world = Arc::new(Mutex::new(World::new(format!("http://{address}"))));
-        let app = Router::new().fallback(serve).with_state(Arc::clone(&world));
+        let killed = Arc::default();
+        let app = Router::new().fallback(serve).with_state((Arc::clone(&world), Arc::clone(&killed)));
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { address, world }
+        Self { address, world, killed }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Waits until the caller of a call is dead, as it was scripted.
+    pub async fn killed(&self) {
+        self.killed.notified().await;
     }
 
     /// The state of the cloud, to look at and to script.
@@ -51,7 +59,7 @@ impl Endpoint {
 }
 
 async fn serve(
-    State(world): State<Arc<Mutex<World>>>,
+    State((world, killed)): State<(Arc<Mutex<World>>, Arc<Notify>)>,
     method: Method,
     uri: Uri,
     Query(query): Query<Vec<(String, String)>>,
@@ -59,18 +67,31 @@ async fn serve(
     body: Bytes,
 ) -> Response {
     let body: Option<Value> = (!body.is_empty()).then(|| serde_json::from_slice(&body).unwrap());
-    let mut world = world.lock().unwrap();
     let operation = uri.path().contains("/operations/") || uri.path().contains("/operationresults/");
     let wrong = if operation { Vec::new() } else { model::check(method.as_str(), uri.path(), &query, body.as_ref()) };
-    let answer = if wrong.is_empty() {
-        world.answer(method.as_str(), uri.path(), &query, asked.contains_key("if-none-match"), body)
-    } else {
-        world.violations.extend(wrong.clone());
-        world::refusal(400, "InvalidRequest", &wrong.join("; "))
+    let (answer, dies) = {
+        let mut world = world.lock().unwrap();
+        let answer = if wrong.is_empty() {
+            world.answer(method.as_str(), uri.path(), &query, asked.contains_key("if-none-match"), body)
+        } else {
+            world.violations.extend(wrong.clone());
+            world::refusal(400, "InvalidRequest", &wrong.join("; "))
+        };
+        (answer, world.dies())
     };
+    if dies {
+        killed.notify_one();
+        std::future::pending::<()>().await;
+    }
     let mut headers = HeaderMap::new();
     for (name, value) in answer.headers {
         headers.insert(HeaderName::from_static(name), value.parse().unwrap());
     }
-    (StatusCode::from_u16(answer.status).unwrap(), headers, Json(answer.body)).into_response()
+    let status = StatusCode::from_u16(answer.status).unwrap();
+    match answer.body {
+        Value::Null => (status, headers).into_response(),
+        // Word by word, whether it is JSON or not.
+        Value::String(text) => (status, headers, text).into_response(),
+        body => (status, headers, Json(body)).into_response(),
+    }
 }

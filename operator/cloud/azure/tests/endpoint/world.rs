@@ -13,6 +13,8 @@ pub enum Fault {
     Operation(&'static str),
     /// It is carried out, and the answer is lost.
     Lose,
+    /// It is not carried out, and somebody answers this, word by word.
+    Say(u16, String),
 }
 
 /// An answer.
@@ -44,6 +46,8 @@ pub struct World {
     pub faults: VecDeque<(String, Fault)>,
     /// The call, counted from now, that is hit by a fault, whatever its kind.
     pub next_fault: Option<(u64, Fault)>,
+    /// The call that changes something, counted from now, whose caller dies before its answer comes.
+    pub kill: Option<u64>,
     /// Looks that an operation takes.
     pub slowness: u32,
     /// Things that a page holds; nothing: all.
@@ -57,6 +61,7 @@ pub struct World {
     operations: BTreeMap<String, Operation>,
     hidden: BTreeMap<String, u32>,
     counter: u32,
+    dies: bool,
     url: String,
 }
 
@@ -84,9 +89,17 @@ impl World {
     ) -> Answer {
         let kind = format!("{verb} {}", kind(path));
         *self.calls.entry(kind.clone()).or_default() += 1;
+        if verb != "GET" {
+            // Whoever dies between two changes dies as after the first.
+            self.dies = self.kill == Some(0);
+            self.kill = self.kill.and_then(|left| left.checked_sub(1));
+        }
         let fault = self.fault(&kind);
         if let Some(Fault::Refuse(status, code)) = fault {
             return refusal(status, code, "as scripted");
+        }
+        if let Some(Fault::Say(status, text)) = fault {
+            return Answer { status, headers: Vec::new(), body: Value::String(text) };
         }
         let code = if let Some(Fault::Operation(code)) = fault { Some(code) } else { None };
         let answer = if new && self.things.contains_key(path) {
@@ -95,6 +108,11 @@ impl World {
             self.carry_out(verb, path, query, body, code)
         };
         if matches!(fault, Some(Fault::Lose)) { refusal(503, "ServerBusy", "lost") } else { answer }
+    }
+
+    /// Whether the caller of the last call is to die.
+    pub fn dies(&mut self) -> bool {
+        std::mem::take(&mut self.dies)
     }
 
     fn fault(&mut self, kind: &str) -> Option<Fault> {
@@ -142,7 +160,7 @@ impl World {
             _ => {
                 self.pass_on(path);
                 match self.things.get(path) {
-                    Some(thing) => ok(thing.clone()),
+                    Some(thing) => ok(shown(path, thing)),
                     None => refusal(404, "ResourceNotFound", path),
                 }
             }
@@ -332,7 +350,7 @@ impl World {
             }
             match self.hidden.get_mut(key).filter(|left| **left > 0) {
                 Some(left) => *left -= 1,
-                None => all.push(thing.clone()),
+                None => all.push(shown(key, thing)),
             }
         }
         let from: usize = token.map_or(0, |token| token.parse().unwrap());
@@ -358,6 +376,13 @@ impl World {
             .keys()
             .any(|path| link == path || link.starts_with(&format!("{path}/")) && path.contains("/providers/"))
     }
+}
+
+/// A thing as it is shown: always with its id.
+fn shown(path: &str, thing: &Value) -> Value {
+    let mut thing = thing.clone();
+    thing["id"] = json!(path);
+    thing
 }
 
 /// `tagName eq 'a' and tagValue eq 'b'`.

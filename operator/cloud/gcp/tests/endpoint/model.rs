@@ -26,6 +26,8 @@ pub struct Matched {
     pub id: String,
     /// The path from `projects/` on.
     pub path: String,
+    /// What the model says that an answer says that it is; empty where it says nothing.
+    pub kind: &'static str,
 }
 
 impl Service {
@@ -84,7 +86,9 @@ pub fn check(
         (None, Some(body)) if !body.is_null() => wrong.push(format!("{id}: a body, none is wanted")),
         (None, _) => {}
     }
-    if wrong.is_empty() { Ok(Matched { id, path: path.to_owned() }) } else { Err(wrong) }
+    let answer = &schemas[method["response"]["$ref"].as_str().unwrap_or_default()];
+    let kind = answer["properties"]["kind"]["default"].as_str().unwrap_or_default();
+    if wrong.is_empty() { Ok(Matched { id, path: path.to_owned(), kind }) } else { Err(wrong) }
 }
 
 /// The method of a path among those of a resource and of the resources in it.

@@ -17,6 +17,8 @@ pub enum Fault {
     Operation(&'static str),
     /// It is carried out, and the answer is lost.
     Lose,
+    /// It is not carried out, and somebody answers this, word by word.
+    Say(u16, String),
 }
 
 struct Operation {
@@ -42,6 +44,8 @@ pub struct World {
     pub faults: VecDeque<(String, Fault)>,
     /// The call, counted from now, that is hit by a fault, whatever its method.
     pub next_fault: Option<(u64, Fault)>,
+    /// The call that changes something, counted from now, whose caller dies before its answer comes.
+    pub kill: Option<u64>,
     /// Looks that an operation takes.
     pub slowness: u32,
     /// Things that a page holds; nothing: all.
@@ -60,6 +64,7 @@ pub struct World {
     requests: BTreeMap<String, String>,
     hidden: BTreeMap<String, u32>,
     counter: u32,
+    dies: bool,
 }
 
 type Answer = (u16, Value);
@@ -77,16 +82,39 @@ impl World {
     /// A faulted call ends the process that made it, so that the next is made by another.
     pub fn answer(&mut self, matched: &Matched, query: &[(String, String)], body: Option<Value>) -> Answer {
         *self.calls.entry(matched.id.clone()).or_default() += 1;
+        let verb = matched.id.rsplit('.').next().unwrap();
+        if !["get", "list", "aggregatedList", "listInstances"].contains(&verb) {
+            // Whoever dies between two changes dies as after the first.
+            self.dies = self.kill == Some(0);
+            self.kill = self.kill.and_then(|left| left.checked_sub(1));
+        }
         let fault = self.fault(&matched.id);
         if let Some(Fault::Refuse(status, reason)) = fault {
             return (status, refusal(status, reason, "as scripted"));
+        }
+        if let Some(Fault::Say(status, text)) = fault {
+            return (status, Value::String(text));
         }
         let code = match fault {
             Some(Fault::Operation(code)) => Some(code),
             _ => None,
         };
         let answer = self.carry_out(matched, query, body, code);
-        if matches!(fault, Some(Fault::Lose)) { (503, refusal(503, "backendError", "lost")) } else { answer }
+        if matches!(fault, Some(Fault::Lose)) {
+            return (503, refusal(503, "backendError", "lost"));
+        }
+        match answer {
+            (200, mut body) => {
+                body["kind"] = matched.kind.into();
+                (200, body)
+            }
+            refused => refused,
+        }
+    }
+
+    /// Whether the caller of the last call is to die.
+    pub fn dies(&mut self) -> bool {
+        std::mem::take(&mut self.dies)
     }
 
     fn fault(&mut self, method: &str) -> Option<Fault> {
