@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use constellation_cloud::calls::Call;
 use constellation_crds::{ConfidentialNodeStatus, node::Phase};
 use jiff::Timestamp;
 use prometheus_client::{
@@ -39,13 +40,15 @@ pub struct Metrics {
     nodes: Family<Labels<2>, Gauge>,
     phase_seconds: Histograms<1>,
     verdicts: Family<Labels<2>, Counter>,
+    cloud_calls: Family<Labels<3>, Counter>,
+    cloud_seconds: Histograms<2>,
     /// Phase and group of each node, by UID.
     places: Mutex<HashMap<String, Labels<2>>>,
 }
 
 /// Name in the registry, suffix that its kind adds, kind, labels, meaning. The first three are names that dashboards of
 /// controller-runtime and client-go know.
-const PAGE: [(&str, &str, &str, &str, &str); 7] = [
+const PAGE: [(&str, &str, &str, &str, &str); 9] = [
     ("leader_election_master_status", "", "gauge", "name", "1 while this process leads"),
     ("controller_runtime_reconcile", "_total", "counter", "controller, result", "Looks at an object"),
     ("controller_runtime_reconcile_errors", "_total", "counter", "controller", "Looks that failed"),
@@ -53,6 +56,21 @@ const PAGE: [(&str, &str, &str, &str, &str); 7] = [
     ("constellation_nodes", "", "gauge", "phase, group", "Nodes by phase and group"),
     ("constellation_node_phase_duration_seconds", "", "histogram", "phase", "From the moment before it to this phase"),
     ("constellation_attestation_verdicts", "_total", "counter", "platform, result", "Appraisals of nodes' evidence"),
+    (
+        "constellation_cloud_requests",
+        "_total",
+        "counter",
+        "provider, operation, code",
+        "Calls of a cloud, by what came of them: `ok`, `capacity`, `denied`, `not-found`, `quota`, `throttled`, `transient` \
+         or `unsupported`",
+    ),
+    (
+        "constellation_cloud_request_duration_seconds",
+        "",
+        "histogram",
+        "provider, operation",
+        "From sending a call of a cloud to its answer, without the wait for its turn",
+    ),
 ];
 
 impl Default for Metrics {
@@ -68,6 +86,9 @@ impl Default for Metrics {
             // 1 s to 34 min: booting in a cloud takes ten, joining without KVM minutes.
             phase_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1.0, 2.0, 12))),
             verdicts: Family::default(),
+            cloud_calls: Family::default(),
+            // 10 ms to 41 s: clouds answer in tenths of a second, and rooms give a call up after 30 to 60 s.
+            cloud_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.01, 2.0, 13))),
             places: Mutex::default(),
         };
         metrics.registered()
@@ -76,7 +97,8 @@ impl Default for Metrics {
 
 impl Metrics {
     fn registered(mut self) -> Self {
-        let [leader, passes, errors, seconds, nodes, phases, verdicts] = PAGE.map(|(name, _, _, _, help)| (name, help));
+        let [leader, passes, errors, seconds, nodes, phases, verdicts, calls, call_seconds] =
+            PAGE.map(|(name, _, _, _, help)| (name, help));
         self.registry.register(leader.0, leader.1, self.leader.clone());
         self.registry.register(passes.0, passes.1, self.passes.clone());
         self.registry.register(errors.0, errors.1, self.pass_errors.clone());
@@ -84,6 +106,8 @@ impl Metrics {
         self.registry.register(nodes.0, nodes.1, self.nodes.clone());
         self.registry.register(phases.0, phases.1, self.phase_seconds.clone());
         self.registry.register(verdicts.0, verdicts.1, self.verdicts.clone());
+        self.registry.register(calls.0, calls.1, self.cloud_calls.clone());
+        self.registry.register(call_seconds.0, call_seconds.1, self.cloud_seconds.clone());
         self.leader.get_or_create(&[("name", crate::lease::NAME.to_owned())]).set(0);
         self
     }
@@ -148,6 +172,13 @@ impl Metrics {
             let labels = [("platform", new.platform.clone()), ("result", new.verdict.clone())];
             self.verdicts.get_or_create(&labels).inc();
         }
+    }
+
+    /// A call of a cloud is over.
+    pub fn called(&self, provider: &'static str, call: &Call) {
+        let (provider, operation) = (("provider", provider.to_owned()), ("operation", call.operation.to_owned()));
+        self.cloud_seconds.get_or_create(&[provider.clone(), operation.clone()]).observe(call.took.as_secs_f64());
+        self.cloud_calls.get_or_create(&[provider, operation, ("code", call.outcome.to_owned())]).inc();
     }
 
     /// Everything, as `OpenMetrics` text.
@@ -253,6 +284,25 @@ mod tests {
             "leader_election_master_status{name=\"constellation-operator\"} 0\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn calls_of_a_cloud_are_counted_by_their_outcome_and_timed() {
+        let metrics = Metrics::default();
+        for (outcome, millis) in [("ok", 15), ("ok", 1500), ("throttled", 30)] {
+            let took = std::time::Duration::from_millis(millis);
+            metrics.called("aws", &Call { operation: "ec2:RunInstances", outcome, took });
+        }
+        let text = metrics.text().unwrap();
+        let labels = "provider=\"aws\",operation=\"ec2:RunInstances\"";
+        for line in [
+            format!("constellation_cloud_requests_total{{{labels},code=\"ok\"}} 2\n"),
+            format!("constellation_cloud_requests_total{{{labels},code=\"throttled\"}} 1\n"),
+            format!("constellation_cloud_request_duration_seconds_count{{{labels}}} 3\n"),
+            format!("constellation_cloud_request_duration_seconds_bucket{{le=\"0.02\",{labels}}} 1\n"),
+        ] {
+            assert!(text.contains(&line), "{line} is not in\n{text}");
         }
     }
 

@@ -51,7 +51,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     tracing::info!(identity, "Leading");
 
     let context = Arc::new(Context {
-        clouds: clouds(&args, &client)?,
+        clouds: clouds(&args, &client, &metrics)?,
         events: Events::new(client.clone(), identity),
         workloads: workload::Registry::default(),
         inits: Arc::default(),
@@ -99,7 +99,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn clouds(args: &Run, client: &Client) -> anyhow::Result<Offer> {
+fn clouds(args: &Run, client: &Client, metrics: &Arc<Metrics>) -> anyhow::Result<Offer> {
     let mut clouds: BTreeMap<&'static str, Arc<dyn Cloud>> = BTreeMap::new();
     if let Some(folder) = &args.local_state_dir {
         let folder = std::path::absolute(folder).context("--local-state-dir")?;
@@ -110,7 +110,7 @@ fn clouds(args: &Run, client: &Client) -> anyhow::Result<Offer> {
         tracing::warn!("Provider `simulated` is allowed: its clusters prove nothing");
         clouds.insert("simulated", Arc::new(SimulatedCloud::new(client.clone(), args.namespace.clone())));
     }
-    let offer = Offer::new(client.clone(), clouds);
+    let offer = Offer::new(client.clone(), clouds, metrics);
     if offer.is_empty() {
         bail!("no provider is offered: give --local-state-dir DIR, or --allow-simulated for a trial");
     }

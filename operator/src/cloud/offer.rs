@@ -8,7 +8,7 @@ use kube::Client;
 use super::Cloud;
 #[cfg(feature = "rooms")]
 use super::rooms::Rooms;
-use crate::{error::Error, events::Events};
+use crate::{error::Error, events::Events, metrics::Metrics};
 
 /// The clouds on offer.
 pub struct Offer {
@@ -18,15 +18,18 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Offers what was started, by provider name, and the rooms that are built in.
+    /// Offers what was started, by provider name, and the rooms that are built in; their calls are counted.
     #[must_use]
-    pub fn new(client: Client, started: BTreeMap<&'static str, Arc<dyn Cloud>>) -> Self {
+    pub fn new(client: Client, started: BTreeMap<&'static str, Arc<dyn Cloud>>, metrics: &Arc<Metrics>) -> Self {
         #[cfg(not(feature = "rooms"))]
         drop(client);
+        for cloud in started.values() {
+            count(cloud.as_ref(), metrics);
+        }
         Self {
             started,
             #[cfg(feature = "rooms")]
-            rooms: Rooms::new(client),
+            rooms: Rooms::new(client, Arc::clone(metrics)),
         }
     }
 
@@ -65,6 +68,12 @@ impl Offer {
         let all = all.into_iter().chain(self.rooms.all().await).collect();
         all
     }
+}
+
+/// Has every call of a cloud counted.
+pub(super) fn count(cloud: &dyn Cloud, metrics: &Arc<Metrics>) {
+    let (provider, metrics) = (cloud.name(), Arc::clone(metrics));
+    cloud.watch_calls(Box::new(move |call| metrics.called(provider, call)));
 }
 
 /// Name of the provider that a cluster asks for.

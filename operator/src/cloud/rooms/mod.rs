@@ -18,8 +18,11 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::{Mutex, OnceCell};
 use zeroize::Zeroizing;
 
-use super::{Cloud, offer::provider};
-use crate::{error::Error, events::Events};
+use super::{
+    Cloud,
+    offer::{count, provider},
+};
+use crate::{error::Error, events::Events, metrics::Metrics};
 
 /// Event: the operator acts by a key that is kept in a Secret.
 const STATIC_CREDENTIALS: &str = "StaticCredentials";
@@ -29,6 +32,7 @@ const SYSTEM: &str = "kube-system";
 /// The rooms.
 pub(super) struct Rooms {
     client: Client,
+    metrics: Arc<Metrics>,
     owner: OnceCell<String>,
     made: Mutex<BTreeMap<String, Room>>,
 }
@@ -59,8 +63,8 @@ impl Given<'_> {
 }
 
 impl Rooms {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, owner: OnceCell::new(), made: Mutex::default() }
+    pub(super) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        Self { client, metrics, owner: OnceCell::new(), made: Mutex::default() }
     }
 
     /// The room of a cluster's settings; made anew when its credentials changed.
@@ -74,6 +78,7 @@ impl Rooms {
         }
         let given = Given { owner: self.owner().await?, tee: cluster.spec.tee, credentials: secret.as_ref() };
         let cloud = make(cluster, &given).await?;
+        count(cloud.as_ref(), &self.metrics);
         if let Some(secret) = &secret {
             let name = secret.name_any();
             let message =
