@@ -101,6 +101,17 @@ impl Error {
         }
     }
 
+    /// The condition reason of a node whose launch ended with this.
+    #[must_use]
+    pub fn launch_reason(&self) -> &'static str {
+        match self {
+            Self::Cloud(CloudError::Capacity(_) | CloudError::Quota(_) | CloudError::Denied(_)) => {
+                self.reason().unwrap_or(reason::LAUNCH_FAILED)
+            }
+            _ => reason::LAUNCH_FAILED,
+        }
+    }
+
     /// A fixed word for metrics and events.
     #[must_use]
     pub fn category(&self) -> &'static str {

@@ -15,6 +15,7 @@ pub mod lease;
 pub mod metrics;
 pub mod node;
 pub mod permissions;
+pub mod refusals;
 pub mod run;
 pub mod telemetry;
 pub mod version;

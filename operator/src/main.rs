@@ -6,7 +6,7 @@ use constellation_operator::{
     cloud::local::{SupervisorArgs, supervise},
     metrics,
     permissions::{self, Permissions},
-    run, telemetry,
+    refusals, run, telemetry,
 };
 
 /// Kubernetes clusters of confidential VMs that prove what they booted.
@@ -27,6 +27,8 @@ enum Command {
     /// Print the role that the operator needs in a cloud.
     #[command(subcommand)]
     Permissions(Permissions),
+    /// Print what the refusals of a cloud become, as a page.
+    Refusals,
     /// Reconcile clusters until told to stop.
     Run(Run),
 }
@@ -41,6 +43,10 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Permissions(of) => {
             print!("{}", permissions::document(&of)?);
+            Ok(())
+        }
+        Command::Refusals => {
+            print!("{}", refusals::page());
             Ok(())
         }
         Command::Run(args) => {

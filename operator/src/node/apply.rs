@@ -42,12 +42,9 @@ pub async fn apply(context: &Context, look: &Look, plan: &Plan) -> Outcome {
             Ok(()) => outcome.done.push(step.clone()),
             Err(error) => {
                 tracing::warn!(node = look.seen.node.name_any(), ?step, error = chain(&error), "Step failed");
-                let why = match &error {
-                    Error::Cloud(CloudError::Capacity(_) | CloudError::Quota(_) | CloudError::Denied(_)) => {
-                        error.reason().unwrap_or(reason::CLOUD_ERROR)
-                    }
-                    _ if *step == Step::Launch => reason::LAUNCH_FAILED,
-                    _ => reason::CLOUD_ERROR,
+                let why = match step {
+                    Step::Launch => error.launch_reason(),
+                    _ => error.reason().unwrap_or(reason::CLOUD_ERROR),
                 };
                 outcome.failed = Some((step.clone(), why, chain(&error)));
                 break;

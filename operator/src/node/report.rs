@@ -63,6 +63,10 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
             (_, true) => yes,
             (_, false) if refused => reason::ATTESTATION_REFUSED,
             (Some((why, _)), false) if what == kind::READY => why,
+            (None, false) if what == kind::LAUNCHED => match &outcome.failed {
+                Some((Step::Launch, why, _)) => why,
+                _ => no,
+            },
             (_, false) => no,
         };
         let message = if holds { String::new() } else { summary.clone() };

@@ -188,3 +188,16 @@ fn only_a_vm_that_was_launched_and_ended_is_lost() {
     seen.instance.as_mut().unwrap().state = InstanceState::Failed;
     assert!(seen.is_lost());
 }
+
+#[test]
+fn a_launch_that_the_cloud_refused_says_why_in_its_condition() {
+    use crate::node::report::{Outcome, report};
+    let reason = |step, why| {
+        let outcome = Outcome { failed: Some((step, why, "no room".into())), ..Outcome::default() };
+        let status = report(&given(Role::Worker), &outcome);
+        let launched = status.conditions.into_iter().find(|condition| condition.type_ == "Launched").unwrap();
+        (launched.reason, launched.message.contains("no room"))
+    };
+    assert_eq!(reason(Step::Launch, "NoCapacity"), ("NoCapacity".to_owned(), true));
+    assert_eq!(reason(Step::AddFinalizer, "CloudError"), ("Pending".to_owned(), true));
+}
