@@ -36,11 +36,6 @@ impl Calls {
         let _ = self.watcher.set(watcher);
     }
 
-    /// One more call, of which nobody knows how long it took.
-    pub fn record(&self, operation: &'static str, outcome: &'static str) {
-        self.ended(Call { operation, outcome, took: Duration::ZERO });
-    }
-
     /// One more call.
     pub fn ended(&self, call: Call) {
         let key = (call.operation, call.outcome);

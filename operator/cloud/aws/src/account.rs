@@ -6,13 +6,17 @@ use std::{
     future::Future,
     net::IpAddr,
     sync::{Mutex as SyncMutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant as Clock},
 };
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_elasticloadbalancingv2 as elb;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use constellation_cloud::{CloudError, Instance, calls::Calls, limit::Limiter};
+use constellation_cloud::{
+    CloudError, Instance,
+    calls::{Call, Calls},
+    limit::Limiter,
+};
 use futures::future::BoxFuture;
 use tokio::{sync::Mutex, time::Instant};
 
@@ -143,8 +147,10 @@ impl Account {
                 Weight::Read => &self.reads,
             };
             limiter.turn().await;
+            let start = Clock::now();
             let result = send.await.map_err(|error| Refusal::new(operation, &error));
-            self.calls.record(operation, result.as_ref().map_or_else(Refusal::word, |_| "ok"));
+            let outcome = result.as_ref().map_or_else(Refusal::word, |_| "ok");
+            self.calls.ended(Call { operation, outcome, took: start.elapsed() });
             if let Some(after) = result.as_ref().err().and_then(Refusal::throttled) {
                 limiter.throttled(after);
             }

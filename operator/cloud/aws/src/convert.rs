@@ -196,7 +196,7 @@ pub fn ec2_id(id: &InstanceId) -> Option<&str> {
     (!hex.is_empty() && hex.chars().all(|c| c.is_ascii_hexdigit())).then_some(name)
 }
 
-/// An instance as EC2 shows it; `None` when it isn't ours, or is gone.
+/// An instance as EC2 shows it; `None` when it isn't ours, or is gone: in no other state than `terminated`.
 pub fn listed(instance: &ec2::Instance, owner: &str) -> Option<Listed> {
     let tags = tags(instance.tags());
     if tags.get(TAG_OWNER) != Some(&owner) {
@@ -205,15 +205,18 @@ pub fn listed(instance: &ec2::Instance, owner: &str) -> Option<Listed> {
     let (cluster, node) = (tags.get(TAG_CLUSTER)?, tags.get(TAG_NODE)?);
     let zone = instance.placement().and_then(|place| place.availability_zone()).unwrap_or_default();
     let name = instance.instance_id()?;
-    let state = instance.state().and_then(|state| state.name())?;
+    let state = instance.state().and_then(|state| state.name());
     let why = instance.state_reason().and_then(|reason| reason.message());
     let (state, message) = match state {
-        InstanceStateName::Pending | InstanceStateName::Running => (InstanceState::Running, None),
-        InstanceStateName::ShuttingDown => (InstanceState::Terminating, None),
-        InstanceStateName::Stopped | InstanceStateName::Stopping => {
+        Some(InstanceStateName::Pending | InstanceStateName::Running) => (InstanceState::Running, None),
+        Some(InstanceStateName::ShuttingDown) => (InstanceState::Terminating, None),
+        Some(InstanceStateName::Stopped | InstanceStateName::Stopping) => {
             (InstanceState::Failed, Some(format!("the VM was stopped: {}", why.unwrap_or("EC2 gives no reason"))))
         }
-        _ => return None,
+        Some(InstanceStateName::Terminated) => return None,
+        // A new state must not cost a fleet of nodes: what a node may do rests on its evidence, not on this.
+        Some(other) => (InstanceState::Running, Some(format!("unknown state {}", other.as_str()))),
+        None => (InstanceState::Running, Some("no state was given".to_owned())),
     };
     let address = |text: Option<&str>| text.and_then(|text| text.parse().ok());
     Some(Listed {

@@ -98,9 +98,15 @@ fn states_become_ours_and_what_is_terminated_or_a_strangers_is_not_there() {
         (InstanceStateName::Stopped, Some(InstanceState::Failed)),
         (InstanceStateName::ShuttingDown, Some(InstanceState::Terminating)),
         (InstanceStateName::Terminated, None),
+        ("hibernating".into(), Some(InstanceState::Running)),
     ] {
         assert_eq!(listed(&shown(state.clone()), "operator-1").map(|one| one.instance.state), wanted, "{state:?}");
     }
+    let unknown = listed(&shown("hibernating".into()), "operator-1").unwrap().instance.message;
+    assert!(unknown.unwrap().contains("hibernating"));
+    let mut silent = shown(InstanceStateName::Running);
+    silent.state = None;
+    assert_eq!(listed(&silent, "operator-1").unwrap().instance.state, InstanceState::Running);
     assert_eq!(listed(&shown(InstanceStateName::Running), "operator-2"), None);
     let mut bare = shown(InstanceStateName::Running);
     bare.tags = Some(vec![tag(TAG_OWNER, "operator-1")]);

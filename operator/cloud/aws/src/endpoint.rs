@@ -13,6 +13,7 @@ use constellation_cloud::{CloudError, ClusterUid, InstanceId};
 use crate::{
     API_PORT, AwsCloud, Reach, VERIFIER_PORT,
     convert::{self, TAG_CLUSTER, TAG_OWNER},
+    error::whole,
     network::{Marks, fine},
 };
 
@@ -56,7 +57,10 @@ impl AwsCloud {
     async fn balancer(&self, marks: &Marks, side: Reach) -> Result<Option<elb::LoadBalancer>, CloudError> {
         let send = self.account.elb.describe_load_balancers().names(balancer_name(marks, side)).send();
         match self.account.read("elasticloadbalancing:DescribeLoadBalancers", send).await {
-            Ok(found) => Ok(found.load_balancers.unwrap_or_default().into_iter().next()),
+            Ok(found) => {
+                let balancers = whole(found.load_balancers, "elasticloadbalancing:DescribeLoadBalancers")?;
+                Ok(balancers.into_iter().next())
+            }
             Err(refusal) if refusal.is_not_found() => Ok(None),
             Err(refusal) => Err(refusal.into()),
         }
@@ -66,7 +70,7 @@ impl AwsCloud {
         let send = self.account.elb.describe_target_groups().names(name(marks, way.word)).send();
         match self.account.read("elasticloadbalancing:DescribeTargetGroups", send).await {
             Ok(found) => {
-                let groups = found.target_groups.unwrap_or_default();
+                let groups = whole(found.target_groups, "elasticloadbalancing:DescribeTargetGroups")?;
                 Ok(groups.into_iter().next().and_then(|group| group.target_group_arn))
             }
             Err(refusal) if refusal.is_not_found() => Ok(None),

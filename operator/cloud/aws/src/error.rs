@@ -1,10 +1,13 @@
 //! What AWS refuses, by its codes: the reaction follows the class, never the text.
 
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as _,
+    time::{Duration, SystemTime},
+};
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use constellation_cloud::CloudError;
+use constellation_cloud::{CloudError, answers};
 
 /// How long to wait after a throttled call that doesn't say: EC2's buckets refill within seconds.
 const THROTTLED: Duration = Duration::from_secs(5);
@@ -37,7 +40,7 @@ impl Refusal {
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
         let header = |name| error.raw_response()?.headers().get(name);
-        let after = header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let after = header("retry-after").and_then(|text| answers::retry_after(text, SystemTime::now()));
         if let SdkError::ServiceError(context) = error {
             let (code, message) = (context.err().code().unwrap_or_default(), context.err().message());
             let status = context.raw().status().as_u16();
@@ -115,6 +118,12 @@ impl From<Refusal> for CloudError {
     }
 }
 
+/// The list of an answer. AWS sends an empty list where it has nothing; an answer without one is not an answer, and what
+/// is not in it is not gone.
+pub fn whole<T>(list: Option<Vec<T>>, operation: &str) -> Result<Vec<T>, CloudError> {
+    list.ok_or_else(|| CloudError::Transient(format!("{operation} was answered without a list")))
+}
+
 /// Codes: "Error codes for the Amazon EC2 API" and the errors of each action of Elastic Load Balancing.
 fn class(code: &str, status: u16) -> Class {
     match code {
@@ -157,7 +166,9 @@ fn class(code: &str, status: u16) -> Class {
         _ if code.ends_with("NotFound") || code.ends_with("NotFoundException") || code == "NoSuchResourceException" => {
             Class::NotFound
         }
-        "DependencyViolation"
+        // AWS's refusals have a code. Without one somebody in between speaks, who knows nothing of what is there.
+        ""
+        | "DependencyViolation"
         | "IncorrectInstanceState"
         | "IncorrectState"
         | "InternalError"
@@ -191,6 +202,8 @@ mod tests {
             ("InternalError", 500, Class::Transient),
             ("DependencyViolation", 400, Class::Transient),
             ("", 502, Class::Transient),
+            ("", 404, Class::Transient),
+            ("", 400, Class::Transient),
             ("InvalidParameterValue", 400, Class::Unsupported),
             ("NeverSeenBefore", 400, Class::Unsupported),
         ] {

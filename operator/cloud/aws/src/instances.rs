@@ -3,21 +3,20 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use aws_sdk_ec2::types as ec2;
-use constellation_cloud::{CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest};
+use constellation_cloud::{CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, answers::Pages};
 use tokio::time::Instant;
 
 use crate::{
     AwsCloud,
     account::{Made, Weight, public_of},
     convert::{self, Listed, TAG_CLUSTER, TAG_NODE, TAG_OWNER, filter},
+    error::whole,
     network::Marks,
     security::NODES,
 };
 
 /// How often a node's launch may end in an instance that is gone before anybody saw it. More is no bad luck.
 const ATTEMPTS: u32 = 8;
-/// Everything but `terminated`, which EC2 shows for about an hour.
-const STATES: [&str; 5] = ["pending", "running", "shutting-down", "stopped", "stopping"];
 
 impl AwsCloud {
     pub(crate) async fn launch_instance(&self, request: &LaunchRequest) -> Result<Instance, CloudError> {
@@ -146,10 +145,12 @@ impl AwsCloud {
         Ok(all)
     }
 
+    /// In every state, for one that EC2 adds must not make nodes look removed; what is terminated is shown for an hour.
     async fn read_all(&self) -> Result<Vec<Listed>, CloudError> {
         let owner = &self.settings.owner;
         let mut all = Vec::new();
         let mut next = None;
+        let mut pages = Pages::of("ec2:DescribeInstances");
         loop {
             let send = self
                 .account
@@ -157,16 +158,15 @@ impl AwsCloud {
                 .describe_instances()
                 .filters(filter(&format!("tag:{TAG_OWNER}"), [owner]))
                 .filters(filter("tag-key", [TAG_NODE]))
-                .filters(filter("instance-state-name", STATES))
                 .max_results(self.account.pace.page)
                 .set_next_token(next);
             let page = self.account.read("ec2:DescribeInstances", send.send()).await?;
-            let instances = page.reservations().iter().flat_map(ec2::Reservation::instances);
-            for one in instances.filter_map(|one| convert::listed(one, owner)) {
-                self.account.forget(&one.ec2_id);
-                all.push(one);
+            let reservations = whole(page.reservations, "ec2:DescribeInstances")?;
+            for one in reservations.iter().flat_map(ec2::Reservation::instances) {
+                self.account.forget(one.instance_id().unwrap_or_default());
+                all.extend(convert::listed(one, owner));
             }
-            next = page.next_token.filter(|token| !token.is_empty());
+            next = pages.next(page.next_token)?;
             if next.is_none() {
                 return Ok(all);
             }
@@ -270,20 +270,22 @@ impl AwsCloud {
             found.extend(convert::tags(tags).get(TAG_CLUSTER).map(|uid| ClusterUid((*uid).to_owned())));
         };
         let mut next = None;
+        let mut pages = Pages::of("ec2:DescribeVpcs");
         loop {
             let send = self.account.ec2.describe_vpcs().set_filters(Some(marks.to_vec())).max_results(1000);
             let page = self.account.read("ec2:DescribeVpcs", send.set_next_token(next).send()).await?;
-            page.vpcs().iter().for_each(|vpc| add(vpc.tags()));
-            next = page.next_token.filter(|token| !token.is_empty());
+            whole(page.vpcs, "ec2:DescribeVpcs")?.iter().for_each(|vpc| add(vpc.tags()));
+            next = pages.next(page.next_token)?;
             if next.is_none() {
                 break;
             }
         }
+        let mut pages = Pages::of("ec2:DescribeSecurityGroups");
         loop {
             let send = self.account.ec2.describe_security_groups().set_filters(Some(marks.to_vec())).max_results(1000);
             let page = self.account.read("ec2:DescribeSecurityGroups", send.set_next_token(next).send()).await?;
-            page.security_groups().iter().for_each(|group| add(group.tags()));
-            next = page.next_token.filter(|token| !token.is_empty());
+            whole(page.security_groups, "ec2:DescribeSecurityGroups")?.iter().for_each(|group| add(group.tags()));
+            next = pages.next(page.next_token)?;
             if next.is_none() {
                 break;
             }

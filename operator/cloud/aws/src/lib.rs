@@ -22,7 +22,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -140,6 +139,10 @@ impl Cloud for AwsCloud {
 
     fn calls(&self) -> BTreeMap<calls::Key, u64> {
         self.account.calls().counts()
+    }
+
+    fn watch_calls(&self, watcher: calls::Watcher) {
+        self.account.calls().watch(watcher);
     }
 
     async fn ensure_network(&self, request: &NetworkRequest) -> Result<Network, CloudError> {

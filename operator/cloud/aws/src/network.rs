@@ -11,6 +11,7 @@ use crate::{
     API_PORT, AwsCloud, Placement, Reach,
     account::Made,
     convert::{self, TAG_CLUSTER, TAG_OWNER, TAG_SLOT, filter, tag, tags},
+    error::whole,
     security::{self, ENDPOINT, NODES, digest},
 };
 
@@ -118,7 +119,7 @@ impl AwsCloud {
     /// VPC, its addresses, and the subnets that the user named.
     async fn given_subnets(&self, ids: &[String]) -> Result<(String, String, Vec<String>), CloudError> {
         let send = self.account.ec2.describe_subnets().set_subnet_ids(Some(ids.to_vec())).send();
-        let found = self.account.read("ec2:DescribeSubnets", send).await?.subnets.unwrap_or_default();
+        let found = whole(self.account.read("ec2:DescribeSubnets", send).await?.subnets, "ec2:DescribeSubnets")?;
         let mut vpcs: Vec<_> = found.iter().filter_map(|subnet| subnet.vpc_id()).collect();
         vpcs.dedup();
         let [vpc] = vpcs.as_slice() else {
@@ -133,18 +134,18 @@ impl AwsCloud {
 
     async fn vpcs(&self, marks: &Marks) -> Result<Vec<ec2::Vpc>, CloudError> {
         let send = self.account.ec2.describe_vpcs().set_filters(Some(marks.filters())).max_results(100).send();
-        Ok(self.account.read("ec2:DescribeVpcs", send).await?.vpcs.unwrap_or_default())
+        whole(self.account.read("ec2:DescribeVpcs", send).await?.vpcs, "ec2:DescribeVpcs")
     }
 
     async fn subnets(&self, marks: &Marks) -> Result<Vec<ec2::Subnet>, CloudError> {
         let send = self.account.ec2.describe_subnets().set_filters(Some(marks.filters())).max_results(100).send();
-        Ok(self.account.read("ec2:DescribeSubnets", send).await?.subnets.unwrap_or_default())
+        whole(self.account.read("ec2:DescribeSubnets", send).await?.subnets, "ec2:DescribeSubnets")
     }
 
     async fn gateways(&self, marks: &Marks) -> Result<Vec<ec2::InternetGateway>, CloudError> {
         let send = self.account.ec2.describe_internet_gateways().set_filters(Some(marks.filters())).max_results(100);
         let found = self.account.read("ec2:DescribeInternetGateways", send.send()).await?;
-        Ok(found.internet_gateways.unwrap_or_default())
+        whole(found.internet_gateways, "ec2:DescribeInternetGateways")
     }
 
     async fn ensure_vpc(&self, marks: &Marks, cidr: &str) -> Result<String, CloudError> {
@@ -284,7 +285,8 @@ impl AwsCloud {
                 Placement::Zones(zones) => (self.subnets(marks).await?, zones.len()),
                 Placement::Subnets(ids) => {
                     let send = self.account.ec2.describe_subnets().set_subnet_ids(Some(ids.clone())).send();
-                    (self.account.read("ec2:DescribeSubnets", send).await?.subnets.unwrap_or_default(), ids.len())
+                    let found = self.account.read("ec2:DescribeSubnets", send).await?.subnets;
+                    (whole(found, "ec2:DescribeSubnets")?, ids.len())
                 }
             };
             let pairs = found.iter().filter_map(|s| Some(format!("{}={}", s.availability_zone()?, s.subnet_id()?)));

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     API_PORT, AwsCloud, OWNER_PORT, VERIFIER_PORT,
     convert::{TAG_SLOT, filter, tags},
+    error::whole,
     network::Marks,
 };
 
@@ -115,7 +116,7 @@ impl AwsCloud {
     pub(crate) async fn groups(&self, marks: &Marks) -> Result<Vec<ec2::SecurityGroup>, CloudError> {
         let send = self.account.ec2.describe_security_groups().set_filters(Some(marks.filters())).max_results(100);
         let found = self.account.read("ec2:DescribeSecurityGroups", send.send()).await?;
-        Ok(found.security_groups.unwrap_or_default())
+        whole(found.security_groups, "ec2:DescribeSecurityGroups")
     }
 
     /// Makes a group, unless it is there.

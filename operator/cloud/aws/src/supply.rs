@@ -6,6 +6,7 @@ use aws_sdk_ec2::types as ec2;
 use aws_sdk_servicequotas::types::ServiceQuota;
 use constellation_cloud::{
     CloudError, ClusterUid,
+    answers::Pages,
     demand::{Demand, Shape},
 };
 
@@ -26,11 +27,12 @@ impl AwsCloud {
             // By filter: a name in the list that is unknown would fail the whole request.
             let send = self.account.ec2.describe_instance_types();
             let mut next = None;
+            let mut pages = Pages::of("ec2:DescribeInstanceTypes");
             loop {
                 let send = send.clone().filters(filter("instance-type", part.iter().map(|name| **name)));
                 let send = send.max_results(100).set_next_token(next).send();
                 let page = self.account.read("ec2:DescribeInstanceTypes", send).await?;
-                next = page.next_token.filter(|token| !token.is_empty());
+                next = pages.next(page.next_token)?;
                 all.extend(page.instance_types.unwrap_or_default());
                 if next.is_none() {
                     break;
@@ -44,6 +46,7 @@ impl AwsCloud {
     async fn offers(&self, names: &BTreeSet<&str>) -> Result<BTreeMap<String, BTreeSet<String>>, CloudError> {
         let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut next = None;
+        let mut pages = Pages::of("ec2:DescribeInstanceTypeOfferings");
         loop {
             let send = self
                 .account
@@ -58,7 +61,7 @@ impl AwsCloud {
                     all.entry(name.as_str().to_owned()).or_default().insert(zone.to_owned());
                 }
             }
-            next = page.next_token.filter(|token| !token.is_empty());
+            next = pages.next(page.next_token)?;
             if next.is_none() {
                 return Ok(all);
             }
@@ -167,6 +170,7 @@ impl AwsCloud {
     async fn used(&self, cluster: &ClusterUid, standard: impl Fn(&str) -> bool) -> Result<u64, CloudError> {
         let mut used = 0;
         let mut next = None;
+        let mut pages = Pages::of("ec2:DescribeInstances");
         loop {
             let send = self
                 .account
@@ -187,7 +191,7 @@ impl AwsCloud {
                     one.cpu_options().map(|cpu| cpu.core_count().unwrap_or(0) * cpu.threads_per_core().unwrap_or(1));
                 used += of.and_then(|cpus| u64::try_from(cpus).ok()).unwrap_or(0);
             }
-            next = page.next_token.filter(|token| !token.is_empty());
+            next = pages.next(page.next_token)?;
             if next.is_none() {
                 return Ok(used);
             }

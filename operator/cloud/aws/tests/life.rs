@@ -111,6 +111,73 @@ async fn a_stopped_vm_is_a_failed_one_and_says_why() {
     assert!(found.message.unwrap().contains("UserInitiatedShutdown"));
 }
 
+/// What is said in AWS's place, or by an AWS that is ill.
+fn odd(action: &str) -> Vec<(u16, String)> {
+    let page = "<html><body>404 Not Found</body></html>";
+    let error = "<Response><Errors><Error><Code>InvalidInstanceID.NotFound</Code></Error></Errors></Response>";
+    let empty = format!("<{action}Response/>");
+    let other = "<DescribeImagesResponse><imagesSet/></DescribeImagesResponse>";
+    let good = ["", page, "[]", error, other, &empty].map(|body| (200, body.to_owned()));
+    let bad = ["", page, "{}", "<Response/>"].map(|body| (404, body.to_owned()));
+    good.into_iter().chain(bad).chain([(400, page.to_owned())]).collect()
+}
+
+#[tokio::test]
+async fn whatever_is_not_awss_own_answer_removes_nothing_and_is_asked_again() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let id = cloud.launch(&request("n-1", 0)).await.unwrap().id;
+    assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
+    let before = endpoint.world().print();
+    let say = |action: &'static str, answer: &(u16, String), times: usize| {
+        let all = std::iter::repeat_n(answer.clone(), times);
+        endpoint.world().words.entry(action).or_default().extend(all);
+    };
+    for answer in odd("DescribeInstances") {
+        say("DescribeInstances", &answer, 1);
+        let told = cloud.find(&cluster()).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+        say("DescribeInstances", &answer, 1);
+        let told = cloud.terminate(&cluster(), &id).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+    }
+    // The first that is looked at where a network is removed.
+    for answer in odd("DescribeLoadBalancers") {
+        say("DescribeLoadBalancers", &answer, 1);
+        let told = cloud.remove_network(&cluster()).await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+    }
+    for answer in odd("DescribeVpcs") {
+        say("DescribeVpcs", &answer, 1);
+        let told = cloud.clusters().await;
+        assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
+    }
+    // A list that leads back to itself.
+    let again = "<DescribeInstancesResponse><reservationSet/><nextToken>1</nextToken></DescribeInstancesResponse>";
+    say("DescribeInstances", &(200, again.into()), 2);
+    assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Transient(_))));
+    assert_eq!(endpoint.world().print(), before);
+    assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
+    assert_eq!(endpoint.world().violations, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_instance_in_a_state_that_nobody_knows_runs_and_is_not_launched_again() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    let made = cloud.launch(&request("n-1", 0)).await.unwrap();
+    for object in endpoint.world().objects.values_mut().filter(|object| object.kind == Kind::Instance) {
+        object.attributes.insert("instance-state-name", "hibernating".into());
+    }
+    let found = cloud.find(&cluster()).await.unwrap().remove(0);
+    assert_eq!((&found.id, found.state), (&made.id, InstanceState::Running));
+    assert!(found.message.unwrap().contains("hibernating"));
+    assert_eq!(cloud.launch(&request("n-1", 0)).await.unwrap().id, made.id);
+    assert_eq!(endpoint.world().of(Kind::Instance).len(), 1);
+    cloud.terminate(&cluster(), &made.id).await.unwrap();
+    assert_eq!(cloud.find(&cluster()).await.unwrap()[0].state, InstanceState::Terminating);
+}
+
 #[tokio::test]
 async fn refusals_have_the_class_that_chooses_the_reaction() {
     let (endpoint, cloud) = given().await;

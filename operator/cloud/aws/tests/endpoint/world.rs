@@ -29,6 +29,8 @@ pub struct World {
     pub violations: Vec<String>,
     /// What the next calls of an action get.
     pub refusals: BTreeMap<&'static str, VecDeque<Refused>>,
+    /// What somebody answers to the next calls of an action, word by word.
+    pub words: BTreeMap<&'static str, VecDeque<(u16, String)>>,
     /// Zones without capacity.
     pub full: BTreeSet<String>,
     /// How many calls it takes until lists show what was made.
@@ -55,6 +57,7 @@ impl World {
             log: Vec::new(),
             violations: Vec::new(),
             refusals: BTreeMap::new(),
+            words: BTreeMap::new(),
             full: BTreeSet::new(),
             lag: 0,
             fade: 1,
@@ -116,6 +119,9 @@ impl World {
         let elb = request.text("Version") == Some("2015-12-01");
         let wrong = model::check(if elb { "elbv2" } else { "ec2" }, &action, &request);
         self.log.push(action.clone());
+        if let Some((status, body)) = self.words.get_mut(action.as_str()).and_then(VecDeque::pop_front) {
+            return Answer { status, body, throttled: false };
+        }
         let scripted = self.refusals.get_mut(action.as_str()).and_then(VecDeque::pop_front);
         let reply = if let Some(refused) = scripted {
             Err(refused)
