@@ -35,6 +35,10 @@ prove: packages ## the join: its state machine with an attacker in it, and its s
 	$(CARGO) test --release -p constellation-model --features prove
 	@tests/symbolic.sh
 
+.PHONY: mutants
+mutants: packages ## change the code that decides on joins, place by place, and see a test fail; hours
+	@tests/mutants.sh $(FILES)
+
 .PHONY: soak
 soak: build ## thousands of fault schedules (SCHEDULES=N) and ten quiet minutes; hours
 	@tests/run.sh soak

@@ -21,6 +21,8 @@ pub mod collect;
 pub mod credential;
 pub mod delivery;
 pub mod dsse;
+#[cfg(feature = "channel")]
+pub mod dumps;
 pub mod endorsement;
 pub mod endorsers;
 pub mod gcp;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use constellation_attestation::protocol::BOOTSTRAPPER_PORT;
+use constellation_attestation::{dumps, protocol::BOOTSTRAPPER_PORT};
 use constellation_bootstrapper::{
     attester, join,
     machine::Machine,
@@ -58,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         .without_time()
         .init();
     let Command::Run(run) = Arguments::parse().command;
+    dumps::forbid().context("forbidding core dumps")?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -1,6 +1,8 @@
 //! Parses arguments and runs what they name.
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use constellation_attestation::dumps;
 use constellation_operator::{
     args::Run,
     cloud::local::{SupervisorArgs, supervise},
@@ -34,6 +36,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    dumps::forbid().context("forbidding core dumps")?;
     match Args::parse().command {
         // Before any log: its standard streams carry its answers.
         Command::LocalSupervisor(args) => Ok(supervise(&args)?),

@@ -4,5 +4,6 @@ pub mod capture;
 pub mod controlplane;
 pub mod faults;
 pub mod operator;
+pub mod scan;
 pub mod swtpm;
 pub mod world;

@@ -21,6 +21,14 @@ impl Operator {
     /// # Errors
     /// When the program was not built (`cargo build -p constellation-operator`) or does not start.
     pub fn start(dir: &Path, kubeconfig: &str, arguments: &[&str]) -> Result<Self> {
+        Self::start_through(dir, kubeconfig, &[], arguments)
+    }
+
+    /// As [`Self::start`], through a program that becomes the operator, such as `env` or `unshare`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_through(dir: &Path, kubeconfig: &str, through: &[&str], arguments: &[&str]) -> Result<Self> {
         let program = program("constellation-operator")?;
         let path = dir.join("operator.kubeconfig");
         fs::write(&path, kubeconfig)?;
@@ -28,6 +36,7 @@ impl Operator {
         let output = File::options().create(true).append(true).open(&log)?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
+            .args(through)
             .arg(program)
             .arg("run")
             .arg("--local-state-dir")
@@ -61,6 +70,12 @@ impl Operator {
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, signal);
         }
+    }
+
+    /// Number of its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Whether it still runs.

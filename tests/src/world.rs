@@ -82,7 +82,19 @@ impl World {
 
     /// Starts the operator.
     pub fn operator(&mut self, arguments: &[&str]) {
-        self.operator = Some(Operator::start(&self.dir, &self.plane.kubeconfig(), arguments).unwrap());
+        self.operator_through(&[], arguments);
+    }
+
+    /// Starts the operator through a program that becomes it.
+    pub fn operator_through(&mut self, through: &[&str], arguments: &[&str]) {
+        let kubeconfig = self.plane.kubeconfig();
+        self.operator = Some(Operator::start_through(&self.dir, &kubeconfig, through, arguments).unwrap());
+    }
+
+    /// Number of the operator's process.
+    #[must_use]
+    pub fn operator_pid(&self) -> u32 {
+        self.operator.as_ref().expect("an operator runs").pid()
     }
 
     /// SIGKILL, as a machine that loses power would.

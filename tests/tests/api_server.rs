@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
+#[path = "api_server/rules.rs"]
+mod rules;
+
 use std::{fs, path::Path};
 
 use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, NodeVersion};

@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
+#[path = "bad_input/stages.rs"]
+mod stages;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Result;

@@ -7,7 +7,12 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use constellation_tests::world::World;
+use constellation_tests::{
+    scan::{Places, Secret},
+    world::World,
+};
+use k8s_openapi::api::core::v1::{Event, Secret as KubeSecret};
+use kube::{Api, api::ListParams};
 use serde_json::json;
 
 /// A roll, a creation: seconds when alone, more on a busy machine.
@@ -34,6 +39,7 @@ async fn a_cluster_lives_from_apply_to_nothing_left() {
     }
     assert_eq!(world.kube_nodes().await.len(), 3);
 
+    assert_no_secret_is_out(&world).await;
     world.settle().await;
     let writes = world.writes_during(Duration::from_secs(15)).await;
     assert!(writes.is_empty(), "in steady state the operator wrote: {writes:#?}");
@@ -76,6 +82,29 @@ async fn a_cluster_lives_from_apply_to_nothing_left() {
         })
         .await;
     world.assert_one_machine_per_node();
+}
+
+/// Whoever may read everything but Secrets, the operator's log and what processes show learns no secret of the cluster.
+async fn assert_no_secret_is_out(world: &World) {
+    let of = async |name: &str, key: &str| {
+        let secrets: Api<KubeSecret> = Api::default_namespaced(world.client());
+        secrets.get(&format!("quickstart-{name}")).await.unwrap().data.unwrap().remove(key).unwrap().0
+    };
+    let owner = String::from_utf8(of("owner-key", "key.pem").await).unwrap();
+    let secrets = [
+        Secret::new("master secret", &of("master-secret", "secret").await).unwrap(),
+        Secret::of_key("owner key", &owner).unwrap(),
+    ];
+    let mut places = Places::default();
+    places.add_file(&world.dir().join("operator.log")).unwrap();
+    places.add_objects(&world.client()).await.unwrap();
+    places.add_processes().unwrap();
+    assert_eq!(places.find(&secrets), Vec::<String>::new());
+    let pid = world.operator_pid();
+    assert!(places.names().any(|name| name == format!("/proc/{pid}/environ")));
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"]);
 }
 
 #[tokio::test]
@@ -144,9 +173,12 @@ async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node
     world.apply("simulated/cluster.yaml").await;
     world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
     world.release("v1-tampered").await;
+    let tampered = async |w: &World| w.nodes().await.into_iter().find(|n| n.spec.image == "v1-tampered");
+    world.until("the tampered node", LONG, async |w| tampered(w).await.is_some()).await;
+    let refused = tampered(&world).await.unwrap().metadata.name.unwrap();
     world
         .until("a refusal", LONG, async |w| {
-            let node = w.nodes().await.into_iter().find(|n| n.spec.image == "v1-tampered");
+            let node = tampered(w).await;
             let result = node.and_then(|n| n.status).and_then(|s| s.attestation);
             result.is_some_and(|r| {
                 r.verdict == "Refused"
@@ -158,6 +190,7 @@ async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node
         .await;
     assert_eq!(world.kube_nodes().await.len(), 3);
     assert!(world.condition("Available").await && !world.condition("Ready").await);
+    world.until("its Event", LONG, async |w| !refusals(w, &refused).await.is_empty()).await;
     world.release("v1").await;
     world
         .until("the way back", LONG, async |w| {
@@ -165,4 +198,16 @@ async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node
             nodes.len() == 3 && nodes.iter().all(|n| n.spec.image == "v1") && w.condition("Ready").await
         })
         .await;
+    let told = refusals(&world, &refused).await;
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(told[0].series.is_none() && told[0].message.as_ref().unwrap().contains("tpm.pcr.4"), "{told:#?}");
+}
+
+/// The Events that tell of a node's refusal.
+async fn refusals(world: &World, node: &str) -> Vec<Event> {
+    let events: Api<Event> = Api::default_namespaced(world.client());
+    let all = events.list(&ListParams::default()).await.unwrap().items.into_iter();
+    all.filter(|event| event.involved_object.name.as_deref() == Some(node))
+        .filter(|event| event.reason.as_deref() == Some("AttestationRefused"))
+        .collect()
 }

@@ -10,6 +10,8 @@ use constellation_attestation::{
     channel::{self, Identity},
     protocol::{ClusterSettings, LaunchConfig},
 };
+use jiff::Timestamp;
+use x509_parser::{certificate::Validity, pem::parse_x509_pem};
 use zeroize::Zeroizing;
 
 const SECRET_BYTES: usize = 32;
@@ -28,8 +30,20 @@ pub struct Paths {
 /// Why the files can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The clock, or the verifier CA, is wrong.
+    #[error("{path} is valid from {from} to {until} and not now, at {now}: is the clock right?")]
+    Clock {
+        /// The verifier CA's certificate.
+        path: PathBuf,
+        /// When it begins.
+        from: String,
+        /// When it ends.
+        until: String,
+        /// What our clock says.
+        now: String,
+    },
     /// No TLS identity can be made from the verifier CA.
-    #[error("making our TLS identity failed")]
+    #[error("making our TLS identity from verifier-ca.crt and verifier-ca.key failed")]
     Identity(#[source] channel::Error),
     /// A file holds something else.
     #[error("{0} doesn't hold what it should")]
@@ -84,8 +98,25 @@ impl Home {
     }
 
     /// A fresh TLS identity. Made for each connection, so that none outlives its certificate.
+    ///
+    /// # Errors
+    /// When it can't be made, or the CA isn't valid now, so that no node would believe it.
     pub fn identity(&self) -> Result<Identity, Error> {
+        self.in_date(Timestamp::now())?;
         Identity::verifier(&self.verifier_ca_certificate, &self.verifier_ca_key).map_err(Error::Identity)
+    }
+
+    fn in_date(&self, now: Timestamp) -> Result<(), Error> {
+        let path = self.paths.dir.join("verifier-ca.crt");
+        let Ok((_, pem)) = parse_x509_pem(self.verifier_ca_certificate.as_bytes()) else {
+            return Err(Error::Malformed(path));
+        };
+        let Ok(ca) = pem.parse_x509() else { return Err(Error::Malformed(path)) };
+        let Validity { not_before, not_after } = ca.validity();
+        if (not_before.timestamp()..=not_after.timestamp()).contains(&now.as_second()) {
+            return Ok(());
+        }
+        Err(Error::Clock { path, from: not_before.to_string(), until: not_after.to_string(), now: now.to_string() })
     }
 }
 
@@ -156,6 +187,20 @@ pub(crate) mod tests {
         let home = Home::load(&given_files(dir.path(), &owner)).unwrap();
         assert_eq!((home.disk_secret.as_slice(), home.cluster_id.as_slice()), ([1; 32].as_slice(), [2; 32].as_slice()));
         assert_eq!(home.owner_spki, owner.public_spki());
+    }
+
+    #[test]
+    fn an_authority_is_used_from_its_first_to_its_last_second() {
+        let (dir, owner) = (tempfile::tempdir().unwrap(), SigningKey::generate().unwrap());
+        let home = Home::load(&given_files(dir.path(), &owner)).unwrap();
+        let (_, pem) = parse_x509_pem(home.verifier_ca_certificate.as_bytes()).unwrap();
+        let validity = pem.parse_x509().unwrap().validity().clone();
+        let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        for (second, good) in [(from - 1, false), (from, true), (until, true), (until + 1, false)] {
+            let answer = home.in_date(Timestamp::from_second(second).unwrap());
+            assert_eq!(answer.is_ok(), good, "{second}");
+            assert!(good || matches!(answer, Err(Error::Clock { .. })));
+        }
     }
 
     #[test]

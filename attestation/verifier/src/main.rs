@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    io::IsTerminal as _,
+    io::{self, IsTerminal as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use constellation_attestation::{platform::Platform, protocol::BOOTSTRAPPER_PORT};
+use constellation_attestation::{dumps, platform::Platform, protocol::BOOTSTRAPPER_PORT};
 use constellation_verifier::{
     home::{self, Home, Paths},
     join::{self, Outcome},
@@ -96,6 +96,7 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(10);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let Command::Serve(args) = Args::parse().command;
+    dumps::forbid().context("forbidding core dumps")?;
     start_log(args.log);
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -115,7 +116,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
     };
     tokio::pin!(stop);
     let verifier = tokio::select! {
-        verifier = prepare(&args) => Arc::new(verifier?),
+        verifier = prepare(&args) => Arc::new(verifier),
         () = &mut stop => return Ok(()),
     };
     let schedule = Schedule {
@@ -123,7 +124,10 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         port: args.bootstrapper_port,
         own_address: args.own_address,
     };
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
+    let listener = tokio::select! {
+        listener = patiently("the address for joins", || listen(args.listen)) => listener,
+        () = &mut stop => return Ok(()),
+    };
     tracing::info!(address = %listener.local_addr()?, cluster_uid = verifier.home.launch.cluster_uid, "Serving joins");
     let metrics = serve_metrics(&verifier, args.metrics);
     let members = async { tokio::join!(reattest::enrol(&verifier, &schedule), reattest::rounds(&verifier, &schedule)) };
@@ -149,15 +153,18 @@ async fn serve_join(verifier: &Verifier<Cluster>, stream: tokio::net::TcpStream)
     }
 }
 
-/// Waits for our files; everything else that is wrong with them ends the process.
-async fn prepare(args: &Serve) -> anyhow::Result<Verifier<Cluster>> {
+/// Waits until our files can be used; what is wrong with them is in the log.
+async fn prepare(args: &Serve) -> Verifier<Cluster> {
     let paths = Paths { dir: args.dir.clone(), pki: args.pki.clone(), admin_kubeconfig: args.admin_kubeconfig.clone() };
     let home = patiently("our files", || async { Home::load(&paths) }).await;
     let store = patiently("access to the Kubernetes API", || open(args)).await;
-    let trust = Trust::open(&home.owner_spki, &home.launch.cluster_uid, &args.dir.join("trust-revision"))
-        .context("opening the memory of the trust bundle")?;
+    let memory = args.dir.join("trust-revision");
+    let trust = patiently("the memory of the trust bundle", || async {
+        Trust::open(&home.owner_spki, &home.launch.cluster_uid, &memory)
+    })
+    .await;
     let platform = args.platform.unwrap_or(home.cluster.platform);
-    Ok(Verifier::new(home, trust, store, platform))
+    Verifier::new(home, trust, store, platform)
 }
 
 /// With the kubeconfig if there is one, else with a certificate that we make ourselves.
@@ -167,6 +174,12 @@ async fn open(args: &Serve) -> Result<Cluster, store::Error> {
     }
     let file = |name: &str| home::text(&args.pki.join(name)).map_err(store::Error::Files);
     Cluster::open_as_verifier(&args.admin_kubeconfig, &file("ca.crt")?, &file("ca.key")?, &args.namespace).await
+}
+
+/// Says which address it is that can't be had.
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("listening on {address}: {error}"));
+    TcpListener::bind(address).await.map_err(named)
 }
 
 async fn patiently<T, E, F>(what: &str, attempt: impl Fn() -> F) -> T
@@ -187,13 +200,8 @@ where
 
 /// Counters are a convenience: a port that is taken doesn't stop joins.
 async fn serve_metrics(verifier: &Verifier<Cluster>, address: SocketAddr) {
-    match TcpListener::bind(address).await {
-        Ok(listener) => metrics::serve(listener, || verifier.metrics.render(verifier.trust.revision())).await,
-        Err(error) => {
-            tracing::warn!(%error, %address, "Serving metrics failed");
-            std::future::pending::<()>().await;
-        }
-    }
+    let listener = patiently("the address for metrics", || listen(address)).await;
+    metrics::serve(listener, || verifier.metrics.render(verifier.trust.revision())).await;
 }
 
 fn start_log(format: Option<LogFormat>) {

@@ -1,6 +1,11 @@
 //! The Kubernetes API as the verifier needs it: live reads, and one write that is a compare-and-swap.
 
-use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_crds::{NodeAdmission, TrustBundle};
@@ -48,8 +53,8 @@ pub enum Error {
     #[error("reading the cluster's CA failed")]
     Files(#[source] home::Error),
     /// The kubeconfig can't be used.
-    #[error("reading our kubeconfig failed")]
-    Kubeconfig(#[source] kube::config::KubeconfigError),
+    #[error("using the kubeconfig {0} failed")]
+    Kubeconfig(PathBuf, #[source] kube::config::KubeconfigError),
     /// An object that must be there isn't.
     #[error("{0} isn't there")]
     Missing(&'static str),
@@ -88,7 +93,7 @@ pub struct Cluster {
 impl Cluster {
     /// Prepares calls with a kubeconfig; the API server needn't be up.
     pub async fn open(kubeconfig: &Path, namespace: &str) -> Result<Self, Error> {
-        Self::with(Kubeconfig::read_from(kubeconfig).map_err(Error::Kubeconfig)?, namespace).await
+        Self::with(read(kubeconfig)?, kubeconfig, namespace).await
     }
 
     /// As [`Cluster::open`], as user [`USER`] with a certificate made now. Of the administrator's kubeconfig only the
@@ -99,7 +104,7 @@ impl Cluster {
         ca_key: &str,
         namespace: &str,
     ) -> Result<Self, Error> {
-        let mut kubeconfig = Kubeconfig::read_from(admin_kubeconfig).map_err(Error::Kubeconfig)?;
+        let mut kubeconfig = read(admin_kubeconfig)?;
         let key = Key(KeyPair::generate().map_err(|error| Error::Authority(authority::Error::Sign(error)))?);
         let subject = Subject { organization: None, common_name: USER };
         let certificate = authority::client_certificate(ca_certificate, ca_key, &key.0, subject, Timestamp::now())
@@ -119,13 +124,13 @@ impl Cluster {
         context.user = Some(USER.to_owned());
         kubeconfig.auth_infos =
             vec![NamedAuthInfo { name: USER.to_owned(), auth_info: Some(user), ..NamedAuthInfo::default() }];
-        Self::with(kubeconfig, namespace).await
+        Self::with(kubeconfig, admin_kubeconfig, namespace).await
     }
 
-    async fn with(kubeconfig: Kubeconfig, namespace: &str) -> Result<Self, Error> {
+    async fn with(kubeconfig: Kubeconfig, path: &Path, namespace: &str) -> Result<Self, Error> {
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
-            .map_err(Error::Kubeconfig)?;
+            .map_err(|error| Error::Kubeconfig(path.to_owned(), error))?;
         // The node knocks again by itself; retries in here would only make it wait.
         config.default_retry = false;
         config.read_timeout = Some(CALL_TIMEOUT);
@@ -137,6 +142,10 @@ impl Cluster {
             config_maps: Api::namespaced(client, KUBELET_CONFIG_NAMESPACE),
         })
     }
+}
+
+fn read(kubeconfig: &Path) -> Result<Kubeconfig, Error> {
+    Kubeconfig::read_from(kubeconfig).map_err(|error| Error::Kubeconfig(kubeconfig.to_owned(), error))
 }
 
 impl Store for Cluster {

@@ -85,6 +85,11 @@ impl Agent {
         self.wait_until_it_listens().await
     }
 
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Who endorses its TPM.
     pub fn endorsement_roots(&self) -> Result<Vec<String>> {
         self.swtpm.endorsement_roots()

@@ -184,7 +184,7 @@ async fn keys_in_software_say_what_they_like_and_are_refused_for_each_part_of_it
 }
 
 /// A CA for endorsement keys, and what it issues for the key in `spki` between two years.
-fn endorsement(ca: &Issuer<'_, KeyPair>, spki: &[u8], from: i32, until: i32) -> Vec<u8> {
+pub fn endorsement(ca: &Issuer<'_, KeyPair>, spki: &[u8], from: i32, until: i32) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "a TPM");
     params.not_before = rcgen::date_time_ymd(from, 1, 1);
@@ -193,7 +193,7 @@ fn endorsement(ca: &Issuer<'_, KeyPair>, spki: &[u8], from: i32, until: i32) -> 
     params.signed_by(&key, ca).unwrap().der().to_vec()
 }
 
-fn given_maker() -> (String, Issuer<'static, KeyPair>) {
+pub fn given_maker() -> (String, Issuer<'static, KeyPair>) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "a maker of TPMs");

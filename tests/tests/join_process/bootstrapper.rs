@@ -22,7 +22,7 @@ use crate::{
 
 const HOME: &str = "etc/kubernetes/constellation";
 
-fn init_request(owner: &SigningKey, disk_secret: [u8; 32], cluster_id: [u8; 32]) -> InitRequest {
+pub fn init_request(owner: &SigningKey, disk_secret: [u8; 32], cluster_id: [u8; 32]) -> InitRequest {
     let (certificate, key) = Identity::issue_verifier_ca(owner).unwrap();
     InitRequest {
         disk_key: keys::disk_key(&disk_secret, "uid-cp-0").to_vec(),

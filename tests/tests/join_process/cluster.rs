@@ -194,11 +194,17 @@ fn openssl(folder: &Path, arguments: &str) -> Result<()> {
 
 /// Starts a program that dies with the thread that started it.
 pub fn spawn(program: &Path, log: &Path, arguments: &[String]) -> Result<Child> {
+    spawn_in(program, log, arguments, &[])
+}
+
+/// As [`spawn`], with more in its environment.
+pub fn spawn_in(program: &Path, log: &Path, arguments: &[String], environment: &[(&str, String)]) -> Result<Child> {
     let log = fs::File::create(log)?;
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .arg(program)
         .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -7,7 +7,7 @@ use constellation_attestation::{
     binding::VerifierRole,
     boot::BootSecrets,
     channel::{self, Channel},
-    collect::Tpm,
+    collect::{AttestationKey, Tpm},
     protocol::{Evidence, Hello, LaunchConfig, Purpose, Ticket, Verdict},
     session::{self, Attester, BoxError},
 };
@@ -18,6 +18,10 @@ use tokio::net::TcpStream;
 
 /// What the good image extends into PCR 4 and PCR 11.
 pub const IMAGE: [(u8, [u8; 32]); 2] = [(4, [0x44; 32]), (11, [0x11; 32])];
+/// Where Azure keeps the key that [`AttestationKey::Azure`] quotes with: any key can be put there.
+const AZURES: &str = "0x81000003";
+/// No file: a firmware without an event log.
+const NO_LOG: &str = "/nonexistent/event-log";
 
 /// A machine that was booted.
 pub struct Machine {
@@ -42,9 +46,29 @@ impl Machine {
 
     /// As [`Machine::boot`], with a TPM of the same make and keys as another machine's.
     pub fn boot_like(other: &Self, launch: &LaunchConfig) -> Result<Self> {
+        Self::boot_like_measuring(other, launch, &IMAGE)
+    }
+
+    /// As [`Machine::boot_like`], of any image.
+    pub fn boot_like_measuring(other: &Self, launch: &LaunchConfig, image: &[(u8, [u8; 32])]) -> Result<Self> {
         let swtpm = Swtpm::start_like(&other.swtpm)?;
-        let tpm = measure(&swtpm, &IMAGE, &launch.to_bytes())?;
+        let tpm = measure(&swtpm, image, &launch.to_bytes())?;
         Ok(Self { launch: launch.clone(), secrets: BootSecrets::generate()?, tpm, swtpm })
+    }
+
+    /// The same machine, which quotes with another key of its TPM: one with these attributes, in tpm2-tools' words.
+    pub fn with_key(self, attributes: &str) -> Result<Self> {
+        let Self { launch, secrets, tpm, swtpm } = self;
+        drop(tpm);
+        let (folder, tcti) = (tempfile::tempdir()?, swtpm.tcti());
+        let key = folder.path().join("key").display().to_string();
+        let template = ["-C", "e", "-G", "ecc256:ecdsa-sha256:null", "-g", "sha256"];
+        tool(&tcti, "tpm2_createprimary", &[template.as_slice(), &["-a", attributes, "-c", &key]].concat())?;
+        tool(&tcti, "tpm2_evictcontrol", &["-C", "o", "-c", &key, AZURES])?;
+        tool(&tcti, "tpm2_flushcontext", &["--transient-object"])?;
+        let mut tpm = Tpm::open_with(&tcti, AttestationKey::Azure)?;
+        tpm.set_event_log(NO_LOG);
+        Ok(Self { launch, secrets, tpm, swtpm })
     }
 
     /// The same machine after a power cycle: same TPM, fresh PCRs and keys.
@@ -169,17 +193,20 @@ fn measure(swtpm: &Swtpm, image: &[(u8, [u8; 32])], launch: &[u8]) -> Result<Tpm
         extend(swtpm, *register, digest)?;
     }
     let mut tpm = Tpm::open(&swtpm.tcti())?;
-    tpm.set_event_log("/nonexistent/event-log");
+    tpm.set_event_log(NO_LOG);
     tpm.extend_pcr15(&Sha256::digest(launch).into())?;
     Ok(tpm)
 }
 
 /// Extends a register from outside, as firmware does.
 pub fn extend(swtpm: &Swtpm, register: u8, digest: &[u8; 32]) -> Result<()> {
-    let output = Command::new("tpm2_pcrextend")
-        .args(["-T", &swtpm.tcti(), &format!("{register}:sha256={}", hex::encode(digest))])
-        .output()
-        .context("tpm2-tools isn't installed")?;
-    ensure!(output.status.success(), "tpm2_pcrextend: {}", String::from_utf8_lossy(&output.stderr));
+    let value = format!("{register}:sha256={}", hex::encode(digest));
+    tool(&swtpm.tcti(), "tpm2_pcrextend", &[&value])
+}
+
+fn tool(tcti: &str, program: &str, arguments: &[&str]) -> Result<()> {
+    let output =
+        Command::new(program).args(["-T", tcti]).args(arguments).output().context("tpm2-tools isn't installed")?;
+    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

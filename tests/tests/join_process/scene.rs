@@ -35,7 +35,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::{
-    cluster::{ControlPlane, free_port, spawn},
+    cluster::{ControlPlane, free_port, spawn_in},
     machine::{IMAGE, Machine},
 };
 
@@ -52,6 +52,10 @@ pub struct Scene {
     pub folder: TempDir,
     /// Where the verifier looks for bootstrappers.
     pub bootstrapper_port: u16,
+    /// What the verifier has in its environment from its next start on.
+    pub environment: Vec<(&'static str, String)>,
+    /// Where the verifier finds kubeadm's certificates from its next start on.
+    pki: PathBuf,
     namespace: String,
     process: Child,
 }
@@ -66,10 +70,13 @@ impl Scene {
         let (owner, folder) = (SigningKey::generate()?, tempfile::tempdir()?);
         home(folder.path(), &owner, control_plane)?;
         let (port, bootstrapper_port) = (free_port()?, free_port()?);
-        let process = launch(folder.path(), name, port, bootstrapper_port, control_plane, more)?;
+        let environment = Vec::new();
+        let pki = control_plane.pki().to_owned();
+        let process = launch(folder.path(), name, &pki, (port, bootstrapper_port), (more, &environment))?;
         let verifier = SocketAddr::from(([127, 0, 0, 1], port));
+        let namespace = name.to_owned();
         let mut scene =
-            Self { owner, client, verifier, folder, bootstrapper_port, namespace: name.to_owned(), process };
+            Self { owner, client, verifier, folder, bootstrapper_port, environment, pki, namespace, process };
         scene.wait_until_it_listens().await?;
         Ok(scene)
     }
@@ -85,12 +92,66 @@ impl Scene {
 
     /// Ends the verifier and starts it again with the same files, as after a crash.
     pub async fn restart_verifier(&mut self) -> Result<()> {
+        self.begin_restart()?;
+        self.wait_until_it_listens().await
+    }
+
+    /// Ends the verifier.
+    pub fn stop_verifier(&mut self) -> Result<()> {
         self.process.kill()?;
         self.process.wait()?;
-        let port = self.verifier.port();
-        let folder = self.folder.path();
-        self.process = launch(folder, &self.namespace, port, self.bootstrapper_port, ControlPlane::shared(), &[])?;
-        self.wait_until_it_listens().await
+        Ok(())
+    }
+
+    /// As [`Scene::restart_verifier`], for a verifier that may not come up.
+    pub fn begin_restart(&mut self) -> Result<()> {
+        self.stop_verifier()?;
+        let (port, folder) = (self.verifier.port(), self.folder.path());
+        let more = (&[] as &[&str], self.environment.as_slice());
+        self.process = launch(folder, &self.namespace, &self.pki, (port, self.bootstrapper_port), more)?;
+        Ok(())
+    }
+
+    /// Gives the verifier a copy of the certificates, for it alone from its next start on.
+    pub fn own_pki(&mut self) -> Result<PathBuf> {
+        let pki = self.folder.path().join("pki");
+        fs::create_dir_all(pki.join("etcd"))?;
+        for folder in ["", "etcd"] {
+            for entry in fs::read_dir(self.pki.join(folder))? {
+                let entry = entry?;
+                if entry.file_type()?.is_file() {
+                    fs::copy(entry.path(), pki.join(folder).join(entry.file_name()))?;
+                }
+            }
+        }
+        self.pki.clone_from(&pki);
+        Ok(pki)
+    }
+
+    /// Waits until the verifier has logged this since its start.
+    pub async fn wait_for_log(&mut self, words: &str) -> Result<()> {
+        self.wait_for_log_after(0, words).await
+    }
+
+    /// Waits until the verifier has logged this behind the first bytes of its log.
+    pub async fn wait_for_log_after(&mut self, bytes: usize, words: &str) -> Result<()> {
+        let begun = Instant::now();
+        while !self.log()?.get(bytes..).is_some_and(|log| log.contains(words)) {
+            ensure!(self.process.try_wait()?.is_none(), "the verifier ended: {}", self.log()?);
+            ensure!(begun.elapsed() < START, "the verifier doesn't say {words:?}: {}", self.log()?);
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Asserts that the owner finds this refusal, for exactly these clauses, in the status of a node that wasn't let in.
+    pub async fn assert_told(&self, uid: &str, id: &str, clauses: &[&str]) {
+        let status = self.status(uid).await.unwrap();
+        let last = status.last_appraisal.unwrap();
+        let listed: Vec<&str> = last.mismatches.iter().map(|mismatch| mismatch.clause.as_str()).collect();
+        assert_eq!(listed, clauses, "{:?}", last.mismatches);
+        assert_eq!((last.verdict.as_str(), last.refusal_id.as_deref()), ("Refused", Some(id)));
+        assert_eq!(status.admission, None);
     }
 
     /// The launch configuration of a node of this cluster.
@@ -201,7 +262,7 @@ impl Scene {
         Ok(last.mismatches.into_iter().map(|mismatch| mismatch.clause).collect())
     }
 
-    async fn wait_until_it_listens(&mut self) -> Result<()> {
+    pub async fn wait_until_it_listens(&mut self) -> Result<()> {
         let begun = Instant::now();
         while TcpStream::connect(self.verifier).await.is_err() {
             let log = || fs::read_to_string(self.folder.path().join("verifier.log")).unwrap_or_default();
@@ -287,17 +348,16 @@ fn home(folder: &Path, owner: &SigningKey, control_plane: &ControlPlane) -> Resu
 fn launch(
     folder: &Path,
     namespace: &str,
-    port: u16,
-    bootstrapper_port: u16,
-    control_plane: &ControlPlane,
-    more: &[&str],
+    pki: &Path,
+    (port, bootstrapper_port): (u16, u16),
+    (more, environment): (&[&str], &[(&str, String)]),
 ) -> Result<Child> {
     let path = |name: &str| folder.join(name).display().to_string();
     let mut arguments = vec![
         "serve".to_owned(),
         format!("--listen=127.0.0.1:{port}"),
         format!("--dir={}", folder.display()),
-        format!("--pki={}", control_plane.pki().display()),
+        format!("--pki={}", pki.display()),
         format!("--kubeconfig={}", path("verifier.conf")),
         format!("--admin-kubeconfig={}", path("admin.conf")),
         format!("--namespace={namespace}"),
@@ -309,7 +369,7 @@ fn launch(
         arguments.push("--reattest-seconds=0".to_owned());
     }
     arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-    spawn(&program("constellation-verifier")?, &folder.join("verifier.log"), &arguments)
+    spawn_in(&program("constellation-verifier")?, &folder.join("verifier.log"), &arguments, environment)
 }
 
 /// One of our programs, built if need be.

@@ -118,4 +118,18 @@ fn a_revision_that_cannot_be_remembered_or_read_is_not_used() {
     assert_eq!(trust.revision(), 0);
     fs::write(given.path(), "not a number").unwrap();
     assert!(Trust::open(&given.owner.public_spki(), "cluster-1", &given.path()).is_err());
+    // Only a file that isn't there means that there was no bundle yet.
+    assert!(Trust::open(&given.owner.public_spki(), "cluster-1", given.dir.path()).is_err());
+}
+
+#[test]
+fn a_revision_that_is_remembered_is_not_written_again() {
+    let given = Given::new();
+    let trust = given.open();
+    trust.accept(&given.sign(&given_policy(1))).unwrap();
+    let mut fresh = given.path().into_os_string();
+    fresh.push(".new");
+    fs::create_dir(fresh).unwrap();
+    trust.accept(&given.sign(&given_policy(1))).unwrap();
+    assert!(matches!(trust.accept(&given.sign(&given_policy(2))), Err(Error::Floor(..))));
 }

@@ -1,0 +1,111 @@
+//! Time: an answer that comes too late, and a verifier whose clock is years off.
+
+use std::{
+    fs,
+    process::Command,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use constellation_attestation::{
+    binding::VerifierRole,
+    channel::Channel,
+    protocol::{Evidence, Hello, Purpose, Verdict},
+    session::{self, EVIDENCE_TIMEOUT},
+};
+use constellation_crds::NodeAdmissionStatus;
+use jiff::Zoned;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::{WORKER, machine::Machine, refusal, scene::Scene};
+
+/// How much longer than [`EVIDENCE_TIMEOUT`] a busy machine may take to close a connection.
+const SLACK: Duration = Duration::from_secs(30);
+
+async fn greeted(machine: &Machine, scene: &Scene, hello: &Hello) -> Channel<TcpStream> {
+    let mut channel = machine.connect(scene.verifier).await.unwrap();
+    channel.send(hello).await.unwrap();
+    channel
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nonce_expires_and_what_was_made_for_it_is_worth_nothing_on_a_new_connection() {
+    let (scene, mut machine) = Scene::with_worker("expired").await.unwrap();
+    let hello = machine.hello(Purpose::Join).unwrap();
+    let mut late = greeted(&machine, &scene, &hello).await;
+    let _challenge: Value = late.receive().await.unwrap();
+    let begun = Instant::now();
+    // The verifier waits for the evidence as long as the nonce lives, then it is gone.
+    let ended = late.receive_within::<Value>(EVIDENCE_TIMEOUT + SLACK).await;
+    assert!(ended.is_err() && begun.elapsed() < EVIDENCE_TIMEOUT + SLACK);
+    assert!(begun.elapsed() + Duration::from_secs(1) >= EVIDENCE_TIMEOUT, "{:?}", begun.elapsed());
+    assert_eq!(scene.status(WORKER).await.unwrap(), NodeAdmissionStatus::default());
+
+    // A genuine quote for one conversation, shown in the next: the peer gets an id, the owner the reason.
+    let recorded = Mutex::new(None);
+    let keep = |evidence: &mut Evidence| {
+        *recorded.lock().unwrap() = Some(evidence.clone());
+        // So that this conversation ends without a record.
+        evidence.quote = vec![0; 2 * constellation_attestation::protocol::MAX_FRAME];
+    };
+    let unsent = machine.join_altered(scene.verifier, |_| {}, keep).await;
+    assert!(matches!(unsent, Err(session::Error::Channel(_))));
+    let old = recorded.lock().unwrap().take().unwrap();
+    let mut channel = greeted(&machine, &scene, &hello).await;
+    let challenge: Value = channel.receive().await.unwrap();
+    assert!(challenge["nonce"].is_string());
+    channel.send(&old).await.unwrap();
+    let said: Value = channel.receive_within(session::VERDICT_TIMEOUT).await.unwrap();
+    let Ok(Verdict::Refused { id }) = serde_json::from_value(said.clone()) else { panic!("{said}") };
+    assert_eq!(said.as_object().unwrap().len(), 1);
+    assert_eq!(said.to_string().matches(':').count(), 2, "an id and nothing else: {said}");
+    scene.assert_told(WORKER, &id, &["tpm.quote.nonce", "tpm.ak.credential"]).await;
+
+    // And in time it is accepted, on a connection of the same shape.
+    let mut channel = greeted(&machine, &scene, &hello).await;
+    session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut machine.tpm).await.unwrap();
+}
+
+/// The library that lies about the time, as its own program knows it.
+fn library() -> String {
+    let output = Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output();
+    let output = output.expect("faketime is installed (tests/packages.sh)");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_whose_clock_is_years_off_admits_nobody_says_so_and_goes_on_when_it_is_set() {
+    let (mut scene, mut machine) = Scene::with_worker("clock").await.unwrap();
+    let clock = scene.folder.path().join("clock");
+    let set = |offset: &str| fs::write(&clock, offset).unwrap();
+    set("+0");
+    scene.environment = vec![
+        ("LD_PRELOAD", library()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ];
+    scene.restart_verifier().await.unwrap();
+    let clock_is = |years| format!("and not now, at {}", Zoned::now().year() + years);
+    for (offset, words) in [("-2y", clock_is(-2)), ("+12y", clock_is(12)), ("+2y", "ertificate".to_owned())] {
+        set(offset);
+        let before = scene.log().unwrap().len();
+        let result = machine.join(scene.verifier).await;
+        assert!(matches!(result, Err(session::Error::Channel(_))), "{offset}: {:?}", result.map(drop));
+        scene.wait_for_log_after(before, &words).await.unwrap();
+        assert_eq!(scene.status(WORKER).await.unwrap(), NodeAdmissionStatus::default(), "{offset}");
+    }
+    set("+0");
+    machine.join(scene.verifier).await.unwrap();
+    // One that starts with a wrong clock waits for the right one.
+    set("-2y");
+    scene.begin_restart().unwrap();
+    scene.wait_for_log("is the clock right?").await.unwrap();
+    set("+0");
+    scene.wait_until_it_listens().await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+    // What a join needs is there and the clock alone was wrong: evidence is refused as before.
+    refusal(machine.join_altered(scene.verifier, |_| {}, |evidence| evidence.signature.clear()).await);
+}

@@ -1,0 +1,198 @@
+//! Files and objects of the verifier that are missing, malformed or of another kind: it says which, gives nothing away,
+//! loses nothing, and goes on without a restart once they are right.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use constellation_attestation::{dsse, policy::TRUST_POLICY_TYPE, protocol::Role, session};
+use constellation_crds::TrustBundle;
+use kube::{Api, api::DeleteParams};
+use serde_json::{Value, json};
+
+use crate::{
+    WORKER,
+    machine::Machine,
+    refusal,
+    scene::{Scene, policy},
+};
+
+type Change = fn(&mut Value);
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug)]
+enum Spoil {
+    Missing,
+    Garbage,
+    Folder,
+}
+
+const SPOILS: [Spoil; 3] = [Spoil::Missing, Spoil::Garbage, Spoil::Folder];
+
+/// A file that was spoilt, and what was in it; nothing if it wasn't there.
+struct Spoilt(PathBuf, Option<Vec<u8>>);
+
+fn remove(path: &Path) {
+    if path.is_dir() {
+        fs::remove_dir(path).unwrap();
+    } else if path.exists() {
+        fs::remove_file(path).unwrap();
+    }
+}
+
+impl Spoilt {
+    fn new(path: PathBuf, spoil: Spoil) -> Self {
+        let kept = fs::read(&path).ok();
+        remove(&path);
+        match spoil {
+            Spoil::Missing => {}
+            Spoil::Garbage => fs::write(&path, b"\xffnothing that could be meant").unwrap(),
+            Spoil::Folder => fs::create_dir(&path).unwrap(),
+        }
+        Self(path, kept)
+    }
+
+    fn restore(self) {
+        remove(&self.0);
+        if let Some(kept) = self.1 {
+            // In one step: somebody waits for it.
+            let fresh = self.0.with_extension("fresh");
+            fs::write(&fresh, kept).unwrap();
+            fs::rename(fresh, self.0).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_names_the_file_that_it_cannot_use_and_serves_once_it_can() {
+    let (mut scene, mut machine) = Scene::with_worker("home").await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+    let recorded = scene.node(WORKER).await.unwrap();
+    for name in [
+        "disk-secret",
+        "cluster-id",
+        "verifier-ca.crt",
+        "verifier-ca.key",
+        "launch-config.json",
+        "cluster.json",
+        "verifier.conf",
+        "trust-revision",
+    ] {
+        for spoil in SPOILS {
+            // No kubeconfig and no memory of a bundle are how each verifier begins.
+            if matches!(spoil, Spoil::Missing) && ["verifier.conf", "trust-revision"].contains(&name) {
+                continue;
+            }
+            let spoilt = Spoilt::new(scene.folder.path().join(name), spoil);
+            scene.begin_restart().unwrap();
+            scene.wait_for_log(name).await.unwrap();
+            let said = scene.log().unwrap();
+            assert!(said.contains("Not ready, trying again"), "{name} {spoil:?}: {said}");
+            spoilt.restore();
+            scene.wait_until_it_listens().await.unwrap();
+            machine.join(scene.verifier).await.unwrap();
+        }
+    }
+    assert_eq!(scene.node(WORKER).await.unwrap(), recorded, "nothing was lost, and nothing written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_whose_port_is_taken_says_which_and_serves_once_it_is_free() {
+    let (mut scene, mut machine) = Scene::with_worker("port").await.unwrap();
+    scene.stop_verifier().unwrap();
+    let taken = std::net::TcpListener::bind(scene.verifier).unwrap();
+    scene.begin_restart().unwrap();
+    scene.wait_for_log(&format!("listening on {}", scene.verifier)).await.unwrap();
+    drop(taken);
+    scene.wait_until_it_listens().await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+}
+
+/// Asserts that a join ends without a verdict and without a record, and that the verifier says why.
+async fn assert_no_verdict(scene: &mut Scene, machine: &mut Machine, words: &str) {
+    let before = scene.log().unwrap().len();
+    let result = machine.join(scene.verifier).await;
+    assert!(matches!(result, Err(session::Error::Channel(_))), "{words}");
+    scene.wait_for_log_after(before, words).await.unwrap();
+    assert_eq!(scene.status(&machine.launch.node_uid).await.unwrap().admission, None, "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_that_go_bad_while_it_serves_give_no_ticket_until_they_are_right() {
+    let mut scene = Scene::start("authorities", &[]).await.unwrap();
+    // The shared control plane keeps its own.
+    let pki = scene.own_pki().unwrap();
+    scene.restart_verifier().await.unwrap();
+    let mut first = Machine::boot(&scene.launch("first", Role::ControlPlane)).unwrap();
+    scene.trust(1, &[&first]).await.unwrap();
+    scene.announce(&first.launch).await.unwrap();
+    let files = ["ca.crt", "ca.key", "sa.key", "etcd/ca.key"].map(|name| (pki.join(name), name));
+    let kubeconfig = (scene.folder.path().join("admin.conf"), "admin.conf");
+    for (path, name) in files.into_iter().chain([kubeconfig]) {
+        for spoil in SPOILS {
+            let spoilt = Spoilt::new(path.clone(), spoil);
+            // Only the CA's are read for what they say; the others are copied, but must be text.
+            let words = if name.starts_with("ca.") && matches!(spoil, Spoil::Garbage) { "cluster's CA" } else { name };
+            let words = if matches!(spoil, Spoil::Garbage) { "making the ticket failed" } else { words };
+            assert_no_verdict(&mut scene, &mut first, words).await;
+            spoilt.restore();
+        }
+    }
+    // Another authority's key.
+    let spoilt = Spoilt::new(pki.join("ca.key"), Spoil::Missing);
+    fs::copy(pki.join("etcd/ca.key"), pki.join("ca.key")).unwrap();
+    assert_no_verdict(&mut scene, &mut first, "no key that fits its certificate").await;
+    spoilt.restore();
+    first.join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_is_missing_or_cannot_be_remembered_admits_nobody_until_it_can() {
+    let (mut scene, mut machine) = Scene::with_worker("no-bundle").await.unwrap();
+    let envelope = scene.envelope().await.unwrap();
+    let bundles: Api<TrustBundle> = Api::namespaced(scene.client.clone(), scene.namespace());
+    bundles.delete("constellation", &DeleteParams::default()).await.unwrap();
+    assert_no_verdict(&mut scene, &mut machine, "TrustBundle constellation isn't there").await;
+    scene.publish(&envelope).await.unwrap();
+    // The newer revision has no place on the disk, so it isn't used.
+    let place = scene.folder.path().join("trust-revision.new");
+    fs::create_dir(&place).unwrap();
+    scene.trust(2, &[&machine]).await.unwrap();
+    assert_no_verdict(&mut scene, &mut machine, "remembering the trust bundle's revision").await;
+    fs::remove_dir(place).unwrap();
+    machine.join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_of_the_owner_that_is_no_policy_of_this_cluster_admits_nobody_and_says_why() {
+    let scene = Scene::start("no-policy", &[]).await.unwrap();
+    let first = Machine::boot(&scene.launch("first", Role::Worker)).unwrap();
+    let good = serde_json::to_value(policy(1, &[&first]).unwrap()).unwrap();
+    let cases: [(&str, &str, Change); 8] = [
+        ("no-object", "trust.policy", |policy| *policy = json!("trust me")),
+        ("unknown-field", "trust.policy", |policy| policy["waive"] = json!(true)),
+        ("no-revision", "trust.policy", |policy| drop(policy.as_object_mut().unwrap().remove("revision"))),
+        ("wrong-type", "trust.policy", |policy| policy["revision"] = json!("1")),
+        ("no-sets", "trust.policy", |policy| policy["sets"] = json!([])),
+        ("no-endorsers", "trust.policy", |policy| policy["endorsementRoots"] = json!([])),
+        ("other-cluster", "trust.cluster", |policy| policy["clusterUid"] = json!("another")),
+        ("endorser-no-pem", "tpm.ek.certificate", |policy| policy["endorsementRoots"] = json!(["no certificate"])),
+    ];
+    for (name, clause, change) in cases {
+        let launch = scene.launch(name, Role::Worker);
+        scene.announce(&launch).await.unwrap();
+        let mut machine = Machine::boot_like(&first, &launch).unwrap();
+        let publish = async |policy: &Value| {
+            let payload = serde_json::to_vec(policy).unwrap();
+            scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &payload, &scene.owner)).await.unwrap();
+        };
+        let mut bad = good.clone();
+        change(&mut bad);
+        publish(&bad).await;
+        let id = refusal(machine.join(scene.verifier).await);
+        scene.assert_told(&launch.node_uid, &id, &[clause]).await;
+        publish(&good).await;
+        machine.join(scene.verifier).await.unwrap();
+    }
+}
