@@ -1,8 +1,8 @@
-//! The end of a log, fit for a status message.
+//! A VM's console: its end, fit for a status message, and a bound on all of it.
 
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
 };
 
@@ -27,6 +27,33 @@ pub(super) fn tail_of(path: &Path, lines: usize) -> String {
         Ok(text)
     };
     tail(&end().unwrap_or_default(), lines)
+}
+
+/// Greatest console, bytes: a boot writes below 1 MiB, and a guest that never stops must not fill its host's disk.
+const GREATEST: u64 = 16 * 1024 * 1024;
+/// What is kept of a greater one.
+const KEPT: u64 = 1024 * 1024;
+
+/// Keeps the end of a console that became too great; whether it had. Who writes it appends, and so writes on behind what
+/// was kept; a line that comes at this very moment may be lost.
+///
+/// # Errors
+/// When the file can't be read or written. One that isn't there is small.
+pub(super) fn bound(path: &Path) -> io::Result<bool> {
+    let mut file = match File::options().read(true).append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    let length = file.metadata()?.len();
+    if length <= GREATEST {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::Start(length - KEPT))?;
+    let mut end = Vec::new();
+    Read::by_ref(&mut file).take(KEPT).read_to_end(&mut end)?;
+    file.set_len(0)?;
+    file.write_all(&end)?;
+    Ok(true)
 }
 
 /// Conditions and events cut longer messages anyway.
@@ -74,6 +101,21 @@ mod tests {
     fn a_very_long_line_is_cut_at_a_character() {
         let text = "é".repeat(2000);
         assert!(tail(text.as_bytes(), 1).len() <= LONGEST);
+    }
+
+    #[test]
+    fn a_console_that_is_too_great_keeps_its_end_and_goes_on_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        assert!(!bound(&path).unwrap());
+        let mut writer = File::options().create(true).append(true).open(&path).unwrap();
+        writer.set_len(GREATEST).unwrap();
+        assert!(!bound(&path).unwrap());
+        writer.write_all(b"the last line\n").unwrap();
+        assert!(bound(&path).unwrap());
+        writer.write_all(b"one more\n").unwrap();
+        assert_eq!(writer.metadata().unwrap().len(), KEPT + 9);
+        assert_eq!(tail_of(&path, 2), "the last line | one more");
     }
 
     #[test]

@@ -18,12 +18,12 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, interval, sleep, sleep_until, timeout},
 };
 
 use super::{
     api::Record,
-    console::tail_of,
+    console::{bound, tail_of},
     layout::{Shape, Subnet},
     netns,
     probe::Tools,
@@ -256,6 +256,7 @@ impl Vm {
             input.write_all(qemu::OPEN_MONITOR.as_bytes()).await.ok();
         }
         let mut reason = None;
+        let mut looks = interval(CONSOLE_LOOK);
         loop {
             tokio::select! {
                 line = next_line(&mut monitor) => match line {
@@ -279,6 +280,11 @@ impl Vm {
                     Some(order) => return Ended::Ordered(order),
                     None => return Ended::Itself("the supervisor forgot this VM".into()),
                 },
+                _ = looks.tick() => {
+                    if let Err(error) = bound(&console) {
+                        tracing::warn!(%error, node = self.record.node, "The console can't be kept small");
+                    }
+                }
                 () = sleep_until(started + KVM_SILENCE), if doubtful => {
                     if length(&console) == said_before {
                         return Ended::Fallback;
@@ -352,6 +358,8 @@ const TPM_START: Duration = Duration::from_secs(10);
 const TPM_PATIENCE: Duration = Duration::from_secs(1);
 /// QEMU has written its last word before it ends; only the pipe has to be read.
 const MONITOR_PATIENCE: Duration = Duration::from_millis(200);
+/// Time between two looks at how great the console became.
+const CONSOLE_LOOK: Duration = Duration::from_mins(1);
 /// A KVM that does not suit makes QEMU abort at once, or the firmware say nothing; it speaks within 3 s even in software.
 const KVM_CRASH: Duration = Duration::from_secs(2);
 const KVM_SILENCE: Duration = Duration::from_secs(5);
