@@ -13,10 +13,6 @@ mod tdx_factory;
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair},
-};
 use constellation_attestation::{
     appraise::{Appraisal, LaunchRegister, Presented, appraise, pcr15_from_digest},
     azure::hcl,
@@ -41,11 +37,7 @@ use constellation_attestation::{
     x509::chain::Anchors,
 };
 use jiff::Timestamp;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P384_SHA384, SubjectPublicKeyInfo,
-};
-use sha2::{Digest as _, Sha256};
+use simulated::provider;
 use snp_factory::Amd;
 use swtpm::Swtpm;
 use tdx_factory::{NOW, Scene, place as part};
@@ -60,42 +52,6 @@ const BINDING: [u8; 32] = [7; 32];
 const LAUNCH: [u8; 32] = [9; 32];
 /// Where a quote's body says what the guest wanted to have attested (Intel TDX DCAP Quoting Library API, A.3.2).
 const REPORT_DATA: usize = 520;
-
-/// The extension of Google's certificates, as `gcp::instance` reads it; of instance 42.
-fn instance() -> Vec<u8> {
-    let text = |text: &str| [&[0x0c, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    let body = [
-        text("europe-west4-a"),
-        vec![2, 1, 7],
-        text("project"),
-        vec![2, 1, 42],
-        text("node-1"),
-        vec![0xa0, 7, 0x30, 5, 0xa1, 3, 1, 1, 0xff],
-    ]
-    .concat();
-    [&[0x30, u8::try_from(body.len()).unwrap()], body.as_slice()].concat()
-}
-
-fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    CertifiedIssuer::self_signed(params, KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap()).unwrap()
-}
-
-fn leaf(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params
-}
-
-/// A `SubjectPublicKeyInfo` of a point on P-256 (RFC 5480, 2).
-fn spki(key: &public::Key) -> Vec<u8> {
-    let head = hex::decode("3059301306072a8648ce3d020106082a8648ce3d030107034200").unwrap();
-    [head, key.to_bytes()].concat()
-}
 
 /// Everything that a verifier of one machine knows and sees.
 struct Case {
@@ -214,22 +170,6 @@ fn quote_about(data: &[u8; 64]) -> Vec<u8> {
     scene.quote()
 }
 
-/// A crypto-agile log in which the host says how it encrypts memory; the digests that PCR 0 is extended by come first.
-fn log(technology: u8) -> (Vec<[u8; 32]>, Vec<u8>) {
-    let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap().to_le_bytes();
-    let spec = [b"Spec ID Event03\0".as_slice(), &[0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0b, 0, 32, 0, 0]].concat();
-    let mut log = [&0_u32.to_le_bytes()[..], &3_u32.to_le_bytes(), &[0; 20], &size(&spec), &spec].concat();
-    let mut said = [b"GCE NonHostInfo\0".as_slice(), &[0; 16]].concat();
-    said[16] = technology;
-    let events = [(0x11_u32, said), (4, vec![0; 4])];
-    let digests = events.iter().map(|(_, data)| Sha256::digest(data).into()).collect();
-    for (kind, data) in &events {
-        let head = [&0_u32.to_le_bytes()[..], &kind.to_le_bytes(), &1_u32.to_le_bytes(), &[0x0b, 0]].concat();
-        log.extend([&head[..], &Sha256::digest(data), &size(data), data].concat());
-    }
-    (digests, log)
-}
-
 fn extend_pcr0(swtpm: &Swtpm, digests: &[[u8; 32]]) {
     let mut context = Context::new(swtpm.tcti().parse::<TctiNameConf>().unwrap()).unwrap();
     for digest in digests {
@@ -255,15 +195,11 @@ fn google_with(
     report: impl Fn(&[u8; 64]) -> Option<Report>,
 ) -> Case {
     let swtpm = Swtpm::start().unwrap();
-    let (digests, log) = log(technology);
+    let (digests, log) = provider::log(technology);
     extend_pcr0(&swtpm, &digests);
     let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Own);
-    let root = issuer("Google, simulated");
-    let mut certified = leaf("node-1");
-    let oid = [1, 3, 6, 1, 4, 1, 11129, 2, 1, 21];
-    certified.custom_extensions.push(CustomExtension::from_oid_content(&oid, instance()));
-    let certificate =
-        certified.signed_by(&SubjectPublicKeyInfo::from_der(&spki(&key)).unwrap(), &root).unwrap().der().to_vec();
+    let root = provider::issuer("Google, simulated");
+    let certificate = provider::certificate(&root, &key);
     let report = report(&report_data(&BINDING, &key.to_bytes()));
     let nonce = report.as_ref().map_or(BINDING, |report| tpm_nonce(&BINDING, report.signed()));
     let mut evidence = tpm.evidence(&nonce, vec![]).unwrap();
@@ -335,7 +271,7 @@ fn a_machine_of_google_without_reports_joins_by_googles_word() {
     // The nonce would have to name the report that doesn't belong there.
     case.refused(&["tpm.quote.nonce", "evidence.machine"]);
     case.evidence.machine = Some(Machine::Google { certificates, report: None });
-    let root = issuer("somebody else");
+    let root = provider::issuer("somebody else");
     let google = std::mem::replace(&mut case.endorsers.google, Anchors::new([root.der().as_ref()]).unwrap());
     case.refused(&["gcp.ak.chain"]);
     case.endorsers.google = google;
@@ -504,65 +440,17 @@ fn a_machine_of_azure_with_snp_joins_by_its_paravisors_report() {
     case.refused(&["snp.report_data"]);
 }
 
-/// An integer or length in CBOR (RFC 8949, 3), of this major type.
-fn head(major: u8, number: usize) -> Vec<u8> {
-    let bytes = u64::try_from(number).unwrap().to_be_bytes();
-    match number {
-        0..=23 => vec![major << 5 | bytes[7]],
-        24..=255 => vec![major << 5 | 0x18, bytes[7]],
-        256..=0xffff => [&[major << 5 | 0x19], &bytes[6..]].concat(),
-        _ => [&[major << 5 | 0x1b], &bytes[..]].concat(),
-    }
-}
-
-fn string(bytes: &[u8]) -> Vec<u8> {
-    [head(2, bytes.len()), bytes.to_vec()].concat()
-}
-
-fn text(text: &str) -> Vec<u8> {
-    [head(3, text.len()), text.into()].concat()
-}
-
-/// What AWS would sign about a TPM: SIMULATED.
-fn document(root: &CertifiedIssuer<'static, KeyPair>, registers: &[u8], nonce: &[u8], key: &[u8]) -> Vec<u8> {
-    let signer = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
-    let module = "i-01cfb383223e42522-tpm0000000000000000";
-    let certificate = leaf(&format!("{module}.us-east-1.aws")).signed_by(&signer, root).unwrap();
-    let pcrs: Vec<_> =
-        registers.chunks(48).enumerate().flat_map(|(pcr, value)| [head(0, pcr), string(value)]).collect();
-    let milliseconds = usize::try_from(NOW * 1000).unwrap();
-    let members = [
-        (text("module_id"), text(module)),
-        (text("digest"), text("SHA384")),
-        (text("timestamp"), head(0, milliseconds)),
-        (text("nitrotpm_pcrs"), [head(5, registers.len() / 48), pcrs.concat()].concat()),
-        (text("certificate"), string(certificate.der())),
-        (text("cabundle"), [head(4, 1), string(root.der())].concat()),
-        (text("public_key"), string(key)),
-        (text("user_data"), vec![0xf6]),
-        (text("nonce"), string(nonce)),
-    ];
-    let count = members.len();
-    let payload =
-        [head(5, count), members.into_iter().flat_map(|(name, value)| [name, value]).flatten().collect()].concat();
-    let protected = [0xa1, 0x01, 0x38, 0x22];
-    let message = [head(4, 4), text("Signature1"), string(&protected), string(&[]), string(&payload)].concat();
-    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, signer.serialized_der()).unwrap();
-    let signature = pair.sign(&SystemRandom::new(), &message).unwrap();
-    [head(4, 4), string(&protected), head(5, 0), string(&payload), string(signature.as_ref())].concat()
-}
-
 #[test]
 fn a_machine_of_ec2_joins_by_awss_document_over_the_same_registers() {
     let swtpm = Swtpm::start().unwrap();
     let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Aws);
-    let root = issuer("AWS, simulated");
+    let root = provider::issuer("AWS, simulated");
     let mut evidence = tpm.evidence(&BINDING, vec![]).unwrap();
     evidence.event_log.clear();
     assert_eq!(evidence.pcrs.len(), 16 * 48);
     assert_eq!(evidence.pcrs[15 * 48..], pcr15_from_digest(&LAUNCH).sha384);
     let of = |registers: &[u8], nonce: &[u8], key: &[u8]| {
-        Some(Machine::Aws { document: document(&root, registers, nonce, key), report: None })
+        Some(Machine::Aws { document: provider::document(&root, registers, nonce, key, NOW), report: None })
     };
     evidence.machine = of(&evidence.pcrs, &BINDING, &key.to_bytes());
     let platform = Platform::AwsNitroTpm;
@@ -595,12 +483,12 @@ fn a_machine_of_ec2_with_snp_joins_by_a_report_under_its_regions_key() {
     let made = |about: Option<[u8; 64]>| {
         let swtpm = Swtpm::start().unwrap();
         let (mut tpm, key, hello) = node(&swtpm, AttestationKey::Aws);
-        let root = issuer("AWS, simulated");
+        let root = provider::issuer("AWS, simulated");
         let report = amd.report(&about.unwrap_or_else(|| report_data(&BINDING, &key.to_bytes())));
         let nonce = tpm_nonce(&BINDING, &report);
         let mut evidence = tpm.evidence(&nonce, vec![]).unwrap();
         evidence.event_log.clear();
-        let document = document(&root, &evidence.pcrs, &nonce, &key.to_bytes());
+        let document = provider::document(&root, &evidence.pcrs, &nonce, &key.to_bytes(), NOW);
         let report = Some(Report::Snp { report, certificates: amd.table() });
         evidence.machine = Some(Machine::Aws { document, report });
         let platform = Platform::AwsSnp;

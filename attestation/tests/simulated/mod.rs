@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a test's helpers are tests, and each uses some of them")]
 
+pub mod provider;
+
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use constellation_attestation::tpm::public::Key;
 use tss_esapi::{
