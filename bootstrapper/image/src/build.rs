@@ -57,9 +57,10 @@ const SALT_LABEL: &[u8] = b"constellation-image verity salt 1";
 
 /// The kernel command line of the local flavour, before version and root hash. The clock and tick words are for
 /// machines without hardware virtualisation, where each look at the clock is expensive. `systemd.import_credentials`
-/// and `efi=noruntime` close the host's ways to give systemd settings that are not measured.
+/// and `efi=noruntime` close the host's ways to give systemd settings that are not measured. A kernel that is stuck for
+/// 60 s (twice `watchdog_thresh`) panics, and a panic restarts the machine, which proves itself and joins again.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 systemd.show_status=0 systemd.import_credentials=no \
-     efi=noruntime tsc=reliable clocksource=tsc highres=off nohz=off mitigations=off";
+     efi=noruntime softlockup_panic=1 watchdog_thresh=30 tsc=reliable clocksource=tsc highres=off nohz=off mitigations=off";
 
 const STEPS: usize = 8;
 
