@@ -2,12 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+mod program;
+
+use std::{collections::BTreeMap, fs};
 
 use constellation_attestation::{
     platform::Platform,
@@ -15,29 +12,14 @@ use constellation_attestation::{
     reference::Requirement,
     tdx::{self, bytes::Hex},
 };
+use program::{complaint, run, vectors};
 use serde_json::{Value, json};
-
-fn vectors() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../vectors")
-}
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_constellation-attest")).args(arguments).current_dir(vectors()).output().unwrap()
-}
 
 /// Runs a command that prints JSON lines; gives them and the exit status.
 fn lines(arguments: &[&str]) -> (Vec<Value>, i32) {
     let output = run(arguments);
     let text = String::from_utf8(output.stdout).unwrap();
     (text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), output.status.code().unwrap())
-}
-
-/// What a command says when its input can't be used.
-fn complaint(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-    assert!(output.stdout.is_empty(), "{arguments:?}");
-    String::from_utf8(output.stderr).unwrap()
 }
 
 fn manifest(cases: &Value) -> tempfile::NamedTempFile {

@@ -2,34 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+mod program;
 
-use serde_json::{Value, json};
+use std::fs;
 
-fn vectors() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../vectors")
-}
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_constellation-attest")).args(arguments).current_dir(vectors()).output().unwrap()
-}
-
-/// What a command prints, JSON lines.
-fn lines(arguments: &[&str]) -> Vec<Value> {
-    let text = String::from_utf8(run(arguments).stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// What a command says when its input can't be used.
-fn complaint(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}");
-    String::from_utf8(output.stderr).unwrap()
-}
+use program::{complaint, lines, run};
+use serde_json::json;
 
 #[test]
 fn firmware_gives_launch_digests_for_each_number_of_processors() {
