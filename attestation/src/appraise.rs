@@ -1,13 +1,13 @@
 //! Verifies a node's evidence and appraises it against the owner's policy. Lists every clause that doesn't hold.
 
+mod cloud;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha384};
 use subtle::ConstantTimeEq;
-
-mod cloud;
 
 use crate::{
     endorsement,
@@ -264,11 +264,9 @@ fn in_cloud(presented: &Presented<'_>, policy: &TrustPolicy, endorsers: &Endorse
         };
     };
     let mismatches: Vec<_> = checks.failures().map(Mismatch::from).collect();
-    let (attest, endorsed) = genuine
-        .map(|genuine| (genuine.attest, hex::encode(Sha256::digest(genuine.name))))
-        .map_or((None, String::new()), |(attest, endorsed)| (Some(attest), endorsed));
     let set = checks.accepted().then(|| set.name.clone());
-    Found { attest, endorsed, set, mismatches }
+    let (attest, endorsed) = genuine.map(|it| (it.attest, hex::encode(Sha256::digest(it.name)))).unzip();
+    Found { attest, endorsed: endorsed.unwrap_or_default(), set, mismatches }
 }
 
 /// A TPM alone proves a machine of QEMU and nothing more: where a report of the hardware has to be there as well, or

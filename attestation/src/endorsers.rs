@@ -4,7 +4,7 @@
 //! Roots are pinned and come from nobody else. Everything below them may come from the evidence or from who fetched it:
 //! it is verified each time, and what isn't there refuses a machine and never admits one.
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use x509_parser::extensions::ParsedExtension;
@@ -54,9 +54,9 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Amd<'a> {
     /// Certificate of the key that signed, DER.
-    pub vek: Cow<'a, [u8]>,
+    pub vek: &'a [u8],
     /// Certificate of its issuer, DER; empty when nobody brought one that is known.
-    pub intermediate: Cow<'a, [u8]>,
+    pub intermediate: &'a [u8],
     /// Revocation list of the root, DER.
     pub crl: Option<&'a [u8]>,
 }
@@ -75,6 +75,14 @@ impl Endorsers {
         }
     }
 
+    /// The pinned roots, with the texts of a cache: a `ConfigMap`'s data, or a trust bundle's.
+    ///
+    /// # Errors
+    /// As [`Cache::read`].
+    pub fn read(texts: &BTreeMap<String, String>) -> Result<Self, collateral::Error> {
+        Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))).map(Self::pinned)
+    }
+
     /// What AMD says about the processor of a report: the certificate that came with it (a table of the host's), else
     /// the one that was fetched.
     ///
@@ -85,7 +93,7 @@ impl Endorsers {
         let table = Table::parse(table).unwrap_or_default();
         let vek = match table.of(Kind::Vcek).or_else(|| table.of(Kind::Vlek)) {
             Some(vek) => vek,
-            None => self.collateral.get(&vcek(report).ok_or(Error::Unnamed)?, now, self.greatest_age)?,
+            None => self.collateral.get(&vcek(report).ok_or(Error::Unnamed)?.1, now, self.greatest_age)?,
         };
         Ok(self.amd_of(vek, table.of(Kind::Ask).unwrap_or_default(), now))
     }
@@ -96,7 +104,7 @@ impl Endorsers {
         let intermediate = snp::intermediate_of(vek).filter(|_| intermediate.is_empty()).unwrap_or(intermediate);
         let crl = product(vek).map(|product| Key::SnpCrl { product: product.to_string() });
         let crl = crl.and_then(|key| self.collateral.get(&key, now, self.greatest_age).ok());
-        Amd { vek: vek.into(), intermediate: intermediate.into(), crl }
+        Amd { vek, intermediate, crl }
     }
 
     /// The chain of a TPM's key of Google's: what came, and what was fetched of its issuer. A TPM holds its own
@@ -128,17 +136,12 @@ impl Endorsers {
 #[must_use]
 pub fn snp_needs(report: &[u8], table: &[u8]) -> Vec<Key> {
     let table = Table::parse(table).unwrap_or_default();
-    let brought = table.of(Kind::Vcek).or_else(|| table.of(Kind::Vlek));
-    match brought.and_then(product) {
-        Some(product) => vec![Key::SnpCrl { product: product.to_string() }],
-        None => vcek(report)
-            .into_iter()
-            .flat_map(|key| {
-                let Key::SnpVcek { product, .. } = &key else { return vec![] };
-                let crl = Key::SnpCrl { product: product.clone() };
-                vec![key, crl]
-            })
-            .collect(),
+    let crl = |product| Key::SnpCrl { product };
+    let brought = table.of(Kind::Vcek).or_else(|| table.of(Kind::Vlek)).and_then(product);
+    match (brought, vcek(report)) {
+        (Some(product), _) => vec![crl(product.to_string())],
+        (None, Some((product, key))) => vec![key, crl(product.to_string())],
+        (None, None) => Vec::new(),
     }
 }
 
@@ -164,11 +167,11 @@ fn google_issuer(certificate: &[u8]) -> Option<Key> {
     (named.0.len() <= 64).then(|| Key::GoogleIssuer { key: hex::encode(named.0) })
 }
 
-fn vcek(report: &[u8]) -> Option<Key> {
+fn vcek(report: &[u8]) -> Option<(Product, Key)> {
     let report = snp::Report::parse(report).ok()?;
     let product = Product::of_cpuid(report.cpuid?)?;
     let (chip, tcb) = (report.chip_id.to_string(), report.reported_tcb.to_string());
-    Some(Key::SnpVcek { product: product.to_string(), chip, tcb })
+    Some((product, Key::SnpVcek { product: product.to_string(), chip, tcb }))
 }
 
 fn product(vek: &[u8]) -> Option<Product> {

@@ -173,11 +173,10 @@ impl Case<'_> {
             nonce: Requirement::Exact(Bytes(tpm_nonce(self.binding, report).to_vec())),
             registers: self.registers.clone(),
         };
-        let amd: Amd<'_>;
         let endorsement = match (endorsement, self.platform) {
             (Endorsement::Snp { vek, intermediate }, Platform::AzureSnp) => {
-                amd = self.endorsers.amd_of(vek, intermediate, self.now);
-                azure::Endorsement::Snp { vek: &amd.vek, intermediate: &amd.intermediate, crl: amd.crl }
+                let Amd { vek, intermediate, crl } = self.endorsers.amd_of(vek, intermediate, self.now);
+                azure::Endorsement::Snp { vek, intermediate, crl }
             }
             (Endorsement::Tdx { quote }, Platform::AzureTdx) => match self.endorsers.intel(quote, self.now) {
                 Ok(collateral) => azure::Endorsement::Tdx { quote, collateral },
@@ -260,7 +259,7 @@ impl Case<'_> {
                 return Err(Refused);
             }
         };
-        let evidence = snp::Evidence { report, vek: &vek, intermediate: &intermediate, crl };
+        let evidence = snp::Evidence { report, vek, intermediate, crl };
         let guest = snp::verify(&evidence, &self.endorsers.amd, self.now, checks).ok_or(Refused)?;
         let policy = snp::Policy { report_data: bound_below(), ..policy.clone() };
         snp::appraise::appraise(&guest, &policy, checks);

@@ -1,14 +1,13 @@
 //! The Kubernetes API as the verifier needs it: live reads, and one write that is a compare-and-swap.
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use constellation_crds::{NodeAdmission, TrustBundle};
+use constellation_crds::{NodeAdmission, TrustBundle, TrustBundleSpec};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -74,10 +73,8 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Conflict`] when somebody did.
     fn record(&self, node: &NodeAdmission) -> impl Future<Output = Result<(), Error>> + Send;
-    /// The envelope of the trust bundle. Not yet believed.
-    fn envelope(&self) -> impl Future<Output = Result<String, Error>> + Send;
-    /// What the trust bundle has of makers' and clouds' words, by name. Not believed for being there.
-    fn collateral(&self) -> impl Future<Output = Result<BTreeMap<String, String>, Error>> + Send;
+    /// The trust bundle. Not yet believed.
+    fn bundle(&self) -> impl Future<Output = Result<TrustBundleSpec, Error>> + Send;
     /// The kubelets' configuration.
     fn kubelet_config(&self) -> impl Future<Output = Result<String, Error>> + Send;
 }
@@ -169,14 +166,9 @@ impl Store for Cluster {
         }
     }
 
-    async fn envelope(&self) -> Result<String, Error> {
+    async fn bundle(&self) -> Result<TrustBundleSpec, Error> {
         let bundle = call("reading the TrustBundle", self.bundles.get_opt(BUNDLE)).await?;
-        Ok(bundle.ok_or(Error::Missing("TrustBundle constellation"))?.spec.envelope)
-    }
-
-    async fn collateral(&self) -> Result<BTreeMap<String, String>, Error> {
-        let bundle = call("reading the TrustBundle", self.bundles.get_opt(BUNDLE)).await?;
-        Ok(bundle.ok_or(Error::Missing("TrustBundle constellation"))?.spec.collateral)
+        Ok(bundle.ok_or(Error::Missing("TrustBundle constellation"))?.spec)
     }
 
     async fn kubelet_config(&self) -> Result<String, Error> {

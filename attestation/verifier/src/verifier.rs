@@ -4,7 +4,7 @@
 //! by compare-and-swap: whoever loses the race decides again from what is there now. What was promised to the node
 //! leaves only after the record is written, so a crash in between costs the node nothing but another try.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use constellation_attestation::{
     appraise::{Appraisal, Presented, appraise, pcr15_after_join, pcr15_from_digest},
@@ -145,7 +145,8 @@ impl<A: Store> Verifier<A> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let policy = match self.trust.accept(&self.store.envelope().await?) {
+        let bundle = self.store.bundle().await?;
+        let policy = match self.trust.accept(&bundle.envelope) {
             Ok(policy) => policy,
             Err(error) => {
                 let Some(reason) = error.reason() else { return Err(Error::Trust(error)) };
@@ -167,22 +168,8 @@ impl<A: Store> Verifier<A> {
             platform: self.platform,
             expected_pcr15: &expected,
         };
-        let appraisal = appraise(&presented, &policy, &self.endorsers().await?, Timestamp::now());
+        let appraisal = appraise(&presented, &policy, &endorsers(&bundle.collateral), Timestamp::now());
         Ok(Examined::Appraised(Box::new(Case { proof, appraisal, launch, revision: policy.revision, door })))
-    }
-
-    /// Whom we believe; with what was fetched, where a cloud or a processor's maker has to have said something. What can't
-    /// be read is as good as absent: it refuses nodes, and admits none.
-    async fn endorsers(&self) -> Result<Endorsers, Error> {
-        if !self.platform.needs_collateral() {
-            return Ok(Endorsers::pinned(Cache::default()));
-        }
-        let texts = self.store.collateral().await?;
-        let cache = Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
-        Ok(Endorsers::pinned(cache.unwrap_or_else(|error| {
-            tracing::warn!(%error, "The collateral can't be used");
-            Cache::default()
-        })))
     }
 
     /// Decides and records. What `prepare` makes may leave when this returns it, and not before.
@@ -274,6 +261,15 @@ impl<A: Store> Verifier<A> {
         }
         Ok(id)
     }
+}
+
+/// Whom we believe, with what the trust bundle has of their words. What can't be read is as good as absent: it refuses
+/// nodes, and admits none.
+fn endorsers(texts: &BTreeMap<String, String>) -> Endorsers {
+    Endorsers::read(texts).unwrap_or_else(|error| {
+        tracing::warn!(%error, "The collateral can't be used");
+        Endorsers::pinned(Cache::default())
+    })
 }
 
 /// What of a Hello can be checked without asking anybody.

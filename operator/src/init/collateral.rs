@@ -33,11 +33,10 @@ pub async fn read(
 /// Whom the owner believes about machines. What can't be read is as good as absent.
 #[must_use]
 pub fn endorsers(texts: &BTreeMap<String, String>) -> Arc<Endorsers> {
-    let cache = Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
-    Arc::new(Endorsers::pinned(cache.unwrap_or_else(|error| {
+    Arc::new(Endorsers::read(texts).unwrap_or_else(|error| {
         tracing::warn!(%error, "ConfigMap {NAME} can't be used");
-        Cache::default()
-    })))
+        Endorsers::pinned(Cache::default())
+    }))
 }
 
 #[cfg(test)]

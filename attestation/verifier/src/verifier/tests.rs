@@ -11,7 +11,7 @@ use constellation_attestation::{
     protocol::{BootKeys, Evidence},
 };
 use constellation_crds::{
-    NodeAdmissionStatus,
+    NodeAdmissionStatus, TrustBundleSpec,
     cluster::DiskIntegrity,
     node::{AttestationResult, Role},
     trust::Admission,
@@ -59,12 +59,8 @@ impl Store for FakeStore {
         }
     }
 
-    async fn envelope(&self) -> Result<String, store::Error> {
+    async fn bundle(&self) -> Result<TrustBundleSpec, store::Error> {
         Err(store::Error::Missing("TrustBundle constellation"))
-    }
-
-    async fn collateral(&self) -> Result<BTreeMap<String, String>, store::Error> {
-        Ok(BTreeMap::new())
     }
 
     async fn kubelet_config(&self) -> Result<String, store::Error> {
