@@ -264,11 +264,13 @@ fn claims(vek: &X509Certificate<'_>, kind: KeyKind) -> Result<Claims, &'static s
         snp: version(3, "snpSPL")?,
         ucode: version(8, "ucodeSPL")?,
     };
-    let (mut hwid, mut csp_id) = (None, None);
-    match kind {
-        KeyKind::Vcek => hwid = Some(value(&[4], "hwID")?.and_then(|e| hardware_id(e.value)).ok_or("hwID")?.to_vec()),
-        KeyKind::Vlek => csp_id = Some(value(&[5], "cspID")?.and_then(|e| ia5(e.value)).ok_or("cspID")?.to_owned()),
-    }
+    // A key is of a processor or of a cloud, and says nothing of the other.
+    let (hwid, csp_id) = match (kind, value(&[4], "hwID")?, value(&[5], "cspID")?) {
+        (KeyKind::Vcek, hwid, None) => (Some(hwid.and_then(|e| hardware_id(e.value)).ok_or("hwID")?.to_vec()), None),
+        (KeyKind::Vlek, None, csp_id) => (None, Some(csp_id.and_then(|e| ia5(e.value)).ok_or("cspID")?.to_owned())),
+        (KeyKind::Vcek, _, Some(_)) => return Err("hwID without cspID"),
+        (KeyKind::Vlek, Some(_), _) => return Err("cspID without hwID"),
+    };
     Ok(Claims { product, tcb, hwid, csp_id })
 }
 

@@ -91,11 +91,12 @@ impl Product {
 
 impl KeyKind {
     /// The kind that a report says signed it: `SIGNING_KEY`, bits 4 to 2 of `KEY_INFO`. None, and reserved values, are
-    /// no kind.
+    /// no kind; nor is a processor's key that is masked (`MASK_CHIP_KEY`, bit 1): firmware signs nothing with that.
     #[must_use]
     pub const fn of_report(key_info: u32) -> Option<Self> {
+        const MASK_CHIP_KEY: u32 = 1 << 1;
         match key_info >> 2 & 7 {
-            0 => Some(Self::Vcek),
+            0 if key_info & MASK_CHIP_KEY == 0 => Some(Self::Vcek),
             1 => Some(Self::Vlek),
             _ => None,
         }
