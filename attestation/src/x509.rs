@@ -176,7 +176,7 @@ pub fn ec_key<'a>(info: &'a SubjectPublicKeyInfo<'_>, curve: Curve) -> Result<&'
 /// When it isn't such a certificate. Nothing about it is verified.
 pub fn certificate(der: &[u8]) -> Result<X509Certificate<'_>, Error> {
     let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| Error::Malformed("certificate"))?;
-    if !rest.is_empty() || certificate.version() != X509Version::V3 || !is_framed(der) {
+    if !rest.is_empty() || certificate.version() != X509Version::V3 || !is_framed(der, 2) {
         return Err(Error::Malformed("certificate"));
     }
     // Who relies on the use or the names of a certificate looks at them, so these are known.
@@ -192,20 +192,20 @@ pub fn certificate(der: &[u8]) -> Result<X509Certificate<'_>, Error> {
     Ok(certificate)
 }
 
-/// Whether what stands around the signed bytes is as RFC 5280, 4.1 has it: nothing else looks at those bytes, and two
-/// texts of one certificate would be two names of it.
-fn is_framed(der: &[u8]) -> bool {
+/// Whether what stands around the signed bytes is as RFC 5280, 4.1 and 5.1 have it: nothing else looks at those bytes, and
+/// two texts of one certificate would be two names of it. The algorithm that the issuer signed is the one with so many
+/// elements `before` it.
+fn is_framed(der: &[u8], before: usize) -> bool {
     const SEQUENCE: u8 = 0x30;
     const BIT_STRING: u8 = 0x03;
     let framed = || {
         let signed = element(element(der)?.1)?;
         let algorithm = element(signed.2)?;
         let signature = element(algorithm.2)?;
-        // Version and serial number come before the algorithm that the issuer signed.
-        let named = element(element(element(signed.1)?.2)?.2)?;
+        let rest = (0..before).try_fold(signed.1, |rest, _| Some(element(rest)?.2))?;
         let tags = [der, signed.0, algorithm.0, signature.0].map(|part| part.first().copied());
         let wanted = [SEQUENCE, SEQUENCE, SEQUENCE, BIT_STRING].map(Some);
-        Some(tags == wanted && signature.2.is_empty() && named.0 == algorithm.0)
+        Some(tags == wanted && signature.2.is_empty() && element(rest)?.0 == algorithm.0)
     };
     framed().unwrap_or(false)
 }
@@ -338,7 +338,8 @@ impl<'a> RevocationList<'a> {
     /// What of it doesn't hold. A list of some certificates only, or of changes only, is none.
     pub fn verify(der: &'a [u8], issuer: &X509Certificate<'_>, allowed: &[Algorithm]) -> Result<Self, Error> {
         let (rest, list) = CertificateRevocationList::from_der(der).map_err(|_| Error::Malformed("revocation list"))?;
-        if !rest.is_empty() {
+        // A list of version 1 says none.
+        if !rest.is_empty() || !is_framed(der, usize::from(list.version().is_some())) {
             return Err(Error::Malformed("revocation list"));
         }
         // Partial, indirect and delta lists say so in a critical extension (RFC 5280, 5.2.4 and 5.2.5).

@@ -24,6 +24,10 @@ use constellation_attestation::{
 use proptest::prelude::*;
 use serde::Deserialize;
 
+mod mutate;
+
+use mutate::Genuine;
+
 /// A day inside all genuine certificates.
 const TODAY: &str = "2026-11-20T00:00:00Z";
 
@@ -273,6 +277,8 @@ fn genuine(name: &str) -> (Files, &'static str) {
             ("go-sev-guest/attestation.bin", "go-sev-guest/vcek.testcer", "go-sev-guest/ask_ark_milan.pem", 0, TODAY)
         }
         "azure" => ("trustee-az-snp/hcl-report.bin", "trustee-az-snp/vcek.pem", "trustee-az-snp/vcek.pem", 1, TODAY),
+        // Version 5.
+        "google" => ("teekit/sev-gcp.bin", "teekit/sev-gcp-vcek.pem", "teekit/sev-gcp-cert-chain.pem", 0, TODAY),
         other => panic!("{other}"),
     };
     let mut report = read(report);
@@ -288,7 +294,7 @@ fn genuine(name: &str) -> (Files, &'static str) {
     (files, day)
 }
 
-const GENUINE: [&str; 3] = ["milan", "debug", "azure"];
+const GENUINE: [&str; 4] = ["milan", "debug", "azure", "google"];
 
 #[test]
 fn genuine_reports_hold_under_amds_roots_and_fail_only_what_a_strict_policy_wants_of_them() {
@@ -327,37 +333,42 @@ fn the_key_of_another_processor_signs_nothing_here() {
     );
 }
 
+/// Everything in some DER that says how long something is.
+fn der(bytes: &[u8]) -> Vec<mutate::Length> {
+    mutate::der(bytes, 0)
+}
+
 #[test]
 fn no_flipped_bit_and_no_truncation_of_genuine_evidence_is_accepted() {
+    let (anchors, policy) = (Anchors::amd(), waived());
     for name in GENUINE {
         let (files, now) = genuine(name);
-        let (anchors, policy) = (Anchors::amd(), waived());
-        let refused = |files: &Files, what: &str| {
-            assert!(!files.run(&anchors, &policy, now).accepted(), "{name}: {what}");
+        let with = |change: &dyn Fn(&mut Files)| {
+            let mut changed = files.clone();
+            change(&mut changed);
+            changed.run(&anchors, &policy, now).accepted()
         };
-        for at in (0..parse::BYTES).step_by(7) {
-            let mut changed = files.clone();
-            changed.report[at] ^= 1 << (at % 8);
-            refused(&changed, &format!("report, byte {at:#x}"));
-        }
-        for at in (0..files.vek.len()).step_by(29) {
-            let mut changed = files.clone();
-            changed.vek[at] ^= 1 << (at % 8);
-            refused(&changed, &format!("certificate, byte {at}"));
-            changed.vek = files.vek[..at].to_vec();
-            refused(&changed, &format!("certificate of {at} bytes"));
-        }
-        for at in (0..files.intermediate.len()).step_by(67) {
-            let mut changed = files.clone();
-            changed.intermediate[at] ^= 1 << (at % 8);
-            refused(&changed, &format!("intermediate, byte {at}"));
-        }
-        for length in [0, 1, 0x2a0, 1183, 1185] {
-            let mut changed = files.clone();
-            changed.report.resize(length, 0);
-            refused(&changed, &format!("report of {length} bytes"));
-        }
+        Genuine::new(name, &files.report)
+            .at_most(1184, 50)
+            .is_the_only_one(|bytes| with(&|f| f.report = bytes.to_vec()));
+        let Files { vek, intermediate, .. } = &files;
+        let vek = Genuine::new(name, vek).lengths(der(vek)).at_most(300, 300);
+        vek.is_the_only_one(|bytes| with(&|f| f.vek = bytes.to_vec()));
+        let intermediate = Genuine::new(name, intermediate).lengths(der(intermediate)).at_most(150, 150);
+        intermediate.is_the_only_one(|bytes| with(&|f| f.intermediate = bytes.to_vec()));
     }
+}
+
+#[test]
+fn no_changed_list_of_revocations_is_one() {
+    let (anchors, cases) = manifest();
+    let (case, good) = &cases["ok_milan_v3"];
+    let list = good.crl.clone().unwrap();
+    let accepts = |bytes: &[u8]| {
+        let files = Files { crl: Some(bytes.to_vec()), ..good.clone() };
+        files.run(&anchors, &case.policy.policy(), &case.now).accepted()
+    };
+    Genuine::new("list", &list).lengths(der(&list)).at_most(1000, 1000).is_the_only_one(accepts);
 }
 
 proptest! {
