@@ -2,14 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
-mod endpoint;
 mod story;
 
 use constellation_cloud::{Cloud, CloudError, InstanceState, NodeUid};
 use constellation_cloud_aws::AwsCloud;
+use constellation_cloud_scripted::{
+    Deaths, Scripted as _,
+    aws::{
+        Endpoint,
+        objects::{Kind, Object},
+    },
+    story::{cluster, network},
+};
 
-use endpoint::{Endpoint, objects::Kind};
-use story::{cloud, cluster, network, process, removed, request, settings};
+use story::{cloud, process, removed, request, settings};
 
 /// A part of a cluster's life, as the operator drives it: from what is seen, towards what is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +63,7 @@ async fn end(cloud: &AwsCloud, keep: &[&str]) -> Result<(), CloudError> {
 /// Lists catch up, and the operator looks once more, as it does every few minutes.
 async fn settle(endpoint: &Endpoint, phase: Phase) {
     endpoint.world().lag = 0;
-    for object in endpoint.world().objects.values_mut() {
-        object.seen_from = 0;
-    }
+    endpoint.world().pass();
     live(&cloud(process(endpoint).await, settings()), phase).await.unwrap();
 }
 
@@ -74,16 +78,21 @@ async fn before(phase: Phase) -> Endpoint {
 async fn dies_after_every_call_of(phase: Phase, lag: u64) {
     let calm = before(phase).await;
     settle(&calm, phase).await;
-    let wanted = calm.world().print();
-    for call in 1.. {
+    let wanted = calm.world().picture();
+    for call in 0.. {
         let endpoint = before(phase).await;
         endpoint.world().lag = lag;
-        endpoint.world().kill = Some(call);
+        endpoint.world().reads_count = true;
+        endpoint.world().kill(Deaths::After(call));
         let first = cloud(process(&endpoint).await, settings());
-        if let Some(done) = endpoint.until_killed(live(&first, phase)).await {
+        let done = tokio::select! {
+            done = live(&first, phase) => Some(done),
+            () = endpoint.killed() => None,
+        };
+        if let Some(done) = done {
             done.unwrap();
             assert!(call > 10, "{phase:?} has only {call} calls");
-            println!("aws: killed after each of {} calls of {phase:?}, lag {lag}", call - 1);
+            println!("aws: killed after each of {call} calls of {phase:?}, lag {lag}");
             return;
         }
         drop(first);
@@ -99,11 +108,11 @@ async fn dies_after_every_call_of(phase: Phase, lag: u64) {
             }
         }
         settle(&endpoint, phase).await;
-        assert_eq!(endpoint.world().print(), wanted, "{phase:?}, killed after call {call}, lag {lag}");
+        assert_eq!(endpoint.world().picture(), wanted, "{phase:?}, killed after call {call}, lag {lag}");
+        endpoint.kept_to_the_model();
         let world = endpoint.world();
         let alive = world.of(Kind::Instance).into_iter().filter(|one| one.get("instance-state-name") == "running");
         assert_eq!(alive.count(), if phase == Phase::Delete { 0 } else { 2 });
-        assert_eq!(world.violations, [""; 0]);
     }
 }
 
@@ -137,7 +146,7 @@ async fn a_duplicate_that_a_crash_between_two_zones_left_goes() {
     let endpoint = before(Phase::Roll).await;
     {
         let mut world = endpoint.world();
-        let of_node = |one: &&endpoint::objects::Object| one.tags["constellation.dev/node-uid"] == "n-1";
+        let of_node = |one: &&Object| one.tags["constellation.dev/node-uid"] == "n-1";
         let first = world.of(Kind::Instance).into_iter().find(of_node).unwrap().clone();
         let of = [
             ("instance-state-name", "running"),

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
-mod endpoint;
 mod story;
 
 use std::{
@@ -18,9 +17,13 @@ use constellation_cloud::{
     demand::{Demand, Wanted},
 };
 use constellation_cloud_aws::{AwsKms, CALLS, Limit, Placement, Proof, Reach, Settings, policy};
+use constellation_cloud_scripted::{
+    Scripted as _,
+    aws::{Endpoint, objects::Kind},
+    story::{cluster, network},
+};
 
-use endpoint::{Endpoint, objects::Kind};
-use story::{IMAGE, TYPE, cloud, cluster, given, network, process, removed, request, settings};
+use story::{IMAGE, TYPE, cloud, given, process, removed, request, settings};
 
 fn subject() -> Subject {
     Subject {
@@ -37,7 +40,7 @@ async fn the_contract_is_kept_and_every_request_keeps_to_the_vendors_model() {
     contract::check(Arc::new(cloud), &subject(), "seed").await.unwrap();
     let world = endpoint.world();
     assert_eq!(world.violations, [""; 0]);
-    let left: Vec<_> = world.print();
+    let left: Vec<_> = world.picture();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -46,7 +49,7 @@ async fn the_contract_is_kept_where_lists_lag_and_pages_are_small() {
     let (endpoint, cloud) = given().await;
     endpoint.world().lag = 3;
     contract::check(Arc::new(cloud), &subject(), "seed").await.unwrap();
-    assert!(endpoint.world().print().is_empty());
+    assert!(endpoint.world().picture().is_empty());
 }
 
 #[tokio::test]
@@ -128,7 +131,7 @@ async fn whatever_is_not_awss_own_answer_removes_nothing_and_is_asked_again() {
     cloud.ensure_network(&network()).await.unwrap();
     let id = cloud.launch(&request("n-1", 0)).await.unwrap().id;
     assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
-    let before = endpoint.world().print();
+    let before = endpoint.world().picture();
     let say = |action: &'static str, answer: &(u16, String), times: usize| {
         let all = std::iter::repeat_n(answer.clone(), times);
         endpoint.world().words.entry(action).or_default().extend(all);
@@ -156,7 +159,7 @@ async fn whatever_is_not_awss_own_answer_removes_nothing_and_is_asked_again() {
     let again = "<DescribeInstancesResponse><reservationSet/><nextToken>1</nextToken></DescribeInstancesResponse>";
     say("DescribeInstances", &(200, again.into()), 2);
     assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Transient(_))));
-    assert_eq!(endpoint.world().print(), before);
+    assert_eq!(endpoint.world().picture(), before);
     assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
     assert_eq!(endpoint.world().violations, [""; 0]);
 }
@@ -253,14 +256,14 @@ async fn nodes_find_api_server_and_verifiers_at_the_inner_endpoint_and_users_the
 async fn rules_that_somebody_changed_are_mended() {
     let (endpoint, cloud) = given().await;
     cloud.ensure_network(&network()).await.unwrap();
-    let before = endpoint.world().print();
+    let before = endpoint.world().picture();
     for object in endpoint.world().objects.values_mut().filter(|object| object.kind == Kind::Group) {
         object.members.pop_first();
         object.members.insert("tcp 22 22 0.0.0.0/0".into());
     }
-    assert_ne!(endpoint.world().print(), before);
+    assert_ne!(endpoint.world().picture(), before);
     cloud.ensure_network(&network()).await.unwrap();
-    assert_eq!(endpoint.world().print(), before);
+    assert_eq!(endpoint.world().picture(), before);
 }
 
 #[tokio::test]

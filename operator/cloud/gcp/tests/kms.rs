@@ -2,10 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
-#[allow(dead_code, reason = "Cloud KMS says of no answer what kind it is")]
-#[path = "endpoint/model.rs"]
-mod model;
-
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
@@ -20,9 +16,8 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_cloud::custody::{Binding, CustodyError, KeyService, Wrapped, must_rewrap};
 use constellation_cloud_gcp::{Access, CloudKms, KEY_CALLS};
+use constellation_cloud_scripted::gcp::model::{self, Service};
 use serde_json::{Value, json};
-
-use model::Service;
 
 const KEY: &str = "projects/example.com:p/locations/europe-west4/keyRings/ring/cryptoKeys/master";
 

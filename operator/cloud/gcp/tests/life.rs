@@ -2,24 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
-mod endpoint;
 mod story;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use constellation_cloud::{
     Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, contract,
     demand::{Demand, Wanted},
 };
 use constellation_cloud_gcp::{CALLS, GcpCloud};
+use constellation_cloud_scripted::{
+    Scripted as _,
+    gcp::{Endpoint, Fault},
+    story::{cluster, network},
+};
 use serde_json::json;
 
-use endpoint::{Endpoint, Fault};
-use story::{ZONES, cluster, given, kept_to_the_model, network, node, picture, settings, subject};
+use story::{ZONES, given, node, settings, subject};
 
 const MINE: &str = "projects/example/global/networks/constellation-c-1";
 
@@ -27,7 +26,7 @@ const MINE: &str = "projects/example/global/networks/constellation-c-1";
 async fn the_contract_holds() {
     let (endpoint, cloud) = given().await;
     contract::check(Arc::new(cloud), &subject(), "gcp").await.unwrap();
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
     assert!(endpoint.world().things.is_empty(), "left behind: {:?}", endpoint.world().things.keys());
 }
 
@@ -43,7 +42,7 @@ async fn the_contract_holds_with_slow_operations_small_pages_late_and_shared_lis
     slow.pace.list = Duration::from_millis(300);
     let cloud = GcpCloud::connect(slow).await.unwrap();
     contract::check(Arc::new(cloud), &subject(), "gcp").await.unwrap();
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
     assert!(endpoint.world().things.is_empty());
 }
 
@@ -106,12 +105,12 @@ async fn reach(endpoint: &Endpoint, cloud: &mut GcpCloud, nodes: &[&str]) -> u32
 }
 
 /// Create, roll both nodes one after the other, delete.
-async fn story(endpoint: &Endpoint) -> Vec<BTreeMap<String, serde_json::Value>> {
+async fn story(endpoint: &Endpoint) -> Vec<Vec<String>> {
     let mut cloud = GcpCloud::connect(settings(endpoint)).await.unwrap();
     let mut pictures = Vec::new();
     for nodes in [&["cp-1", "w-1"][..], &["cp-2", "w-1"], &["cp-2", "w-2"], &[]] {
         reach(endpoint, &mut cloud, nodes).await;
-        pictures.push(picture(endpoint));
+        pictures.push(endpoint.world().picture());
     }
     pictures
 }
@@ -121,7 +120,7 @@ async fn a_crash_at_any_call_leads_to_the_same_end_without_duplicates_or_orphans
     let (endpoint, _) = given().await;
     let expected = story(&endpoint).await;
     assert!(
-        expected[3].is_empty() && expected[0].len() == 13 && expected[0].keys().any(|path| path.contains("n-cp-1"))
+        expected[3].is_empty() && expected[0].len() == 13 && expected[0].iter().any(|line| line.contains("n-cp-1"))
     );
     let calls = endpoint.world().total();
     println!("calls of create, two rolls and delete of a cluster of two: {calls}");
@@ -131,7 +130,7 @@ async fn a_crash_at_any_call_leads_to_the_same_end_without_duplicates_or_orphans
             endpoint.world().next_fault = Some((at, fault.clone()));
             let told = story(&endpoint).await;
             assert_eq!(told, expected, "{fault:?} at call {at}");
-            kept_to_the_model(&endpoint);
+            endpoint.kept_to_the_model();
         }
     }
 }
@@ -174,7 +173,7 @@ async fn a_zone_without_capacity_leads_to_the_next_and_none_left_to_an_error() {
     let cloud = GcpCloud::connect(settings(&endpoint)).await.unwrap();
     assert!(matches!(cloud.launch(&there).await, Err(CloudError::Capacity(_))));
     cloud.launch(&there).await.unwrap();
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
     assert_eq!(endpoint.world().of("instances").len(), 3);
 }
 
@@ -198,7 +197,7 @@ async fn a_launch_that_fails_after_its_call_is_a_failed_instance_until_it_is_rem
     }
     assert!(matches!(cloud.terminate(&cluster(), &launched.id).await, Err(CloudError::NotFound(_))));
     assert!(cloud.find(&cluster()).await.unwrap().is_empty());
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }
 
 #[tokio::test]
@@ -212,7 +211,7 @@ async fn a_vm_that_no_list_shows_yet_is_not_launched_twice() {
     assert!(other.find(&cluster()).await.unwrap().is_empty(), "another process doesn't");
     assert_eq!(other.launch(&node("w-1", 0)).await.unwrap().id, first.id);
     assert_eq!(other.find(&cluster()).await.unwrap().len(), 1);
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }
 
 #[tokio::test]
@@ -244,7 +243,7 @@ async fn refusals_have_their_kind_and_name_what_is_missing() {
     assert!(matches!(cloud.launch(&unsupported).await, Err(CloudError::Unsupported(_))));
     let image = LaunchRequest { image: "node-1".into(), ..node("w-1", 0) };
     assert!(matches!(cloud.launch(&image).await, Err(CloudError::Unsupported(_))));
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
     assert!(endpoint.world().of("instances").is_empty());
 }
 
@@ -281,7 +280,7 @@ async fn what_the_region_cannot_do_is_told_before_the_first_create() {
     cloud.check_quota(&cluster(), &demand(&[], 3)).await.unwrap();
     assert_eq!(cloud.calls()[&("compute.instances.insert", "ok")], 1);
     assert_eq!(cloud.calls().values().sum::<u64>(), endpoint.world().total());
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }
 
 #[tokio::test]
@@ -317,7 +316,7 @@ async fn what_others_own_is_neither_seen_nor_touched() {
     assert!(matches!(cloud.remove_network(&second).await, Err(CloudError::Unsupported(_))));
     assert!(endpoint.world().things.contains_key(path));
     assert_eq!(cloud.clusters().await.unwrap(), [cluster()]);
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }
 
 /// What is said in Google's place, or by a Google that is ill.
@@ -365,7 +364,7 @@ async fn whatever_is_not_googles_own_answer_removes_nothing_and_is_asked_again()
     assert_eq!(endpoint.world().things.keys().cloned().collect::<Vec<_>>(), before);
     terminate(&cloud, &id).await.unwrap();
     assert!(cloud.find(&cluster()).await.unwrap().is_empty());
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }
 
 #[tokio::test]
@@ -392,7 +391,7 @@ async fn an_instance_that_was_not_asked_for_is_no_answer_and_a_list_must_end() {
     ));
     assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Transient(_))));
     assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }
 
 #[tokio::test]
@@ -410,7 +409,7 @@ async fn an_instance_that_copies_a_nodes_labels_under_another_name_is_not_the_no
     let found = cloud.find(&cluster()).await.unwrap();
     assert_eq!(found.iter().map(|found| &found.id).collect::<Vec<_>>(), [&made.id]);
     assert_eq!(endpoint.world().things[&path], copy);
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }
 
 #[tokio::test]
@@ -423,7 +422,7 @@ async fn a_changed_firewall_rule_is_changed_back() {
     cloud.ensure_network(&network()).await.unwrap();
     assert_eq!(endpoint.world().things[path]["sourceRanges"], before["sourceRanges"]);
     assert_eq!(endpoint.world().calls["compute.firewalls.patch"], 1);
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }
 
 #[tokio::test]
@@ -490,7 +489,7 @@ async fn the_role_allows_exactly_the_calls_that_are_made() {
     let made: BTreeSet<String> = endpoint.world().calls.keys().cloned().collect();
     let listed: BTreeSet<String> = CALLS.iter().map(|(method, _)| (*method).to_owned()).collect();
     assert_eq!(made, listed);
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }
 
 #[tokio::test]
@@ -519,5 +518,5 @@ async fn a_hundred_nodes_cost_an_insert_and_looks_at_it_each_and_resting_costs_o
     }
     println!("resting, per interval: {} call", endpoint.world().total() - created);
     assert_eq!(endpoint.world().total() - created, 1);
-    kept_to_the_model(&endpoint);
+    endpoint.kept_to_the_model();
 }

@@ -4,10 +4,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use constellation_cloud::{Cloud, CloudError, ClusterUid, LaunchRequest, NetworkRequest, NodeUid};
+use constellation_cloud::{Cloud, CloudError, LaunchRequest, NodeUid};
 use constellation_cloud_aws::{Access, Account, AwsCloud, Pace, Placement, Proof, Reach, Settings, StaticKey};
-
-use crate::endpoint::Endpoint;
+use constellation_cloud_scripted::{aws::Endpoint, story::cluster};
 
 pub const IMAGE: &str = "ami-0123456789abcdef0";
 pub const TYPE: &str = "m6a.large";
@@ -49,14 +48,6 @@ pub async fn given() -> (Endpoint, AwsCloud) {
     let endpoint = Endpoint::start().await;
     let cloud = cloud(process(&endpoint).await, settings());
     (endpoint, cloud)
-}
-
-pub fn cluster() -> ClusterUid {
-    ClusterUid("c-1".into())
-}
-
-pub fn network() -> NetworkRequest {
-    NetworkRequest { cluster: cluster(), name: "one".into(), node_cidr: "10.77.0.0/16".into() }
 }
 
 pub fn request(node: &str, index: u32) -> LaunchRequest {

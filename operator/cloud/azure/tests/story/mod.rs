@@ -2,13 +2,11 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use constellation_cloud::{ClusterUid, LaunchRequest, NetworkRequest, NodeUid, contract::Subject, limit::Limiter};
+use constellation_cloud::{LaunchRequest, NodeUid, contract::Subject, limit::Limiter};
 use constellation_cloud_azure::{Access, AzureCloud, DiskEncryption, Pace, Reach, Settings, Technology};
-use serde_json::Value;
-
-use crate::endpoint::Endpoint;
+use constellation_cloud_scripted::{azure::Endpoint, story::cluster};
 
 pub const IMAGE: &str =
     "/subscriptions/s-1/resourceGroups/images/providers/Microsoft.Compute/galleries/g/images/node/versions/1.0.0";
@@ -45,14 +43,6 @@ pub async fn given() -> (Endpoint, AzureCloud) {
     (endpoint, cloud)
 }
 
-pub fn cluster() -> ClusterUid {
-    ClusterUid("c-1".into())
-}
-
-pub fn network() -> NetworkRequest {
-    NetworkRequest { cluster: cluster(), name: "one".into(), node_cidr: "10.77.0.0/16".into() }
-}
-
 pub fn node(name: &str, index: u32) -> LaunchRequest {
     LaunchRequest {
         cluster: cluster(),
@@ -75,21 +65,4 @@ pub fn subject() -> Subject {
         launch_config: |_, _| b"{}".to_vec(),
         patience: Duration::from_secs(20),
     }
-}
-
-#[track_caller]
-pub fn kept_to_the_model(endpoint: &Endpoint) {
-    let world = endpoint.world();
-    assert_eq!(world.violations, Vec::<String>::new());
-    assert!(world.made.values().all(|times| *times == 1), "duplicates: {:?}", world.made);
-}
-
-/// Paths of all things, and the names of the pool's targets.
-pub fn picture(endpoint: &Endpoint) -> BTreeMap<String, Vec<String>> {
-    let world = endpoint.world();
-    let targets = |thing: &Value| {
-        let all = thing["properties"]["loadBalancerBackendAddresses"].as_array().into_iter().flatten();
-        all.map(|target| target["name"].as_str().unwrap().to_owned()).collect()
-    };
-    world.things.iter().map(|(path, thing)| (path.clone(), targets(thing))).collect()
 }

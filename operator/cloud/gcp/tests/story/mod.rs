@@ -2,13 +2,11 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use constellation_cloud::{ClusterUid, LaunchRequest, NetworkRequest, NodeUid, contract::Subject, limit::Limiter};
+use constellation_cloud::{LaunchRequest, NodeUid, contract::Subject, limit::Limiter};
 use constellation_cloud_gcp::{Access, GcpCloud, Pace, Reach, Settings, Technology};
-use serde_json::Value;
-
-use crate::endpoint::Endpoint;
+use constellation_cloud_scripted::{gcp::Endpoint, story::cluster};
 
 pub const ZONES: [&str; 2] = ["europe-west4-a", "europe-west4-b"];
 
@@ -43,14 +41,6 @@ pub async fn given() -> (Endpoint, GcpCloud) {
     (endpoint, cloud)
 }
 
-pub fn cluster() -> ClusterUid {
-    ClusterUid("c-1".into())
-}
-
-pub fn network() -> NetworkRequest {
-    NetworkRequest { cluster: cluster(), name: "one".into(), node_cidr: "10.77.0.0/16".into() }
-}
-
 pub fn node(name: &str, index: u32) -> LaunchRequest {
     LaunchRequest {
         cluster: cluster(),
@@ -73,22 +63,4 @@ pub fn subject() -> Subject {
         launch_config: |_, _| b"{}".to_vec(),
         patience: Duration::from_secs(20),
     }
-}
-
-#[track_caller]
-pub fn kept_to_the_model(endpoint: &Endpoint) {
-    let world = endpoint.world();
-    assert_eq!(world.violations, Vec::<String>::new());
-    assert!(world.made.values().all(|times| *times == 1), "duplicates: {:?}", world.made);
-}
-
-/// Paths of all things, and the members of groups; a removed instance leaves its group by itself.
-pub fn picture(endpoint: &Endpoint) -> BTreeMap<String, Value> {
-    let world = endpoint.world();
-    let alive = |member: &&Value| member.as_str().is_some_and(|link| world.things.contains_key(link));
-    let members = |thing: &Value| {
-        let all = thing["_members"].as_array();
-        all.map_or(Value::Null, |all| all.iter().filter(alive).cloned().collect())
-    };
-    world.things.iter().map(|(path, thing)| (path.clone(), members(thing))).collect()
 }

@@ -2,7 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderName, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+
+use super::model;
+use crate::{Deaths, Machine, Request, Scripted};
 
 /// What goes wrong with a call.
 #[derive(Clone, Debug)]
@@ -46,8 +55,8 @@ pub struct World {
     pub faults: VecDeque<(String, Fault)>,
     /// The call, counted from now, that is hit by a fault, whatever its kind.
     pub next_fault: Option<(u64, Fault)>,
-    /// The call that changes something, counted from now, whose caller dies before its answer comes.
-    pub kill: Option<u64>,
+    /// Which callers die before their answer comes.
+    pub deaths: Deaths,
     /// Looks that an operation takes.
     pub slowness: u32,
     /// Things that a page holds; nothing: all.
@@ -66,10 +75,6 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(url: String) -> Self {
-        Self { url, ..Self::default() }
-    }
-
     pub fn total(&self) -> u64 {
         self.calls.values().sum()
     }
@@ -90,9 +95,7 @@ impl World {
         let kind = format!("{verb} {}", kind(path));
         *self.calls.entry(kind.clone()).or_default() += 1;
         if verb != "GET" {
-            // Whoever dies between two changes dies as after the first.
-            self.dies = self.kill == Some(0);
-            self.kill = self.kill.and_then(|left| left.checked_sub(1));
+            self.dies = self.deaths.meets(&format!("{verb} {path}"));
         }
         let fault = self.fault(&kind);
         if let Some(Fault::Refuse(status, code)) = fault {
@@ -108,11 +111,6 @@ impl World {
             self.carry_out(verb, path, query, body, code)
         };
         if matches!(fault, Some(Fault::Lose)) { refusal(503, "ServerBusy", "lost") } else { answer }
-    }
-
-    /// Whether the caller of the last call is to die.
-    pub fn dies(&mut self) -> bool {
-        std::mem::take(&mut self.dies)
     }
 
     fn fault(&mut self, kind: &str) -> Option<Fault> {
@@ -299,15 +297,6 @@ impl World {
         }
     }
 
-    /// Time passes for everything.
-    pub fn pass(&mut self) {
-        let names: Vec<_> = self.operations.keys().cloned().collect();
-        for name in names {
-            self.operations.get_mut(&name).unwrap().looks = 0;
-            self.settle(&name);
-        }
-    }
-
     fn settle(&mut self, name: &str) {
         let operation = self.operations.get_mut(name).unwrap();
         if operation.looks > 0 || operation.done {
@@ -375,6 +364,85 @@ impl World {
         self.things
             .keys()
             .any(|path| link == path || link.starts_with(&format!("{path}/")) && path.contains("/providers/"))
+    }
+}
+
+impl Scripted for World {
+    fn at(url: &str) -> Self {
+        Self { url: url.to_owned(), ..Self::default() }
+    }
+
+    fn respond(&mut self, request: &Request) -> Response {
+        let Request { method, uri, query, headers, body } = request;
+        let (verb, path) = (method.as_str(), uri.path());
+        let body: Option<Value> = (!body.is_empty()).then(|| serde_json::from_slice(body).unwrap());
+        let operation = path.contains("/operations/") || path.contains("/operationresults/");
+        let wrong = if operation { Vec::new() } else { model::check(verb, path, query, body.as_ref()) };
+        let answer = if wrong.is_empty() {
+            self.answer(verb, path, query, headers.contains_key("if-none-match"), body)
+        } else {
+            self.violations.extend(wrong.clone());
+            refusal(400, "InvalidRequest", &wrong.join("; "))
+        };
+        let told = answer.headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        let (status, headers): (_, HeaderMap) = (StatusCode::from_u16(answer.status).unwrap(), told.collect());
+        match answer.body {
+            Value::Null => (status, headers).into_response(),
+            // Word by word, whether it is JSON or not.
+            Value::String(text) => (status, headers, text).into_response(),
+            body => (status, headers, Json(body)).into_response(),
+        }
+    }
+
+    fn kill(&mut self, deaths: Deaths) {
+        self.deaths = deaths;
+    }
+
+    fn dies(&mut self) -> bool {
+        std::mem::take(&mut self.dies)
+    }
+
+    fn pass(&mut self) {
+        let names: Vec<_> = self.operations.keys().cloned().collect();
+        for name in names {
+            self.operations.get_mut(&name).unwrap().looks = 0;
+            self.settle(&name);
+        }
+    }
+
+    /// Paths, and the names of a pool's targets.
+    fn picture(&self) -> Vec<String> {
+        let targets = |thing: &Value| {
+            let all = thing["properties"]["loadBalancerBackendAddresses"].as_array().into_iter().flatten();
+            all.map(|target| target["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        self.things.iter().map(|(path, thing)| format!("{path} {:?}", targets(thing))).collect()
+    }
+
+    fn machines(&self) -> Vec<Machine> {
+        let all = self.things.iter().filter(|(path, _)| kind(path) == "Microsoft.Compute/virtualMachines");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        all.filter(|(_, vm)| vm["properties"]["provisioningState"] != "Deleting")
+            .map(|(_, vm)| Machine {
+                cluster: text(&vm["tags"]["constellation-cluster"]),
+                node: text(&vm["tags"]["constellation-node"]),
+                image: text(&vm["properties"]["storageProfile"]["imageReference"]["id"]),
+                user_data: STANDARD.decode(text(&vm["properties"]["userData"])).unwrap(),
+            })
+            .collect()
+    }
+
+    fn calls(&self) -> BTreeMap<String, u64> {
+        self.calls.clone()
+    }
+
+    fn wrongs(&self) -> Vec<String> {
+        let twice = self.made.iter().filter(|(_, times)| **times > 1);
+        self.violations
+            .iter()
+            .cloned()
+            .chain(twice.map(|(path, times)| format!("{path} was made {times} times")))
+            .collect()
     }
 }
 

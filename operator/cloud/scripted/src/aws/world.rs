@@ -2,12 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use axum::{
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
 
 use super::{
     model::{self, Tree},
     objects::{Kind, Object, items, members},
 };
+use crate::{Deaths, Machine, Request, Scripted};
 
 /// A reply.
 #[derive(Debug)]
@@ -37,21 +43,25 @@ pub struct World {
     pub lag: u64,
     /// How many lists show an instance that goes.
     pub fade: u32,
-    /// The call, counted from now, whose answer is lost with the process that made it.
-    pub kill: Option<usize>,
+    /// Which callers die before their answer comes.
+    pub deaths: Deaths,
+    /// Whether a read may be the death of its caller, too.
+    pub reads_count: bool,
     /// The vCPU quota.
     pub quota: f64,
     /// Attributes of the image: boot mode, TPM.
     pub image: (&'static str, &'static str),
     /// Zones that offer the types.
     pub offers: Vec<&'static str>,
+    /// Instances that were ever made, by token; more than one is a duplicate.
+    pub made: BTreeMap<String, u32>,
     routes: BTreeMap<String, String>,
     next: u64,
-    killed: bool,
+    dies: bool,
 }
 
 impl World {
-    pub fn new() -> Self {
+    fn new() -> Self {
         Self {
             objects: BTreeMap::new(),
             log: Vec::new(),
@@ -61,47 +71,23 @@ impl World {
             full: BTreeSet::new(),
             lag: 0,
             fade: 1,
-            kill: None,
+            deaths: Deaths::Never,
+            reads_count: false,
             quota: 64.0,
             image: ("uefi", "v2.0"),
             offers: vec!["us-east-2a", "us-east-2b"],
+            made: BTreeMap::new(),
             routes: BTreeMap::new(),
             next: 1,
-            killed: false,
+            dies: false,
         }
-    }
-
-    /// Whether the caller of the last call is to die.
-    pub fn kills(&mut self) -> bool {
-        std::mem::take(&mut self.killed)
     }
 
     pub fn of(&self, kind: Kind) -> Vec<&Object> {
         self.objects.values().filter(|object| object.kind == kind).collect()
     }
 
-    /// Everything but what is gone, without ids.
-    pub fn print(&self) -> Vec<String> {
-        let names: BTreeMap<_, _> = self
-            .objects
-            .values()
-            .map(|o| (o.id.clone(), format!("{:?}:{}{}", o.kind, o.get("group-name"), o.get("cidr"))))
-            .collect();
-        let alive = self.objects.values().filter(|object| object.get("instance-state-name") != "terminated");
-        let mut all: Vec<_> = alive.map(|object| object.print(&names)).collect();
-        all.extend(self.routes.iter().filter(|(vpc, _)| self.objects.contains_key(*vpc)).map(|_| "route".to_owned()));
-        all.sort();
-        all
-    }
-
-    pub fn serve(&mut self, target: &str, body: &[u8]) -> Answer {
-        if let Some(left) = self.kill.as_mut() {
-            *left -= 1;
-            if *left == 0 {
-                self.killed = true;
-                self.kill = None;
-            }
-        }
+    fn serve(&mut self, target: &str, body: &[u8]) -> Answer {
         if let Some((of, action)) = target.split_once('.') {
             self.log.push(action.to_owned());
             let service = if of == "TrentService" { "kms" } else { "service-quotas" };
@@ -404,7 +390,9 @@ impl World {
             ("public", public),
             ("launched", &launched),
             ("token", &token),
+            ("user-data", request.text("UserData").unwrap_or_default()),
         ];
+        *self.made.entry(token.clone()).or_default() += 1;
         let made = self.add(Kind::Instance, &id, &attributes, tags);
         reply(&made)
     }
@@ -523,6 +511,88 @@ impl World {
             }
             _ => panic!("the endpoint has no {action}"),
         }
+    }
+}
+
+impl Scripted for World {
+    fn at(_: &str) -> Self {
+        Self::new()
+    }
+
+    fn respond(&mut self, request: &Request) -> Response {
+        let target = request.headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        // A token that a client draws anew for each try doesn't make it another effect.
+        let pairs = form_urlencoded::parse(&request.body);
+        let effect: Vec<_> =
+            pairs.filter(|(key, _)| key != "ClientToken").map(|(key, value)| format!("{key}={value}")).collect();
+        if self.reads_count || !["Action=Describe", "Action=Get"].iter().any(|read| effect[0].starts_with(read)) {
+            self.dies = self.deaths.meets(&effect.join("&"));
+        }
+        let answer = self.serve(target, &request.body);
+        let mut headers = HeaderMap::new();
+        if answer.throttled {
+            headers.insert("retry-after", "7".parse().unwrap());
+        }
+        let kind = if target.is_empty() { "text/xml" } else { "application/x-amz-json-1.1" };
+        headers.insert("content-type", kind.parse().unwrap());
+        (StatusCode::from_u16(answer.status).unwrap(), headers, answer.body).into_response()
+    }
+
+    fn kill(&mut self, deaths: Deaths) {
+        self.deaths = deaths;
+    }
+
+    fn dies(&mut self) -> bool {
+        std::mem::take(&mut self.dies)
+    }
+
+    fn pass(&mut self) {
+        for object in self.objects.values_mut() {
+            object.seen_from = 0;
+        }
+    }
+
+    fn picture(&self) -> Vec<String> {
+        let names: BTreeMap<_, _> = self
+            .objects
+            .values()
+            .map(|o| (o.id.clone(), format!("{:?}:{}{}", o.kind, o.get("group-name"), o.get("cidr"))))
+            .collect();
+        let alive = self.objects.values().filter(|object| object.get("instance-state-name") != "terminated");
+        let mut all: Vec<_> = alive.map(|object| object.print(&names)).collect();
+        all.extend(self.routes.iter().filter(|(vpc, _)| self.objects.contains_key(*vpc)).map(|_| "route".to_owned()));
+        all.sort();
+        all
+    }
+
+    fn machines(&self) -> Vec<Machine> {
+        let tag = |one: &Object, key: &str| one.tags.get(key).cloned().unwrap_or_default();
+        let running = self.of(Kind::Instance).into_iter().filter(|one| one.get("instance-state-name") == "running");
+        running
+            .map(|one| Machine {
+                cluster: tag(one, "constellation.dev/cluster-uid"),
+                node: tag(one, "constellation.dev/node-uid"),
+                image: one.get("image").to_owned(),
+                user_data: STANDARD.decode(one.get("user-data")).unwrap(),
+            })
+            .collect()
+    }
+
+    fn calls(&self) -> BTreeMap<String, u64> {
+        let mut calls = BTreeMap::new();
+        for action in &self.log {
+            *calls.entry(action.clone()).or_default() += 1;
+        }
+        calls
+    }
+
+    fn wrongs(&self) -> Vec<String> {
+        let twice = self.made.iter().filter(|(_, times)| **times > 1);
+        self.violations
+            .iter()
+            .cloned()
+            .chain(twice.map(|(token, times)| format!("{token} was made {times} times")))
+            .collect()
     }
 }
 

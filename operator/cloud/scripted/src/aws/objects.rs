@@ -61,7 +61,7 @@ impl Object {
         let shown: Vec<_> = self
             .attributes
             .iter()
-            .filter(|(name, _)| !["private", "public", "launched", "token"].contains(*name))
+            .filter(|(name, _)| !["private", "public", "launched", "token", "user-data"].contains(*name))
             .map(|(name, value)| format!("{name}={}", told(value)))
             .collect();
         let members: BTreeSet<_> = self.members.iter().map(|member| told(member)).collect();

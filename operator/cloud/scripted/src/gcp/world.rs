@@ -2,9 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use axum::{
+    Json,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
-use super::model::Matched;
+use super::model::{self, Matched, Service};
+use crate::{Deaths, Machine, Request, Scripted};
 
 const HOST: &str = "https://www.googleapis.com/compute/v1/";
 
@@ -44,8 +51,8 @@ pub struct World {
     pub faults: VecDeque<(String, Fault)>,
     /// The call, counted from now, that is hit by a fault, whatever its method.
     pub next_fault: Option<(u64, Fault)>,
-    /// The call that changes something, counted from now, whose caller dies before its answer comes.
-    pub kill: Option<u64>,
+    /// Which callers die before their answer comes.
+    pub deaths: Deaths,
     /// Looks that an operation takes.
     pub slowness: u32,
     /// Things that a page holds; nothing: all.
@@ -84,9 +91,8 @@ impl World {
         *self.calls.entry(matched.id.clone()).or_default() += 1;
         let verb = matched.id.rsplit('.').next().unwrap();
         if !["get", "list", "aggregatedList", "listInstances"].contains(&verb) {
-            // Whoever dies between two changes dies as after the first.
-            self.dies = self.kill == Some(0);
-            self.kill = self.kill.and_then(|left| left.checked_sub(1));
+            let what = body.as_ref().map_or(&Value::Null, |body| &body["name"]);
+            self.dies = self.deaths.meets(&format!("{} {} {what}", matched.id, matched.path));
         }
         let fault = self.fault(&matched.id);
         if let Some(Fault::Refuse(status, reason)) = fault {
@@ -110,11 +116,6 @@ impl World {
             }
             refused => refused,
         }
-    }
-
-    /// Whether the caller of the last call is to die.
-    pub fn dies(&mut self) -> bool {
-        std::mem::take(&mut self.dies)
     }
 
     fn fault(&mut self, method: &str) -> Option<Fault> {
@@ -274,15 +275,6 @@ impl World {
         (200, self.operation(name))
     }
 
-    /// Time passes for everything: as if somebody had looked.
-    pub fn pass(&mut self) {
-        let names: Vec<_> = self.operations.keys().cloned().collect();
-        for name in names {
-            self.operations.get_mut(&name).unwrap().looks = 0;
-            self.settle(&name);
-        }
-    }
-
     fn settle(&mut self, name: &str) {
         let operation = &self.operations[name];
         if operation.looks > 0 || operation.verb.is_empty() {
@@ -351,6 +343,92 @@ impl World {
         let size = self.page.unwrap_or(all.len().max(1));
         let next = (from + size < all.len()).then(|| (from + size).to_string());
         (all.into_iter().skip(from).take(size).collect(), next)
+    }
+}
+
+impl Scripted for World {
+    fn at(_: &str) -> Self {
+        Self::default()
+    }
+
+    fn respond(&mut self, request: &Request) -> Response {
+        let Request { method, uri, query, body, .. } = request;
+        let body: Option<Value> = (!body.is_empty()).then(|| serde_json::from_slice(body).unwrap());
+        let (status, answer) = match model::check(Service::Compute, method.as_str(), uri.path(), query, body.as_ref()) {
+            Ok(matched) => self.answer(&matched, query, body),
+            Err(wrong) => {
+                self.violations.extend(wrong.clone());
+                (400, refusal(400, "invalid", &wrong.join("; ")))
+            }
+        };
+        let mut headers = HeaderMap::new();
+        if status == 429 {
+            headers.insert("retry-after", "7".parse().unwrap());
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        match answer {
+            // Word by word, whether it is JSON or not.
+            Value::String(text) => (status, headers, text).into_response(),
+            answer => (status, headers, Json(answer)).into_response(),
+        }
+    }
+
+    fn kill(&mut self, deaths: Deaths) {
+        self.deaths = deaths;
+    }
+
+    fn dies(&mut self) -> bool {
+        std::mem::take(&mut self.dies)
+    }
+
+    /// As if somebody had looked.
+    fn pass(&mut self) {
+        let names: Vec<_> = self.operations.keys().cloned().collect();
+        for name in names {
+            self.operations.get_mut(&name).unwrap().looks = 0;
+            self.settle(&name);
+        }
+    }
+
+    /// Paths, and the members of groups; a removed instance leaves its group by itself.
+    fn picture(&self) -> Vec<String> {
+        let alive = |member: &&Value| member.as_str().is_some_and(|link| self.things.contains_key(link));
+        let members = |thing: &Value| {
+            let all = thing["_members"].as_array();
+            all.map_or(Value::Null, |all| all.iter().filter(alive).cloned().collect())
+        };
+        self.things.iter().map(|(path, thing)| format!("{path} {:?}", members(thing))).collect()
+    }
+
+    fn machines(&self) -> Vec<Machine> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let data = |vm: &Value| {
+            let mut items = vm["metadata"]["items"].as_array().into_iter().flatten();
+            let found = items.find(|item| item["key"] == "constellation-launch-config");
+            STANDARD.decode(found.map(|item| text(&item["value"])).unwrap_or_default()).unwrap()
+        };
+        let all = self.of("instances").into_iter().map(|path| &self.things[path]);
+        all.filter(|vm| vm["status"] != "STOPPING")
+            .map(|vm| Machine {
+                cluster: text(&vm["labels"]["constellation-cluster"]),
+                node: text(&vm["labels"]["constellation-node"]),
+                image: text(&vm["disks"][0]["initializeParams"]["sourceImage"]),
+                user_data: data(vm),
+            })
+            .collect()
+    }
+
+    fn calls(&self) -> BTreeMap<String, u64> {
+        self.calls.clone()
+    }
+
+    fn wrongs(&self) -> Vec<String> {
+        let twice = self.made.iter().filter(|(_, times)| **times > 1);
+        self.violations
+            .iter()
+            .cloned()
+            .chain(twice.map(|(name, times)| format!("{name} was made {times} times")))
+            .collect()
     }
 }
 

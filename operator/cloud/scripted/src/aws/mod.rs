@@ -1,0 +1,10 @@
+//! An EC2 and a load balancing service that behave: client tokens, states, things in use, pages, lag, empty zones, lost answers.
+
+pub mod model;
+pub mod objects;
+mod world;
+
+pub use self::world::World;
+
+/// A running EC2.
+pub type Endpoint = crate::Endpoint<World>;
