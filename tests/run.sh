@@ -35,14 +35,15 @@ run() {
     format) cargo fmt --all --check ;;
     build) cargo build --bins ;;
     generated) target/debug/crdgen --check ;;
-    unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator --exclude constellation-cloud-aws --exclude constellation-cloud-azure --exclude constellation-cloud-gcp ;;
+    unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator --exclude constellation-cloud-aws --exclude constellation-cloud-azure --exclude constellation-cloud-gcp --exclude constellation-cloud-scripted ;;
     cel) cargo test -p constellation-crds --features cel ;;
     attestation) cargo test -p constellation-attestation --features channel,collect ;;
     operator) cargo test -p constellation-operator ;;
     clouds)
-      tests/models.sh google azure
-      cargo test -p constellation-cloud-azure -p constellation-cloud-gcp
+      tests/models.sh google azure aws
+      cargo test -p constellation-cloud-azure -p constellation-cloud-gcp -p constellation-cloud-scripted
       cargo test -p constellation-operator --features azure,gcp --lib -- cloud:: permissions::
+      cargo test -p constellation-tests --features azure,gcp --test clouds -- --nocapture
       ;;
     aws)
       tests/models.sh aws moto

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod backoff;
+pub mod cli;
 pub mod cloud;
 pub mod cluster;
 pub mod context;

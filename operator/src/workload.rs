@@ -12,7 +12,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::{cloud::offer::provider, cluster::secrets, error::Error};
+use crate::{cloud::offer::is_simulated, cluster::secrets, error::Error};
 
 /// Key of the kubeconfig in its Secret; Cluster API's naming.
 pub const KUBECONFIG_KEY: &str = "value";
@@ -68,7 +68,7 @@ impl Registry {
     /// When the Secret can't be read, or holds no kubeconfig.
     pub async fn of(&self, management: &Client, cluster: &ConstellationCluster) -> Result<Option<Workload>, Error> {
         let namespace = cluster.namespace().unwrap_or_default();
-        if provider(cluster) == "simulated" {
+        if is_simulated(cluster) {
             return Ok(Some(Workload::Simulated { client: management.clone(), namespace }));
         }
         let name = secrets::kubeconfig_name(cluster);

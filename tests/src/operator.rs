@@ -29,7 +29,21 @@ impl Operator {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_through(dir: &Path, kubeconfig: &str, through: &[&str], arguments: &[&str]) -> Result<Self> {
-        let program = program("constellation-operator")?;
+        Self::start_program("constellation-operator", dir, kubeconfig, through, arguments)
+    }
+
+    /// As [`Self::start_through`], of a program that is an operator under another name.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_program(
+        name: &str,
+        dir: &Path,
+        kubeconfig: &str,
+        through: &[&str],
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let program = program(name)?;
         let path = dir.join("operator.kubeconfig");
         fs::write(&path, kubeconfig)?;
         let log = dir.join("operator.log");

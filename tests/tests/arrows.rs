@@ -48,6 +48,8 @@ fn crates_point_only_where_the_house_plan_says() {
         ("constellation-cloud-aws", vec!["constellation-cloud"]),
         ("constellation-cloud-azure", vec!["constellation-cloud"]),
         ("constellation-cloud-gcp", vec!["constellation-cloud"]),
+        // For tests, and a dependency of nothing else: only of constellation-tests, and of the rooms' own.
+        ("constellation-cloud-scripted", vec!["constellation-cloud"]),
         (
             "constellation-operator",
             vec![

@@ -4,6 +4,8 @@ pub mod local;
 pub mod offer;
 #[cfg(feature = "rooms")]
 mod rooms;
+#[cfg(feature = "scripted")]
+mod scripted;
 pub mod simulated;
 
 pub use constellation_cloud::*;

@@ -89,6 +89,17 @@ pub fn provider(cluster: &ConstellationCluster) -> &'static str {
     named.into_iter().find(|(_, asked)| *asked).map_or("local", |(name, _)| name)
 }
 
+/// Whether a cluster's machines are played: the management cluster's API server is theirs, and there is no etcd, no port
+/// and no proof. In a build for tests those of a scripted cloud are, too.
+#[must_use]
+pub fn is_simulated(cluster: &ConstellationCluster) -> bool {
+    #[cfg(feature = "scripted")]
+    if super::scripted::endpoint().is_some() {
+        return true;
+    }
+    provider(cluster) == "simulated"
+}
+
 /// Whether a provider's room is part of this program.
 fn built_in(provider: &str) -> bool {
     match provider {

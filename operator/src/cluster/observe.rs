@@ -20,7 +20,11 @@ use super::{
     seen::{GroupSeen, Init, NodeSeen, Observed, VersionSeen},
 };
 use crate::{
-    cloud::{Cloud, ClusterUid, Network, custody::must_rewrap, offer::provider},
+    cloud::{
+        Cloud, ClusterUid, Network,
+        custody::must_rewrap,
+        offer::{is_simulated, provider},
+    },
     context::Context,
     custody::{self, Master},
     error::{Class, Error, chain},
@@ -83,7 +87,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
     let status = cluster.status.clone().unwrap_or_default();
     let accepted = status.accepted_versions.clone();
-    let simulated = provider(&cluster) == "simulated";
+    let simulated = is_simulated(&cluster);
     let (cloud, provider_refused) = match ctx.cloud(&cluster).await {
         Ok(cloud) => (Some(cloud), None),
         Err(error) if matches!(error.class(), Class::Denied | Class::User) => (None, Some(chain(&error))),

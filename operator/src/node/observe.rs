@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::seen::{AdmissionSeen, ClusterSeen, KubeSeen, Observed, TalkSeen};
 use crate::{
-    cloud::{ClusterUid, offer::provider},
+    cloud::{ClusterUid, offer::is_simulated},
     cluster::secrets,
     context::Context,
     error::{Error, chain},
@@ -78,10 +78,10 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
     seen.launch_digest = launch_config.as_ref().map(|bytes| hex::encode(Sha256::digest(bytes)));
     let status = cluster.status.clone().unwrap_or_default();
     // A simulated cluster's API is there from the start, but our kinds are in it only with the trust bundle.
-    let simulated = provider(&cluster) == "simulated" && status.trust_revision.is_some();
+    let simulated = is_simulated(&cluster) && status.trust_revision.is_some();
     let initialized = simulated || is_true(&status.conditions, kind::CONTROL_PLANE_INITIALIZED);
     let mut workload = None;
-    if !ending || provider(&cluster) == "simulated" {
+    if !ending || is_simulated(&cluster) {
         match inside(context, &cluster, node).await {
             Ok(found) => (workload, seen.admission, seen.kube) = found,
             // A dead VM may be why nobody answers: that it is dead is told all the same. A node that leaves waits, as
@@ -94,7 +94,7 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
     }
     let nodes: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &namespace);
     // A simulated control plane has no etcd to leave.
-    let others = if seen.deleting() && seen.is_control_plane() && provider(&cluster) != "simulated" {
+    let others = if seen.deleting() && seen.is_control_plane() && !is_simulated(&cluster) {
         let all = nodes.list(&ListParams::default()).await.map_err(Error::kube("listing nodes"))?;
         let is_other = |other: &&ConfidentialNode| {
             other.spec.cluster_ref.name == *name

@@ -69,7 +69,7 @@ impl Flow {
                 lane.script(json!({})).await?;
             }
             Self::Roll => {
-                want.image = "v2";
+                want.image = lane.next_image();
                 lane.release(want.image, true).await?;
             }
             Self::Refuse => {

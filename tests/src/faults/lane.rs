@@ -37,6 +37,43 @@ pub struct Want {
     pub image: &'static str,
 }
 
+/// Where a lane's machines are, and which operator makes them.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The operator's program.
+    pub program: &'static str,
+    /// What it is started with, beside what all are.
+    pub arguments: Vec<String>,
+    /// Its environment.
+    pub environment: Vec<(&'static str, String)>,
+    /// The cluster's `provider`, `tee` and instance type.
+    pub provider: Value,
+    /// How memory is protected.
+    pub tee: &'static str,
+    /// Instance type of every node.
+    pub instance_type: &'static str,
+    /// The release's `image` for an image.
+    pub image: fn(&str) -> Value,
+    /// The image that a cluster rolls to.
+    pub next: &'static str,
+}
+
+impl Default for Setting {
+    /// Provider `simulated`, whose books are on the API server.
+    fn default() -> Self {
+        Self {
+            program: "constellation-operator",
+            arguments: vec!["--allow-simulated".to_owned()],
+            environment: Vec::new(),
+            provider: json!({"simulated": {"bootSeconds": 0}}),
+            tee: "vtpm",
+            instance_type: "any",
+            image: |image| json!({"simulated": image}),
+            next: "v2",
+        }
+    }
+}
+
 /// A cluster and its operator.
 pub struct Lane {
     /// Name of the cluster and of its namespace.
@@ -45,11 +82,14 @@ pub struct Lane {
     pub proxy: Proxy,
     client: Client,
     keeper: Arc<Keeper>,
+    setting: Setting,
 }
 
 /// Keeps one operator running, whatever happens to it.
 struct Keeper {
     dir: PathBuf,
+    program: &'static str,
+    environment: Vec<String>,
     arguments: Vec<String>,
     running: Mutex<Running>,
 }
@@ -75,8 +115,9 @@ impl Keeper {
             running.kills += 1;
             operator.kill();
         }
+        let through: Vec<_> = std::iter::once("env").chain(self.environment.iter().map(String::as_str)).collect();
         let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
-        match Operator::start(&self.dir, &running.kubeconfig, &arguments) {
+        match Operator::start_program(self.program, &self.dir, &running.kubeconfig, &through, &arguments) {
             Ok(operator) => running.operator = Some(operator),
             Err(error) => running.failure = Some(format!("{error:#}")),
         }
@@ -88,7 +129,16 @@ impl Lane {
     ///
     /// # Errors
     /// When any of it can't be had.
-    pub async fn start(
+    pub async fn start(config: kube::Config, dir: &Path, name: &str, plan: Plan, arguments: &[&str]) -> Result<Self> {
+        Self::start_in(Setting::default(), config, dir, name, plan, arguments).await
+    }
+
+    /// As [`Self::start`], with machines elsewhere.
+    ///
+    /// # Errors
+    /// When any of it can't be had.
+    pub async fn start_in(
+        setting: Setting,
         mut config: kube::Config,
         dir: &Path,
         name: &str,
@@ -104,10 +154,13 @@ impl Lane {
         namespaces.patch(name, &PatchParams::apply("tests"), &Patch::Apply(namespace)).await?;
         // Who dies and comes back would wait for its own lease.
         let alone = if arguments.iter().any(|a| a.starts_with("--leader-elect")) { "" } else { "--leader-elect=false" };
-        let own = ["--allow-simulated", "--namespace", name, alone].into_iter().filter(|argument| !argument.is_empty());
+        let own = ["--namespace", name, alone].into_iter().filter(|argument| !argument.is_empty());
+        let given = arguments.iter().copied().map(str::to_owned);
         let keeper = Arc::new(Keeper {
             dir,
-            arguments: own.chain(arguments.iter().copied()).map(str::to_owned).collect(),
+            program: setting.program,
+            environment: setting.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            arguments: own.map(str::to_owned).chain(setting.arguments.clone()).chain(given).collect(),
             running: Mutex::default(),
         });
         let killed = Arc::clone(&keeper);
@@ -115,7 +168,13 @@ impl Lane {
         let proxy = Proxy::start(Client::try_from(config)?, plan, kill).await?;
         keeper.running().kubeconfig = proxy.kubeconfig(name);
         keeper.start();
-        Ok(Self { name: name.to_owned(), proxy, client, keeper })
+        Ok(Self { name: name.to_owned(), proxy, client, keeper, setting })
+    }
+
+    /// The image that the cluster rolls to.
+    #[must_use]
+    pub fn next_image(&self) -> &'static str {
+        self.setting.next
     }
 
     /// How often the operator was killed.
@@ -200,13 +259,14 @@ impl Lane {
     /// # Errors
     /// When it is refused.
     pub async fn release(&self, image: &str, genuine: bool) -> Result<()> {
+        let set = image.rsplit('/').next().unwrap_or_default();
         let measured = if genuine { image } else { "another image" };
         let pcrs: BTreeMap<String, [String; 1]> = [4, 11, 12, 13].map(|n| (n.to_string(), [claim(measured, n)])).into();
         let version = json!({
             "apiVersion": "constellation.dev/v1alpha1", "kind": "NodeVersion", "metadata": {"name": self.name},
             "spec": {
-                "image": {"simulated": image}, "kubernetesVersion": "v1.36.3",
-                "measurements": {"inline": [{"name": image, "platform": "simulated", "pcrs": pcrs}]},
+                "image": (self.setting.image)(image), "kubernetesVersion": "v1.36.3",
+                "measurements": {"inline": [{"name": set, "platform": "simulated", "pcrs": pcrs}]},
             },
         });
         self.api::<NodeVersion>().patch(&self.name, &user(), &Patch::Apply(version)).await?;
@@ -222,9 +282,11 @@ impl Lane {
         let cluster = json!({
             "apiVersion": "constellation.dev/v1alpha1", "kind": "ConstellationCluster", "metadata": {"name": self.name},
             "spec": {
-                "provider": {"simulated": {"bootSeconds": 0}}, "tee": "vtpm", "nodeVersion": self.name,
-                "controlPlane": {"replicas": want.control_plane, "instanceType": "any"},
-                "nodeGroups": [{"name": GROUP, "instanceType": "any", "replicas": want.workers}],
+                "provider": self.setting.provider, "tee": self.setting.tee, "nodeVersion": self.name,
+                "controlPlane": {"replicas": want.control_plane, "instanceType": self.setting.instance_type},
+                "nodeGroups": [{
+                    "name": GROUP, "instanceType": self.setting.instance_type, "replicas": want.workers
+                }],
             },
         });
         self.api::<ConstellationCluster>().patch(&self.name, &user(), &Patch::Apply(cluster)).await?;
@@ -323,7 +385,7 @@ impl Lane {
         Ok(nodes.len() == all
             && nodes.iter().all(fine)
             && groups_told
-            && self.records().await?.len() == all + 1
+            && self.records().await?.iter().filter(|map| is_machine(map)).count() == all
             && self.kube_nodes().await?.len() == all)
     }
 
@@ -360,6 +422,11 @@ impl Lane {
         let worker = nodes.iter().find(|node| node.spec.node_group == GROUP);
         worker.map(ResourceExtName::name).context("no worker")
     }
+}
+
+/// Whether a record is of a machine; others are of networks.
+fn is_machine(record: &ConfigMap) -> bool {
+    record.labels().get("constellation.dev/simulated").is_some_and(|kind| kind == "instance")
 }
 
 /// From the API server's memory: a look that is a moment old costs nothing, and the next one is newer.

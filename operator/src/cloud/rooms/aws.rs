@@ -55,7 +55,7 @@ async fn account(region: &str, given: &Given<'_>) -> Result<Arc<Account>, Error>
     if let Some(known) = all.get(&place) {
         return Ok(Arc::clone(known));
     }
-    let made = Arc::new(Account::connect(region, &access, None, Pace::default()).await);
+    let made = Arc::new(Account::connect(region, &access, given.endpoint.as_deref(), Pace::default()).await);
     all.insert(place, Arc::clone(&made));
     Ok(made)
 }

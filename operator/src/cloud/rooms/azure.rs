@@ -35,7 +35,7 @@ pub(super) fn make(settings: &AzureProvider, given: &Given<'_>) -> Result<Arc<dy
         sources: settings.allowed_sources.clone(),
         // None is built in yet: a TPM's certificate that nobody vouches for is refused.
         endorsement_roots: Vec::new(),
-        endpoint: None,
+        endpoint: given.endpoint.clone(),
         access: access(given)?,
         limiter: TURNS.of(&settings.subscription_id, &settings.location),
         pace: Pace::default(),
@@ -44,6 +44,9 @@ pub(super) fn make(settings: &AzureProvider, given: &Given<'_>) -> Result<Arc<dy
 }
 
 fn access(given: &Given<'_>) -> Result<Access, Error> {
+    if given.endpoint.is_some() {
+        return Ok(Access::Anonymous);
+    }
     let members = (given.credential("tenantID")?, given.credential("clientID")?, given.credential("clientSecret")?);
     Ok(match members {
         (Some(tenant), Some(client), Some(secret)) => Access::ClientSecret {

@@ -35,8 +35,12 @@ pub(super) async fn make(settings: &GcpProvider, given: &Given<'_>) -> Result<Ar
         service_account: settings.service_account.clone(),
         // None is built in yet: a TPM's certificate that nobody vouches for is refused.
         endorsement_roots: Vec::new(),
-        endpoint: None,
-        access: key.map_or(Access::Ambient, Access::ServiceAccountKey),
+        endpoint: given.endpoint.clone(),
+        access: match key {
+            _ if given.endpoint.is_some() => Access::Anonymous,
+            Some(key) => Access::ServiceAccountKey(key),
+            None => Access::Ambient,
+        },
         limiter: TURNS.of(&settings.project, &settings.region),
         pace: Pace::default(),
     };

@@ -49,6 +49,8 @@ struct Given<'a> {
     owner: String,
     tee: Tee,
     credentials: Option<&'a Secret>,
+    /// A scripted cloud that is asked without credentials; nothing in any build but one for tests.
+    endpoint: Option<String>,
 }
 
 impl Given<'_> {
@@ -76,8 +78,11 @@ impl Rooms {
         if let Some(room) = made.get(&place).filter(|room| room.credentials == version) {
             return Ok(Arc::clone(&room.cloud));
         }
-        let given = Given { owner: self.owner().await?, tee: cluster.spec.tee, credentials: secret.as_ref() };
+        let (owner, tee) = (self.owner().await?, cluster.spec.tee);
+        let given = Given { owner, tee, credentials: secret.as_ref(), endpoint: endpoint() };
         let cloud = make(cluster, &given).await?;
+        #[cfg(feature = "scripted")]
+        let cloud = if given.endpoint.is_some() { Arc::new(super::scripted::Scripted(cloud)) } else { cloud };
         count(cloud.as_ref(), &self.metrics);
         if let Some(secret) = &secret {
             let name = secret.name_any();
@@ -110,6 +115,13 @@ impl Rooms {
         };
         self.owner.get_or_try_init(|| read).await.cloned()
     }
+}
+
+fn endpoint() -> Option<String> {
+    #[cfg(feature = "scripted")]
+    return super::scripted::endpoint();
+    #[cfg(not(feature = "scripted"))]
+    None
 }
 
 /// What tells rooms apart. With credentials the namespace too: a Secret of the same name elsewhere is another.
@@ -184,14 +196,14 @@ mod tests {
             Secret { data: Some(data), ..Secret::default() }
         };
         let read = |secret: &Secret, key: &str| {
-            let given = Given { owner: "o".into(), tee: Tee::Snp, credentials: Some(secret) };
+            let given = Given { owner: "o".into(), tee: Tee::Snp, credentials: Some(secret), endpoint: None };
             given.credential(key).map(|text| text.unwrap().to_string()).map_err(drop)
         };
         assert_eq!(read(&with(b"{}"), "key.json"), Ok("{}".to_owned()));
         for (secret, key) in [(with(b"{}"), "other"), (with(b""), "key.json"), (with(&[255]), "key.json")] {
             assert_eq!(read(&secret, key), Err(()));
         }
-        let none = Given { owner: "o".into(), tee: Tee::Snp, credentials: None };
+        let none = Given { owner: "o".into(), tee: Tee::Snp, credentials: None, endpoint: None };
         assert_eq!(none.credential("key.json").unwrap(), None);
     }
 
@@ -210,7 +222,7 @@ mod tests {
         let whole = with(&["tenantID", "clientID", "clientSecret"]);
         for (tee, platform) in [(Tee::Snp, "azure-snp"), (Tee::Tdx, "azure-tdx"), (Tee::Vtpm, "azure-trusted-launch")] {
             for credentials in [Some(&whole), None] {
-                let given = Given { owner: "o-1".into(), tee, credentials };
+                let given = Given { owner: "o-1".into(), tee, credentials, endpoint: None };
                 assert_eq!(make(&cluster, &given).await.unwrap().platform(), platform);
             }
         }
@@ -219,7 +231,7 @@ mod tests {
             ("clientID", with(&["tenantID", "clientSecret"])),
             ("clientSecret", with(&["tenantID", "clientID"])),
         ] {
-            let given = Given { owner: "o-1".into(), tee: Tee::Snp, credentials: Some(&part) };
+            let given = Given { owner: "o-1".into(), tee: Tee::Snp, credentials: Some(&part), endpoint: None };
             let refused = make(&cluster, &given).await.err().unwrap().to_string();
             assert!(refused.contains(missing), "{refused}");
         }
@@ -235,13 +247,13 @@ mod tests {
         };
         for text in ["{}", "no JSON"] {
             let key = key(text);
-            let given = Given { owner: "o-1".into(), tee: Tee::Snp, credentials: Some(&key) };
+            let given = Given { owner: "o-1".into(), tee: Tee::Snp, credentials: Some(&key), endpoint: None };
             let refused = make(&cluster("a", None), &given).await.err().unwrap();
             assert!(matches!(refused, Error::Cloud(super::super::CloudError::Denied(_))), "{refused}");
         }
         let mut open = cluster("a", None);
         open.spec.provider.gcp.as_mut().unwrap().allowed_sources.clear();
-        let given = Given { owner: "o-1".into(), tee: Tee::Snp, credentials: None };
+        let given = Given { owner: "o-1".into(), tee: Tee::Snp, credentials: None, endpoint: None };
         assert!(make(&open, &given).await.is_err(), "nobody may reach it");
     }
 
@@ -255,7 +267,7 @@ mod tests {
         cluster.spec.provider = serde_json::from_value(serde_json::json!({"aws": {"region": "us-east-2",
             "zones": ["us-east-2a"], "reach": "External", "allowedSources": ["192.0.2.0/24"]}}))
         .unwrap();
-        let given = |tee| Given { owner: "o-1".into(), tee, credentials: Some(&key) };
+        let given = |tee| Given { owner: "o-1".into(), tee, credentials: Some(&key), endpoint: None };
         for (tee, platform) in [(Tee::Snp, "aws-snp"), (Tee::Vtpm, "aws-nitro-tpm")] {
             assert_eq!(make(&cluster, &given(tee)).await.unwrap().platform(), platform);
         }
