@@ -42,13 +42,15 @@ pub struct Metrics {
     verdicts: Family<Labels<2>, Counter>,
     cloud_calls: Family<Labels<3>, Counter>,
     cloud_seconds: Histograms<2>,
+    key_calls: Family<Labels<3>, Counter>,
+    key_seconds: Histograms<2>,
     /// Phase and group of each node, by UID.
     places: Mutex<HashMap<String, Labels<2>>>,
 }
 
 /// Name in the registry, suffix that its kind adds, kind, labels, meaning. The first three are names that dashboards of
 /// controller-runtime and client-go know.
-const PAGE: [(&str, &str, &str, &str, &str); 9] = [
+const PAGE: [(&str, &str, &str, &str, &str); 11] = [
     ("leader_election_master_status", "", "gauge", "name", "1 while this process leads"),
     ("controller_runtime_reconcile", "_total", "counter", "controller, result", "Looks at an object"),
     ("controller_runtime_reconcile_errors", "_total", "counter", "controller", "Looks that failed"),
@@ -71,6 +73,21 @@ const PAGE: [(&str, &str, &str, &str, &str); 9] = [
         "provider, operation",
         "From sending a call of a cloud to its answer, without the wait for its turn",
     ),
+    (
+        "constellation_key_service_requests",
+        "_total",
+        "counter",
+        "service, operation, code",
+        "What was asked of a key service (`wrap`, `unwrap`, `rewrap`, `version`), by what came of it: `ok`, `denied`, `foreign`, \
+         `key`, `throttled` or `transient`",
+    ),
+    (
+        "constellation_key_service_request_duration_seconds",
+        "",
+        "histogram",
+        "service, operation",
+        "From asking a key service to its answer",
+    ),
 ];
 
 impl Default for Metrics {
@@ -89,6 +106,9 @@ impl Default for Metrics {
             cloud_calls: Family::default(),
             // 10 ms to 41 s: clouds answer in tenths of a second, and rooms give a call up after 30 to 60 s.
             cloud_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.01, 2.0, 13))),
+            key_calls: Family::default(),
+            // As clouds': they answer in tenths of a second, and are given up after 10 s to a minute.
+            key_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.01, 2.0, 13))),
             places: Mutex::default(),
         };
         metrics.registered()
@@ -97,7 +117,7 @@ impl Default for Metrics {
 
 impl Metrics {
     fn registered(mut self) -> Self {
-        let [leader, passes, errors, seconds, nodes, phases, verdicts, calls, call_seconds] =
+        let [leader, passes, errors, seconds, nodes, phases, verdicts, calls, call_seconds, key_calls, key_seconds] =
             PAGE.map(|(name, _, _, _, help)| (name, help));
         self.registry.register(leader.0, leader.1, self.leader.clone());
         self.registry.register(passes.0, passes.1, self.passes.clone());
@@ -108,6 +128,8 @@ impl Metrics {
         self.registry.register(verdicts.0, verdicts.1, self.verdicts.clone());
         self.registry.register(calls.0, calls.1, self.cloud_calls.clone());
         self.registry.register(call_seconds.0, call_seconds.1, self.cloud_seconds.clone());
+        self.registry.register(key_calls.0, key_calls.1, self.key_calls.clone());
+        self.registry.register(key_seconds.0, key_seconds.1, self.key_seconds.clone());
         self.leader.get_or_create(&[("name", crate::lease::NAME.to_owned())]).set(0);
         self
     }
@@ -179,6 +201,13 @@ impl Metrics {
         let (provider, operation) = (("provider", provider.to_owned()), ("operation", call.operation.to_owned()));
         self.cloud_seconds.get_or_create(&[provider.clone(), operation.clone()]).observe(call.took.as_secs_f64());
         self.cloud_calls.get_or_create(&[provider, operation, ("code", call.outcome.to_owned())]).inc();
+    }
+
+    /// A key service has answered, or didn't.
+    pub fn asked(&self, service: &'static str, call: &Call) {
+        let (service, operation) = (("service", service.to_owned()), ("operation", call.operation.to_owned()));
+        self.key_seconds.get_or_create(&[service.clone(), operation.clone()]).observe(call.took.as_secs_f64());
+        self.key_calls.get_or_create(&[service, operation, ("code", call.outcome.to_owned())]).inc();
     }
 
     /// Everything, as `OpenMetrics` text.

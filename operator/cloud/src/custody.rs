@@ -49,6 +49,20 @@ pub enum CustodyError {
     Transient(String),
 }
 
+impl CustodyError {
+    /// A fixed word for metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "denied",
+            Self::Key(_) => "key",
+            Self::Foreign(_) => "foreign",
+            Self::Throttled { .. } => "throttled",
+            Self::Transient(_) => "transient",
+        }
+    }
+}
+
 /// A key service. No function logs or returns a secret in an error.
 #[async_trait]
 pub trait KeyService: Send + Sync {

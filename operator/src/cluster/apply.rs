@@ -98,10 +98,10 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         Step::AddFinalizer => finalizers(ctx, cluster, true).await,
         Step::RemoveFinalizer => finalizers(ctx, cluster, false).await,
         Step::CreateOwnerKey => secrets::create_owner_key(client, cluster).await,
-        Step::CreateMasterSecret => secrets::create_master_secret(client, cluster).await,
+        Step::CreateMasterSecret => secrets::create_master_secret(ctx, cluster).await,
         Step::RewrapMasterSecret => {
             let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
-            secrets::rewrap_master_secret(client, cluster, master).await
+            secrets::rewrap_master_secret(ctx, cluster, master).await
         }
         Step::EnsureNetwork => {
             let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
@@ -141,7 +141,7 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         Step::StartRecover(name) => {
             let (peer, _) = peer(world, name)?;
             let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
-            let key = recover::key(&master.open(client, cluster).await?, &peer.node_uid);
+            let key = recover::key(&master.open(ctx, cluster).await?, &peer.node_uid);
             ctx.inits.start(peer, key);
             Ok(())
         }
@@ -420,7 +420,7 @@ async fn start_init(ctx: &Context, world: &World, name: &str) -> Result<(), Erro
     let (peer, node) = peer(world, name)?;
     let network = world.network.as_ref().ok_or_else(|| missing("the network"))?;
     let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
-    let master = master.open(&ctx.client, &world.cluster).await?;
+    let master = master.open(ctx, &world.cluster).await?;
     let version = world.version.as_ref().ok_or_else(|| missing("the node version"))?;
     let ca = secrets::verifier_ca(&ctx.client, &world.cluster, &peer.owner).await?;
     let kubernetes = &version.spec.kubernetes_version;

@@ -207,7 +207,7 @@ async fn rotation(ctx: &Context, cluster: &ConstellationCluster, memory: &mut Me
         return;
     };
     let newest = async {
-        let service = custody::service(&ctx.client, cluster, kms).await?;
+        let service = custody::service(ctx, cluster, kms).await?;
         Ok::<_, Error>(service.version(&custody::key(kms)).await?)
     };
     // Whoever needs the secret meets the same refusal, and says it in a condition.

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::seen::SecretSeen;
 use crate::{
+    context::Context,
     custody::{self, Master},
     error::Error,
     init::begin::VerifierCa,
@@ -128,14 +129,15 @@ fn wrapped(secret: &Secret) -> Result<Master, String> {
 }
 
 /// Makes the master secret.
-pub async fn create_master_secret(client: &Client, cluster: &ConstellationCluster) -> Result<(), Error> {
+pub async fn create_master_secret(context: &Context, cluster: &ConstellationCluster) -> Result<(), Error> {
+    let client = &context.client;
     let mut bytes = Zeroizing::new([0; MASTER_BYTES]);
     aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| Error::Invalid("the random source failed".to_owned()))?;
     let name = master_secret_name(cluster);
     let Some(kms) = custody::kms(cluster) else {
         return create(client, cluster, &name, vec![("secret", bytes.as_slice())]).await;
     };
-    let service = custody::service(client, cluster, kms).await?;
+    let service = custody::service(context, cluster, kms).await?;
     let wrapped = service.wrap(&custody::key(kms), bytes.as_slice(), &custody::binding(cluster)).await?;
     let cluster_id = keys::derive(bytes.as_slice(), keys::CLUSTER_ID);
     create(client, cluster, &name, stored(&wrapped, cluster_id.as_slice())).await
@@ -143,15 +145,16 @@ pub async fn create_master_secret(client: &Client, cluster: &ConstellationCluste
 
 /// Has the master secret wrapped again; what is stored stays until the new form is there.
 pub async fn rewrap_master_secret(
-    client: &Client,
+    context: &Context,
     cluster: &ConstellationCluster,
     master: &Master,
 ) -> Result<(), Error> {
+    let client = &context.client;
     let (Some(kms), Master::Wrapped { wrapped, cluster_id }) = (custody::kms(cluster), master) else {
         return Ok(());
     };
     let name = master_secret_name(cluster);
-    let service = custody::service(client, cluster, kms).await?;
+    let service = custody::service(context, cluster, kms).await?;
     let again = service.rewrap(wrapped, &custody::key(kms), &custody::binding(cluster)).await?;
     let Some(mut secret) = read(client, cluster, &name).await? else { return Ok(()) };
     secret.data = Some(bytes(stored(&again, cluster_id)));

@@ -3,6 +3,7 @@
 //! With a key service the Secret holds only what the service wrapped, and beside it the cluster's ID, which everybody may
 //! know. [`Master::open`] is called where a node is sent the secret, at Init and Recover, and nowhere else.
 
+mod counted;
 pub mod vault;
 
 use constellation_attestation::keys;
@@ -12,8 +13,11 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt as _};
 use zeroize::Zeroizing;
 
-use self::vault::{MOUNT, Vault};
-use crate::error::Error;
+use self::{
+    counted::Counted,
+    vault::{MOUNT, Vault},
+};
+use crate::{context::Context, error::Error};
 
 /// A master secret as it is stored.
 pub enum Master {
@@ -42,14 +46,14 @@ impl Master {
     ///
     /// # Errors
     /// [`Error::Custody`] when the key service refuses, or when what it opened isn't this cluster's.
-    pub async fn open(&self, client: &Client, cluster: &ConstellationCluster) -> Result<Zeroizing<Vec<u8>>, Error> {
+    pub async fn open(&self, context: &Context, cluster: &ConstellationCluster) -> Result<Zeroizing<Vec<u8>>, Error> {
         let (wrapped, cluster_id) = match self {
             Self::Plain(secret) => return Ok(secret.clone()),
             Self::Wrapped { wrapped, cluster_id } => (wrapped, cluster_id),
         };
         let kms =
             kms(cluster).ok_or_else(|| Error::Invalid("the master secret is wrapped: name its kms".to_owned()))?;
-        let secret = service(client, cluster, kms).await?.unwrap(wrapped, &binding(cluster)).await?;
+        let secret = service(context, cluster, kms).await?.unwrap(wrapped, &binding(cluster)).await?;
         if keys::derive(&secret, keys::CLUSTER_ID).as_slice() != cluster_id.as_slice() {
             return Err(CustodyError::Foreign("it opens to another secret than was stored".to_owned()).into());
         }
@@ -81,11 +85,20 @@ pub fn key(kms: &Kms) -> String {
     }
 }
 
-/// The service of a key, reached as the spec says.
+/// The service of a key, reached as the spec says; its calls are counted.
 ///
 /// # Errors
 /// When the credentials aren't there, or this build can't reach the service.
-pub async fn service(client: &Client, cluster: &ConstellationCluster, kms: &Kms) -> Result<Box<dyn KeyService>, Error> {
+pub async fn service(
+    context: &Context,
+    cluster: &ConstellationCluster,
+    kms: &Kms,
+) -> Result<Box<dyn KeyService>, Error> {
+    let service = connect(&context.client, cluster, kms).await?;
+    Ok(Box::new(Counted::new(service, context.metrics.clone())))
+}
+
+async fn connect(client: &Client, cluster: &ConstellationCluster, kms: &Kms) -> Result<Box<dyn KeyService>, Error> {
     match kms {
         Kms { vault: Some(vault), .. } => {
             let secret = credentials(client, cluster, &vault.credentials_ref).await?;
