@@ -20,7 +20,7 @@ use constellation_cloud_aws::{AwsKms, CALLS, Limit, Placement, Proof, Reach, Set
 use constellation_cloud_scripted::{
     Scripted as _,
     aws::{Endpoint, objects::Kind},
-    story::{cluster, network},
+    story::{cluster, network, print_calls},
 };
 
 use story::{IMAGE, TYPE, cloud, given, process, removed, request, settings};
@@ -434,17 +434,21 @@ async fn a_hundred_nodes_cost_one_call_each_and_a_steady_cluster_one_list() {
     let cloud = cloud(account, settings());
     cloud.ensure_network(&network()).await.unwrap();
     let network_calls = cloud.calls().values().sum::<u64>();
+    let first = endpoint.world().calls();
+    print_calls("aws: network and endpoint", &BTreeMap::new(), &first);
     for n in 0..100 {
         cloud.launch(&request(&format!("n-{n}"), n)).await.unwrap();
     }
     let all = cloud.calls().values().sum::<u64>();
-    println!("aws: network and endpoint {network_calls} calls, 100 nodes {} calls", all - network_calls);
+    let created = endpoint.world().calls();
+    print_calls("aws: 100 nodes", &first, &created);
     assert!(all - network_calls <= 105, "{:?}", cloud.calls());
     let before = endpoint.world().log.len();
     for _ in 0..100 {
         assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 100);
     }
     assert!(endpoint.world().log.len() - before <= 1, "one list serves all within its interval");
+    print_calls("aws: resting, per interval", &created, &endpoint.world().calls());
     assert_eq!(
         cloud.find(&cluster()).await.unwrap().iter().map(|i| &i.node).collect::<BTreeSet<&NodeUid>>().len(),
         100

@@ -4,7 +4,11 @@
 
 mod story;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use constellation_cloud::{
     Cloud, CloudError, ClusterUid, InstanceId, InstanceState, LaunchRequest, NetworkRequest, contract,
@@ -14,7 +18,7 @@ use constellation_cloud_gcp::{CALLS, GcpCloud};
 use constellation_cloud_scripted::{
     Scripted as _,
     gcp::{Endpoint, Fault},
-    story::{cluster, network},
+    story::{cluster, network, print_calls},
 };
 use serde_json::json;
 
@@ -500,23 +504,25 @@ async fn a_hundred_nodes_cost_an_insert_and_looks_at_it_each_and_resting_costs_o
     usual.pace.launch = Duration::from_mins(5);
     let cloud = GcpCloud::connect(usual.clone()).await.unwrap();
     cloud.ensure_network(&network()).await.unwrap();
-    let network_calls = endpoint.world().total();
+    let network_calls = endpoint.world().calls();
+    print_calls("gcp: network and endpoint", &BTreeMap::new(), &network_calls);
     endpoint.world().slowness = 3;
     let names: Vec<_> = (0..100).map(|n| format!("w-{n}")).collect();
     let requests: Vec<_> = (0..).zip(&names).map(|(index, name)| node(name, index)).collect();
     for launched in futures::future::join_all(requests.iter().map(|request| cloud.launch(request))).await {
         launched.unwrap();
     }
-    let created = endpoint.world().total();
-    let nodes = created - network_calls;
-    println!("network: {network_calls} calls; 100 nodes whose operations take three looks: {nodes} calls");
+    let created = endpoint.world().calls();
+    print_calls("gcp: 100 nodes, whose operations take three looks", &network_calls, &created);
+    let sum = |calls: &BTreeMap<String, u64>| calls.values().sum::<u64>();
+    let nodes = sum(&created) - sum(&network_calls);
     assert!(nodes <= 410, "an insert and three looks each, and shared lists");
     // What a process that was just started, or whose list is too old, pays for a hundred nodes that ask.
     let cloud = GcpCloud::connect(usual).await.unwrap();
     for found in futures::future::join_all(names.iter().map(|_| async { cloud.find(&cluster()).await })).await {
         assert_eq!(found.unwrap().len(), 100);
     }
-    println!("resting, per interval: {} call", endpoint.world().total() - created);
-    assert_eq!(endpoint.world().total() - created, 1);
+    print_calls("gcp: resting, per interval", &created, &endpoint.world().calls());
+    assert_eq!(endpoint.world().total() - sum(&created), 1);
     endpoint.kept_to_the_model();
 }

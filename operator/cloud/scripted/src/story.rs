@@ -1,6 +1,6 @@
 //! What the tests of every room begin with, and a life whose processes die over a scripted cloud.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use constellation_cloud::{
@@ -65,4 +65,15 @@ pub async fn dies_after_each_change<W: Scripted>(
         Life { endpoint, connect }
     };
     crash::check(new, subject).await
+}
+
+/// Prints what a cloud was asked since `before`, by kind; the documentation states it.
+pub fn print_calls(doing: &str, before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) {
+    let asked = |(kind, calls): (&String, &u64)| (calls - before.get(kind).unwrap_or(&0), kind.clone());
+    let mut new: Vec<_> = after.iter().map(asked).filter(|(calls, _)| *calls > 0).collect();
+    new.sort_by(|(a, first), (b, second)| b.cmp(a).then(first.cmp(second)));
+    println!("{doing}: {} calls", new.iter().map(|(calls, _)| calls).sum::<u64>());
+    for (calls, kind) in new {
+        println!("{calls:>6}  {kind}");
+    }
 }
