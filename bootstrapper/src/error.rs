@@ -19,6 +19,9 @@ pub enum Error {
     /// The state disk holds something that isn't ours.
     #[error("the state disk {0} holds data that isn't a LUKS volume; it won't be formatted: replace the node")]
     ForeignDisk(String),
+    /// Which disk is the state disk can't be told.
+    #[error("the state disk can't be told from others: {0}; a node has one disk beside the one it boots from")]
+    StateDisk(String),
     /// The state disk's header isn't one that this program writes.
     #[error("the state disk's header isn't ours: {0}; it won't be opened: replace the node")]
     Header(String),

@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use constellation_attestation::protocol::{ClusterSettings, NodeSettings};
 use serde_json::json;
 
+use crate::network::MTU;
+
 const SOCKET: &str = "unix:///run/containerd/containerd.sock";
 /// Components whose probes are slower than kubeadm's: without KVM an API server needs minutes to start
 /// (measured: answers after 95 s, ready after 138 s).
 const COMPONENTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
-/// `WireGuard`'s overhead over an Ethernet frame of 1500 bytes is 80 bytes with IPv6.
-const POD_MTU: u32 = 1420;
 
 /// kubeadm's patches: file name and contents. Only slow machines need any; an empty one keeps the folder.
 #[must_use]
@@ -109,7 +109,7 @@ pub fn cni_config(node: &NodeSettings) -> String {
         "name": "constellation",
         "plugins": [
             {
-                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": POD_MTU,
+                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": MTU,
                 "ipam": {"type": "host-local", "ranges": [[{"subnet": node.pod_cidr}]], "routes": [{"dst": "0.0.0.0/0"}]},
             },
             {"type": "portmap", "capabilities": {"portMappings": true}},

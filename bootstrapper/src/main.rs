@@ -6,7 +6,9 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use constellation_attestation::{dumps, protocol::BOOTSTRAPPER_PORT};
 use constellation_bootstrapper::{
-    attester, join,
+    attester,
+    host::block,
+    join,
     machine::Machine,
     mesh,
     network::{self, HINT, Hint},
@@ -93,11 +95,13 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST);
     };
-    if let (None, Some(own)) = (&hint, source.address()) {
-        address = own.to_string();
-    }
-    if let Some(hint) = &hint {
-        network::name(&launch.node_name, hint.ip()?, &hint.gateway).await?;
+    match (&hint, source.address()) {
+        (Some(hint), _) => network::name(&launch.node_name, hint.ip()?, Some(&hint.gateway)).await?,
+        (None, Some(own)) => {
+            network::name(&launch.node_name, own, None).await?;
+            address = own.to_string();
+        }
+        (None, None) => {}
     }
     let tpm = attester::open(platform, &run.tcti, &authority).context("opening the TPM")?;
     let device_key = if simulated { None } else { mesh::key_in_use().await };
@@ -105,6 +109,15 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     let machine = Machine::measure(tpm, bytes, launch, address, run.simulated_host, device_key)?;
     tracing::info!(node = machine.launch.node_name, state = ?machine.state(), "Measured the launch configuration");
     let listener = TcpListener::bind(run.listen).await.with_context(|| format!("listening on {}", run.listen))?;
+    if !simulated {
+        // Whether there is one is known before anybody is asked for its key.
+        tokio::spawn(async {
+            match block::state_disk().await {
+                Ok(disk) => tracing::info!("The state disk is {disk}"),
+                Err(error) => tracing::error!(%error, "This machine can't become a node"),
+            }
+        });
+    }
     let joining = tokio::spawn(join::join(machine.clone(), source));
     let meshing = tokio::spawn(mesh::keep(machine.clone()));
     let served = serve::serve(machine, listener).await;

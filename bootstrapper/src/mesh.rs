@@ -12,13 +12,12 @@ use crate::{
     error::Error,
     host::{Host, command},
     machine::Machine,
+    network::MTU,
 };
 
 const ADMISSIONS: &str = "/apis/constellation.dev/v1alpha1/namespaces/kube-system/nodeadmissions";
 const DEVICE: &str = "wg0";
 const PORT: &str = "51820";
-/// An Ethernet frame less `WireGuard`'s overhead.
-const MTU: &str = "1420";
 /// Pause after an error: the API may be in an election, which ends within this time.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -193,7 +192,7 @@ async fn device(machine: &Machine, node: &NodeSettings) -> Result<(), Error> {
     command::with_input(&set, key.as_bytes(), PAUSE).await?;
     let own = node.pod_cidr.replace("/24", "/32");
     command::run(&["ip", "addr", "replace", &own, "dev", DEVICE]).await?;
-    command::run(&["ip", "link", "set", DEVICE, "mtu", MTU, "up"]).await
+    command::run(&["ip", "link", "set", DEVICE, "mtu", &MTU.to_string(), "up"]).await
 }
 
 /// Pod traffic never crosses nodes in clear: what no peer takes is dropped, and so is what comes in outside the tunnel.

@@ -1,4 +1,5 @@
-//! The machine's own address, from a hint of the host: what it says is believed by nobody, so it needs no proof.
+//! The machine's own address and name. The address comes from a hint of the host, or in a cloud by DHCP, which a service
+//! of the image runs; what either says is believed by nobody, so it needs no proof.
 
 use std::{fs, net::IpAddr, path::Path};
 
@@ -9,6 +10,9 @@ use crate::{error::Error, host::command};
 /// Where QEMU's firmware-configuration device shows the hint.
 pub const HINT: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/constellation/network/raw";
 const DEVICE: &str = "eth0";
+/// Greatest packet of a pod, and of the mesh that carries it, bytes: the smallest network of the clouds (Compute Engine's
+/// default of 1460) less `WireGuard`'s overhead (80 with IPv6).
+pub const MTU: u32 = 1460 - 80;
 
 /// The hint.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -51,14 +55,17 @@ pub async fn configure(hint: &Hint) -> Result<(), Error> {
     command::run(&["ip", "route", "replace", "default", "via", &hint.gateway]).await
 }
 
-/// Names the machine.
-pub async fn name(host: &str, address: IpAddr, gateway: &str) -> Result<(), Error> {
+/// Names the machine. Where DHCP named a resolver there is no other one to be written.
+///
+/// # Errors
+/// When a file can't be written.
+pub async fn name(host: &str, address: IpAddr, resolver: Option<&str>) -> Result<(), Error> {
     command::run(&["hostname", host]).await?;
-    let files = [
+    let mut files = vec![
         ("/etc/hostname", format!("{host}\n")),
         ("/etc/hosts", format!("127.0.0.1 localhost\n{address} {host}\n")),
-        ("/etc/resolv.conf", format!("nameserver {gateway}\n")),
     ];
+    files.extend(resolver.map(|resolver| ("/etc/resolv.conf", format!("nameserver {resolver}\n"))));
     for (path, text) in files {
         fs::write(path, text).map_err(|e| Error::File(format!("writing {path}"), e))?;
     }

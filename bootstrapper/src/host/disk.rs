@@ -10,13 +10,12 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
+    block,
     command::{output, run, succeeds, with_input},
     header::{self, Header},
 };
 use crate::{error::Error, progress::Log};
 
-/// The second virtio disk.
-pub const DEVICE: &str = "/dev/vdb";
 const NAME: &str = "state";
 const MAPPED: &str = "/dev/mapper/state";
 /// Copy of the disk's header in memory: what was checked is what is used, whatever the host writes meanwhile.
@@ -43,32 +42,33 @@ const OPEN: Duration = Duration::from_mins(1);
 /// With `Some`, a disk that never held a whole volume is formatted, authenticated or not; `None` takes only one that is
 /// there. A volume that was once complete is never formatted again.
 pub async fn open(integrity: Option<bool>, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
-    match existing().await? {
+    let device = block::state_disk().await?;
+    match existing(&device).await? {
         Some(Header { complete: true, integrity: found }) => {
             if integrity == Some(true) && !found {
                 return Err(Error::Header("sectors aren't authenticated".into()));
             }
             if !Path::new(MAPPED).exists() {
-                unlock(key).await?;
+                unlock(&device, key).await?;
             }
         }
         other => {
             let integrity = integrity.ok_or(Error::NothingToRecover)?;
-            if other.is_none() && !is_blank(Path::new(DEVICE))? {
-                return Err(Error::ForeignDisk(DEVICE.into()));
+            if other.is_none() && !is_blank(Path::new(&device))? {
+                return Err(Error::ForeignDisk(device));
             }
-            format(integrity, key, log).await?;
+            format(&device, integrity, key, log).await?;
         }
     }
     mount().await
 }
 
 /// The disk's header, copied and checked; `None` if it has none.
-async fn existing() -> Result<Option<Header>, Error> {
+async fn existing(device: &str) -> Result<Option<Header>, Error> {
     if let Some(folder) = Path::new(HEADER).parent() {
         make(&folder.to_string_lossy())?;
     }
-    let bytes = start(Path::new(DEVICE), header::SIZE)?;
+    let bytes = start(Path::new(device), header::SIZE)?;
     super::write(Path::new(HEADER), 0o600, &bytes)?;
     if !succeeds(&["cryptsetup", "isLuks", HEADER]).await {
         return Ok(None);
@@ -77,13 +77,13 @@ async fn existing() -> Result<Option<Header>, Error> {
     header::check(&json).map(Some).map_err(Error::Header)
 }
 
-async fn unlock(key: &Zeroizing<Vec<u8>>) -> Result<(), Error> {
-    let words = ["cryptsetup", "open", "--type", "luks2", "--key-file", "-", "--header", HEADER, DEVICE, NAME];
+async fn unlock(device: &str, key: &Zeroizing<Vec<u8>>) -> Result<(), Error> {
+    let words = ["cryptsetup", "open", "--type", "luks2", "--key-file", "-", "--header", HEADER, device, NAME];
     with_input(&words, key, OPEN).await
 }
 
 /// Makes a volume and its file system; the token that says so comes last.
-async fn format(integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
+async fn format(device: &str, integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
     if Path::new(MAPPED).exists() {
         run(&["cryptsetup", "close", NAME]).await?;
     }
@@ -96,10 +96,10 @@ async fn format(integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<
     if integrity {
         words.extend(["--integrity", "hmac-sha256", "--integrity-no-wipe"]);
     }
-    words.push(DEVICE);
+    words.push(device);
     with_input(&words, key, FORMAT).await?;
-    existing().await?.ok_or_else(|| Error::Header("there is none after formatting".into()))?;
-    unlock(key).await?;
+    existing(device).await?.ok_or_else(|| Error::Header("there is none after formatting".into()))?;
+    unlock(device, key).await?;
     // Nothing is read that wasn't written before: so all tables are written now, not in the background.
     let lazy =
         if integrity { "nodiscard,lazy_itable_init=0,lazy_journal_init=0" } else { "nodiscard,lazy_itable_init=1" };
@@ -108,7 +108,7 @@ async fn format(integrity: bool, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<
     }
     output(&["mke2fs", "-q", "-F", "-t", "ext4", "-b", &sector, "-E", lazy, MAPPED], FORMAT).await?;
     let token = serde_json::json!({"type": header::COMPLETE, "keyslots": []}).to_string();
-    with_input(&["cryptsetup", "token", "import", "--json-file", "-", DEVICE], token.as_bytes(), OPEN).await
+    with_input(&["cryptsetup", "token", "import", "--json-file", "-", device], token.as_bytes(), OPEN).await
 }
 
 /// Writes zeros where mke2fs reads before it writes: over both ends, and over the first block of each group.

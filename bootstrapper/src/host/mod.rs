@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::{error::Error, etcd, mesh, plan::Action, progress::Log};
 
+pub mod block;
 pub mod command;
 pub mod disk;
 pub mod header;
