@@ -62,9 +62,12 @@ run() {
     image)
       image test
       image test2 --revision 2 --signing-key target/image/test/publisher.key.pem
+      image cloud --flavor cloud --set aws-nitro-tpm --set gcp-sev-es
       target/debug/constellation-image tamper target/image/test/image.raw target/image/test/tampered.raw
       ;;
     vm)
+      CONSTELLATION_CLOUD_IMAGE=$PWD/target/image/cloud \
+        cargo test -p constellation-tests --features vm --test cloud_image -- --nocapture
       CONSTELLATION_IMAGE=$PWD/target/image/test CONSTELLATION_IMAGE_2=$PWD/target/image/test2 \
         cargo test -p constellation-tests --features vm --test vm -- --nocapture
       ;;

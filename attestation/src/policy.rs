@@ -9,6 +9,7 @@ use crate::{
     place::Place,
     platform::{Platform, Tee},
     predict, snp, tdx,
+    tpm::Hash,
 };
 
 /// DSSE payload type of a [`TrustPolicy`].
@@ -180,7 +181,7 @@ impl MeasurementSet {
     /// Events that lead elsewhere would explain a refusal wrongly.
     fn validate_events(&self) -> Result<(), Error> {
         for pcr in self.events.keys() {
-            let value = self.events_of(*pcr).map(|events| hex::encode(predict::replay(&events)));
+            let value = self.events_of(*pcr).map(|events| hex::encode(predict::replay(Hash::Sha256, &events)));
             let leads = value.zip(self.pcrs.get(pcr)).is_some_and(|(value, wanted)| wanted.contains(&value));
             if !leads {
                 return Err(Error::Register {
@@ -449,7 +450,7 @@ mod tests {
     fn events_lead_to_a_value_of_their_register_or_the_set_is_refused() {
         let event = [7; 32];
         let mut set = good();
-        set.pcrs.insert(11, vec![hex::encode(predict::replay(&[event]))]);
+        set.pcrs.insert(11, vec![hex::encode(predict::replay(Hash::Sha256, &[event]))]);
         set.events.insert(11, vec![hex::encode(event)]);
         assert_eq!(set.validate(), Ok(()));
         for wrong in [vec![hex::encode([8; 32])], vec![], vec!["07".into()]] {

@@ -11,7 +11,7 @@ use constellation_attestation::{
     protocol,
     result::Checks,
     snp, tdx,
-    tpm::{attest::Attest, eventlog, public::Public, signature::Signature},
+    tpm::{Hash, attest::Attest, eventlog, public::Public, signature::Signature},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -153,12 +153,12 @@ fn endorsement_certificate(bytes: &[u8]) {
 /// An image's sections lie inside it, and it is predicted or refused.
 fn portable_executable(bytes: &[u8]) {
     if let Ok(image) = pe::Image::parse(bytes) {
-        let _ = image.authenticode();
+        let _ = image.authenticode(Hash::Sha256);
         for section in image.sections() {
             assert!(section.raw_offset + section.raw_size <= bytes.len());
         }
     }
-    let _ = predict::predict(bytes);
+    let _ = predict::predict(bytes, Hash::Sha256);
 }
 
 /// Only what the processor signed is accepted: all but the signature and what may follow it.

@@ -9,18 +9,19 @@
 //! 3. the stub starts the kernel inside it, which the firmware measures into register 4 again;
 //! 4. the kernel's own stub measures command line and initial RAM disk into register 9.
 //!
+//! A TPM has a bank of registers for each hash, and the firmware measures into all of them: `NitroTPM` documents hold SHA-384.
 //! Pure functions over bytes. Registers 0 to 3, 5 to 8 and 10 depend on firmware and machine and are not predicted.
 
 pub mod pe;
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
-
 pub use pe::Error;
 
-/// Value of a register: a SHA-256 digest.
-pub type Register = [u8; 32];
+use crate::tpm::Hash;
+
+/// Value of a register: a digest of its bank's hash.
+pub type Register = Vec<u8>;
 
 /// Sections that the stub measures, in its own order (not the file's), and whether it measures them.
 const MEASURED_SECTIONS: &[&str] = &[".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"];
@@ -56,13 +57,13 @@ impl Prediction {
     }
 }
 
-/// Predicts registers 4, 9, 11, 12 and 13 for a unified kernel image with systemd-stub 252, booted without Secure
+/// Predicts registers 4, 9, 11, 12 and 13 of a bank for a unified kernel image with systemd-stub 252, booted without Secure
 /// Boot from the default boot path, and with nothing in user space that extends register 11.
 ///
 /// # Errors
 /// When the image is malformed, lacks a section, or holds another release of the stub: other releases measure other
 /// sections, and a guess would be a wrong reference value.
-pub fn predict(image: &[u8]) -> Result<Prediction, Error> {
+pub fn predict(image: &[u8], bank: Hash) -> Result<Prediction, Error> {
     let parsed = pe::Image::parse(image)?;
     let marker = parsed.section(".sdmagic")?;
     let release = stub_release(marker).ok_or(Error::Stub { found: "unknown".to_owned() })?;
@@ -73,51 +74,53 @@ pub fn predict(image: &[u8]) -> Result<Prediction, Error> {
     let command_line = parsed.section(".cmdline")?;
     let initrd = parsed.section(".initrd")?;
     let text = std::str::from_utf8(command_line).map_err(|_| Error::CommandLine)?;
-    let authenticode = parsed.authenticode();
-    let kernel = pe::Image::parse(linux)?.authenticode();
+    let authenticode = parsed.authenticode(bank);
+    let kernel = pe::Image::parse(linux)?.authenticode(bank);
 
     let mut sections = Vec::new();
     for name in MEASURED_SECTIONS {
         if let Some(content) = parsed.find(name)? {
-            sections.push((*name, sha256(content)));
+            sections.push((*name, bank.digest(&[content])));
         }
     }
     let events = BTreeMap::from([
-        (4, boot_applications(&authenticode, &kernel)),
-        (9, kernel_inputs(text, &sha256(initrd))),
-        (11, stub_sections(&sections)),
+        (4, boot_applications(bank, &authenticode, &kernel)),
+        (9, kernel_inputs(bank, text, &bank.digest(&[initrd]))),
+        (11, stub_sections(bank, &sections)),
         (12, Vec::new()),
         (13, Vec::new()),
     ]);
-    let registers = events.iter().map(|(index, list)| (*index, replay(list))).collect();
+    let registers = events.iter().map(|(index, list)| (*index, replay(bank, list))).collect();
     Ok(Prediction { registers, events, authenticode, command_line: text.trim_end_matches('\0').to_owned() })
 }
 
 /// Events of register 4: the firmware starts the image from a boot option, and the image starts the kernel inside it.
 #[must_use]
-pub fn boot_applications(image: &Register, kernel: &Register) -> Vec<Register> {
-    vec![sha256(b"Calling EFI Application from Boot Option"), sha256(&[0; 4]), *image, *kernel]
+pub fn boot_applications(bank: Hash, image: &[u8], kernel: &[u8]) -> Vec<Register> {
+    let option = bank.digest(&[b"Calling EFI Application from Boot Option"]);
+    vec![option, bank.digest(&[&[0; 4]]), image.to_vec(), kernel.to_vec()]
 }
 
 /// Events of register 11: the stub's sections, name and content, in the order it measures them.
 #[must_use]
-pub fn stub_sections(sections: &[(&str, Register)]) -> Vec<Register> {
-    sections.iter().flat_map(|(name, content)| [sha256(&[name.as_bytes(), &[0]].concat()), *content]).collect()
+pub fn stub_sections(bank: Hash, sections: &[(&str, Register)]) -> Vec<Register> {
+    let events = sections.iter().map(|(name, content)| [bank.digest(&[name.as_bytes(), &[0]]), content.clone()]);
+    events.flatten().collect()
 }
 
 /// Events of register 9: the kernel's EFI stub measures the command line, as the boot stub passed it (UTF-16, trailing blanks
 /// off, control characters as blanks), and the initial RAM disk.
 #[must_use]
-pub fn kernel_inputs(command_line: &str, initrd: &Register) -> Vec<Register> {
+pub fn kernel_inputs(bank: Hash, command_line: &str, initrd: &[u8]) -> Vec<Register> {
     let clean: String = command_line.chars().map(|each| if each < ' ' { ' ' } else { each }).collect();
     let wide: Vec<u8> = clean.trim_end_matches(' ').encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
-    vec![sha256(&wide), *initrd]
+    vec![bank.digest(&[&wide]), initrd.to_vec()]
 }
 
 /// The value that events lead to from zero: each new value is the hash of the old one and the digest.
 #[must_use]
-pub fn replay(events: &[Register]) -> Register {
-    events.iter().fold([0; 32], |value, digest| sha256(&[value, *digest].concat()))
+pub fn replay(bank: Hash, events: &[impl AsRef<[u8]>]) -> Register {
+    events.iter().fold(vec![0; bank.size()], |value, digest| bank.digest(&[&value, digest.as_ref()]))
 }
 
 /// The release in the stub's marker `#### LoaderInfo: systemd-stub 252.39-1 ####`.
@@ -126,10 +129,6 @@ fn stub_release(marker: &[u8]) -> Option<String> {
     let (_, rest) = text.split_once("systemd-stub ")?;
     let release: String = rest.chars().take_while(char::is_ascii_digit).collect();
     (!release.is_empty()).then_some(release)
-}
-
-fn sha256(bytes: &[u8]) -> Register {
-    Sha256::digest(bytes).into()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Microsoft PE/COFF specification, revision 11 (headers, section table); Windows Authenticode Portable Executable
 //! Signature Format, 2008, "Calculating the PE image hash".
 
-use sha2::{Digest, Sha256};
+use crate::tpm::Hash;
 
 /// An image larger than this is refused: 1 GiB is forty times what a node boots.
 const LIMIT_BYTES: usize = 1 << 30;
@@ -136,22 +136,22 @@ impl<'a> Image<'a> {
     /// The image hash that firmware measures and signatures sign: all of the file but the checksum, the certificate
     /// table's entry and the certificate table. A signed image and the same image unsigned have the same hash.
     #[must_use]
-    pub fn authenticode(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        let mut feed = |from: usize, to: usize| hash.update(self.bytes.get(from..to).unwrap_or_default());
-        feed(0, self.checksum_at);
-        feed(self.checksum_at + 4, self.certificate_entry_at);
-        feed(self.certificate_entry_at + 8, self.headers_size);
+    pub fn authenticode(&self, hash: Hash) -> Vec<u8> {
+        let part = |from: usize, to: usize| self.bytes.get(from..to).unwrap_or_default();
+        let mut parts = vec![
+            part(0, self.checksum_at),
+            part(self.checksum_at + 4, self.certificate_entry_at),
+            part(self.certificate_entry_at + 8, self.headers_size),
+        ];
         let mut rows: Vec<&Section> = self.sections.iter().filter(|each| each.raw_size > 0).collect();
         rows.sort_by_key(|each| each.raw_offset);
         let mut hashed = self.headers_size;
         for row in rows {
-            feed(row.raw_offset, row.raw_offset + row.raw_size);
+            parts.push(part(row.raw_offset, row.raw_offset + row.raw_size));
             hashed += row.raw_size;
         }
-        let end = self.bytes.len().saturating_sub(self.certificate_size);
-        feed(hashed, end);
-        hash.finalize().into()
+        parts.push(part(hashed, self.bytes.len().saturating_sub(self.certificate_size)));
+        hash.digest(&parts)
     }
 }
 

@@ -9,10 +9,7 @@ use std::{
 };
 
 use clap::Args;
-use constellation_attestation::{
-    predict,
-    snp::launch::{self, Cpu, Firmware, Kernel, Launch, Vmm},
-};
+use constellation_attestation::snp::launch::{self, Cpu, Firmware, Kernel, Launch, Vmm};
 use constellation_image::inspect::{self, Report};
 use serde::Serialize;
 
@@ -89,13 +86,8 @@ pub fn run(image: &Path, machine: &Machine) -> Result<Predicted, Error> {
     if !start.starts_with(b"MZ") {
         return inspect::predict(image).map(Predicted::Registers).map_err(|e| named(&e));
     }
-    let found = predict::predict(&input::read_up_to(image, MAX_EXECUTABLE)?).map_err(|e| named(&e))?;
-    Ok(Predicted::Registers(Report {
-        pcrs: found.to_hex(),
-        events: found.events_to_hex(),
-        authenticode: hex::encode(found.authenticode),
-        command_line: found.command_line,
-    }))
+    let executable = input::read_up_to(image, MAX_EXECUTABLE)?;
+    Report::of(&executable).map(Predicted::Registers).map_err(|e| named(&e))
 }
 
 impl Machine {
@@ -130,6 +122,9 @@ impl Predicted {
             Self::Registers(report) => {
                 for (register, values) in &report.pcrs {
                     let _ = writeln!(text, "PCR {register:2} {}", values.join(" or "));
+                }
+                for (register, values) in &report.pcrs_sha384 {
+                    let _ = writeln!(text, "PCR {register:2} SHA-384 {}", values.join(" or "));
                 }
                 let _ = writeln!(text, "authenticode {}\ncommand line {}", report.authenticode, report.command_line);
             }

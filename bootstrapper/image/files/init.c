@@ -54,7 +54,8 @@ static size_t slurp(const char *path, char *buffer, size_t size) {
     return used;
 }
 
-/* Loads the modules of /m in the order of /m/order, and forgets them to free the memory. */
+/* Loads the modules of /m in the order of /m/order, and forgets them to free the memory. A driver may find nothing to
+ * drive, and what builds on it then misses its symbols: what is really needed shows when it is used. */
 static void load_modules(void) {
     static char order[8192];
     if (slurp("/m/order", order, sizeof order) == 0)
@@ -66,7 +67,7 @@ static void load_modules(void) {
         int fd = open(path, O_RDONLY | O_CLOEXEC);
         if (fd < 0)
             die(path);
-        if (syscall(SYS_finit_module, fd, "", 0) != 0 && errno != EEXIST)
+        if (syscall(SYS_finit_module, fd, "", 0) != 0 && errno != EEXIST && errno != ENODEV && errno != ENOENT)
             die(path);
         close(fd);
         unlink(path);

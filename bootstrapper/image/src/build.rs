@@ -7,9 +7,10 @@ use crate::cache::{Cache, Key, Stage};
 use crate::digest;
 use crate::disk;
 use crate::error::{Result, invalid, io};
+use crate::flavor::Flavor;
 use crate::initrd;
 use crate::inspect;
-use crate::manifest::{self, Signer};
+use crate::manifest::{self, About, Signer, Subject};
 use crate::oci;
 use crate::rootfs;
 use crate::seed;
@@ -20,6 +21,8 @@ use crate::verity::{self, Tree};
 
 /// What an image is built from.
 pub struct Options {
+    /// Where it boots.
+    pub flavor: Flavor,
     /// Folder of the Kubernetes and container-runtime programs.
     pub kubernetes: PathBuf,
     /// The node agent.
@@ -44,6 +47,8 @@ pub struct Options {
     pub signing_key: Option<PathBuf>,
     /// Revision of the manifest.
     pub revision: u64,
+    /// Platforms that the manifest speaks for.
+    pub subjects: Vec<Subject>,
     /// Called with each line of progress.
     pub progress: fn(&str),
 }
@@ -54,13 +59,6 @@ const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// Fixed, so that the same root has the same hash: a salt guards against precomputation over many images, and ours are
 /// public.
 const SALT_LABEL: &[u8] = b"constellation-image verity salt 1";
-
-/// The kernel command line of the local flavour, before version and root hash. The clock and tick words are for
-/// machines without hardware virtualisation, where each look at the clock is expensive. `systemd.import_credentials`
-/// and `efi=noruntime` close the host's ways to give systemd settings that are not measured. A kernel that is stuck for
-/// 60 s (twice `watchdog_thresh`) panics, and a panic restarts the machine, which proves itself and joins again.
-const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 systemd.show_status=0 systemd.import_credentials=no \
-     efi=noruntime softlockup_panic=1 watchdog_thresh=30 tsc=reliable clocksource=tsc highres=off nohz=off mitigations=off";
 
 const STEPS: usize = 8;
 
@@ -80,7 +78,7 @@ pub fn build(options: &Options) -> Result<manifest::Summary> {
 
     let debian = match &options.rootfs {
         Some(path) => Stage { path: path.clone(), fresh: false },
-        None => rootfs::build(&cache)?,
+        None => rootfs::build(&cache, options.flavor)?,
     };
     say(1, &stage_text("Debian root", &debian));
     let debian_digest = digest::file_hex(&debian.path)?;
@@ -96,7 +94,7 @@ pub fn build(options: &Options) -> Result<manifest::Summary> {
     let seed = preload(&cache, options, &base.path, &pause)?;
     say(3, &stage_text("container images", &seed));
 
-    let root = root_file_system(&cache, &programs, &debian_digest, &debian.path, &seed)?;
+    let root = root_file_system(&cache, options.flavor, &programs, &debian_digest, &debian.path, &seed)?;
     say(4, &stage_text("root file system", &root));
     let salt = digest::sha256(SALT_LABEL);
     let tree = hash_tree(&root.path.join("root.erofs"), &salt)?;
@@ -105,13 +103,15 @@ pub fn build(options: &Options) -> Result<manifest::Summary> {
     let image = unified(options, &base.path, &init, &tree, &salt)?;
     say(6, &format!("unified kernel image: {} bytes", image.len()));
     let target = options.out.join("image.raw");
-    disk::assemble(&image, &root.path.join("root.erofs"), &tree, &target)?;
+    disk::assemble(&image, &root.path.join("root.erofs"), &tree, options.flavor.granule(), &target)?;
     let target = target.canonicalize().map_err(io("find", &target))?;
     say(7, "disk image");
 
     let report = inspect::predict(&target)?;
     let signer = Signer::open(&options.out, options.signing_key.as_deref())?;
-    let summary = manifest::write(&options.out, &target, &report, &options.version, options.revision, &signer)?;
+    let &Options { flavor, ref version, revision, ref subjects, .. } = options;
+    let about = About { flavor, version, revision, subjects };
+    let summary = manifest::write(&options.out, &target, &report, &about, &signer)?;
     say(8, &format!("registers predicted, manifest signed by {}", signer.fingerprint()));
     Ok(summary)
 }
@@ -149,12 +149,13 @@ fn preload(cache: &Cache, options: &Options, base: &Path, pause: &[u8]) -> Resul
 /// The read-only root file system. Its folder is thrown away: a gigabyte that is only needed to make the file.
 fn root_file_system(
     cache: &Cache,
+    flavor: Flavor,
     programs: &Programs,
     debian_digest: &str,
     debian: &Path,
     seed: &Stage,
 ) -> Result<Stage> {
-    let mut key = Key::new("root-1").input("rootfs", debian_digest).input("files", &tree::fingerprint());
+    let mut key = Key::new("root-1").input("rootfs", debian_digest).input("files", &tree::fingerprint(flavor));
     key = key.file("seed", &seed.path.join("id"))?.input("seed folder", &seed.path.display().to_string());
     for (path, place) in programs.list() {
         key = key.file(&place, &path)?;
@@ -162,7 +163,7 @@ fn root_file_system(
     cache.stage("root", &key, |draft| {
         let folder = cache.scratch("root")?.join("tree");
         rootfs::unpack(debian, &folder)?;
-        tree::fill(&folder, programs, &seed.path)?;
+        tree::fill(&folder, flavor, programs, &seed.path)?;
         tool::make_folder(draft)?;
         // The hash of the identifier is arbitrary; it must only be the same each time.
         tool::run(
@@ -188,8 +189,8 @@ fn unified(options: &Options, base: &Path, init: &[u8], tree: &Tree, salt: &[u8;
         None => tool::read(&kernel_of(base)?)?,
     };
     let stub = tool::read(options.stub.as_deref().unwrap_or(Path::new(STUB)))?;
-    let initrd = initrd::build(base, init)?;
-    let line = command_line(&options.version, tree, salt, options.command_line_extra.as_deref());
+    let initrd = initrd::build(base, init, &options.flavor.modules())?;
+    let line = command_line(options.flavor, &options.version, tree, salt, options.command_line_extra.as_deref());
     let release =
         format!("ID=constellation\nVERSION_ID={0}\nPRETTY_NAME=\"Constellation node {0}\"\n", options.version);
     uki::build(
@@ -199,9 +200,10 @@ fn unified(options: &Options, base: &Path, init: &[u8], tree: &Tree, salt: &[u8;
 }
 
 /// The measured command line.
-fn command_line(version: &str, tree: &Tree, salt: &[u8; 32], extra: Option<&str>) -> String {
+fn command_line(flavor: Flavor, version: &str, tree: &Tree, salt: &[u8; 32], extra: Option<&str>) -> String {
     let mut line = format!(
-        "{COMMAND_LINE} constellation.roothash={} constellation.salt={} constellation.blocks={} {}{version}",
+        "{} constellation.roothash={} constellation.salt={} constellation.blocks={} {}{version}",
+        flavor.command_line(),
         hex::encode(tree.root),
         hex::encode(salt),
         tree.blocks,
@@ -243,17 +245,11 @@ mod tests {
 
     #[test]
     fn the_command_line_pins_the_root_and_names_the_version() {
-        let line = command_line("v1", &tree(), &[2; 32], Some(" debug=1 "));
+        let line = command_line(Flavor::Cloud, "v1", &tree(), &[2; 32], Some(" debug=1 "));
         assert!(line.contains(&format!("constellation.roothash={}", "01".repeat(32))));
         assert!(line.contains("constellation.blocks=7 "));
         assert!(line.ends_with(" constellation.version=v1 debug=1"));
         assert!(!line.contains('\n'));
-    }
-
-    #[test]
-    fn the_host_cannot_pass_settings_to_systemd() {
-        let line = command_line("v1", &tree(), &[2; 32], None);
-        assert!(line.contains("systemd.import_credentials=no") && line.contains("efi=noruntime"));
     }
 
     #[test]

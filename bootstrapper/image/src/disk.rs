@@ -20,8 +20,8 @@ pub const VERITY_NAME: &str = "constellation-verity";
 const LEAST_ESP_SECTORS: u64 = 48 * 2048;
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Writes the disk image. It appears under its name only when it is whole.
-pub(crate) fn assemble(uki: &[u8], root: &Path, tree: &Tree, target: &Path) -> Result<()> {
+/// Writes the disk image, whose size is a multiple of `granule` bytes. It appears under its name only when it is whole.
+pub(crate) fn assemble(uki: &[u8], root: &Path, tree: &Tree, granule: u64, target: &Path) -> Result<()> {
     let root_bytes = fs::metadata(root).map_err(io("look at", root))?.len();
     let esp_sectors = aligned(uki.len() as u64 / SECTOR_BYTES + 4096).max(LEAST_ESP_SECTORS);
     let (root_id, tree_id) = halves(&tree.root);
@@ -36,7 +36,7 @@ pub(crate) fn assemble(uki: &[u8], root: &Path, tree: &Tree, target: &Path) -> R
         partition(gpt::TYPE_ROOT, root_id, ROOT_NAME, root_bytes.div_ceil(SECTOR_BYTES)),
         partition(gpt::TYPE_VERITY, tree_id, VERITY_NAME, (tree.bytes.len() as u64).div_ceil(SECTOR_BYTES)),
     ];
-    let disk_sectors = next + ALIGNMENT_SECTORS;
+    let disk_sectors = (next + ALIGNMENT_SECTORS).next_multiple_of(granule / SECTOR_BYTES);
     let table = gpt::build(&derived("disk", &tree.root), &partitions, disk_sectors)?;
     let esp = fat::build(usize::try_from(esp_sectors).map_err(|_| invalid("disk", "it is too large"))?, uki)?;
 

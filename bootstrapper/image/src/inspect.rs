@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use constellation_attestation::predict::{self, pe};
+use constellation_attestation::tpm::Hash;
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
@@ -18,9 +19,12 @@ pub const VERSION_WORD: &str = "constellation.version=";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Register number to accepted values, hex.
+    /// Register number to accepted values, hex, of the SHA-256 bank.
     pub pcrs: BTreeMap<u8, Vec<String>>,
-    /// Register number to the digests of the events that lead to it, hex.
+    /// The same of the SHA-384 bank, which AWS's TPM signs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pcrs_sha384: BTreeMap<u8, Vec<String>>,
+    /// Register number to the digests of the events that lead to it, hex, of the SHA-256 bank.
     pub events: BTreeMap<u8, Vec<String>>,
     /// Authenticode hash of the boot executable, hex.
     pub authenticode: String,
@@ -35,13 +39,24 @@ pub struct Report {
 pub fn predict(image: &Path) -> Result<Report> {
     let (_, partition) = disk::boot_partition(image)?;
     let executable = fat::find(&partition, &fat::BOOT_PATH)?.read(&partition)?;
-    let found = predict::predict(&executable)?;
-    Ok(Report {
-        pcrs: found.to_hex(),
-        events: found.events_to_hex(),
-        authenticode: hex::encode(found.authenticode),
-        command_line: found.command_line,
-    })
+    Ok(Report::of(&executable)?)
+}
+
+impl Report {
+    /// Of a unified kernel image, in both banks.
+    ///
+    /// # Errors
+    /// As [`predict::predict`].
+    pub fn of(executable: &[u8]) -> std::result::Result<Self, predict::Error> {
+        let found = predict::predict(executable, Hash::Sha256)?;
+        Ok(Self {
+            pcrs: found.to_hex(),
+            pcrs_sha384: predict::predict(executable, Hash::Sha384)?.to_hex(),
+            events: found.events_to_hex(),
+            authenticode: hex::encode(found.authenticode),
+            command_line: found.command_line,
+        })
+    }
 }
 
 /// Copies a disk image with one byte of its kernel command line changed: the last character of the version. The copy
@@ -104,7 +119,7 @@ mod tests {
         std::fs::write(&root, vec![3; 64 * 1024]).unwrap();
         let tree = crate::verity::tree(&root, &[1; 32], &[2; 16]).unwrap();
         let image = folder.join("image.raw");
-        disk::assemble(&executable, &root, &tree, &image).unwrap();
+        disk::assemble(&executable, &root, &tree, 1 << 20, &image).unwrap();
         image
     }
 

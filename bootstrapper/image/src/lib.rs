@@ -1,6 +1,6 @@
 //! Builds the measured node image and predicts its registers.
 //!
-//! The story of a build ([`build`]), in the order it happens: Debian's part of the root is made or found ([`rootfs`]);
+//! The story of a build ([`build`]), in the order it happens, for the place where it boots ([`flavor`]): Debian's part of the root is made or found ([`rootfs`]);
 //! the container images of the static pods are made ([`oci`]) and unpacked once ([`seed`]); programs and settings are
 //! added ([`tree`]) and the whole becomes a read-only file system with a hash tree ([`verity`]); kernel, initial RAM
 //! disk ([`initrd`]) and a command line with the tree's root hash become one executable ([`uki`]), which a disk image
@@ -16,6 +16,7 @@ pub mod disk;
 mod elf;
 pub mod error;
 pub mod fat;
+pub mod flavor;
 pub mod gpt;
 mod initrd;
 pub mod inspect;

@@ -4,7 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use constellation_image::{build, inspect, manifest};
+use constellation_attestation::platform::Platform;
+use constellation_image::{
+    build,
+    flavor::Flavor,
+    inspect,
+    manifest::{self, Subject},
+};
 
 /// Builds the measured node image and predicts what it will measure.
 #[derive(Parser)]
@@ -46,6 +52,9 @@ enum Command {
 
 #[derive(Args)]
 struct Build {
+    /// Where the image boots.
+    #[arg(long, value_enum, default_value_t)]
+    flavor: Flavor,
     /// Folder of the Kubernetes and container-runtime programs.
     #[arg(long, value_name = "DIR")]
     kubernetes_bin: PathBuf,
@@ -79,10 +88,17 @@ struct Build {
     /// Revision of the manifest; a cluster refuses an older one.
     #[arg(long, default_value_t = 1)]
     revision: u64,
+    /// Platform that the manifest speaks for, with a file of what its hardware must report (the member `hardware` of a
+    /// measurement set, JSON) where it has such hardware. Repeat it for more. Absent: qemu-vtpm.
+    #[arg(long = "set", value_name = "PLATFORM[=FILE]", required_if_eq("flavor", "cloud"))]
+    subjects: Vec<Subject>,
     /// Publisher's key (PKCS #8, PEM). Absent: publisher.key.pem in the folder of results, made if it is not there.
     #[arg(long, value_name = "PEM")]
     signing_key: Option<PathBuf>,
 }
+
+/// What a local image is for: QEMU with a software TPM.
+const LOCAL: Subject = Subject { platform: Platform::QemuVtpm, hardware: None };
 
 /// Prints an error and its causes, one line, without a backtrace.
 fn main() -> std::process::ExitCode {
@@ -114,6 +130,7 @@ fn run() -> anyhow::Result<()> {
 impl From<Box<Build>> for build::Options {
     fn from(given: Box<Build>) -> Self {
         Self {
+            flavor: given.flavor,
             kubernetes: given.kubernetes_bin,
             bootstrapper: given.bootstrapper,
             verifier: given.verifier,
@@ -126,6 +143,7 @@ impl From<Box<Build>> for build::Options {
             version: given.version,
             signing_key: given.signing_key,
             revision: given.revision,
+            subjects: if given.subjects.is_empty() { vec![LOCAL] } else { given.subjects },
             progress: |line| eprintln!("{line}"),
         }
     }

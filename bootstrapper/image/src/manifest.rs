@@ -5,20 +5,20 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use constellation_attestation::platform::Platform;
-use constellation_attestation::policy::{MANIFEST_TYPE, MeasurementManifest, MeasurementSet};
+use constellation_attestation::policy::{Hardware, MANIFEST_TYPE, MeasurementManifest, MeasurementSet};
 use constellation_attestation::{dsse, owner};
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
 use crate::error::{Error, Result, io};
+use crate::flavor::Flavor;
 use crate::inspect::{self, Report};
 use crate::oci::KUBERNETES_VERSION;
 use crate::tool;
 
-/// The platform that the predictions are for.
-const PLATFORM: Platform = Platform::QemuVtpm;
 /// Name of the manifest among the results, and of the key in the `ConfigMap`.
 pub const MANIFEST_FILE: &str = "manifest.dsse.json";
 /// Name of the publisher's public key among the results.
@@ -72,18 +72,64 @@ impl Signer {
     }
 }
 
+/// A platform that the manifest is to speak for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subject {
+    /// The platform.
+    pub platform: Platform,
+    /// What its hardware must report, where it has any: the launch digest of the cloud's firmware is known to whoever
+    /// chose the cloud, not to this program.
+    pub hardware: Option<Hardware>,
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    /// `PLATFORM`, or `PLATFORM=FILE` with the member `hardware` of a measurement set as JSON.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (platform, file) = text.split_once('=').map_or((text, None), |(platform, file)| (platform, Some(file)));
+        let platform = platform.parse().map_err(|e: constellation_attestation::platform::Unknown| e.to_string())?;
+        let read = |file: &str| {
+            let text = fs::read(file).map_err(|e| format!("{file}: {e}"))?;
+            serde_json::from_slice(&text).map_err(|e| format!("{file}: {e}"))
+        };
+        Ok(Self { platform, hardware: file.map(read).transpose()? })
+    }
+}
+
+impl Subject {
+    /// The reference values of an image on this platform.
+    fn set(&self, version: &str, report: &Report) -> Result<MeasurementSet> {
+        let (pcrs, events) = match self.platform.register_bytes() {
+            Some(48) => (report.pcrs_sha384.clone(), BTreeMap::new()),
+            Some(_) => (report.pcrs.clone(), report.events.clone()),
+            None => Default::default(),
+        };
+        let name = format!("{version}-{}", self.platform);
+        let set = MeasurementSet { name, platform: self.platform, pcrs, events, hardware: self.hardware.clone() };
+        set.validate().map_err(|error| Error::Manifest(error.to_string()))?;
+        Ok(set)
+    }
+}
+
+/// What is known about an image besides its bytes.
+pub struct About<'a> {
+    /// Where it boots.
+    pub flavor: Flavor,
+    /// Name of the version.
+    pub version: &'a str,
+    /// Revision of the manifest.
+    pub revision: u64,
+    /// Platforms that it is for.
+    pub subjects: &'a [Subject],
+}
+
 /// Writes manifest, public key, summary and example objects for an image.
 ///
 /// # Errors
-/// When a set of registers is not valid or a file can't be written.
-pub fn write(
-    out: &Path,
-    image: &Path,
-    report: &Report,
-    version: &str,
-    revision: u64,
-    signer: &Signer,
-) -> Result<Summary> {
+/// When a set of reference values is not valid or a file can't be written.
+pub fn write(out: &Path, image: &Path, report: &Report, about: &About<'_>, signer: &Signer) -> Result<Summary> {
+    let &About { version, revision, .. } = about;
     let summary = Summary {
         path: image.to_owned(),
         sha256: digest::file_hex(image)?,
@@ -92,16 +138,11 @@ pub fn write(
         pcrs: report.pcrs.clone(),
         command_line: report.command_line.clone(),
     };
-    let set = MeasurementSet {
-        events: report.events.clone(),
-        ..MeasurementSet::of_registers(format!("{version}-{PLATFORM}"), PLATFORM, report.pcrs.clone())
-    };
-    set.validate().map_err(|error| Error::Manifest(error.to_string()))?;
     let manifest = MeasurementManifest {
         revision,
         kubernetes_version: KUBERNETES_VERSION.to_owned(),
         image_sha256: summary.sha256.clone(),
-        sets: vec![set],
+        sets: about.subjects.iter().map(|subject| subject.set(version, report)).collect::<Result<_>>()?,
         expires: None,
     };
     let envelope = dsse::sign(MANIFEST_TYPE, &json(&manifest)?, &signer.0);
@@ -110,7 +151,7 @@ pub fn write(
     tool::write(&out.join(PUBLIC_KEY_FILE), &public_key)?;
     tool::write(&out.join("image.json"), json(&summary)?)?;
     tool::write(&out.join("configmap.yaml"), config_map(version, &envelope))?;
-    tool::write(&out.join("nodeversion.yaml"), node_version(&summary, &public_key))?;
+    tool::write(&out.join("nodeversion.yaml"), node_version(about.flavor, &summary, &public_key))?;
     Ok(summary)
 }
 
@@ -137,8 +178,9 @@ pub fn verify(envelope: &Path, public_key: &Path, image: Option<&Path>) -> Resul
             return Err(refuse("it is about another image".to_owned()));
         }
         let found = inspect::predict(image)?;
-        if !manifest.sets.iter().any(|set| set.pcrs == found.pcrs) {
-            return Err(refuse("no set has the registers of this image".to_owned()));
+        let foreign = |set: &&MeasurementSet| ![&found.pcrs, &found.pcrs_sha384].contains(&&set.pcrs);
+        if let Some(set) = manifest.sets.iter().filter(|set| !set.pcrs.is_empty()).find(foreign) {
+            return Err(refuse(format!("set {} hasn't the registers of this image", set.name)));
         }
     }
     Ok(manifest)
@@ -155,12 +197,15 @@ fn config_map(version: &str, envelope: &str) -> String {
     )
 }
 
-fn node_version(summary: &Summary, public_key: &str) -> String {
+fn node_version(flavor: Flavor, summary: &Summary, public_key: &str) -> String {
+    let image = match flavor {
+        Flavor::Local => format!("local: {:?}", summary.path.display().to_string()),
+        Flavor::Cloud => "# aws, azure or gcp: <- where this image is registered, see docs/clouds".to_owned(),
+    };
     format!(
-        "apiVersion: constellation.dev/v1alpha1\nkind: NodeVersion\nmetadata:\n  name: {version}\nspec:\n  image:\n    local: {path:?}\n  \
+        "apiVersion: constellation.dev/v1alpha1\nkind: NodeVersion\nmetadata:\n  name: {version}\nspec:\n  image:\n    {image}\n  \
          kubernetesVersion: {kubernetes}\n  measurements:\n    signed:\n      configMap: {version}-measurements\n      publicKey: |\n{key}",
         version = summary.version,
-        path = summary.path.display().to_string(),
         kubernetes = summary.kubernetes_version,
         key = indented(public_key, 8),
     )
@@ -176,15 +221,28 @@ mod tests {
 
     fn report() -> Report {
         let pcrs = [4, 9, 11, 12, 13].into_iter().map(|index| (index, vec!["00".repeat(32)])).collect();
-        Report { pcrs, events: BTreeMap::new(), authenticode: "00".repeat(32), command_line: "quiet".to_owned() }
+        let pcrs_sha384 = [4, 9, 11, 12, 13].into_iter().map(|index| (index, vec!["00".repeat(48)])).collect();
+        Report {
+            pcrs,
+            pcrs_sha384,
+            events: BTreeMap::new(),
+            authenticode: "00".repeat(32),
+            command_line: "quiet".to_owned(),
+        }
     }
 
     fn written() -> tempfile::TempDir {
+        written_for(Flavor::Local, "qemu-vtpm")
+    }
+
+    fn written_for(flavor: Flavor, subject: &str) -> tempfile::TempDir {
         let out = tempfile::tempdir().unwrap();
         let image = out.path().join("image.raw");
         fs::write(&image, b"image").unwrap();
         let signer = Signer::open(out.path(), None).unwrap();
-        write(out.path(), &image, &report(), "v1", 3, &signer).unwrap();
+        let subjects = [subject.parse().unwrap()];
+        let about = About { flavor, version: "v1", revision: 3, subjects: &subjects };
+        write(out.path(), &image, &report(), &about, &signer).unwrap();
         out
     }
 
@@ -194,6 +252,27 @@ mod tests {
         let manifest = verify(&out.path().join(MANIFEST_FILE), &out.path().join(PUBLIC_KEY_FILE), None).unwrap();
         assert_eq!((manifest.revision, manifest.sets.len()), (3, 1));
         assert_eq!(manifest.sets[0].pcrs, report().pcrs);
+    }
+
+    #[test]
+    fn a_set_has_the_registers_that_its_platforms_tpm_signs() {
+        let out = written_for(Flavor::Cloud, "aws-nitro-tpm");
+        let manifest = verify(&out.path().join(MANIFEST_FILE), &out.path().join(PUBLIC_KEY_FILE), None).unwrap();
+        assert_eq!(manifest.sets[0].pcrs, report().pcrs_sha384);
+        assert_eq!(manifest.sets[0].name, "v1-aws-nitro-tpm");
+        let object = fs::read_to_string(out.path().join("nodeversion.yaml")).unwrap();
+        assert!(!object.contains("local:"), "{object}");
+    }
+
+    #[test]
+    fn a_platform_with_hardware_needs_what_that_must_report() {
+        let subject: Subject = "aws-snp".parse().unwrap();
+        assert!(subject.set("v1", &report()).unwrap_err().to_string().contains("hardware"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "{\"snp\": {}}").unwrap();
+        for bad in ["aws", "aws-snp=/nowhere", &format!("aws-snp={}", file.path().display())] {
+            assert!(bad.parse::<Subject>().is_err(), "{bad}");
+        }
     }
 
     #[test]

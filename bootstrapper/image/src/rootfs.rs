@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, Key, Stage};
 use crate::error::{Result, invalid, io};
+use crate::flavor::Flavor;
 use crate::tool;
 
 /// What the node needs from Debian. No shell access of any kind: no ssh, no login on a console.
@@ -25,7 +26,6 @@ const PACKAGES: &[&str] = &[
     "libtss2-sys1",
     "libtss2-tcti-device0",
     "libtss2-tctildr0",
-    "linux-image-cloud-amd64",
     "mount",
     "nftables",
     "procps",
@@ -39,20 +39,63 @@ const PACKAGES: &[&str] = &[
 /// Documentation is left out while unpacking.
 const EXCLUDED: &[&str] = &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"];
 
-/// Makes the tar file, or finds it. The key holds the package list and the versions this machine would install now.
-pub(crate) fn build(cache: &Cache) -> Result<Stage> {
-    let sources = sources(Path::new("/etc/apt"))?;
-    let versions = tool::run(tool::command("apt-cache").arg("policy").args(PACKAGES))?;
+/// Makes the tar file, or finds it. The key holds the package list and the versions that would be installed now.
+pub(crate) fn build(cache: &Cache, flavor: Flavor) -> Result<Stage> {
+    let suite = suite()?;
+    let (mut kernel, beside) = flavor.kernel();
+    let mut sources = sources(Path::new("/etc/apt"))?;
+    let versions = tool::run(tool::command("apt-cache").arg("policy").args(PACKAGES).arg(kernel))?;
     let resolved: Vec<&str> =
         versions.lines().filter(|line| !line.starts_with(' ') || line.contains("Candidate:")).collect();
-    let mut key = Key::new("rootfs-1").input("suite", &suite()?).input("versions", &resolved.join("\n"));
+    let mut key = Key::new("rootfs-2").input("suite", &suite).input("versions", &resolved.join("\n"));
     for package in PACKAGES {
         key = key.input("package", package);
     }
-    cache.stage("rootfs", &key, |draft| bootstrap(&sources, draft))
+    let wanted;
+    if let Some(beside) = beside {
+        let other = format!("{suite}-{beside}");
+        let more = of_other_suite(&sources, &suite, &other)?;
+        key = key.input("kernel", &versions_in(&cache.scratch("apt")?, &more, kernel)?);
+        sources = format!("{sources}\n{more}");
+        wanted = format!("{kernel}/{other}");
+        kernel = &wanted;
+    }
+    cache.stage(&format!("rootfs-{}", flavor.name()), &key, |draft| bootstrap(&sources, kernel, draft))
 }
 
-fn bootstrap(sources: &str, draft: &Path) -> Result<()> {
+/// The versions of a package in sources that aren't this machine's own, newest first, one line each.
+fn versions_in(folder: &Path, sources: &str, package: &str) -> Result<String> {
+    let list = folder.join(list_name(sources));
+    tool::write(&list, sources)?;
+    for part in ["lists/partial", "cache/archives/partial"] {
+        tool::make_folder(&folder.join(part))?;
+    }
+    let options = [
+        format!("Dir::Etc::SourceList={}", list.display()),
+        "Dir::Etc::SourceParts=-".to_owned(),
+        format!("Dir::State::Lists={}", folder.join("lists").display()),
+        format!("Dir::Cache={}", folder.join("cache").display()),
+    ];
+    let apt = |program: &str| {
+        let mut command = tool::command(program);
+        command.args(options.iter().flat_map(|option| ["-o", option]));
+        command
+    };
+    tool::run(apt("apt-get").args(["-qq", "update"]))?;
+    let found = tool::run(apt("apt-cache").args(["madison", package]))?;
+    let versions: Vec<&str> = found.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim).collect();
+    if versions.is_empty() {
+        return Err(invalid("Debian's sources", format!("no {package} beside this machine's own; give --rootfs")));
+    }
+    Ok(versions.join("\n"))
+}
+
+/// apt tells the two forms of a list of sources by the name of the file.
+fn list_name(sources: &str) -> &'static str {
+    if sources.starts_with("deb ") { "apt.list" } else { "apt.sources" }
+}
+
+fn bootstrap(sources: &str, kernel: &str, draft: &Path) -> Result<()> {
     let list = draft.with_extension("sources");
     tool::write(&list, sources)?;
     let mut command = tool::command("mmdebstrap");
@@ -60,7 +103,7 @@ fn bootstrap(sources: &str, draft: &Path) -> Result<()> {
     for pattern in EXCLUDED {
         command.arg(format!("--dpkgopt=path-exclude={pattern}"));
     }
-    command.arg(format!("--include={}", PACKAGES.join(",")));
+    command.arg(format!("--include={},{kernel}", PACKAGES.join(",")));
     command.arg(suite()?).arg(draft).arg(&list);
     let result = tool::run(&mut command);
     tool::remove(&list)?;
@@ -112,6 +155,25 @@ fn sources(apt: &Path) -> Result<String> {
         (true, false) => Ok(lines),
         (true, true) => Err(invalid("/etc/apt", format!("no source of suite {suite}; give --rootfs"))),
     }
+}
+
+/// The source of this machine's own suite, changed to another suite of the same archive.
+fn of_other_suite(sources: &str, suite: &str, other: &str) -> Result<String> {
+    let named = |text: &str| text.split_whitespace().any(|word| word == suite);
+    let missing = || invalid("/etc/apt", format!("no source of suite {suite} to take {other} from; give --rootfs"));
+    if sources.starts_with("deb ") {
+        let line = sources.lines().find(|line| named(line)).ok_or_else(missing)?;
+        let words: Vec<&str> = line.split(' ').map(|word| if word == suite { other } else { word }).collect();
+        return Ok(words.join(" ") + "\n");
+    }
+    let stanza = sources.split("\n\n").find(|stanza| stanza.lines().any(|line| is_suites(line) && named(line)));
+    let stanza = stanza.ok_or_else(missing)?;
+    let change = |line: &str| if is_suites(line) { format!("Suites: {other}\n") } else { format!("{line}\n") };
+    Ok(stanza.lines().map(change).collect())
+}
+
+fn is_suites(line: &str) -> bool {
+    line.starts_with("Suites:")
 }
 
 /// Whether a source names the suite as a word of its own (`bookworm`, `bookworm-updates`, `bookworm-security`).
@@ -209,6 +271,17 @@ mod tests {
         fs::write(list.join("c.sources.disabled"), format!("Suites: {suite}\n")).unwrap();
         let text = sources(folder.path()).unwrap();
         assert_eq!(text, format!("Types: deb\nURIs: x\nSuites: {suite} {suite}-updates\n\n"));
+    }
+
+    #[test]
+    fn another_suite_of_the_same_archive_is_asked_in_either_form() {
+        let stanzas =
+            "Types: deb\nURIs: s\nSuites: a-security\n\nTypes: deb\nURIs: x\nSuites: a a-updates\nSigned-By: k\n\n";
+        let other = of_other_suite(stanzas, "a", "a-backports").unwrap();
+        assert_eq!(other, "Types: deb\nURIs: x\nSuites: a-backports\nSigned-By: k\n");
+        let lines = "deb [signed-by=k] s a-security main\ndeb [signed-by=k] x a main\n";
+        assert_eq!(of_other_suite(lines, "a", "a-backports").unwrap(), "deb [signed-by=k] x a-backports main\n");
+        assert!(of_other_suite("Suites: a-security\n", "a", "a-backports").is_err());
     }
 
     #[test]

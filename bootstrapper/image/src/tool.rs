@@ -25,11 +25,19 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Runs a command to its end and returns what it wrote to standard output.
+/// Runs a command to its end and returns the text that it wrote to standard output.
+///
+/// # Errors
+/// As [`output`].
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    output(command).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Runs a command to its end and returns the bytes that it wrote to standard output.
 ///
 /// # Errors
 /// With the end of its error output when it does not exist or does not succeed.
-pub(crate) fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().map_err(|error| Error::Tool {
         program: program.clone(),
@@ -37,7 +45,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
         output: error.to_string(),
     })?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        return Ok(output.stdout);
     }
     let mut text = String::from_utf8_lossy(&output.stderr).into_owned();
     if text.trim().is_empty() {

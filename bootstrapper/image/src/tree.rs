@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use crate::elf;
 use crate::error::{Result, invalid, io};
+use crate::flavor::{File, Flavor};
 use crate::rootfs;
 use crate::tool;
 
 /// Files written into every image: path, mode, content.
-const FILES: &[(&str, u32, &str)] = &[
+const FILES: &[File] = &[
     ("etc/.updated", 0o644, ""),
     ("etc/containerd/config.toml", 0o644, include_str!("../files/containerd.toml")),
     ("etc/fstab", 0o644, ""),
@@ -81,6 +82,9 @@ net.ipv4.ip_forward=1\nnet.ipv4.conf.all.rp_filter=0\nvm.overcommit_memory=1\nke
 /// Programs of Kubernetes and the container runtime.
 const PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "kubeadm", "kubectl", "kubelet"];
 const NETWORK_PLUGINS: &[&str] = &["bridge", "host-local", "loopback", "portmap"];
+
+/// Units that start with every machine; the node agent starts the others when it is time.
+const STARTED: &[&str] = &["constellation-bootstrapper.service", "constellation-modules.service"];
 
 /// Units that must never run. Three kinds: ways to a shell; things that would extend register 11 or wait for udev;
 /// housekeeping of a system that lives longer than a boot.
@@ -168,16 +172,16 @@ impl Programs {
 }
 
 /// Everything in this file that decides what is in an image, for the key of the cache.
-pub(crate) fn fingerprint() -> String {
-    format!("{FILES:?}{FOLDERS:?}{MASKED:?}")
+pub(crate) fn fingerprint(flavor: Flavor) -> String {
+    format!("{FILES:?}{:?}{FOLDERS:?}{MASKED:?}", flavor.files())
 }
 
 /// Fills an unpacked Debian root with programs, files and preloaded images.
-pub(crate) fn fill(root: &Path, programs: &Programs, seed: &Path) -> Result<()> {
+pub(crate) fn fill(root: &Path, flavor: Flavor, programs: &Programs, seed: &Path) -> Result<()> {
     for folder in FOLDERS {
         tool::make_folder(&root.join(folder))?;
     }
-    for (path, mode, content) in FILES {
+    for (path, mode, content) in FILES.iter().chain(flavor.files()) {
         let path = root.join(path);
         // A link, such as os-release or resolv.conf, must not be followed out of the root.
         tool::remove(&path)?;
@@ -186,16 +190,9 @@ pub(crate) fn fill(root: &Path, programs: &Programs, seed: &Path) -> Result<()> 
     }
     link(root, "etc/os-release", "../usr/lib/os-release")?;
     link(root, "etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target")?;
-    link(
-        root,
-        "etc/systemd/system/multi-user.target.wants/constellation-bootstrapper.service",
-        "../constellation-bootstrapper.service",
-    )?;
-    link(
-        root,
-        "etc/systemd/system/multi-user.target.wants/constellation-modules.service",
-        "../constellation-modules.service",
-    )?;
+    for unit in STARTED.iter().chain(flavor.units()) {
+        link(root, &format!("etc/systemd/system/multi-user.target.wants/{unit}"), &format!("../{unit}"))?;
+    }
     for unit in MASKED {
         link(root, &format!("etc/systemd/system/{unit}"), "/dev/null")?;
     }
