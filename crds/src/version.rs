@@ -139,7 +139,8 @@ pub struct MeasurementSet {
 }
 
 /// What a report of the hardware must be: `{"snp": {...}}` or `{"tdx": {...}}`, each clause as `exact`, `atLeast`,
-/// `anyOf` or `waived` with a reason. What isn't in that form makes the version unusable, and its condition says why.
+/// `anyOf` or `waived` with a reason; `snp.floors` names dated floors of the TCB. What isn't in that form makes the version
+/// unusable, and its condition says why.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(transparent)]
 pub struct Hardware(pub serde_json::Map<String, serde_json::Value>);
@@ -149,9 +150,26 @@ impl JsonSchema for Hardware {
         "Hardware".into()
     }
 
-    /// The library owns the form; the API server keeps what is given.
+    /// The library owns the form; the API server keeps what is given. It looks at dated floors only, which stand in place of
+    /// the members that they give (the library's `snp::floors`; a test of the operator holds that they are the same).
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+        let open = || serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"snp": {
+            "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {
+                "floors": {
+                    "type": "string", "maxLength": 10, "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+                    "description": "Date of the library's floors for the set's platform, as `constellation-attest floors` prints \
+                        them, in place of `reportedTcb`, `committedTcb`, `launchTcb` and `provisional`. There is no default, and \
+                        a date that isn't known makes the version unusable.",
+                },
+                "reportedTcb": open(), "committedTcb": open(), "launchTcb": open(), "provisional": open(),
+            },
+            "x-kubernetes-validations": [{
+                "rule": "!has(self.floors) || !(has(self.reportedTcb) || has(self.committedTcb) || has(self.launchTcb) || has(self.provisional))",
+                "message": "floors gives reportedTcb, committedTcb, launchTcb and provisional: give one of both", "fieldPath": ".floors",
+            }],
+        }}})
     }
 }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use constellation_attestation::{
     dsse,
     owner::{fingerprint, spki_from_pem},
-    platform,
+    platform::{self, Platform},
     policy::{self, MANIFEST_TYPE, MeasurementManifest},
+    snp::floors,
 };
 use constellation_crds::{
     NodeVersion, NodeVersionStatus,
@@ -108,7 +109,11 @@ pub fn appraise(seen: &Observed<'_>) -> NodeVersionStatus {
 fn resolve(seen: &Observed<'_>, last: Option<u64>) -> Result<Resolved, Problem> {
     let spec = &seen.version.spec;
     let resolved = match (&spec.measurements.inline, &spec.measurements.signed, seen.manifest) {
-        (Some(sets), None, _) => Resolved { sets: sets.clone(), signer: None, revision: None },
+        (Some(sets), None, _) => Resolved {
+            sets: sets.iter().cloned().map(with_floors).collect::<Result<_, _>>()?,
+            signer: None,
+            revision: None,
+        },
         (None, Some(signed), Manifest::Envelope(envelope)) => {
             let key = spki_from_pem(&signed.public_key).map_err(|e| {
                 Problem(
@@ -166,6 +171,18 @@ fn resolve(seen: &Observed<'_>, last: Option<u64>) -> Result<Resolved, Problem> 
         })?;
     }
     Ok(resolved)
+}
+
+/// The set with floors that it names by their date written out, so that status and trust bundle show what they are.
+fn with_floors(mut set: MeasurementSet) -> Result<MeasurementSet, Problem> {
+    let wanted = set.hardware.as_mut().and_then(|hardware| hardware.0.get_mut("snp")?.as_object_mut());
+    // A platform that isn't one is refused later, by its name.
+    if let (Some(wanted), Ok(platform)) = (wanted, set.platform.parse::<Platform>()) {
+        floors::resolve(platform, wanted).map_err(|e| {
+            Problem(reason::MANIFEST_INVALID, format!("measurement set {} can't be used: hardware.snp: {e}", set.name))
+        })?;
+    }
+    Ok(set)
 }
 
 /// A set as the API shows it.

@@ -239,6 +239,15 @@ fn of_others() -> Vec<(&'static str, Case)> {
             made(version(), &format!("{set}/events"), json!({"9": value}), json!({"11": value})),
         ),
         (
+            "floors gives reportedTcb, committedTcb, launchTcb and provisional: give one of both",
+            made(
+                version(),
+                &format!("{set}/hardware"),
+                json!({"snp": {"floors": "2026-11-27", "launchTcb": {"Milan": {"waived": {"reason": "x"}}}}}),
+                json!({"snp": {"floors": "2026-11-27", "vmpl": {"exact": 0}}}),
+            ),
+        ),
+        (
             "an admission is named after the uid of its node",
             made(admission(), "/metadata/name", json!("u-2"), json!("u-1")),
         ),

@@ -1,8 +1,13 @@
 //! Each way a version can be wrong has its reason; the good ones give their sets.
 
+use std::collections::BTreeSet;
+
 use constellation_attestation::{
+    bytes::Hex,
     owner::{SigningKey, spki_to_pem},
     platform::Platform,
+    reference::Requirement,
+    snp,
 };
 use constellation_crds::{
     NodeVersionSpec,
@@ -109,6 +114,51 @@ fn inline_sets_are_used_and_said_to_be_unsigned_and_empty_ones_are_refused() {
     assert!(!condition::is_true(&status.conditions, kind::SIGNATURE_VERIFIED));
     given.version.spec.measurements.inline = Some(vec![]);
     assert_eq!(given.refusal(&Manifest::Inline), reason::NO_MEASUREMENTS);
+}
+
+#[test]
+fn floors_that_are_named_by_their_date_are_written_out_and_an_unknown_date_is_refused_with_the_known_ones() {
+    let mut given = given();
+    let mut policy = snp::Policy::strict();
+    policy.measurement = Requirement::Exact(Hex([1; 48]));
+    let mut wanted = serde_json::json!({ "snp": policy });
+    let members = wanted["snp"].as_object_mut().unwrap();
+    members.retain(|name, _| !floors::MEMBERS.contains(&name.as_str()));
+    members.insert(floors::NAME.into(), "2025-02-03".into());
+    let mut look = |wanted: &serde_json::Value| {
+        let mut set = public(given.manifest.sets[0].clone()).ok().unwrap();
+        set.platform = "gcp-snp".into();
+        set.hardware = serde_json::from_value(wanted.clone()).unwrap();
+        given.version.spec.measurements = Measurements { inline: Some(vec![set]), signed: None };
+        given.status(&Manifest::Inline)
+    };
+    let status = look(&wanted);
+    assert!(condition::is_true(&status.conditions, kind::READY), "{:?}", status.conditions);
+    let set = private(&status.sets[0]).unwrap();
+    let Some(policy::Hardware::Snp(policy)) = set.hardware else { unreachable!("a set for SEV-SNP") };
+    let floor = Requirement::AtLeast("bl=4,tee=0,snp=24,ucode=219".parse().unwrap());
+    assert_eq!(policy.reported_tcb.of(snp::Product::Milan), floor);
+    assert_eq!(policy.reported_tcb.of(snp::Product::Turin), Requirement::AnyOf(vec![]));
+
+    wanted["snp"][floors::NAME] = "2025-02-04".into();
+    let status = look(&wanted);
+    let ready = status.conditions.iter().find(|c| c.type_ == kind::READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", reason::MANIFEST_INVALID));
+    assert!(ready.message.contains("known are 2025-02-03, 2026-11-27"), "{}", ready.message);
+    assert!(status.digest.is_none());
+    // Neither floors nor a name for some: no value is assumed.
+    wanted["snp"].as_object_mut().unwrap().remove(floors::NAME);
+    assert!(look(&wanted).digest.is_none());
+}
+
+#[test]
+fn the_api_server_knows_the_members_that_floors_stand_for() {
+    let definition = serde_json::json!(<NodeVersion as kube::CustomResourceExt>::crd());
+    let place = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/measurements/properties/inline/items\
+                 /properties/hardware/properties/snp/properties";
+    let known = definition.pointer(place).unwrap().as_object().unwrap().keys().cloned();
+    let members = floors::MEMBERS.into_iter().chain([floors::NAME]).map(ToOwned::to_owned);
+    assert_eq!(known.collect::<BTreeSet<_>>(), members.collect());
 }
 
 #[test]
