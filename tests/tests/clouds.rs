@@ -1,4 +1,4 @@
-//! The operator's process over each scripted cloud: create, roll and delete, killed after every change that it makes
+//! The operator's process over a scripted cloud: create, roll and delete, killed after every change that it makes
 //! there and, in a second run, at every write to the API server as well.
 //!
 //! What runs is the operator's own program and the cloud's own room; only the cloud behind them is scripted, and its
@@ -152,19 +152,4 @@ async fn gcp_ends_the_same_whenever_the_operator_dies() {
         images: ["projects/example/global/images/node-1", "projects/example/global/images/node-2"],
     };
     ends_the_same::<constellation_cloud_scripted::gcp::World>(&place, |_| {}).await;
-}
-
-#[cfg(feature = "aws")]
-#[tokio::test(flavor = "multi_thread")]
-async fn aws_ends_the_same_whenever_the_operator_dies() {
-    let place = Place {
-        name: "aws",
-        provider: json!({"aws": {
-            "region": "us-east-2", "zones": ["us-east-2a"], "reach": "External", "allowedSources": ["192.0.2.0/24"],
-            "credentialsRef": {"name": "aws"}}}),
-        instance_type: "m6a.large",
-        image: |image| json!({"aws": {"us-east-2": image}}),
-        images: ["ami-0123456789abcdef0", "ami-0123456789abcdef1"],
-    };
-    ends_the_same::<constellation_cloud_scripted::aws::World>(&place, |_| {}).await;
 }
