@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_platform_with_hardware_needs_what_that_must_report() {
         let subject: Subject = "aws-snp".parse().unwrap();
-        assert!(subject.set("v1", &report()).unwrap_err().to_string().contains("hardware"));
+        assert!(subject.set("v1", &report()).unwrap_err().to_string().contains("no launch clause"));
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "{\"snp\": {}}").unwrap();
         for bad in ["aws", "aws-snp=/nowhere", &format!("aws-snp={}", file.path().display())] {
