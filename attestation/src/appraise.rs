@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     endorsement,
-    endorsers::Endorsers,
+    endorsers::{Endorsers, Need, needs},
     platform::Platform,
     policy::{LAUNCH_PCR, MeasurementSet, TrustPolicy},
     protocol::{Evidence, Hello},
@@ -40,6 +40,9 @@ pub mod clause {
     pub const MACHINE: &str = "evidence.machine";
     /// The key that the cloud speaks for is the one that the node names.
     pub const MACHINE_KEY: &str = "evidence.machine.key";
+    /// What makers and clouds have to have said about the machine is there. Only said of a machine that nothing else
+    /// stands against: it isn't refused for good, but until somebody fetched it.
+    pub const COLLATERAL: &str = "evidence.collateral";
     /// The policy is of the node's cluster.
     pub const POLICY_CLUSTER: &str = "policy.cluster";
 }
@@ -122,6 +125,17 @@ impl From<&Clause> for Mismatch {
     }
 }
 
+impl From<&Need> for Mismatch {
+    fn from(need: &Need) -> Self {
+        Self {
+            clause: clause::COLLATERAL.into(),
+            expected: Some(need.key.to_string()),
+            actual: need.place.clone(),
+            message: "it isn't there, or too old, and was asked for".into(),
+        }
+    }
+}
+
 impl Mismatch {
     pub(crate) fn plain(clause: &str, message: &str) -> Self {
         Self { clause: clause.into(), expected: None, actual: None, message: message.into() }
@@ -142,6 +156,9 @@ pub struct Appraisal {
     pub set: Option<String>,
     /// Every clause that doesn't hold; empty exactly when accepted.
     pub mismatches: Vec<Mismatch>,
+    /// What is missing, if nothing but that stands against the machine: with it the verdict may be another one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<Need>,
     /// Name of the attestation key, hex; empty when it can't be parsed.
     pub ak_name: String,
     /// SHA-256 of what endorses the attestation key, hex: the endorsement key's certificate, or the cloud's name for the
@@ -215,10 +232,15 @@ pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, endorsers: &End
     }
     let accepted = mismatches.is_empty() && attest.is_some() && set.is_some();
     let ak = Public::parse(&presented.hello.ak_public);
+    let clauses = mismatches.iter().map(|mismatch| mismatch.clause.as_str());
+    let wanting = !mismatches.is_empty() && needs::only_wanting(clauses);
+    let machine = presented.evidence.machine.as_ref().filter(|_| wanting);
+    let lacking = machine.map(|machine| endorsers.lacking(machine, now)).unwrap_or_default();
     Appraisal {
         accepted,
         set: set.filter(|_| accepted),
         mismatches,
+        lacking,
         ak_name: ak.map(|ak| hex::encode(ak.name)).unwrap_or_default(),
         ek_certificate_digest: endorsed,
         reset_count: attest.as_ref().map_or(0, |attest| attest.reset_count),

@@ -9,15 +9,19 @@
 //! Nothing in it is an anchor: all of it is signed by a vendor and verified each time. A wrong entry refuses a node and
 //! never admits one.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::snp::Product;
+
 /// Greatest entry, bytes: a revocation list grows by some 40 bytes a certificate; all of AMD's and Intel's are below
 /// 100 KB.
 pub const MAX_ENTRY: usize = 512 * 1024;
+/// Longest identifier of an issuer's key, bytes: a digest (RFC 5280, 4.2.1.2); a longer one would be no name of a cache.
+pub const ISSUER_BYTES: usize = 64;
 /// How far the clock of who fetched may be ahead of ours.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
@@ -60,11 +64,6 @@ pub enum Key {
         /// Its reported TCB.
         tcb: String,
     },
-    /// Certificates of the CAs of a product, the intermediate first.
-    SnpChain {
-        /// Product.
-        product: String,
-    },
     /// Revocation list of a product's root.
     SnpCrl {
         /// Product.
@@ -87,7 +86,6 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SnpVcek { product, chip, tcb } => write!(f, "snp-vcek.{product}.{chip}.{tcb}"),
-            Self::SnpChain { product } => write!(f, "snp-chain.{product}"),
             Self::SnpCrl { product } => write!(f, "snp-crl.{product}"),
             Self::GoogleIssuer { key } => write!(f, "google-issuer.{key}"),
             Self::Tdx { fmspc } => write!(f, "tdx.{fmspc}"),
@@ -96,22 +94,42 @@ impl fmt::Display for Key {
 }
 
 impl Key {
-    fn parse(name: &str) -> Option<Self> {
-        let plain = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let parts: Vec<&str> = name.split('.').collect();
-        let (kind, about) = parts.split_first()?;
-        if !about.iter().all(plain) {
-            return None;
+    /// Whether it is another one as time goes by. A certificate isn't: how long ago it was fetched says nothing, and its
+    /// dates are looked at each time.
+    #[must_use]
+    pub fn ages(&self) -> bool {
+        match self {
+            Self::SnpCrl { .. } | Self::Tdx { .. } => true,
+            Self::GoogleIssuer { .. } | Self::SnpVcek { .. } => false,
         }
-        Some(match (*kind, about) {
-            ("snp-vcek", [product, chip, tcb]) => {
-                Self::SnpVcek { product: (*product).into(), chip: (*chip).into(), tcb: (*tcb).into() }
+    }
+}
+
+/// Text that isn't the name of a [`Key`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("it isn't the name of collateral")]
+pub struct Unnamed;
+
+impl FromStr for Key {
+    type Err = Unnamed;
+
+    /// Reads a name exactly as it is written: known products, and identifiers of the length that their makers give them.
+    fn from_str(name: &str) -> Result<Self, Unnamed> {
+        let digits = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let hex = |part: &str, bytes: RangeInclusive<usize>| {
+            let whole = part.len().is_multiple_of(2) && bytes.contains(&(part.len() / 2)) && digits(part);
+            whole.then(|| part.to_owned()).ok_or(Unnamed)
+        };
+        let product = |name: &str| Ok(name.parse::<Product>().map_err(|_| Unnamed)?.to_string());
+        let parts: Vec<&str> = name.split('.').collect();
+        Ok(match parts.as_slice() {
+            ["snp-vcek", name, chip, tcb] => {
+                Self::SnpVcek { product: product(name)?, chip: hex(chip, 64..=64)?, tcb: hex(tcb, 8..=8)? }
             }
-            ("snp-chain", [product]) => Self::SnpChain { product: (*product).into() },
-            ("snp-crl", [product]) => Self::SnpCrl { product: (*product).into() },
-            ("google-issuer", [key]) => Self::GoogleIssuer { key: (*key).into() },
-            ("tdx", [fmspc]) => Self::Tdx { fmspc: (*fmspc).into() },
-            _ => return None,
+            ["snp-crl", name] => Self::SnpCrl { product: product(name)? },
+            ["google-issuer", key] => Self::GoogleIssuer { key: hex(key, 1..=ISSUER_BYTES)? },
+            ["tdx", fmspc] => Self::Tdx { fmspc: hex(fmspc, 6..=6)? },
+            _ => return Err(Unnamed),
         })
     }
 }
@@ -133,6 +151,25 @@ struct Written {
     base64: String,
 }
 
+impl Entry {
+    /// Reads an entry from its text.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let written: Written = serde_json::from_str(text).ok()?;
+        Some(Self { bytes: STANDARD.decode(written.base64).ok()?, fetched: written.fetched })
+    }
+
+    /// Its text.
+    ///
+    /// # Panics
+    /// Never: a time and a string serialise.
+    #[must_use]
+    pub fn write(&self) -> String {
+        let written = Written { fetched: self.fetched, base64: STANDARD.encode(&self.bytes) };
+        serde_json::to_string(&written).expect("a time and a string serialise")
+    }
+}
+
 /// What was fetched so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cache {
@@ -148,23 +185,15 @@ impl Cache {
         let mut cache = Self::default();
         for (name, text) in texts {
             let refuse = || Error::Entry(name.chars().take(253).collect());
-            let key = Key::parse(name).ok_or_else(refuse)?;
-            let written: Written = serde_json::from_str(text).map_err(|_| refuse())?;
-            let bytes = STANDARD.decode(written.base64).map_err(|_| refuse())?;
-            cache.put(key, Entry { bytes, fetched: written.fetched })?;
+            let (key, entry) = (name.parse().map_err(|_| refuse())?, Entry::read(text).ok_or_else(refuse)?);
+            cache.put(key, entry)?;
         }
         Ok(cache)
     }
 
     /// Names and texts, in the order of names.
-    ///
-    /// # Panics
-    /// Never: a time and a string serialise.
     pub fn write(&self) -> impl Iterator<Item = (String, String)> {
-        self.entries.iter().map(|(key, entry)| {
-            let written = Written { fetched: entry.fetched, base64: STANDARD.encode(&entry.bytes) };
-            (key.to_string(), serde_json::to_string(&written).expect("a time and a string serialise"))
-        })
+        self.entries.iter().map(|(key, entry)| (key.to_string(), entry.write()))
     }
 
     /// Keeps an entry, unless a newer one of the same thing is there: two that fetch at once do no harm.
@@ -181,7 +210,7 @@ impl Cache {
         Ok(())
     }
 
-    /// The bytes of a thing, if they are at most so old.
+    /// The bytes of a thing; of one that [ages](Key::ages), if they are at most so old.
     ///
     /// # Errors
     /// When they aren't there, are older, or say that they come from the future.
@@ -191,16 +220,10 @@ impl Cache {
         if age < -SKEW {
             return Err(Error::Future(key.clone()));
         }
-        if age > greatest {
+        if key.ages() && age > greatest {
             return Err(Error::Old { key: key.clone(), age, greatest });
         }
         Ok(&entry.bytes)
-    }
-
-    /// What of a list is to be fetched: all that [`Cache::get`] wouldn't give.
-    #[must_use]
-    pub fn missing<'a>(&self, needs: &'a [Key], now: Timestamp, greatest: SignedDuration) -> Vec<&'a Key> {
-        needs.iter().filter(|key| self.get(key, now, greatest).is_err()).collect()
     }
 }
 
@@ -214,11 +237,10 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn keys() -> [Key; 5] {
+    fn keys() -> [Key; 4] {
         let product = || "Milan".to_owned();
         [
-            Key::SnpVcek { product: product(), chip: "ab".repeat(64), tcb: "0400000000000018db".into() },
-            Key::SnpChain { product: product() },
+            Key::SnpVcek { product: product(), chip: "ab".repeat(64), tcb: "04000000000018db".into() },
             Key::SnpCrl { product: product() },
             Key::GoogleIssuer { key: "ab".repeat(20) },
             Key::Tdx { fmspc: "00806f050000".into() },
@@ -244,15 +266,16 @@ mod tests {
 
     #[test]
     fn only_what_is_there_and_young_enough_is_given() {
-        let [key, other, ..] = keys();
+        let [other, key, certificate, _] = keys();
         let mut cache = Cache::default();
         cache.put(key.clone(), entry(1_000)).unwrap();
         assert_eq!(cache.get(&key, at(1_000 + 86_400), DAY), Ok(&[1, 2][..]));
         assert!(matches!(cache.get(&key, at(1_001 + 86_400), DAY), Err(Error::Old { .. })));
         assert_eq!(cache.get(&other, at(1_000), DAY), Err(Error::Absent(other.clone())));
         assert!(cache.get(&key, at(700), DAY).is_ok());
-        assert_eq!(cache.get(&key, at(699), DAY), Err(Error::Future(key.clone())));
-        assert_eq!(cache.missing(&[key.clone(), other.clone()], at(1_000), DAY), [&other]);
+        assert_eq!(cache.get(&key, at(699), DAY), Err(Error::Future(key)));
+        cache.put(certificate.clone(), entry(1_000)).unwrap();
+        assert!(cache.get(&certificate, at(1_001 + 86_400), DAY).is_ok(), "its own dates say how long it is good");
     }
 
     #[test]
@@ -270,7 +293,22 @@ mod tests {
     fn names_and_texts_that_are_not_ours_are_refused() {
         let good = r#"{"fetched":"2026-01-01T00:00:00Z","base64":"AQI="}"#;
         assert!(Cache::read([("tdx.00806f050000", good)]).is_ok());
-        for name in ["", "tdx", "tdx.", "tdx.a.b", "sgx.a", "tdx.../x", "snp-vcek.Milan.ab", "tdx.a\n"] {
+        for name in [
+            "",
+            "tdx",
+            "tdx.",
+            "tdx.00806f050000.b",
+            "sgx.00806f050000",
+            "tdx.../x",
+            "tdx.00806f050000\n",
+            "tdx.00806F050000",
+            "tdx.00806f0500",
+            "tdx.00806f05000g",
+            "snp-vcek.Milan.ab",
+            "snp-crl.milan",
+            "snp-crl.Rome",
+            "google-issuer.abc",
+        ] {
             assert_eq!(Cache::read([(name, good)]), Err(Error::Entry(name.into())));
         }
         for text in ["", "{}", &good.replace("AQI=", "?"), &good.replace('}', ",\"more\":1}")] {

@@ -4,18 +4,22 @@
 //! Roots are pinned and come from nobody else. Everything below them may come from the evidence or from who fetched it:
 //! it is verified each time, and what isn't there refuses a machine and never admits one.
 
+pub mod check;
+pub mod needs;
+
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use x509_parser::extensions::ParsedExtension;
 
+pub use self::needs::{Need, google_need, snp_needs, tdx_needs};
+use self::needs::{fmspc, google_issuer, vcek};
 use crate::{
     collateral::{self, Cache, Key},
     gcp,
     guest::certificates::{Kind, Table},
     nitro,
     snp::{self, Product},
-    tdx::{self, collateral::Hint, quote::Quote},
+    tdx,
     x509::{self, chain},
 };
 
@@ -113,12 +117,9 @@ impl Endorsers {
     pub fn google(&self, certificates: &[Vec<u8>], now: Timestamp) -> Vec<Vec<u8>> {
         let mut chain = certificates.to_vec();
         let key = certificates.last().and_then(|last| google_issuer(last));
-        let mut rest = key.and_then(|key| self.collateral.get(&key, now, self.greatest_age).ok()).unwrap_or_default();
-        while let (Ok((after, _)), true) = (x509_parser::parse_x509_certificate(rest), chain.len() < chain::MAX_CHAIN) {
-            let (certificate, after) = rest.split_at(rest.len() - after.len());
-            chain.push(certificate.to_vec());
-            rest = after;
-        }
+        let issuers = key.and_then(|key| self.collateral.get(&key, now, self.greatest_age).ok()).unwrap_or_default();
+        let room = chain::MAX_CHAIN.saturating_sub(chain.len());
+        chain.extend(self::certificates(issuers).take(room).map(<[u8]>::to_vec));
         chain
     }
 
@@ -131,55 +132,17 @@ impl Endorsers {
     }
 }
 
-/// What is needed for a SEV-SNP report beside what came with it: its key's certificate, and the root's revocation list.
-/// Empty when the report doesn't say its product (version 2).
-#[must_use]
-pub fn snp_needs(report: &[u8], table: &[u8]) -> Vec<Key> {
-    let table = Table::parse(table).unwrap_or_default();
-    let crl = |product| Key::SnpCrl { product };
-    let brought = table.of(Kind::Vcek).or_else(|| table.of(Kind::Vlek)).and_then(product);
-    match (brought, vcek(report)) {
-        (Some(product), _) => vec![crl(product.to_string())],
-        (None, Some((product, key))) => vec![key, crl(product.to_string())],
-        (None, None) => Vec::new(),
-    }
-}
-
-/// What is needed for a TDX quote. Empty when it doesn't say its platform.
-#[must_use]
-pub fn tdx_needs(quote: &[u8]) -> Vec<Key> {
-    fmspc(quote).into_iter().collect()
-}
-
-/// What is needed for the certificate of a TPM's key of Google's: its issuer. Empty when it names none.
-#[must_use]
-pub fn google_needs(certificate: &[u8]) -> Vec<Key> {
-    google_issuer(certificate).into_iter().collect()
-}
-
-fn google_issuer(certificate: &[u8]) -> Option<Key> {
-    let certificate = x509::certificate(certificate).ok()?;
-    let named = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(issuer) => issuer.key_identifier.as_ref(),
-        _ => None,
-    })?;
-    // A digest; a longer one would be no name of a cache.
-    (named.0.len() <= 64).then(|| Key::GoogleIssuer { key: hex::encode(named.0) })
-}
-
-fn vcek(report: &[u8]) -> Option<(Product, Key)> {
-    let report = snp::Report::parse(report).ok()?;
-    let product = Product::of_cpuid(report.cpuid?)?;
-    let (chip, tcb) = (report.chip_id.to_string(), report.reported_tcb.to_string());
-    Some((product, Key::SnpVcek { product: product.to_string(), chip, tcb }))
+/// Certificates in DER, one after the other, until something else comes.
+fn certificates(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (after, _) = x509_parser::parse_x509_certificate(bytes).ok()?;
+        let (certificate, rest) = bytes.split_at(bytes.len() - after.len());
+        bytes = rest;
+        Some(certificate)
+    })
 }
 
 fn product(vek: &[u8]) -> Option<Product> {
     let vek = x509::certificate(vek).ok()?;
     Some(Product::of_intermediate(x509::common_name(vek.issuer())?)?.0)
-}
-
-fn fmspc(quote: &[u8]) -> Option<Key> {
-    let hint = Hint::of(&Quote::parse(quote).ok()?).ok()?;
-    Some(Key::Tdx { fmspc: hint.platform.fmspc.to_string() })
 }

@@ -316,6 +316,12 @@ pub fn in_date(certificate: &X509Certificate<'_>, now: Timestamp) -> Result<(), 
     if between(validity.not_before, validity.not_after, now) { Ok(()) } else { Err(Error::Time(dates(certificate))) }
 }
 
+/// When a certificate ends; "never" is the last moment that there is.
+#[must_use]
+pub fn not_after(certificate: &X509Certificate<'_>) -> Timestamp {
+    Timestamp::from_second(certificate.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX)
+}
+
 /// Whose certificate it is and when it is in date, in words.
 #[must_use]
 pub fn dates(certificate: &X509Certificate<'_>) -> String {
@@ -368,6 +374,12 @@ impl<'a> RevocationList<'a> {
             Some(next) if between(self.0.last_update(), next, now) => Ok(()),
             _ => Err(Error::Time(self.dates())),
         }
+    }
+
+    /// When the next one comes, if it says so.
+    #[must_use]
+    pub fn next_update(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.0.next_update()?.timestamp()).ok()
     }
 
     /// When it was made and when the next one comes, in words.

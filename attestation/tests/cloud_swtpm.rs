@@ -83,6 +83,11 @@ impl Case {
         appraisal
     }
 
+    /// What is all that stands against it, by name.
+    fn lacking(&self) -> Vec<String> {
+        self.judge().lacking.iter().map(|need| need.key.to_string()).collect()
+    }
+
     /// With one thing wrong, these clauses and no others say so.
     fn refused(&self, wanted: &[&str]) {
         let appraisal = self.judge();
@@ -299,6 +304,7 @@ fn a_machine_of_google_with_tdx_joins_by_its_quote_and_googles_word() {
     hardware.mrtd = mrtd;
     let collateral = std::mem::take(&mut case.endorsers.collateral);
     case.refused(&["tdx.collateral.structure"]);
+    assert_eq!(case.lacking(), ["tdx.b0c06f000000"]);
     case.endorsers.collateral = collateral;
     let Some(Machine::Google { certificates, .. }) = case.evidence.machine.clone() else { panic!("it is Google's") };
     case.evidence.machine = Some(Machine::Google { certificates, report: None });
@@ -334,6 +340,11 @@ fn wrong_reports(case: &mut Case, amd: &Amd) {
     case.policy.sets[0].hardware = Some(Hardware::Snp(wanted));
     let collateral = std::mem::take(&mut case.endorsers.collateral);
     case.refused(&["snp.crl"]);
+    assert_eq!(case.lacking(), ["snp-crl.Milan"]);
+    // What another thing stands against wants nothing.
+    let place = case.policy.place.take();
+    assert_eq!(case.lacking(), [""; 0]);
+    case.policy.place = place;
     case.endorsers.collateral = collateral;
     case.endorsers.amd = Amd::new(KeyKind::Vcek).anchors();
     case.refused(&["snp.intermediate.issuer"]);

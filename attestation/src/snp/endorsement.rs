@@ -96,6 +96,21 @@ impl Anchors {
         Self(all.into_iter().map(|(product, der)| (product, vec![der.to_vec()])).collect())
     }
 
+    /// Parses the revocation list of a product's root.
+    ///
+    /// # Errors
+    /// When no root of the product signed it.
+    pub fn list<'a>(&self, product: Product, der: &'a [u8]) -> Result<RevocationList<'a>, x509::Error> {
+        let mut refused = x509::Error::Malformed("list of trust anchors");
+        for root in self.of(product) {
+            match RevocationList::verify(der, &root, ALLOWED) {
+                Ok(list) => return Ok(list),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
     fn of(&self, product: Product) -> impl Iterator<Item = X509Certificate<'_>> {
         self.0.get(&product).into_iter().flatten().filter_map(|der| x509::certificate(der).ok())
     }
@@ -115,7 +130,7 @@ pub enum Revocation {
 
 /// What the certificate of a signing key says about a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Claims {
+pub(crate) struct Claims {
     pub product: Option<Product>,
     pub tcb: Tcb,
     /// The processor, exactly as many bytes as the certificate has; none in a VLEK.
@@ -126,7 +141,7 @@ pub(super) struct Claims {
 
 /// An endorsement, as far as it could be followed. It counts only if no check failed.
 #[derive(Clone, Debug)]
-pub(super) struct Endorsement {
+pub(crate) struct Endorsement {
     /// The product that the intermediate is for: the root of that product signed that.
     pub product: Product,
     pub kind: KeyKind,
@@ -137,7 +152,7 @@ pub(super) struct Endorsement {
 }
 
 /// Follows the chain from an anchor to the signing key.
-pub(super) fn verify(
+pub(crate) fn verify(
     evidence: &Evidence<'_>,
     anchors: &Anchors,
     now: Timestamp,

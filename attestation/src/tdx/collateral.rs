@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    bytes::Hex,
     pck::{self, Platform},
     pki::{self, Chain},
     quote::{CERTIFICATION_PCK_CHAIN, Quote},
@@ -11,6 +12,15 @@ use super::{
 
 /// Greatest collateral, bytes: genuine ones are 10 to 20 KB; the revocation list of a PCK CA grows.
 pub const MAX_BYTES: usize = 512 * 1024;
+
+/// Where Intel has the revocation list of its root.
+pub const ROOT_CRL: &str = "https://certificates.trustedservices.intel.com";
+
+/// Members of [`Collateral`] that are asked for one by one.
+const PCK_CRL: &str = "pck_crl";
+const QE_IDENTITY: &str = "qe_identity";
+const ROOT_CA_CRL: &str = "root_ca_crl";
+const TCB_INFO: &str = "tcb_info";
 
 /// Collateral for one platform family. All of it is signed by Intel and nothing in it is an anchor, so where it comes
 /// from doesn't matter. What is absent is empty, and the clause about it then fails.
@@ -43,6 +53,9 @@ pub struct Collateral {
 /// Why bytes aren't collateral.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
+    /// Not an answer of Intel's service.
+    #[error("the answer about {0} hasn't the form of Intel's")]
+    Answer(&'static str),
     /// Not the wanted JSON.
     #[error("isn't the JSON of collateral")]
     Json(#[from] serde_json::Error),
@@ -61,6 +74,36 @@ impl Collateral {
             return Err(Error::Size(json.len()));
         }
         Ok(serde_json::from_slice(json)?)
+    }
+
+    /// Takes an answer of Intel's service, or of a cache of it, as the member that was needed, with the chain that stood in
+    /// its header, decoded. A list in hex, as caches have it, is as good as one in DER. Nothing is verified.
+    ///
+    /// # Errors
+    /// When it has another form.
+    pub fn take(&mut self, need: &Need, answer: &[u8], chain: String) -> Result<(), Error> {
+        let malformed = || Error::Answer(need.member);
+        let text = std::str::from_utf8(answer).map_err(|_| malformed());
+        let list = || match text.as_ref().ok().and_then(|text| hex::decode(text.trim()).ok()) {
+            Some(der) => hex::encode(der),
+            None => hex::encode(answer),
+        };
+        match need.member {
+            PCK_CRL => (self.pck_crl, self.pck_crl_issuer_chain) = (list(), chain),
+            QE_IDENTITY => {
+                let (text, signature) = signed_part(text?, "enclaveIdentity").ok_or_else(malformed)?;
+                (self.qe_identity, self.qe_identity_signature) = (text.to_owned(), signature.to_owned());
+                self.qe_identity_issuer_chain = chain;
+            }
+            ROOT_CA_CRL => self.root_ca_crl = list(),
+            TCB_INFO => {
+                let (text, signature) = signed_part(text?, "tcbInfo").ok_or_else(malformed)?;
+                (self.tcb_info, self.tcb_info_signature) = (text.to_owned(), signature.to_owned());
+                self.tcb_info_issuer_chain = chain;
+            }
+            _ => return Err(malformed()),
+        }
+        Ok(())
     }
 }
 
@@ -99,10 +142,12 @@ pub enum PckCa {
 /// cache of it, has it. The library never fetches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// Member of [`Collateral`] that it becomes; the issuer chain stands in a header of the answer.
+    /// Member of [`Collateral`] that it becomes.
     pub member: &'static str,
     /// Path and query below the service, or the whole address of the root's revocation list.
     pub path: String,
+    /// Header of the answer with the chain of who signed it, PEM, percent-encoded.
+    pub chain: Option<&'static str>,
 }
 
 impl Hint {
@@ -121,23 +166,38 @@ impl Hint {
         Ok(Self { platform: Platform::of(&leaf)?, ca })
     }
 
-    /// What is needed to verify the quote. The QE identity and the root's revocation list are the same for all.
+    /// What is needed to verify the quote.
     #[must_use]
     pub fn needs(&self) -> [Need; 4] {
-        let ca = match self.ca {
-            PckCa::Platform => "platform",
-            PckCa::Processor => "processor",
-        };
-        [
-            Need { member: "tcb_info", path: format!("/tdx/certification/v4/tcb?fmspc={}", self.platform.fmspc) },
-            Need { member: "qe_identity", path: "/tdx/certification/v4/qe/identity".to_owned() },
-            Need { member: "pck_crl", path: format!("/sgx/certification/v4/pckcrl?ca={ca}&encoding=der") },
-            Need {
-                member: "root_ca_crl",
-                path: "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der".to_owned(),
-            },
-        ]
+        needs(&self.platform.fmspc, self.ca)
     }
+}
+
+/// What is needed of a platform family. The QE identity and the root's revocation list are the same for all.
+#[must_use]
+pub fn needs(fmspc: &Hex<6>, ca: PckCa) -> [Need; 4] {
+    let ca = match ca {
+        PckCa::Platform => "platform",
+        PckCa::Processor => "processor",
+    };
+    [
+        Need {
+            member: TCB_INFO,
+            path: format!("/tdx/certification/v4/tcb?fmspc={fmspc}"),
+            chain: Some("TCB-Info-Issuer-Chain"),
+        },
+        Need {
+            member: QE_IDENTITY,
+            path: "/tdx/certification/v4/qe/identity".to_owned(),
+            chain: Some("SGX-Enclave-Identity-Issuer-Chain"),
+        },
+        Need {
+            member: PCK_CRL,
+            path: format!("/sgx/certification/v4/pckcrl?ca={ca}&encoding=der"),
+            chain: Some("SGX-PCK-CRL-Issuer-Chain"),
+        },
+        Need { member: ROOT_CA_CRL, path: format!("{ROOT_CRL}/IntelSGXRootCA.der"), chain: None },
+    ]
 }
 
 /// Why a quote doesn't say which platform it is of.

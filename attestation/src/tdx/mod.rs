@@ -9,6 +9,7 @@ pub mod appraise;
 pub mod ccel;
 pub mod clause;
 pub mod collateral;
+pub mod endorsement;
 pub mod pck;
 mod pki;
 pub mod policy;

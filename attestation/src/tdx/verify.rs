@@ -47,10 +47,10 @@ pub fn verify(evidence: &Evidence<'_>, anchors: &Anchors, now: Timestamp, checks
 
 /// What all steps look at.
 #[derive(Clone, Copy)]
-struct Context<'a> {
-    anchor: &'a X509Certificate<'a>,
-    root_crl: Option<&'a RevocationList<'a>>,
-    now: Timestamp,
+pub(super) struct Context<'a> {
+    pub(super) anchor: &'a X509Certificate<'a>,
+    pub(super) root_crl: Option<&'a RevocationList<'a>>,
+    pub(super) now: Timestamp,
 }
 
 fn chain(evidence: &Evidence<'_>, anchors: &Anchors, now: Timestamp, checks: &mut Checks) -> Option<Td> {
@@ -64,15 +64,7 @@ fn chain(evidence: &Evidence<'_>, anchors: &Anchors, now: Timestamp, checks: &mu
     let (anchor, root_crl) = root(&roots, &root_crl_der, now, checks)?;
     let context = Context { anchor, root_crl: root_crl.as_ref(), now };
 
-    let tcb_signer = Signer::find(&collateral.tcb_info_issuer_chain, context);
-    // Intel signs both with the same certificate.
-    let qe_signer = if collateral.qe_identity_issuer_chain == collateral.tcb_info_issuer_chain {
-        tcb_signer.clone()
-    } else {
-        Signer::find(&collateral.qe_identity_issuer_chain, context)
-    };
-    let tcb_info = tcb_info(&collateral, tcb_signer, now, checks);
-    let qe_identity = qe_identity(&collateral, qe_signer, now, checks);
+    let (tcb_info, qe_identity) = documents(&collateral, context, checks);
     let quote = quote?;
     let pck_chain = pck_chain(&quote, &collateral, checks)?;
     let pck = pck(&pck_chain, &collateral, context, checks);
@@ -89,8 +81,25 @@ fn chain(evidence: &Evidence<'_>, anchors: &Anchors, now: Timestamp, checks: &mu
     })
 }
 
+/// What Intel says of a platform family and of quoting enclaves, each if it could be believed.
+pub(super) fn documents(
+    collateral: &Collateral,
+    context: Context<'_>,
+    checks: &mut Checks,
+) -> (Option<TcbInfo>, Option<QeIdentity>) {
+    let tcb_signer = Signer::find(&collateral.tcb_info_issuer_chain, context);
+    // Intel signs both with the same certificate.
+    let qe_signer = if collateral.qe_identity_issuer_chain == collateral.tcb_info_issuer_chain {
+        tcb_signer.clone()
+    } else {
+        Signer::find(&collateral.qe_identity_issuer_chain, context)
+    };
+    let tcb_info = tcb_info(collateral, tcb_signer, context.now, checks);
+    (tcb_info, qe_identity(collateral, qe_signer, context.now, checks))
+}
+
 /// Records an error under a clause, and that it holds otherwise.
-fn recorded<T, E: std::fmt::Display>(result: Result<T, E>, name: &str, checks: &mut Checks) -> Option<T> {
+pub(super) fn recorded<T, E: std::fmt::Display>(result: Result<T, E>, name: &str, checks: &mut Checks) -> Option<T> {
     match result {
         Ok(value) => {
             checks.holds(name, "as it must be");
@@ -104,7 +113,7 @@ fn recorded<T, E: std::fmt::Display>(result: Result<T, E>, name: &str, checks: &
 }
 
 /// Finds the anchor that signed the root's revocation list; without one the first stands in for the other clauses.
-fn root<'a>(
+pub(super) fn root<'a>(
     roots: &'a [X509Certificate<'a>],
     der: &'a [u8],
     now: Timestamp,
@@ -130,7 +139,7 @@ fn root<'a>(
     Some((anchor, crl))
 }
 
-fn dated(crl: &RevocationList<'_>, name: &str, now: Timestamp, checks: &mut Checks) {
+pub(super) fn dated(crl: &RevocationList<'_>, name: &str, now: Timestamp, checks: &mut Checks) {
     checks.check(name, crl.in_date(now).is_ok(), now.to_string(), crl.dates(), "dates of the revocation list");
 }
 

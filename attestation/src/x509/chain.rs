@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use x509_parser::certificate::X509Certificate;
 
-use super::{Algorithm, Error, authority, certificate, in_date, issued};
+use super::{Algorithm, Error, authority, certificate, in_date, issued, not_after};
 
 /// Most certificates of a chain, leaf and anchor included; AWS sends five.
 pub const MAX_CHAIN: usize = 8;
@@ -75,6 +75,12 @@ impl<'a> Chain<'a> {
     #[must_use]
     pub fn leaf(&self) -> Option<&X509Certificate<'a>> {
         self.0.first()
+    }
+
+    /// When the first of its certificates ends.
+    #[must_use]
+    pub fn not_after(&self) -> Timestamp {
+        self.0.iter().map(not_after).min().unwrap_or(Timestamp::MIN)
     }
 
     /// Checks that every certificate, the anchor's too, is in date.

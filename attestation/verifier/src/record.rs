@@ -7,7 +7,7 @@ use std::{
 };
 
 use constellation_attestation::{
-    appraise::{Appraisal, clause},
+    appraise::{self, Appraisal, clause},
     platform::Platform,
 };
 use constellation_crds::{
@@ -37,9 +37,11 @@ pub fn mismatches(appraisal: &Appraisal) -> Vec<Mismatch> {
     if appraisal.accepted {
         return Vec::new();
     }
-    let mut reasons: Vec<Mismatch> = appraisal
-        .mismatches
+    let lacking: Vec<_> = appraisal.lacking.iter().map(appraise::Mismatch::from).collect();
+    // What is missing first: whoever fetches must not lose it to the limit.
+    let mut reasons: Vec<Mismatch> = lacking
         .iter()
+        .chain(&appraisal.mismatches)
         .take(REASONS_MAX)
         .map(|mismatch| Mismatch {
             clause: text(&mismatch.clause),
@@ -231,6 +233,7 @@ mod tests {
             accepted,
             set: None,
             mismatches: clauses.iter().map(|clause| mismatch(clause)).collect(),
+            lacking: Vec::new(),
             ak_name: ak_name.to_owned(),
             ek_certificate_digest: String::new(),
             reset_count: 0,

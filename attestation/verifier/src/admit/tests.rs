@@ -55,6 +55,7 @@ fn given() -> Given {
         accepted: true,
         set: Some("v1".to_owned()),
         mismatches: Vec::new(),
+        lacking: Vec::new(),
         ak_name: "000b01".to_owned(),
         ek_certificate_digest: "ee".to_owned(),
         reset_count: 7,

@@ -126,6 +126,7 @@ fn given_case(launch: [u8; 32]) -> Case {
         accepted: true,
         set: Some("good".to_owned()),
         mismatches: Vec::new(),
+        lacking: Vec::new(),
         ak_name: "000b01".to_owned(),
         ek_certificate_digest: "ee".to_owned(),
         reset_count: 7,

@@ -1,0 +1,171 @@
+//! What is needed for evidence beside what came with it, as a list for whoever fetches.
+
+use jiff::Timestamp;
+use x509_parser::{
+    extensions::{GeneralName, ParsedExtension},
+    oid_registry::{OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS, Oid},
+};
+
+use super::{Endorsers, product};
+use crate::{
+    appraise::clause,
+    collateral::{ISSUER_BYTES, Key},
+    gcp,
+    guest::certificates::{Kind, Table},
+    protocol::machine::{Endorsement, Machine, Report},
+    snp::{self, KeyKind, Product},
+    tdx::{self, collateral::Hint, quote::Quote},
+    x509::{self, Algorithm, chain::Chain},
+};
+
+/// Longest place that is passed on, bytes; those of Google have 110.
+const MAX_PLACE: usize = 256;
+/// Clauses that don't hold when something is missing.
+const WANTING: [&str; 5] = [
+    clause::COLLATERAL,
+    gcp::clause::AK_CHAIN,
+    snp::clause::CRL,
+    snp::clause::VEK_STRUCTURE,
+    tdx::clause::COLLATERAL_STRUCTURE,
+];
+
+/// A thing that is needed. Nothing about it is verified: evidence that isn't genuine may name anything.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(into = "(String, Option<String>)", try_from = "(String, Option<String>)")]
+pub struct Need {
+    /// What.
+    pub key: Key,
+    /// Where its maker has it, as the evidence says; absent where the name alone says it.
+    pub place: Option<String>,
+}
+
+impl From<Key> for Need {
+    fn from(key: Key) -> Self {
+        Self { key, place: None }
+    }
+}
+
+impl From<Need> for (String, Option<String>) {
+    fn from(need: Need) -> Self {
+        (need.key.to_string(), need.place)
+    }
+}
+
+impl TryFrom<(String, Option<String>)> for Need {
+    type Error = crate::collateral::Unnamed;
+
+    fn try_from((key, place): (String, Option<String>)) -> Result<Self, Self::Error> {
+        Ok(Self { key: key.parse()?, place })
+    }
+}
+
+impl Endorsers {
+    /// What of a machine's needs isn't there.
+    #[must_use]
+    pub fn lacking(&self, machine: &Machine, now: Timestamp) -> Vec<Need> {
+        let mut needs = self.needs(machine);
+        needs.retain(|need| self.collateral.get(&need.key, now, self.greatest_age).is_err());
+        needs
+    }
+
+    fn needs(&self, machine: &Machine) -> Vec<Need> {
+        let of_report = |report: &Option<Report>| match report {
+            Some(Report::Snp { report, certificates }) => snp_needs(report, certificates),
+            Some(Report::Tdx { quote, .. }) => tdx_needs(quote),
+            None => Vec::new(),
+        };
+        let keys = match machine {
+            Machine::Azure { endorsement: Endorsement::Snp { vek, .. }, .. } => list_of(vek).into_iter().collect(),
+            Machine::Azure { endorsement: Endorsement::Tdx { quote }, .. } => tdx_needs(quote),
+            Machine::Aws { report, .. } | Machine::Google { report, .. } => of_report(report),
+        };
+        let mut needs: Vec<Need> = keys.into_iter().map(Need::from).collect();
+        if let Machine::Google { certificates, .. } = machine
+            && let Some((leaf, rest)) = certificates.split_first()
+            && Chain::follow(leaf, rest.iter().map(Vec::as_slice), &self.google, &Algorithm::COMMON).is_err()
+        {
+            needs.extend(certificates.last().and_then(|last| google_need(last)));
+        }
+        needs
+    }
+}
+
+/// Whether clauses that don't hold are only such as don't when something is missing.
+#[must_use]
+pub fn only_wanting<'a>(clauses: impl IntoIterator<Item = &'a str>) -> bool {
+    clauses.into_iter().all(|clause| WANTING.contains(&clause))
+}
+
+/// What is needed for a SEV-SNP report beside what came with it: its key's certificate, and the root's revocation list.
+/// Empty when the report doesn't say its product (version 2). A cloud's key (VLEK) has no certificate but the one that
+/// its host gives.
+#[must_use]
+pub fn snp_needs(report: &[u8], table: &[u8]) -> Vec<Key> {
+    let table = Table::parse(table).unwrap_or_default();
+    let list = |product: Product| Key::SnpCrl { product: product.to_string() };
+    let brought = table.of(Kind::Vcek).or_else(|| table.of(Kind::Vlek)).and_then(product);
+    match (brought, vcek(report)) {
+        (Some(product), _) => vec![list(product)],
+        (None, Some((product, key))) => vec![key, list(product)],
+        (None, None) => Vec::new(),
+    }
+}
+
+/// What is needed for a TDX quote. Empty when it doesn't say its platform.
+#[must_use]
+pub fn tdx_needs(quote: &[u8]) -> Vec<Key> {
+    fmspc(quote).into_iter().collect()
+}
+
+/// What is needed for the certificate of a TPM's key of Google's: its issuer, and where that is. Nothing when it names
+/// none.
+#[must_use]
+pub fn google_need(certificate: &[u8]) -> Option<Need> {
+    Some(Need { key: google_issuer(certificate)?, place: place(certificate) })
+}
+
+fn list_of(vek: &[u8]) -> Option<Key> {
+    Some(Key::SnpCrl { product: product(vek)?.to_string() })
+}
+
+pub(super) fn google_issuer(certificate: &[u8]) -> Option<Key> {
+    let certificate = x509::certificate(certificate).ok()?;
+    let named = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(issuer) => issuer.key_identifier.as_ref(),
+        _ => None,
+    })?;
+    (1..=ISSUER_BYTES).contains(&named.0.len()).then(|| Key::GoogleIssuer { key: hex::encode(named.0) })
+}
+
+/// Where the issuer of a certificate is (RFC 5280, 4.2.2.1).
+#[must_use]
+pub fn place(certificate: &[u8]) -> Option<String> {
+    let certificate = x509::certificate(certificate).ok()?;
+    let is_issuer = |method: &Oid<'_>| *method == OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS;
+    certificate.extensions().iter().find_map(|extension| {
+        let ParsedExtension::AuthorityInfoAccess(access) = extension.parsed_extension() else { return None };
+        access.iter().find_map(|description| match &description.access_location {
+            GeneralName::URI(place) if is_issuer(&description.access_method) && place.len() <= MAX_PLACE => {
+                Some((*place).to_owned())
+            }
+            _ => None,
+        })
+    })
+}
+
+pub(super) fn vcek(report: &[u8]) -> Option<(Product, Key)> {
+    let report = snp::Report::parse(report).ok()?;
+    let product = Product::of_cpuid(report.cpuid?)?;
+    // Who hides the processor, or signs with another key, has to bring the certificate.
+    let named = report.chip_id.0.iter().any(|byte| *byte != 0);
+    if !named || KeyKind::of_report(report.key_info) != Some(KeyKind::Vcek) {
+        return None;
+    }
+    let (chip, tcb) = (report.chip_id.to_string(), report.reported_tcb.to_string());
+    Some((product, Key::SnpVcek { product: product.to_string(), chip, tcb }))
+}
+
+pub(super) fn fmspc(quote: &[u8]) -> Option<Key> {
+    let hint = Hint::of(&Quote::parse(quote).ok()?).ok()?;
+    Some(Key::Tdx { fmspc: hint.platform.fmspc.to_string() })
+}
