@@ -81,6 +81,9 @@ pub mod kind {
     pub const CONTROL_PLANE_INITIALIZED: &str = "ControlPlaneInitialized";
     /// Cluster: the last evidence of every node was accepted.
     pub const ATTESTATION_VERIFIED: &str = "AttestationVerified";
+    /// Cluster: something that makers of processors or clouds have to have said is missing or will soon be too old, and
+    /// can't be fetched; the message says why and what to do. Present only while true.
+    pub const COLLATERAL_UNAVAILABLE: &str = "CollateralUnavailable";
     /// Cluster: etcd has a quorum of healthy members.
     pub const ETCD_HEALTHY: &str = "EtcdHealthy";
     /// Cluster: every node runs the wanted node version.
@@ -122,6 +125,7 @@ pub mod kind {
         AVAILABLE,
         BOOTED,
         CAPACITY_AVAILABLE,
+        COLLATERAL_UNAVAILABLE,
         CONTROL_PLANE_INITIALIZED,
         DEGRADED,
         DELETION_BLOCKED,
@@ -226,6 +230,12 @@ pub mod reason {
     pub const ATTESTATION_REFUSED: &str = "AttestationRefused";
     /// The last accepted evidence is older than the interval allows.
     pub const ATTESTATION_STALE: &str = "AttestationStale";
+    /// An entry of `ConfigMap` `constellation-collateral` can't be read, and so none of them is used.
+    pub const COLLATERAL_INVALID: &str = "CollateralInvalid";
+    /// What makers or clouds have to have said can't be fetched; the message names the host, the cause and the cure.
+    pub const FETCH_FAILED: &str = "FetchFailed";
+    /// What makers or clouds have to have said is missing, and the operator runs without `--fetch-collateral`.
+    pub const FETCHING_OFF: &str = "FetchingOff";
     /// The publisher's signature holds.
     pub const SIGNATURE_VALID: &str = "SignatureValid";
     /// The publisher's signature does not hold.
@@ -303,6 +313,7 @@ pub mod reason {
         CAPACITY_AVAILABLE,
         CLOUD_ERROR,
         CLUSTER_NOT_FOUND,
+        COLLATERAL_INVALID,
         CONTROL_PLANE_INITIALIZED,
         CREATING_INFRASTRUCTURE,
         CREATING_NODES,
@@ -310,6 +321,8 @@ pub mod reason {
         DELETION_BLOCKED,
         DRAINED,
         DRAINING,
+        FETCHING_OFF,
+        FETCH_FAILED,
         IMAGE_NOT_FOUND,
         INFRASTRUCTURE_READY,
         INITIALIZING_CONTROL_PLANE,

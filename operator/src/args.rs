@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
+use crate::collateral::settings::Settings;
+
 /// Reconcile clusters until told to stop.
 #[derive(Args, Clone, Debug)]
 pub struct Run {
@@ -29,4 +31,7 @@ pub struct Run {
     /// enough to be no load.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub sweep_seconds: u64,
+    /// Fetching of what makers and clouds say about machines.
+    #[command(flatten)]
+    pub collateral: Settings,
 }

@@ -12,6 +12,7 @@ use kube::{Api, Client, core::NamespaceResourceScope};
 use crate::{
     backoff::Failures,
     cloud::{Cloud, CloudError, ClusterUid, Instance, offer::Offer},
+    collateral::Collector,
     error::Error,
     events::Events,
     init,
@@ -26,6 +27,8 @@ pub struct Context {
     pub client: Client,
     /// The clouds on offer.
     pub clouds: Offer,
+    /// What makers and clouds say about machines.
+    pub collector: Arc<Collector>,
     /// Events.
     pub events: Events,
     /// Clusters that were made.

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod cli;
 pub mod cloud;
 pub mod cluster;
+pub mod collateral;
 pub mod context;
 pub mod custody;
 pub mod error;

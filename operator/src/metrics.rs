@@ -44,13 +44,15 @@ pub struct Metrics {
     cloud_seconds: Histograms<2>,
     key_calls: Family<Labels<3>, Counter>,
     key_seconds: Histograms<2>,
+    fetches: Family<Labels<2>, Counter>,
+    oldest: Family<Labels<1>, Gauge>,
     /// Phase and group of each node, by UID.
     places: Mutex<HashMap<String, Labels<2>>>,
 }
 
 /// Name in the registry, suffix that its kind adds, kind, labels, meaning. The first three are names that dashboards of
 /// controller-runtime and client-go know.
-const PAGE: [(&str, &str, &str, &str, &str); 11] = [
+const PAGE: [(&str, &str, &str, &str, &str); 13] = [
     ("leader_election_master_status", "", "gauge", "name", "1 while this process leads"),
     ("controller_runtime_reconcile", "_total", "counter", "controller, result", "Looks at an object"),
     ("controller_runtime_reconcile_errors", "_total", "counter", "controller", "Looks that failed"),
@@ -88,6 +90,21 @@ const PAGE: [(&str, &str, &str, &str, &str); 11] = [
         "service, operation",
         "From asking a key service to its answer",
     ),
+    (
+        "constellation_collateral_fetches",
+        "_total",
+        "counter",
+        "vendor, outcome",
+        "Fetches of what `amd`, `google` or `intel` says about machines, by what came of them: `ok`, or what stood in the \
+         way (`absent`, `cut`, `large`, `place`, `proxy`, `redirected`, `slow`, `status`, `throttled`, `unfit`, `unreachable`)",
+    ),
+    (
+        "constellation_collateral_oldest_timestamp_seconds",
+        "",
+        "gauge",
+        "vendor",
+        "When the oldest list of `amd` or `intel` that a cluster has was fetched, seconds since 1970; 0 without any",
+    ),
 ];
 
 impl Default for Metrics {
@@ -109,6 +126,8 @@ impl Default for Metrics {
             key_calls: Family::default(),
             // As clouds': they answer in tenths of a second, and are given up after 10 s to a minute.
             key_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.01, 2.0, 13))),
+            fetches: Family::default(),
+            oldest: Family::default(),
             places: Mutex::default(),
         };
         metrics.registered()
@@ -117,8 +136,21 @@ impl Default for Metrics {
 
 impl Metrics {
     fn registered(mut self) -> Self {
-        let [leader, passes, errors, seconds, nodes, phases, verdicts, calls, call_seconds, key_calls, key_seconds] =
-            PAGE.map(|(name, _, _, _, help)| (name, help));
+        let [
+            leader,
+            passes,
+            errors,
+            seconds,
+            nodes,
+            phases,
+            verdicts,
+            calls,
+            call_seconds,
+            key_calls,
+            key_seconds,
+            fetches,
+            oldest,
+        ] = PAGE.map(|(name, _, _, _, help)| (name, help));
         self.registry.register(leader.0, leader.1, self.leader.clone());
         self.registry.register(passes.0, passes.1, self.passes.clone());
         self.registry.register(errors.0, errors.1, self.pass_errors.clone());
@@ -130,6 +162,8 @@ impl Metrics {
         self.registry.register(call_seconds.0, call_seconds.1, self.cloud_seconds.clone());
         self.registry.register(key_calls.0, key_calls.1, self.key_calls.clone());
         self.registry.register(key_seconds.0, key_seconds.1, self.key_seconds.clone());
+        self.registry.register(fetches.0, fetches.1, self.fetches.clone());
+        self.registry.register(oldest.0, oldest.1, self.oldest.clone());
         self.leader.get_or_create(&[("name", crate::lease::NAME.to_owned())]).set(0);
         self
     }
@@ -208,6 +242,16 @@ impl Metrics {
         let (service, operation) = (("service", service.to_owned()), ("operation", call.operation.to_owned()));
         self.key_seconds.get_or_create(&[service.clone(), operation.clone()]).observe(call.took.as_secs_f64());
         self.key_calls.get_or_create(&[service, operation, ("code", call.outcome.to_owned())]).inc();
+    }
+
+    /// Something was fetched of a maker, or not.
+    pub fn fetched(&self, vendor: &'static str, outcome: &'static str) {
+        self.fetches.get_or_create(&[("vendor", vendor.to_owned()), ("outcome", outcome.to_owned())]).inc();
+    }
+
+    /// When the oldest of what a maker says was fetched, seconds since 1970.
+    pub fn collateral_of(&self, vendor: &'static str, oldest: i64) {
+        self.oldest.get_or_create(&[("vendor", vendor.to_owned())]).set(oldest);
     }
 
     /// Everything, as `OpenMetrics` text.

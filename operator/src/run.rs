@@ -12,6 +12,7 @@ use crate::{
     backoff::Failures,
     cloud::{Cloud, local::LocalCloud, offer::Offer, simulated::SimulatedCloud},
     cluster,
+    collateral::Collector,
     context::{Context, Listings},
     events::Events,
     group, health,
@@ -50,7 +51,9 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     metrics.leads();
     tracing::info!(identity, "Leading");
 
+    let collector = Collector::new(client.clone(), &args.collateral, Arc::clone(&metrics), Arc::clone(&fence))?;
     let context = Arc::new(Context {
+        collector: Arc::new(collector),
         clouds: clouds(&args, &client, &metrics)?,
         events: Events::new(client.clone(), identity),
         workloads: workload::Registry::default(),

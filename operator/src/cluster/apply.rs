@@ -139,7 +139,7 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
         Step::OrphanNode(name) => orphan(ctx, world, name).await,
         Step::StartInit(name) => start_init(ctx, world, name).await,
         Step::StartRecover(name) => {
-            let (peer, _) = peer(world, name)?;
+            let (peer, _) = peer(ctx, world, name)?;
             let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
             let key = recover::key(&master.open(ctx, cluster).await?, &peer.node_uid);
             ctx.inits.start(peer, key);
@@ -386,7 +386,7 @@ fn named<'a>(world: &'a World, name: &str) -> Result<&'a ConfidentialNode, Error
 }
 
 /// A node as the other end of a conversation.
-fn peer<'a>(world: &'a World, name: &str) -> Result<(init::Peer, &'a ConfidentialNode), Error> {
+fn peer<'a>(ctx: &Context, world: &'a World, name: &str) -> Result<(init::Peer, &'a ConfidentialNode), Error> {
     let node = named(world, name)?;
     let owner = world.owner.as_ref().ok_or_else(|| missing("the owner key"))?;
     let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
@@ -411,13 +411,17 @@ fn peer<'a>(world: &'a World, name: &str) -> Result<(init::Peer, &'a Confidentia
             world.roots.clone(),
             trust::place(&world.cluster.spec.provider),
         ),
-        endorsers: init::collateral::endorsers(&world.collateral),
+        words: init::talk::Words {
+            collector: Arc::clone(&ctx.collector),
+            client: ctx.client.clone(),
+            object: Arc::clone(&world.cluster),
+        },
     };
     Ok((peer, node))
 }
 
 async fn start_init(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
-    let (peer, node) = peer(world, name)?;
+    let (peer, node) = peer(ctx, world, name)?;
     let network = world.network.as_ref().ok_or_else(|| missing("the network"))?;
     let master = world.master.as_ref().ok_or_else(|| missing("the master secret"))?;
     let master = master.open(ctx, &world.cluster).await?;

@@ -36,10 +36,12 @@ use tokio::sync::Mutex as AsyncMutex;
 use self::{observe::World, plan::Step};
 use crate::{
     cloud::Network,
+    collateral,
     context::Context,
     custody,
     error::{Error, chain},
     init::install::MANAGER,
+    version::appraise::private,
 };
 
 /// One reconcile is tens of API calls and a few of a cloud.
@@ -141,6 +143,7 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
             world.seen.talks.iter().for_each(|(uid, _)| ctx.inits.forget(uid));
         }
     }
+    world.facts.collateral = tend(ctx, &world);
     let plan = plan::plan(&world.seen);
     ctx.fence.check()?;
     let failure = carry_out(ctx, &world, memory, &plan.steps).await.err();
@@ -167,6 +170,28 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     } else {
         SOON
     }))
+}
+
+/// Has what the cluster needs of makers and clouds fetched; gives what people must know of that.
+fn tend(ctx: &Context, world: &World) -> Option<collateral::Notice> {
+    if world.seen.deleting {
+        ctx.collector.forget(&world.uid.0);
+    }
+    let cloud = world.cloud.as_ref().filter(|_| !world.seen.deleting && !world.seen.paused)?;
+    let sets = world.seen.accepted.iter().flat_map(|version| &version.sets);
+    let sets: Vec<_> =
+        sets.filter(|set| set.platform == cloud.platform()).filter_map(|set| private(set).ok()).collect();
+    let nodes = world.nodes.iter().filter(|node| node.metadata.deletion_timestamp.is_none());
+    let results: Vec<_> = nodes.filter_map(|node| node.status.as_ref()?.attestation.clone()).collect();
+    let case = collateral::Case {
+        uid: &world.uid.0,
+        namespace: &world.cluster.namespace().unwrap_or_default(),
+        platform: cloud.platform(),
+        sets: &sets,
+        results: &results,
+        texts: &world.collateral,
+    };
+    ctx.collector.tend(&case, Timestamp::now())
 }
 
 async fn carry_out(ctx: &Context, world: &World, memory: &mut Memory, steps: &[Step]) -> Result<(), Error> {
@@ -237,13 +262,21 @@ async fn write(
     }
 }
 
-/// One Event per change of `Ready`.
+/// One Event per change of `Ready`, and one when something can't be fetched.
 async fn announce(
     ctx: &Context,
     cluster: &ConstellationCluster,
     before: &ConstellationClusterStatus,
     after: &ConstellationClusterStatus,
 ) {
+    let missing = |status: &ConstellationClusterStatus| {
+        let found = status.conditions.iter().find(|c| c.type_ == kind::COLLATERAL_UNAVAILABLE)?;
+        Some((found.reason.clone(), found.message.clone()))
+    };
+    if let Some((why, message)) = missing(after).filter(|now| Some(&now.0) != missing(before).map(|old| old.0).as_ref())
+    {
+        ctx.events.warning(cluster, &why, message).await;
+    }
     let ready = |status: &ConstellationClusterStatus| {
         status.conditions.iter().find(|c| c.type_ == kind::READY).map(|c| (c.status.clone(), c.reason.clone()))
     };

@@ -25,10 +25,11 @@ use crate::{
         custody::must_rewrap,
         offer::{is_simulated, provider},
     },
+    collateral::store,
     context::Context,
     custody::{self, Master},
     error::{Class, Error, chain},
-    init::{Outcome, collateral, install, trust},
+    init::{Outcome, install, trust},
     workload::Workload,
 };
 
@@ -67,7 +68,7 @@ pub struct World {
     pub workload: Option<Workload>,
     /// Roots of its TPMs' certificates.
     pub roots: Vec<String>,
-    /// What makers and clouds said about machines, see [`collateral`].
+    /// What makers and clouds said about machines, see [`store`].
     pub collateral: BTreeMap<String, String>,
 }
 
@@ -115,7 +116,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let ready_control_plane = node_list.iter().any(|n| n.role.as_str() == "control-plane" && n.phase == Phase::Ready);
     let collateral = match &cloud {
         Some(cloud) => {
-            collateral::read(client, &cluster, cloud.platform()).await.map_err(Error::kube("reading the collateral"))?
+            store::read(client, &cluster, cloud.platform()).await.map_err(Error::kube("reading the collateral"))?
         }
         None => BTreeMap::new(),
     };
@@ -168,6 +169,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         endpoint: memory.network.as_ref().map(|network| network.endpoint.clone()),
         kubeconfig: kubeconfig.then(|| secrets::kubeconfig_name(&cluster)),
         trust_revision: inside.revision,
+        collateral: None,
         resources: resources(memory, &nodes),
         error: None,
         why: None,

@@ -30,6 +30,8 @@ pub struct Facts {
     pub kubeconfig: Option<String>,
     /// Revision of the trust bundle.
     pub trust_revision: Option<u64>,
+    /// What of makers' and clouds' words can't be had: reason and message.
+    pub collateral: Option<(&'static str, String)>,
     /// Cloud objects.
     pub resources: Vec<constellation_crds::cluster::CloudResource>,
     /// A step failed; for people.
@@ -180,6 +182,8 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
         if available { "" } else { unavailable.1 },
     );
     attestation(seen, &mut board);
+    let (missing, cure) = facts.collateral.clone().unwrap_or_default();
+    board.only(kind::COLLATERAL_UNAVAILABLE, facts.collateral.is_some(), missing, cure);
     etcd(seen, available, &mut board);
     let old = seen.nodes.iter().filter(|node| seen.target().is_some_and(|target| node.digest != target)).count();
     board.say(

@@ -2,7 +2,6 @@
 
 #[path = "init.rs"]
 pub mod begin;
-pub mod collateral;
 pub mod install;
 pub mod leave;
 pub mod recover;
@@ -21,6 +20,7 @@ use constellation_crds::node::AttestationResult;
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
+use crate::collateral::plan::{lacking, names};
 pub use talk::{Error, Peer};
 
 /// How many lines of a node's output are kept for its status.
@@ -164,6 +164,11 @@ async fn run<S: talk::Secret>(peer: Peer, secret: S, journal: Journal) {
         loop {
             match talk::give(&peer, &secret, &journal).await {
                 Ok(kubeconfig) => return Outcome::Done(kubeconfig),
+                // For want of what others have to have said nobody is refused for good: it is being fetched.
+                Err(Error::Refused(result)) if !lacking(&result).is_empty() => {
+                    journal.line(format!("trying again when there is {}", names(&lacking(&result))));
+                    journal.attestation(*result);
+                }
                 Err(Error::Refused(result)) => {
                     journal.attestation(*result);
                     return Outcome::Refused;

@@ -3,23 +3,30 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use constellation_attestation::{
-    appraise::{Appraisal, LaunchRegister, Presented, appraise, clause, pcr15_after_join, pcr15_before_join},
+    appraise::{self, Appraisal, LaunchRegister, Presented, appraise, clause, pcr15_after_join, pcr15_before_join},
     binding::VerifierRole,
     channel::{self, Channel, Identity},
     endorsers::Endorsers,
     owner::SigningKey,
     platform::{self, Platform},
     policy::{LAUNCH_PCR, TrustPolicy},
-    protocol::{BOOTSTRAPPER_PORT, Progress, Purpose},
+    protocol::{BOOTSTRAPPER_PORT, Progress, Purpose, machine::Machine},
     session::{self, Proof},
 };
-use constellation_crds::node::{AttestationResult, Mismatch};
+use constellation_crds::{
+    ConstellationCluster,
+    node::{AttestationResult, Mismatch},
+};
+use kube::{Client, ResourceExt as _};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::Journal;
-use crate::cloud::{Cloud, CloudError, ClusterUid, Stream};
+use crate::{
+    cloud::{Cloud, CloudError, ClusterUid, Stream},
+    collateral::{Collector, store},
+};
 
 /// Pause after the first failed attempt to reach a node; doubled with each.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -45,6 +52,9 @@ pub enum Error {
     /// The cloud says that its evidence is of a platform that can't be appraised.
     #[error("evidence of this cloud can't be appraised")]
     Platform(#[from] platform::Unknown),
+    /// The API server doesn't say what there is of makers' and clouds' words.
+    #[error("reading the collateral failed")]
+    Words(#[from] kube::Error),
     /// The evidence was refused.
     #[error("the node's evidence was refused")]
     Refused(Box<AttestationResult>),
@@ -72,8 +82,30 @@ pub struct Peer {
     pub cluster_id: Zeroizing<Vec<u8>>,
     /// What is accepted.
     pub policy: TrustPolicy,
-    /// Who is believed about machines.
-    pub endorsers: Arc<Endorsers>,
+    /// Who is believed about machines, and what they said.
+    pub words: Words,
+}
+
+/// What makers and clouds said, and who fetches what is missing.
+#[derive(Clone)]
+pub struct Words {
+    /// Who fetches.
+    pub collector: Arc<Collector>,
+    /// The management cluster.
+    pub client: Client,
+    /// The cluster.
+    pub object: Arc<ConstellationCluster>,
+}
+
+impl Words {
+    /// All that is there now, with what a machine needs beside it as far as it can be had soon.
+    async fn about(&self, machine: Option<&Machine>, platform: Platform) -> Result<Endorsers, Error> {
+        let texts = store::read(&self.client, &self.object, platform.as_str()).await?;
+        let known = store::endorsers(&texts);
+        let Some(machine) = machine else { return Ok(known) };
+        let (uid, namespace) = (self.object.uid().unwrap_or_default(), self.object.namespace().unwrap_or_default());
+        Ok(self.collector.complete(known, machine, (&uid, &namespace), jiff::Timestamp::now()).await)
+    }
 }
 
 /// What a node is given after it proved itself.
@@ -124,6 +156,7 @@ pub async fn prove(
     let platform: Platform = peer.cloud.platform().parse()?;
     let hello = session::ask(channel, purpose).await?;
     let proof = session::challenge(channel, hello, VerifierRole::Owner, peer.policy.revision, platform).await?;
+    let endorsers = peer.words.about(proof.evidence.machine.as_ref(), platform).await?;
     let now = jiff::Timestamp::now();
     let mut result: Option<AttestationResult> = None;
     for pcr15 in expected(peer, purpose) {
@@ -137,7 +170,7 @@ pub async fn prove(
                 expected_pcr15: &pcr15,
             },
             &peer.policy,
-            &peer.endorsers,
+            &endorsers,
             now,
         );
         let only_launch = only_launch_register(&appraisal);
@@ -180,9 +213,8 @@ fn convert(peer: &Peer, appraisal: Appraisal, now: jiff::Timestamp) -> Attestati
         time: Some(now.to_string()),
         evidence_digest: Some(appraisal.evidence_digest),
         refusal_id: None,
-        mismatches: appraisal
-            .mismatches
-            .into_iter()
+        mismatches: (appraisal.lacking.iter().map(appraise::Mismatch::from))
+            .chain(appraisal.mismatches)
             .map(|m| Mismatch { clause: m.clause, expected: m.expected, actual: m.actual, message: m.message })
             .collect(),
     }

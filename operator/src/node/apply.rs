@@ -1,5 +1,7 @@
 //! Carries out the steps of one node, in order, up to the first that fails.
 
+use std::sync::Arc;
+
 use constellation_attestation::{
     delivery::{self, Hints},
     protocol::VERIFIER_PORT,
@@ -157,9 +159,6 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
     let status = cluster.status.clone().unwrap_or_default();
     let roots = cloud.endorsement_roots(&uid).await?;
-    let collateral = init::collateral::read(&context.client, cluster, cloud.platform())
-        .await
-        .map_err(Error::kube("reading the collateral"))?;
     let policy = init::trust::policy(
         &uid.0,
         status.trust_revision.unwrap_or_default(),
@@ -178,7 +177,11 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
         launch_config: launch_config.clone(),
         cluster_id: Zeroizing::new(cluster_id),
         policy,
-        endorsers: init::collateral::endorsers(&collateral),
+        words: init::talk::Words {
+            collector: Arc::clone(&context.collector),
+            client: context.client.clone(),
+            object: Arc::new(cluster.clone()),
+        },
     };
     init::leave::leave(&peer).await.map_err(|error| Error::Cloud(CloudError::Transient(chain(&error))))
 }

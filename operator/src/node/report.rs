@@ -7,7 +7,10 @@ use constellation_crds::{
 };
 
 use super::{plan::Step, seen::Observed};
-use crate::cloud::InstanceState;
+use crate::{
+    cloud::InstanceState,
+    collateral::plan::{lacking, names},
+};
 
 /// What was done of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,6 +101,7 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
         return (Phase::Failed, format!("{why}; it will be replaced"));
     }
     let accepted = seen.attestation().is_some_and(|result| result.verdict == "Accepted");
+    let wanting = seen.attestation().map(|result| lacking(&result)).filter(|wanting| !wanting.is_empty());
     let (phase, summary) = match (&seen.instance, seen.kube) {
         (None, _) if seen.cluster.is_none() => (Phase::Pending, "the cluster it names doesn't exist".into()),
         (None, _) => (Phase::Pending, "waiting for the network, then for the VM".into()),
@@ -106,6 +110,9 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
         (Some(_), None) if accepted => {
             let last = seen.talk.as_ref().and_then(|talk| talk.progress.last().cloned());
             (Phase::Attested, last.unwrap_or_else(|| "its evidence was accepted; waiting until it joins".into()))
+        }
+        (Some(_), None) if let Some(wanting) = &wanting => {
+            (Phase::Booting, format!("its evidence waits for {}", names(wanting)))
         }
         (Some(_), None) => (Phase::Booting, "the VM boots; waiting for its evidence".into()),
     };

@@ -6,7 +6,10 @@ use constellation_crds::{
 };
 use jiff::Timestamp;
 
-use crate::cloud::{Instance, InstanceState};
+use crate::{
+    cloud::{Instance, InstanceState},
+    collateral::plan::lacking,
+};
 
 /// The cluster that the node belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +142,9 @@ impl Observed {
             return Some((reason::INSTANCE_FAILED, why));
         }
         let joined = self.kube.is_some() || self.since("Joined").is_some();
-        if let Some(result) = self.attestation().filter(|result| result.verdict == "Refused" && !joined) {
+        let refused = self.attestation().filter(|result| result.verdict == "Refused" && !joined);
+        // What is only wanting is being fetched, and the node asks again until its time is up.
+        if let Some(result) = refused.filter(|result| lacking(result).is_empty()) {
             let first = result.mismatches.first().map_or_else(String::new, |m| format!(": {} {}", m.clause, m.message));
             return Some((reason::ATTESTATION_REFUSED, format!("its evidence was refused{first}")));
         }

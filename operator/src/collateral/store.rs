@@ -1,18 +1,29 @@
-//! What the owner has of makers' and clouds' words about machines: a `ConfigMap` beside the cluster.
+//! What is there of makers' and clouds' words about machines: a `ConfigMap` beside the cluster, written by its owner, by
+//! who fetches, or by both.
 //!
 //! Nothing in it is believed for being there; a word that is missing refuses a machine and never admits one. The trust
 //! bundle hands it to the verifiers. A machine of the local host needs none, and then nobody asks for it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use constellation_attestation::{collateral::Cache, endorsers::Endorsers, platform::Platform};
+use constellation_attestation::{
+    collateral::{Cache, Entry, Key},
+    endorsers::Endorsers,
+    platform::Platform,
+};
 use constellation_crds::ConstellationCluster;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
 
 /// The `ConfigMap`, in the cluster's namespace; its keys and values are those of
 /// [`Cache::read`](constellation_attestation::collateral::Cache::read).
 pub const NAME: &str = "constellation-collateral";
+/// Field manager of what was fetched.
+const MANAGER: &str = "constellation-collateral";
 
 /// What stands there, for a platform that needs any.
 ///
@@ -32,11 +43,31 @@ pub async fn read(
 
 /// Whom the owner believes about machines. What can't be read is as good as absent.
 #[must_use]
-pub fn endorsers(texts: &BTreeMap<String, String>) -> Arc<Endorsers> {
-    Arc::new(Endorsers::read(texts).unwrap_or_else(|error| {
+pub fn endorsers(texts: &BTreeMap<String, String>) -> Endorsers {
+    Endorsers::read(texts).unwrap_or_else(|error| {
         tracing::warn!(%error, "ConfigMap {NAME} can't be used");
         Endorsers::pinned(Cache::default())
-    }))
+    })
+}
+
+/// Writes one entry and touches no other: what the owner wrote stays the owner's. Several clusters may share the map, so
+/// it goes with none of them.
+///
+/// # Errors
+/// When the API server refuses or doesn't answer.
+pub async fn keep(client: &Client, namespace: &str, key: &Key, entry: &Entry) -> kube::Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let body = json!({"data": {(key.to_string()): entry.write()}});
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    match maps.patch(NAME, &params, &Patch::Merge(&body)).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => {
+            let mut map = ConfigMap { data: Some([(key.to_string(), entry.write())].into()), ..ConfigMap::default() };
+            map.metadata.name = Some(NAME.to_owned());
+            let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+            maps.create(&params, &map).await.map(drop)
+        }
+        other => other.map(drop),
+    }
 }
 
 #[cfg(test)]
