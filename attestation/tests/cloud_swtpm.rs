@@ -346,7 +346,7 @@ fn wrong_reports(case: &mut Case, amd: &Amd) {
     assert_eq!(case.lacking(), [""; 0]);
     case.policy.place = place;
     case.endorsers.collateral = collateral;
-    case.endorsers.amd = Amd::new(KeyKind::Vcek).anchors();
+    case.endorsers.amd = snp::Anchors::amd();
     case.refused(&["snp.intermediate.issuer"]);
     case.endorsers.amd = amd.anchors();
     case.accepted();
