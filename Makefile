@@ -41,6 +41,13 @@ prove: packages ## the join: its state machine with an attacker in it, and its s
 mutants: packages ## change the code that decides on joins, place by place, and see a test fail; hours
 	@tests/mutants.sh $(FILES)
 
+.PHONY: miri
+miri: packages ## parsers that call no C under Miri (nightly with its component miri); ten minutes and more
+	cd attestation && CARGO_INCREMENTAL=0 MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --target-dir $(TARGET)/miri \
+	  -p constellation-attestation --lib -- tpm:: guest:: snp::tcb snp::policy snp::floors tdx::tcb tdx::policy reference:: result::
+	cd attestation && CARGO_INCREMENTAL=0 MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --target-dir $(TARGET)/miri \
+	  -p constellation-attestation --test fuzz_smoke -- guest_ pe policy
+
 .PHONY: soak
 soak: build ## thousands of fault schedules (SCHEDULES=N) and ten quiet minutes; hours
 	@tests/run.sh soak

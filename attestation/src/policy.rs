@@ -431,6 +431,25 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_is_as_good_as_each_of_its_sets() {
+        let mut manifest = MeasurementManifest {
+            revision: 1,
+            kubernetes_version: "v1.36.3".into(),
+            image_sha256: "0".repeat(64),
+            sets: vec![good()],
+            expires: None,
+        };
+        assert_eq!(manifest.validate(), Ok(()));
+        manifest.sets.push(good());
+        assert_eq!(manifest.validate(), Err(Error::Name("a".into())));
+        manifest.sets.pop();
+        manifest.sets[0].pcrs.remove(&4);
+        assert_eq!(manifest.validate(), Err(Error::Missing { set: "a".into(), pcr: 4 }));
+        manifest.sets.clear();
+        assert!(matches!(manifest.validate(), Err(Error::Empty(_))));
+    }
+
+    #[test]
     fn a_policy_without_sets_or_with_two_of_one_name_is_invalid() {
         let mut policy = TrustPolicy {
             cluster_uid: "c".into(),

@@ -163,6 +163,38 @@ fn an_endorsement_certificate_is_believed_only_under_its_ca_in_its_time_and_for_
     assert_eq!(endorsement::verify(&cut, &ek, &[issuer], now), Err(endorsement::Error::Certificate));
 }
 
+#[test]
+fn an_endorsement_certificate_of_a_point_is_for_that_point_only() {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+    let named = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    };
+    let mut ca = named("CA");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = named("TPM").signed_by(&key, &ca).unwrap();
+    // A public area with this point: its last members are x and y with their lengths.
+    let area = |point: &[u8]| {
+        let mut area = read("qemu-swtpm/ak_ecc.tpm2b_public");
+        let end = area.len();
+        area[end - 66..end - 34].copy_from_slice(&point[1..33]);
+        area[end - 32..].copy_from_slice(&point[33..]);
+        Public::parse(&area).unwrap()
+    };
+    let now = "2026-11-23T12:00:00Z".parse().unwrap();
+    let roots = [ca.pem()];
+    let verify = |point: &[u8]| endorsement::verify(certificate.der(), &area(point), &roots, now);
+    assert_eq!(verify(key.public_key_raw()), Ok(()));
+    for place in [1, 64] {
+        let mut other = key.public_key_raw().to_vec();
+        other[place] ^= 1;
+        assert_eq!(verify(&other), Err(endorsement::Error::Key));
+    }
+}
+
 /// Registers that a genuine log of `go-tpm-tools` must replay to.
 fn expected(name: &str) -> Values {
     let all: serde_json::Value = serde_json::from_slice(&read("go-tpm-tools/eventlogs/expected_pcrs.json")).unwrap();

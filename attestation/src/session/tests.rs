@@ -132,6 +132,12 @@ async fn reattestation_ends_with_a_plain_yes_that_holds_no_secret() {
     assert!(matches!(unseal::<RecoverKey>(&verdict, &binding, &world.boot.opener), Err(Error::NoSecret)));
 }
 
+#[test]
+fn what_must_be_new_is_new() {
+    let drawn: std::collections::BTreeSet<_> = (0..100).map(|_| *random::<32>().unwrap()).collect();
+    assert_eq!(drawn.len(), 100);
+}
+
 /// The bindings that both sides compute, with the node's view of the conversation altered.
 async fn bindings(node_role: VerifierRole, alter: impl FnOnce(&mut Hello)) -> (Vec<u8>, [u8; 32]) {
     let mut world = world(Purpose::Join);
