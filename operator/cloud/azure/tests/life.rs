@@ -152,7 +152,7 @@ async fn a_crash_at_any_call_leads_to_the_same_end_without_duplicates_or_orphans
     for at in 0..calls {
         for fault in [Fault::Lose, Fault::Refuse(503, "ServerBusy")] {
             let endpoint = Endpoint::start().await;
-            endpoint.world().next_fault = Some((at, fault.clone()));
+            endpoint.world().faults.next = Some((at, fault.clone()));
             let told = story(&endpoint).await;
             assert_eq!(told, expected, "{fault:?} at call {at}");
             endpoint.kept_to_the_model();
@@ -167,10 +167,10 @@ async fn a_network_that_was_made_in_part_is_removed_whole() {
     let calls = endpoint.world().total();
     for at in 0..calls {
         let endpoint = Endpoint::start().await;
-        endpoint.world().next_fault = Some((at, Fault::Lose));
+        endpoint.world().faults.next = Some((at, Fault::Lose));
         let mut cloud = AzureCloud::new(settings(&endpoint)).unwrap();
         assert!(cloud.ensure_network(&network()).await.is_err());
-        endpoint.world().next_fault = None;
+        endpoint.world().faults.next = None;
         reach(&endpoint, &mut cloud, &[]).await;
         assert!(endpoint.world().things.is_empty(), "after a crash at call {at}: {:?}", endpoint.world().things.keys());
         assert!(cloud.clusters().await.unwrap().is_empty());
@@ -181,7 +181,7 @@ async fn a_network_that_was_made_in_part_is_removed_whole() {
 async fn a_part_that_failed_is_put_again() {
     let (endpoint, cloud) = given().await;
     let kind = "PUT Microsoft.Network/loadBalancers";
-    endpoint.world().faults.push_back((kind.into(), Fault::Operation("InternalServerError")));
+    endpoint.world().faults.named.push_back((kind.into(), Fault::Operation("InternalServerError")));
     assert!(matches!(cloud.ensure_network(&network()).await, Err(CloudError::Transient(_))));
     cloud.ensure_network(&network()).await.unwrap();
     assert_eq!(endpoint.world().calls[kind], 2);
@@ -193,10 +193,10 @@ async fn a_zone_without_capacity_leads_to_the_next_and_none_left_to_an_error() {
     let (endpoint, cloud) = given().await;
     cloud.ensure_network(&network()).await.unwrap();
     let out = || (format!("PUT {VMS}"), Fault::Operation("ZonalAllocationFailed"));
-    endpoint.world().faults.push_back(out());
+    endpoint.world().faults.named.push_back(out());
     cloud.launch(&node("w-1", 0)).await.unwrap();
     assert_eq!(endpoint.world().things[&vm("w-1")]["zones"], json!(["2"]));
-    endpoint.world().faults.extend([out(), out()]);
+    endpoint.world().faults.named.extend([out(), out()]);
     let refused = cloud.launch(&node("w-2", 0)).await;
     assert!(matches!(&refused, Err(CloudError::Capacity(text)) if text.contains("ZonalAllocation")), "{refused:?}");
     // What failed is there, as Azure leaves it, and is told with its cause.
@@ -208,7 +208,7 @@ async fn a_zone_without_capacity_leads_to_the_next_and_none_left_to_an_error() {
     cloud.launch(&node("w-2", 0)).await.unwrap();
     assert_eq!(endpoint.world().things[&vm("w-2")]["zones"], json!(["1"]));
     // A node that may be nowhere else is not moved.
-    endpoint.world().faults.push_back(out());
+    endpoint.world().faults.named.push_back(out());
     let there = LaunchRequest { zone: Some("2".into()), ..node("w-3", 0) };
     assert!(matches!(cloud.launch(&there).await, Err(CloudError::Capacity(_))));
     endpoint.kept_to_the_model();
@@ -222,7 +222,7 @@ async fn a_launch_that_fails_after_its_call_is_a_failed_instance_until_it_is_rem
     let cloud = AzureCloud::new(hasty).unwrap();
     cloud.ensure_network(&network()).await.unwrap();
     endpoint.world().slowness = 1000;
-    endpoint.world().faults.push_back((format!("PUT {VMS}"), Fault::Operation("AllocationFailed")));
+    endpoint.world().faults.named.push_back((format!("PUT {VMS}"), Fault::Operation("AllocationFailed")));
     let launched = cloud.launch(&node("w-1", 0)).await.unwrap();
     assert_eq!(cloud.find(&cluster()).await.unwrap()[0].state, InstanceState::Running);
     endpoint.world().pass();
@@ -268,7 +268,7 @@ async fn refusals_have_their_kind() {
     ];
     for (at, (fault, kind)) in cases.into_iter().enumerate() {
         let request = LaunchRequest { zone: Some("1".into()), ..node(&format!("w-{at}"), 0) };
-        endpoint.world().faults.push_back((format!("PUT {VMS}"), fault.clone()));
+        endpoint.world().faults.named.push_back((format!("PUT {VMS}"), fault.clone()));
         let error = cloud.launch(&request).await.unwrap_err();
         assert!(format!("{error:?}").starts_with(kind), "{fault:?} gave {error:?}");
         if matches!(fault, Fault::Refuse(429, _)) {
@@ -360,7 +360,7 @@ async fn whatever_is_not_azures_own_answer_removes_nothing_and_is_asked_again() 
     let id = cloud.launch(&node("w-1", 0)).await.unwrap().id;
     let before = endpoint.world().picture();
     let say = |kind: &str, (status, body): &(u16, String)| {
-        endpoint.world().faults.push_back((kind.to_owned(), Fault::Say(*status, body.clone())));
+        endpoint.world().faults.named.push_back((kind.to_owned(), Fault::Say(*status, body.clone())));
     };
     for answer in odd() {
         for kind in [format!("GET {VMS}"), format!("DELETE {VMS}")] {
@@ -409,11 +409,11 @@ async fn a_list_that_is_none_or_never_ends_is_an_error() {
         json!({"value": [], "nextLink": next}),
     ] {
         for _ in 0..2 {
-            endpoint.world().faults.push_back((format!("GET {VMS}"), Fault::Say(200, body.to_string())));
+            endpoint.world().faults.named.push_back((format!("GET {VMS}"), Fault::Say(200, body.to_string())));
         }
         let told = cloud.find(&cluster()).await;
         assert!(matches!(told, Err(CloudError::Transient(_))), "{body}: {told:?}");
-        endpoint.world().faults.clear();
+        endpoint.world().faults.named.clear();
     }
     assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
     endpoint.kept_to_the_model();
@@ -425,7 +425,7 @@ async fn what_we_may_not_see_is_not_gone() {
     cloud.ensure_network(&network()).await.unwrap();
     let id = cloud.launch(&node("w-1", 0)).await.unwrap().id;
     for code in ["SubscriptionNotFound", "AuthorizationFailed", "ReadOnlyDisabledSubscription"] {
-        let refuse = |kind: &str| endpoint.world().faults.push_back((kind.to_owned(), Fault::Refuse(404, code)));
+        let refuse = |kind: &str| endpoint.world().faults.named.push_back((kind.to_owned(), Fault::Refuse(404, code)));
         refuse(&format!("GET {VMS}"));
         assert!(matches!(cloud.terminate(&cluster(), &id).await, Err(CloudError::Denied(_))), "{code}");
         refuse(&format!("GET {VMS}"));

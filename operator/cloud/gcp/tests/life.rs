@@ -131,7 +131,7 @@ async fn a_crash_at_any_call_leads_to_the_same_end_without_duplicates_or_orphans
     for at in 0..calls {
         for fault in [Fault::Lose, Fault::Refuse(503, "backendError")] {
             let endpoint = Endpoint::start().await;
-            endpoint.world().next_fault = Some((at, fault.clone()));
+            endpoint.world().faults.next = Some((at, fault.clone()));
             let told = story(&endpoint).await;
             assert_eq!(told, expected, "{fault:?} at call {at}");
             endpoint.kept_to_the_model();
@@ -146,10 +146,10 @@ async fn a_network_that_was_made_in_part_is_removed_whole() {
     let calls = endpoint.world().total();
     for at in 0..calls {
         let endpoint = Endpoint::start().await;
-        endpoint.world().next_fault = Some((at, Fault::Lose));
+        endpoint.world().faults.next = Some((at, Fault::Lose));
         let mut cloud = GcpCloud::connect(settings(&endpoint)).await.unwrap();
         assert!(cloud.ensure_network(&network()).await.is_err());
-        endpoint.world().next_fault = None;
+        endpoint.world().faults.next = None;
         reach(&endpoint, &mut cloud, &[]).await;
         assert!(endpoint.world().things.is_empty(), "after a crash at call {at}: {:?}", endpoint.world().things.keys());
         assert!(cloud.clusters().await.unwrap().is_empty());
@@ -161,16 +161,16 @@ async fn a_zone_without_capacity_leads_to_the_next_and_none_left_to_an_error() {
     let (endpoint, cloud) = given().await;
     cloud.ensure_network(&network()).await.unwrap();
     let out = || ("compute.instances.insert".to_owned(), Fault::Operation("ZONE_RESOURCE_POOL_EXHAUSTED"));
-    endpoint.world().faults.push_back(out());
+    endpoint.world().faults.named.push_back(out());
     let first = cloud.launch(&node("w-1", 0)).await.unwrap();
     assert_eq!(first.id.0, "gce://example/europe-west4-b/n-w-1");
-    endpoint.world().faults.extend([out(), out()]);
+    endpoint.world().faults.named.extend([out(), out()]);
     let refused = cloud.launch(&node("w-2", 0)).await;
     assert!(matches!(&refused, Err(CloudError::Capacity(text)) if text.contains("POOL_EXHAUSTED")), "{refused:?}");
     // The failed attempts are spent: the next is another request, not the answer of the old one.
     cloud.launch(&node("w-2", 0)).await.unwrap();
     // A node that may be nowhere else is not moved.
-    endpoint.world().faults.push_back(out());
+    endpoint.world().faults.named.push_back(out());
     let there = LaunchRequest { zone: Some(ZONES[0].into()), ..node("w-3", 0) };
     assert!(matches!(cloud.launch(&there).await, Err(CloudError::Capacity(_))));
     // Neither does another process take the end of a spent attempt for its own.
@@ -190,7 +190,7 @@ async fn a_launch_that_fails_after_its_call_is_a_failed_instance_until_it_is_rem
     cloud.ensure_network(&network()).await.unwrap();
     endpoint.world().slowness = 1000;
     let quota = Fault::Operation("QUOTA_EXCEEDED");
-    endpoint.world().faults.push_back(("compute.instances.insert".into(), quota));
+    endpoint.world().faults.named.push_back(("compute.instances.insert".into(), quota));
     let launched = cloud.launch(&node("w-1", 0)).await.unwrap();
     assert_eq!(cloud.find(&cluster()).await.unwrap()[0].state, InstanceState::Running);
     endpoint.world().pass();
@@ -233,7 +233,7 @@ async fn refusals_have_their_kind_and_name_what_is_missing() {
         (Fault::Operation("QUOTA_EXCEEDED"), "Quota"),
     ];
     for (fault, kind) in cases {
-        endpoint.world().faults.push_back(("compute.instances.insert".into(), fault.clone()));
+        endpoint.world().faults.named.push_back(("compute.instances.insert".into(), fault.clone()));
         let error = cloud.launch(&node("w-1", 0)).await.unwrap_err();
         assert!(format!("{error:?}").starts_with(kind), "{fault:?} gave {error:?}");
         if matches!(fault, Fault::Refuse(403, "forbidden")) {
@@ -340,7 +340,7 @@ async fn whatever_is_not_googles_own_answer_removes_nothing_and_is_asked_again()
     let id = cloud.launch(&node("w-1", 0)).await.unwrap().id;
     let before: Vec<String> = endpoint.world().things.keys().cloned().collect();
     let say = |method: &str, (status, body): &(u16, String)| {
-        endpoint.world().faults.push_back((method.to_owned(), Fault::Say(*status, body.clone())));
+        endpoint.world().faults.named.push_back((method.to_owned(), Fault::Say(*status, body.clone())));
     };
     for answer in odd() {
         say("compute.instances.get", &answer);
@@ -363,7 +363,7 @@ async fn whatever_is_not_googles_own_answer_removes_nothing_and_is_asked_again()
         let told = cloud.ensure_network(&network()).await;
         assert!(matches!(told, Err(CloudError::Transient(_))), "{answer:?}: {told:?}");
         assert_eq!(cloud.find(&cluster()).await.unwrap().len(), 1);
-        assert!(endpoint.world().faults.is_empty());
+        assert!(endpoint.world().faults.named.is_empty());
     }
     assert_eq!(endpoint.world().things.keys().cloned().collect::<Vec<_>>(), before);
     terminate(&cloud, &id).await.unwrap();
@@ -377,19 +377,22 @@ async fn an_instance_that_was_not_asked_for_is_no_answer_and_a_list_must_end() {
     cloud.ensure_network(&network()).await.unwrap();
     let id = cloud.launch(&node("w-1", 0)).await.unwrap().id;
     let other = json!({"kind": "compute#instance", "name": "n-w-2"}).to_string();
-    endpoint.world().faults.push_back(("compute.instances.get".into(), Fault::Say(200, other)));
+    endpoint.world().faults.named.push_back(("compute.instances.get".into(), Fault::Say(200, other)));
     assert!(matches!(cloud.terminate(&cluster(), &id).await, Err(CloudError::Transient(_))));
 
     let list = |kind: &str| Fault::Say(200, json!({"kind": kind, "nextPageToken": "again"}).to_string());
     for _ in 0..2 {
         let mut world = endpoint.world();
-        world.faults.push_back(("compute.instances.aggregatedList".into(), list("compute#instanceAggregatedList")));
-        world.faults.push_back(("compute.networks.list".into(), list("compute#networkList")));
+        world
+            .faults
+            .named
+            .push_back(("compute.instances.aggregatedList".into(), list("compute#instanceAggregatedList")));
+        world.faults.named.push_back(("compute.networks.list".into(), list("compute#networkList")));
     }
     assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Transient(_))));
     assert!(matches!(cloud.clusters().await, Err(CloudError::Transient(_))));
     // A list of something else has nothing of ours, and so says nothing.
-    endpoint.world().faults.push_back((
+    endpoint.world().faults.named.push_back((
         "compute.instances.aggregatedList".into(),
         Fault::Say(200, r#"{"kind": "compute#diskList"}"#.into()),
     ));

@@ -19,12 +19,14 @@ pub mod story;
 
 mod deaths;
 mod endpoint;
+mod faults;
 
 use std::collections::BTreeMap;
 
 pub use self::{
     deaths::Deaths,
     endpoint::{Endpoint, Request},
+    faults::{Fault, Faults},
 };
 
 /// What there is of a scripted cloud, and how it answers.
@@ -53,8 +55,18 @@ pub trait Scripted: Sized + Send + 'static {
     /// Calls by kind.
     fn calls(&self) -> BTreeMap<String, u64>;
 
+    /// Requests that didn't keep to the vendor's model.
+    fn violations(&self) -> &[String];
+
+    /// How often each VM was made.
+    fn made(&self) -> &BTreeMap<String, u32>;
+
     /// What was done against the vendor's model, and VMs that were made twice.
-    fn wrongs(&self) -> Vec<String>;
+    fn wrongs(&self) -> Vec<String> {
+        let twice = self.made().iter().filter(|(_, times)| **times > 1);
+        let twice = twice.map(|(what, times)| format!("{what} was made {times} times"));
+        self.violations().iter().cloned().chain(twice).collect()
+    }
 }
 
 /// A VM, as its launch described it.

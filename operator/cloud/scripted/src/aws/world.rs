@@ -586,13 +586,12 @@ impl Scripted for World {
         calls
     }
 
-    fn wrongs(&self) -> Vec<String> {
-        let twice = self.made.iter().filter(|(_, times)| **times > 1);
-        self.violations
-            .iter()
-            .cloned()
-            .chain(twice.map(|(token, times)| format!("{token} was made {times} times")))
-            .collect()
+    fn violations(&self) -> &[String] {
+        &self.violations
+    }
+
+    fn made(&self) -> &BTreeMap<String, u32> {
+        &self.made
     }
 }
 

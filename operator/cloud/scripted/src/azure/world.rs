@@ -1,6 +1,6 @@
 //! What the scripted Resource Manager holds, and how it answers.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
     Json,
@@ -11,20 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use super::model;
-use crate::{Deaths, Machine, Request, Scripted};
-
-/// What goes wrong with a call.
-#[derive(Clone, Debug)]
-pub enum Fault {
-    /// It is refused with a status and a code.
-    Refuse(u16, &'static str),
-    /// It is accepted, and its operation fails with a code.
-    Operation(&'static str),
-    /// It is carried out, and the answer is lost.
-    Lose,
-    /// It is not carried out, and somebody answers this, word by word.
-    Say(u16, String),
-}
+use crate::{Deaths, Fault, Faults, Machine, Request, Scripted};
 
 /// An answer.
 pub struct Answer {
@@ -52,9 +39,7 @@ pub struct World {
     /// Calls by method and type.
     pub calls: BTreeMap<String, u64>,
     /// Faults to come, by method and type.
-    pub faults: VecDeque<(String, Fault)>,
-    /// The call, counted from now, that is hit by a fault, whatever its kind.
-    pub next_fault: Option<(u64, Fault)>,
+    pub faults: Faults,
     /// Which callers die before their answer comes.
     pub deaths: Deaths,
     /// Looks that an operation takes.
@@ -97,7 +82,7 @@ impl World {
         if verb != "GET" {
             self.dies = self.deaths.meets(&format!("{verb} {path}"));
         }
-        let fault = self.fault(&kind);
+        let fault = self.faults.due(&kind);
         if let Some(Fault::Refuse(status, code)) = fault {
             return refusal(status, code, "as scripted");
         }
@@ -111,17 +96,6 @@ impl World {
             self.carry_out(verb, path, query, body, code)
         };
         if matches!(fault, Some(Fault::Lose)) { refusal(503, "ServerBusy", "lost") } else { answer }
-    }
-
-    fn fault(&mut self, kind: &str) -> Option<Fault> {
-        if let Some((left, fault)) = self.next_fault.take() {
-            if left == 0 {
-                return Some(fault);
-            }
-            self.next_fault = Some((left - 1, fault));
-        }
-        let at = self.faults.iter().position(|(of, _)| of == kind)?;
-        self.faults.remove(at).map(|(_, fault)| fault)
     }
 
     fn carry_out(
@@ -436,13 +410,12 @@ impl Scripted for World {
         self.calls.clone()
     }
 
-    fn wrongs(&self) -> Vec<String> {
-        let twice = self.made.iter().filter(|(_, times)| **times > 1);
-        self.violations
-            .iter()
-            .cloned()
-            .chain(twice.map(|(path, times)| format!("{path} was made {times} times")))
-            .collect()
+    fn violations(&self) -> &[String] {
+        &self.violations
+    }
+
+    fn made(&self) -> &BTreeMap<String, u32> {
+        &self.made
     }
 }
 

@@ -3,7 +3,8 @@
 pub mod model;
 mod world;
 
-pub use self::world::{Fault, World};
+pub use self::world::World;
+pub use crate::Fault;
 
 /// A running Compute Engine.
 pub type Endpoint = crate::Endpoint<World>;

@@ -1,6 +1,6 @@
 //! What the scripted Compute Engine holds, and how it answers.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
     Json,
@@ -11,22 +11,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
 use super::model::{self, Matched, Service};
-use crate::{Deaths, Machine, Request, Scripted};
+use crate::{Deaths, Fault, Faults, Machine, Request, Scripted};
 
 const HOST: &str = "https://www.googleapis.com/compute/v1/";
-
-/// What goes wrong with a call.
-#[derive(Clone, Debug)]
-pub enum Fault {
-    /// It is refused with a status and a reason.
-    Refuse(u16, &'static str),
-    /// It is accepted, and its operation fails with a code.
-    Operation(&'static str),
-    /// It is carried out, and the answer is lost.
-    Lose,
-    /// It is not carried out, and somebody answers this, word by word.
-    Say(u16, String),
-}
 
 struct Operation {
     /// Looks until it is done.
@@ -48,9 +35,7 @@ pub struct World {
     /// Calls by method.
     pub calls: BTreeMap<String, u64>,
     /// Faults to come, by method.
-    pub faults: VecDeque<(String, Fault)>,
-    /// The call, counted from now, that is hit by a fault, whatever its method.
-    pub next_fault: Option<(u64, Fault)>,
+    pub faults: Faults,
     /// Which callers die before their answer comes.
     pub deaths: Deaths,
     /// Looks that an operation takes.
@@ -94,7 +79,7 @@ impl World {
             let what = body.as_ref().map_or(&Value::Null, |body| &body["name"]);
             self.dies = self.deaths.meets(&format!("{} {} {what}", matched.id, matched.path));
         }
-        let fault = self.fault(&matched.id);
+        let fault = self.faults.due(&matched.id);
         if let Some(Fault::Refuse(status, reason)) = fault {
             return (status, refusal(status, reason, "as scripted"));
         }
@@ -116,17 +101,6 @@ impl World {
             }
             refused => refused,
         }
-    }
-
-    fn fault(&mut self, method: &str) -> Option<Fault> {
-        if let Some((left, fault)) = self.next_fault.take() {
-            if left == 0 {
-                return Some(fault);
-            }
-            self.next_fault = Some((left - 1, fault));
-        }
-        let at = self.faults.iter().position(|(of, _)| of == method)?;
-        self.faults.remove(at).map(|(_, fault)| fault)
     }
 
     fn carry_out(
@@ -422,13 +396,12 @@ impl Scripted for World {
         self.calls.clone()
     }
 
-    fn wrongs(&self) -> Vec<String> {
-        let twice = self.made.iter().filter(|(_, times)| **times > 1);
-        self.violations
-            .iter()
-            .cloned()
-            .chain(twice.map(|(name, times)| format!("{name} was made {times} times")))
-            .collect()
+    fn violations(&self) -> &[String] {
+        &self.violations
+    }
+
+    fn made(&self) -> &BTreeMap<String, u32> {
+        &self.made
     }
 }
 
