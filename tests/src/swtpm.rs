@@ -133,7 +133,11 @@ fn state(folder: &Path) -> PathBuf {
     folder.join("state")
 }
 
-fn manufacture(folder: &Path) -> Result<()> {
+/// Manufactures a TPM in a folder, by a CA that lies beside it; gives the folder of its state, which no process uses yet.
+///
+/// # Errors
+/// When swtpm isn't installed, or a TPM is there already.
+pub fn manufacture(folder: &Path) -> Result<PathBuf> {
     let (ca, state) = (ca(folder), state(folder));
     fs::create_dir(&ca)?;
     fs::create_dir(&state)?;
@@ -167,7 +171,7 @@ fn manufacture(folder: &Path) -> Result<()> {
         .context("swtpm_setup isn't installed")?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "swtpm_setup failed: {said}{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    Ok(state)
 }
 
 fn launch(folder: &Path) -> Result<(Child, u16)> {

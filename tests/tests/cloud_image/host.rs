@@ -14,6 +14,7 @@ use std::{
 };
 
 use constellation_attestation::tpm::Hash;
+use constellation_tests::swtpm;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tempfile::TempDir;
 
@@ -113,16 +114,10 @@ impl Drop for Host {
 
 /// A TPM with both banks, waiting for QEMU on `tpm.sock`.
 fn start_tpm(folder: &Path) -> Child {
-    let state = folder.join("tpm");
-    fs::create_dir(&state).unwrap();
-    let made = Command::new("swtpm_setup")
-        .args(["--tpm2", "--pcr-banks", "sha256,sha384", "--runas", "root", "--tpmstate"])
-        .arg(&state)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let state = swtpm::manufacture(folder).unwrap();
     let tpm = Command::new("swtpm")
-        .args(["socket", "--tpm2", "--tpmstate", "dir=tpm", "--ctrl", "type=unixio,path=tpm.sock"])
+        .args(["socket", "--tpm2", "--ctrl", "type=unixio,path=tpm.sock", "--tpmstate"])
+        .arg(format!("dir={}", state.display()))
         .current_dir(folder)
         .spawn()
         .unwrap();
