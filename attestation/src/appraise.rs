@@ -174,6 +174,13 @@ pub struct Appraisal {
     pub evidence_digest: String,
 }
 
+impl Appraisal {
+    /// Why it isn't accepted, for the owner. What is missing comes first: whoever fetches must not lose it to a limit.
+    pub fn reasons(&self) -> impl Iterator<Item = Mismatch> {
+        self.lacking.iter().map(Mismatch::from).chain(self.mismatches.iter().cloned())
+    }
+}
+
 /// PCR 15 of a node that measured this launch configuration and nothing else.
 #[must_use]
 pub fn pcr15_before_join(launch_config: &[u8]) -> LaunchRegister {

@@ -23,7 +23,7 @@ pub const MAX_ENTRY: usize = 512 * 1024;
 /// Longest identifier of an issuer's key, bytes: a digest (RFC 5280, 4.2.1.2); a longer one would be no name of a cache.
 pub const ISSUER_BYTES: usize = 64;
 /// How far the clock of who fetched may be ahead of ours.
-const SKEW: SignedDuration = SignedDuration::from_mins(5);
+pub const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// Why collateral can't be had from a cache.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use constellation_attestation::{
-    appraise::{self, Appraisal, clause},
+    appraise::{Appraisal, clause},
     platform::Platform,
 };
 use constellation_crds::{
@@ -37,11 +37,8 @@ pub fn mismatches(appraisal: &Appraisal) -> Vec<Mismatch> {
     if appraisal.accepted {
         return Vec::new();
     }
-    let lacking: Vec<_> = appraisal.lacking.iter().map(appraise::Mismatch::from).collect();
-    // What is missing first: whoever fetches must not lose it to the limit.
-    let mut reasons: Vec<Mismatch> = lacking
-        .iter()
-        .chain(&appraisal.mismatches)
+    let mut reasons: Vec<Mismatch> = appraisal
+        .reasons()
         .take(REASONS_MAX)
         .map(|mismatch| Mismatch {
             clause: text(&mismatch.clause),

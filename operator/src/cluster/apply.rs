@@ -411,11 +411,7 @@ fn peer<'a>(ctx: &Context, world: &'a World, name: &str) -> Result<(init::Peer, 
             world.roots.clone(),
             trust::place(&world.cluster.spec.provider),
         ),
-        words: init::talk::Words {
-            collector: Arc::clone(&ctx.collector),
-            client: ctx.client.clone(),
-            object: Arc::clone(&world.cluster),
-        },
+        words: init::talk::Words { collector: Arc::clone(&ctx.collector), object: Arc::clone(&world.cluster) },
     };
     Ok((peer, node))
 }

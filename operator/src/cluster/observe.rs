@@ -25,7 +25,6 @@ use crate::{
         custody::must_rewrap,
         offer::{is_simulated, provider},
     },
-    collateral::store,
     context::Context,
     custody::{self, Master},
     error::{Class, Error, chain},
@@ -68,7 +67,7 @@ pub struct World {
     pub workload: Option<Workload>,
     /// Roots of its TPMs' certificates.
     pub roots: Vec<String>,
-    /// What makers and clouds said about machines, see [`store`].
+    /// What makers and clouds said about machines, see [`crate::collateral`].
     pub collateral: BTreeMap<String, String>,
 }
 
@@ -116,7 +115,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let ready_control_plane = node_list.iter().any(|n| n.role.as_str() == "control-plane" && n.phase == Phase::Ready);
     let collateral = match &cloud {
         Some(cloud) => {
-            store::read(client, &cluster, cloud.platform()).await.map_err(Error::kube("reading the collateral"))?
+            ctx.collector.read(&cluster, cloud.platform()).await.map_err(Error::kube("reading the collateral"))?
         }
         None => BTreeMap::new(),
     };

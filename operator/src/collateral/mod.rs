@@ -30,7 +30,7 @@ use constellation_attestation::{
     policy::MeasurementSet,
     protocol::machine::Machine,
 };
-use constellation_crds::{condition::reason, node::AttestationResult};
+use constellation_crds::{ConstellationCluster, condition::reason, node::AttestationResult};
 use futures::{FutureExt as _, future::ready};
 use hyper_util::client::proxy::matcher::Matcher;
 use jiff::Timestamp;
@@ -99,6 +99,14 @@ impl Collector {
             None
         };
         Ok(Self { client, vendors, metrics, fence, anchors, desk: Mutex::default() })
+    }
+
+    /// What stands in a cluster's map, for a platform that needs any.
+    ///
+    /// # Errors
+    /// When the API server doesn't answer.
+    pub async fn read(&self, cluster: &ConstellationCluster, platform: &str) -> kube::Result<BTreeMap<String, String>> {
+        store::read(&self.client, cluster, platform).await
     }
 
     /// Begins what is due for a cluster, and says what people must know. Waits for nothing.

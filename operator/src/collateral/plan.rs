@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use constellation_attestation::{
     appraise::clause,
-    collateral::Key,
+    collateral::{Key, SKEW},
     endorsers::{GREATEST_AGE, Need, needs},
     platform::Platform,
     policy::{Hardware, MeasurementSet},
@@ -30,8 +30,6 @@ const WARN: SignedDuration = SignedDuration::from_hours(5 * 24);
 /// Things that machines of one cluster may be wanting at a time. At twice this a cluster's machines would be of more
 /// kinds than makers have.
 pub const MOST_HINTS: usize = 16;
-/// How far the clock of who fetched may be ahead of ours.
-const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// Something that is needed, and who says so.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use constellation_crds::{
     ConstellationCluster,
     node::{AttestationResult, Mismatch},
 };
-use kube::{Client, ResourceExt as _};
+use kube::ResourceExt as _;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
@@ -91,8 +91,6 @@ pub struct Peer {
 pub struct Words {
     /// Who fetches.
     pub collector: Arc<Collector>,
-    /// The management cluster.
-    pub client: Client,
     /// The cluster.
     pub object: Arc<ConstellationCluster>,
 }
@@ -100,8 +98,7 @@ pub struct Words {
 impl Words {
     /// All that is there now, with what a machine needs beside it as far as it can be had soon.
     async fn about(&self, machine: Option<&Machine>, platform: Platform) -> Result<Endorsers, Error> {
-        let texts = store::read(&self.client, &self.object, platform.as_str()).await?;
-        let known = store::endorsers(&texts);
+        let known = store::endorsers(&self.collector.read(&self.object, platform.as_str()).await?);
         let Some(machine) = machine else { return Ok(known) };
         let (uid, namespace) = (self.object.uid().unwrap_or_default(), self.object.namespace().unwrap_or_default());
         Ok(self.collector.complete(known, machine, (&uid, &namespace), jiff::Timestamp::now()).await)
@@ -205,7 +202,14 @@ fn only_launch_register(appraisal: &Appraisal) -> bool {
 }
 
 fn convert(peer: &Peer, appraisal: Appraisal, now: jiff::Timestamp) -> AttestationResult {
+    let public = |m: appraise::Mismatch| Mismatch {
+        clause: m.clause,
+        expected: m.expected,
+        actual: m.actual,
+        message: m.message,
+    };
     AttestationResult {
+        mismatches: appraisal.reasons().map(public).collect(),
         verdict: if appraisal.accepted { "Accepted" } else { "Refused" }.to_owned(),
         platform: peer.cloud.platform().to_owned(),
         measurement_set: appraisal.set,
@@ -213,10 +217,6 @@ fn convert(peer: &Peer, appraisal: Appraisal, now: jiff::Timestamp) -> Attestati
         time: Some(now.to_string()),
         evidence_digest: Some(appraisal.evidence_digest),
         refusal_id: None,
-        mismatches: (appraisal.lacking.iter().map(appraise::Mismatch::from))
-            .chain(appraisal.mismatches)
-            .map(|m| Mismatch { clause: m.clause, expected: m.expected, actual: m.actual, message: m.message })
-            .collect(),
     }
 }
 

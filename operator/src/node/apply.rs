@@ -177,11 +177,7 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
         launch_config: launch_config.clone(),
         cluster_id: Zeroizing::new(cluster_id),
         policy,
-        words: init::talk::Words {
-            collector: Arc::clone(&context.collector),
-            client: context.client.clone(),
-            object: Arc::new(cluster.clone()),
-        },
+        words: init::talk::Words { collector: Arc::clone(&context.collector), object: Arc::new(cluster.clone()) },
     };
     init::leave::leave(&peer).await.map_err(|error| Error::Cloud(CloudError::Transient(chain(&error))))
 }
