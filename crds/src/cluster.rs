@@ -400,6 +400,9 @@ pub struct ConstellationClusterStatus {
     /// Revision of the owner-signed trust bundle that was written last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_revision: Option<u64>,
+    /// Refusals of peers that named no node of this cluster, and joins that failed because of a verifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<crate::node::Refusals>,
     /// Cloud objects of the cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<CloudResource>,

@@ -228,6 +228,8 @@ pub mod reason {
     pub const ATTESTATION_ACCEPTED: &str = "AttestationAccepted";
     /// The evidence was refused; the message names register, expected and actual value.
     pub const ATTESTATION_REFUSED: &str = "AttestationRefused";
+    /// Event only: somebody was refused in a node's name, or in no node's; nothing is wrong with the node itself.
+    pub const PEER_REFUSED: &str = "PeerRefused";
     /// The last accepted evidence is older than the interval allows.
     pub const ATTESTATION_STALE: &str = "AttestationStale";
     /// An entry of `ConfigMap` `constellation-collateral` can't be read, and so none of them is used.
@@ -352,6 +354,7 @@ pub mod reason {
         NO_CAPACITY,
         NO_MEASUREMENTS,
         PAUSED,
+        PEER_REFUSED,
         PENDING,
         PROVIDER_NOT_ALLOWED,
         QUORUM_AT_RISK,

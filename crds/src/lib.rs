@@ -15,7 +15,9 @@ pub mod version;
 pub use cluster::{ConstellationCluster, ConstellationClusterSpec, ConstellationClusterStatus};
 pub use group::{NodeGroup, NodeGroupSpec, NodeGroupStatus};
 pub use node::{ConfidentialNode, ConfidentialNodeSpec, ConfidentialNodeStatus};
-pub use trust::{NodeAdmission, NodeAdmissionSpec, NodeAdmissionStatus, TrustBundle, TrustBundleSpec};
+pub use trust::{
+    NodeAdmission, NodeAdmissionSpec, NodeAdmissionStatus, TrustBundle, TrustBundleSpec, TrustBundleStatus,
+};
 pub use version::{NodeVersion, NodeVersionSpec, NodeVersionStatus};
 
 /// API group of every resource of ours.

@@ -162,6 +162,9 @@ pub struct ConfidentialNodeStatus {
     /// Result of the last appraisal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<AttestationResult>,
+    /// Refusals in its name that say nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<Refusals>,
     /// When each phase was reached, RFC 3339.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub phase_times: BTreeMap<String, String>,
@@ -196,6 +199,20 @@ pub struct AttestationResult {
     /// Every clause that did not hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mismatches: Vec<Mismatch>,
+}
+
+/// Refusals that say nothing about a machine: whoever knocks may give any name, and no evidence of the node's own was
+/// bad. They are counted and shown, and change no condition.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusals {
+    /// How many there were; written seconds to minutes after they happened.
+    pub count: u64,
+    /// When the first was written, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// The last one.
+    pub last: AttestationResult,
 }
 
 /// A clause that did not hold.

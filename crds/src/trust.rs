@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::node::{AttestationResult, Role};
+use crate::node::{AttestationResult, Refusals, Role};
 
 /// Owner-signed reference values. The verifier believes the signature, not the object.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -18,6 +18,7 @@ use crate::node::{AttestationResult, Role};
     plural = "trustbundles",
     category = "constellation",
     namespaced,
+    status = "TrustBundleStatus",
     derive = "PartialEq",
     doc = "Owner-signed reference values. The verifier believes the signature, not the object.",
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -31,6 +32,15 @@ pub struct TrustBundleSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256, "additionalProperties" = {"type": "string", "maxLength": 786_432}))]
     pub collateral: BTreeMap<String, String>,
+}
+
+/// Written by verifiers only, and believed by nobody: what the owner is told.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustBundleStatus {
+    /// Refusals of peers that named no node of this cluster, and joins that failed because of a verifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<Refusals>,
 }
 
 /// A node that may join, and the record of its admission.
@@ -106,6 +116,9 @@ pub struct NodeAdmissionStatus {
     /// The last appraisal, accepted or refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_appraisal: Option<AttestationResult>,
+    /// Refusals in the node's name that say nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<Refusals>,
 }
 
 /// Record of an admission.

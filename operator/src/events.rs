@@ -1,11 +1,44 @@
 //! Events: one per transition, for people.
 
+use constellation_crds::{
+    condition::reason,
+    node::{AttestationResult, Refusals},
+};
 use kube::{
     Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
 use crate::error::chain;
+
+/// One event, before it is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// It needs a person's eyes.
+    pub warning: bool,
+    /// Its reason.
+    pub reason: String,
+    /// In words.
+    pub note: String,
+}
+
+/// What is told of refusals that say nothing about anybody: one event for each reason, however often it comes.
+#[must_use]
+pub fn refused(before: Option<&Refusals>, after: Option<&Refusals>, whose: &str) -> Option<Told> {
+    let after = after?;
+    if before.is_some_and(|before| before.last.refusal_id == after.last.refusal_id) {
+        return None;
+    }
+    let times = if after.count == 1 { "once".to_owned() } else { format!("{} times", after.count) };
+    let note = format!("{whose}; {times} so far, last{}", first(&after.last));
+    Some(Told { warning: true, reason: reason::PEER_REFUSED.to_owned(), note })
+}
+
+/// The first thing that didn't hold, for the end of a sentence.
+#[must_use]
+pub fn first(result: &AttestationResult) -> String {
+    result.mismatches.first().map_or_else(String::new, |first| format!(": {}: {}", first.clause, first.message))
+}
 
 /// Publishes events; holds the series of equal ones, so there is one per process.
 pub struct Events(Recorder);
@@ -26,6 +59,12 @@ impl Events {
     /// Something needs a person's eyes.
     pub async fn warning<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, message: String) {
         self.publish(object, EventType::Warning, reason, message).await;
+    }
+
+    /// As decided.
+    pub async fn tell<K: Resource<DynamicType = ()>>(&self, object: &K, told: Told) {
+        let kind = if told.warning { EventType::Warning } else { EventType::Normal };
+        self.publish(object, kind, &told.reason, told.note).await;
     }
 
     /// An event that can't be written is only logged: the same is in a condition.

@@ -29,6 +29,8 @@ mod hostile;
 mod keys_of_tpms;
 #[path = "join_process/machine.rs"]
 mod machine;
+#[path = "join_process/refusals.rs"]
+mod refusals;
 #[path = "join_process/scene.rs"]
 mod scene;
 #[path = "join_process/secrets.rs"]
@@ -46,7 +48,7 @@ use constellation_attestation::{
     protocol::{Evidence, Hello, Purpose, Request, Role, Ticket, Verdict},
     session,
 };
-use constellation_crds::node::AttestationResult;
+use constellation_crds::{NodeAdmissionStatus, node::AttestationResult};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
     Api,
@@ -347,10 +349,15 @@ async fn a_stranger_with_nonsense_does_not_make_a_member_look_bad() {
     let (scene, mut machine) = Scene::with_worker("nonsense").await.unwrap();
     let mut stranger = Machine::boot(&machine.launch).unwrap();
     machine.join(scene.verifier).await.unwrap();
-    let before = scene.node(WORKER).await.unwrap();
-    refusal(stranger.join(scene.verifier).await);
-    refusal(machine.join_altered(scene.verifier, |_| {}, |evidence| evidence.signature.clear()).await);
-    assert_eq!(scene.node(WORKER).await.unwrap(), before);
+    let before = scene.status(WORKER).await.unwrap();
+    let first = refusal(stranger.join(scene.verifier).await);
+    let second = refusal(machine.join_altered(scene.verifier, |_| {}, |evidence| evidence.signature.clear()).await);
+    assert!(first != second);
+    // Both are counted and the last one is shown, beside an admission and an appraisal that stay as they were.
+    let told = scene.refusals(WORKER, |told| told.count == 2).await;
+    assert_eq!(told.last.refusal_id, Some(second));
+    let after = scene.status(WORKER).await.unwrap();
+    assert_eq!(NodeAdmissionStatus { refusals: None, ..after }, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,12 +7,16 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
+use constellation_crds::{ConfidentialNodeStatus, NodeAdmission, TrustBundle, node::Refusals};
 use constellation_tests::{
     scan::{Places, Secret},
     world::World,
 };
 use k8s_openapi::api::core::v1::{Event, Secret as KubeSecret};
-use kube::{Api, api::ListParams};
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+};
 use serde_json::json;
 
 /// A roll, a creation: seconds when alone, more on a busy machine.
@@ -203,11 +207,53 @@ async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node
     assert!(told[0].series.is_none() && told[0].message.as_ref().unwrap().contains("tpm.pcr.4"), "{told:#?}");
 }
 
+#[tokio::test]
+async fn refusals_of_strangers_are_shown_and_told_once_and_change_nothing_about_a_healthy_node() {
+    let mut world = world("strangers").await;
+    world.operator(&["--allow-simulated"]);
+    world.apply("simulated/nodeversion.yaml").await;
+    world.apply("simulated/cluster.yaml").await;
+    world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
+    let node = world.nodes().await.remove(0);
+    let (name, uid) = (node.metadata.name.unwrap(), node.metadata.uid.unwrap());
+    let calm = node.status.unwrap();
+    let admissions: Api<NodeAdmission> = Api::default_namespaced(world.client());
+    let bundles: Api<TrustBundle> = Api::default_namespaced(world.client());
+    // As a verifier writes them: again and again for one reason, while the storm lasts.
+    for count in [3, 10_000] {
+        let last = json!({"verdict": "Refused", "platform": "simulated", "refusalId": "id-1",
+            "mismatches": [{"clause": "hello.purpose", "message": "the conversation is for another purpose"}]});
+        let told = Patch::Merge(json!({"status": {"refusals": {"count": count, "last": last}}}));
+        admissions.patch_status(&uid, &PatchParams::default(), &told).await.unwrap();
+        bundles.patch_status("quickstart-constellation", &PatchParams::default(), &told).await.unwrap();
+        let shown = |refusals: Option<Refusals>| refusals.is_some_and(|refusals| refusals.count == count);
+        let of = async |w: &World| w.nodes().await.into_iter().find(|n| n.metadata.uid.as_ref() == Some(&uid)).unwrap();
+        world.until("the node's status", LONG, async |w| shown(of(w).await.status.unwrap().refusals)).await;
+        world
+            .until("the cluster's status", LONG, async |w| shown(w.cluster().await.unwrap().status.unwrap().refusals))
+            .await;
+        let after = of(&world).await.status.unwrap();
+        assert_eq!(ConfidentialNodeStatus { refusals: None, ..after }, calm);
+        assert!(world.condition("Ready").await && world.condition("AttestationVerified").await);
+    }
+    for object in [name.as_str(), "quickstart"] {
+        let told = events(&world, object, "PeerRefused").await;
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(told[0].series.is_none() && told[0].type_.as_deref() == Some("Warning"), "{told:#?}");
+        assert!(told[0].message.as_ref().unwrap().contains("3 times so far, last: hello.purpose"), "{told:#?}");
+    }
+}
+
 /// The Events that tell of a node's refusal.
 async fn refusals(world: &World, node: &str) -> Vec<Event> {
+    events(world, node, "AttestationRefused").await
+}
+
+/// The Events of an object for one reason.
+async fn events(world: &World, object: &str, reason: &str) -> Vec<Event> {
     let events: Api<Event> = Api::default_namespaced(world.client());
     let all = events.list(&ListParams::default()).await.unwrap().items.into_iter();
-    all.filter(|event| event.involved_object.name.as_deref() == Some(node))
-        .filter(|event| event.reason.as_deref() == Some("AttestationRefused"))
+    all.filter(|event| event.involved_object.name.as_deref() == Some(object))
+        .filter(|event| event.reason.as_deref() == Some(reason))
         .collect()
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    admit::{Door, reason},
+    admit::{self, Door, reason},
     store::Store,
     ticket,
     verifier::{Error, Examined, Settled, Verifier, introduction},
@@ -44,6 +44,18 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     A: Store,
 {
+    let outcome = converse(verifier, stream).await;
+    if let Err(error) = &outcome {
+        verifier.own_fault(error);
+    }
+    outcome
+}
+
+async fn converse<S, A>(verifier: &Verifier<A>, stream: S) -> Result<Outcome, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    A: Store,
+{
     let identity = verifier.home.identity()?;
     let mut channel = channel::verifier_accept(stream, &identity).await?;
     let hello: Hello = session::greeting(&mut channel).await?;
@@ -52,7 +64,8 @@ where
     let _place = verifier.places.acquire().await.map_err(|_| channel::Error::Closed)?;
     let begun = Instant::now();
     let outcome = if let Some(id) = conversation(verifier, &mut channel, hello).await? {
-        session::refuse(&mut channel, &id).await?;
+        // Who sent too much or too late has lost its channel; the refusal stands.
+        let _ = session::refuse(&mut channel, &id).await;
         Outcome::Refused { id }
     } else {
         let took = begun.elapsed();
@@ -74,12 +87,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     A: Store,
 {
-    if let Err(reason) = introduction(&hello, &verifier.home.launch, Purpose::Join) {
-        return verifier.refuse_stranger(&hello.node_uid, &reason).map(Some);
-    }
-    let Some(node) = verifier.store.node(&hello.node_uid).await? else {
-        let unknown = reason("admission.unknown", None, None, "no NodeAdmission has this uid");
-        return verifier.refuse_stranger(&hello.node_uid, &unknown).map(Some);
+    let uid = hello.node_uid.as_str();
+    let introduced = introduction(&hello, &verifier.home.launch, Purpose::Join);
+    let node = if admit::is_uid(uid) { verifier.store.node(uid).await? } else { None };
+    let node = match (introduced, node) {
+        (Ok(()), Some(node)) => node,
+        (Ok(()), None) => {
+            let unknown = reason("admission.unknown", None, None, "no NodeAdmission has this uid");
+            return verifier.refuse_stranger(uid, unknown).map(Some);
+        }
+        (Err(reason), Some(_)) => return verifier.refuse_unproven(uid, reason).map(Some),
+        (Err(reason), None) => return verifier.refuse_stranger(uid, reason).map(Some),
     };
     let case = match verifier.examine(channel, hello, &node, Door::Join).await? {
         Examined::Appraised(case) => case,

@@ -17,6 +17,7 @@ use constellation_verifier::{
     join::{self, Outcome},
     metrics,
     reattest::{self, Schedule},
+    refusals,
     server::{self, Limits},
     store::{self, Cluster},
     trust::Trust,
@@ -130,7 +131,13 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
     };
     tracing::info!(address = %listener.local_addr()?, cluster_uid = verifier.home.launch.cluster_uid, "Serving joins");
     let metrics = serve_metrics(&verifier, args.metrics);
-    let members = async { tokio::join!(reattest::enrol(&verifier, &schedule), reattest::rounds(&verifier, &schedule)) };
+    let members = async {
+        tokio::join!(
+            reattest::enrol(&verifier, &schedule),
+            reattest::rounds(&verifier, &schedule),
+            refusals::tell(&verifier.ledger, &verifier.store)
+        )
+    };
     let joins = server::listen(listener, Limits::default(), &verifier.metrics, stop, |stream, peer| {
         let verifier = verifier.clone();
         async move { serve_join(&verifier, stream).await }.instrument(tracing::info_span!("join", %peer))

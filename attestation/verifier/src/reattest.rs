@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    admit::{self, Door},
+    admit::{self, Door, reason},
     join::Outcome,
     store::Store,
     verifier::{Error, Examined, Settled, Verifier, chain, introduction},
@@ -145,13 +145,14 @@ async fn ask<A: Store>(
     let refused = match introduction(&hello, &verifier.home.launch, Purpose::Reattest) {
         // Whoever answers there speaks for itself, not for the node that we asked for.
         Ok(()) if hello.node_uid != uid => {
-            let other = admit::reason("hello.node", Some(uid), None, "another node answers at this node's address");
-            Some(verifier.refuse_stranger(&hello.node_uid, &other)?)
+            let other = reason("hello.node", Some(uid), None, "another node answers at this node's address");
+            Some(other)
         }
         Ok(()) => None,
-        Err(reason) => Some(verifier.refuse_stranger(&hello.node_uid, &reason)?),
+        Err(reason) => Some(reason),
     };
-    if let Some(id) = refused {
+    if let Some(reason) = refused {
+        let id = verifier.refuse_unproven(uid, reason)?;
         session::refuse(&mut channel, &id).await?;
         return Ok(Some(Outcome::Refused { id }));
     }
@@ -167,7 +168,7 @@ async fn ask<A: Store>(
             Outcome::Admitted { uid: uid.to_owned() }
         }
         Settled::Refused(id) => {
-            session::refuse(&mut channel, &id).await?;
+            let _ = session::refuse(&mut channel, &id).await;
             Outcome::Refused { id }
         }
     };
@@ -198,7 +199,7 @@ mod tests {
         };
         let mut node = NodeAdmission::new("uid-1", spec);
         let admission = Admission { address: "10.77.0.11".to_owned(), ..Admission::default() };
-        node.status = Some(NodeAdmissionStatus { admission: Some(admission), last_appraisal: None });
+        node.status = Some(NodeAdmissionStatus { admission: Some(admission), ..NodeAdmissionStatus::default() });
         node
     }
 

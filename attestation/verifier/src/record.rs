@@ -119,25 +119,23 @@ pub fn next(
     if unchanged && admission == before.admission {
         return None;
     }
-    let last_appraisal = if unchanged { before.last_appraisal } else { Some(result) };
-    Some(NodeAdmissionStatus { admission, last_appraisal })
+    let last_appraisal = if unchanged { before.last_appraisal.clone() } else { Some(result) };
+    Some(NodeAdmissionStatus { admission, last_appraisal, ..before })
 }
 
-/// Whether a refusal may be written into this node's status.
+/// Whether a refusal is the node's own: its last appraisal. Others are counted beside it, see [`crate::refusals`].
 ///
 /// Anybody can knock with a member's uid and nonsense for evidence; that must not make a good member look bad. So of
-/// a node that was admitted only refusals of genuine evidence are written: from its own TPM, or good but for another
+/// a node that was admitted only refusals of genuine evidence are its own: from its own TPM, or good but for another
 /// reason, such as a second machine that claims to be it. Our own node we ask while it may still be becoming a
 /// member; once it is one, the rounds for members watch it.
 #[must_use]
-pub fn attributable(status: Option<&NodeAdmissionStatus>, door: Door, appraisal: Option<&Appraisal>) -> bool {
+pub fn attributable(status: Option<&NodeAdmissionStatus>, door: Door, appraisal: &Appraisal) -> bool {
     let Some(admission) = status.and_then(|status| status.admission.as_ref()) else { return true };
-    appraisal.is_some_and(|appraisal| {
-        // Registers alone differ only in a quote that was verified.
-        let genuine = !appraisal.mismatches.is_empty()
-            && appraisal.mismatches.iter().all(|mismatch| mismatch.clause.starts_with(clause::PCR));
-        door != Door::Own && (appraisal.accepted || (genuine && appraisal.ak_name == admission.ak_name))
-    })
+    // Registers alone differ only in a quote that was verified.
+    let genuine = !appraisal.mismatches.is_empty()
+        && appraisal.mismatches.iter().all(|mismatch| mismatch.clause.starts_with(clause::PCR));
+    door != Door::Own && (appraisal.accepted || (genuine && appraisal.ak_name == admission.ak_name))
 }
 
 /// Remembers which nodes' refusals were just recorded.
@@ -239,7 +237,7 @@ mod tests {
             evidence_digest: String::new(),
         };
         let admission = Admission { ak_name: "a".to_owned(), ..Admission::default() };
-        let member = NodeAdmissionStatus { admission: Some(admission), last_appraisal: None };
+        let member = NodeAdmissionStatus { admission: Some(admission), ..NodeAdmissionStatus::default() };
         let table = [
             (appraisal(false, "a", &["tpm.pcr.11"]), Door::Join, true),
             (appraisal(false, "a", &["tpm.pcr.11"]), Door::Own, false),
@@ -249,11 +247,10 @@ mod tests {
             (appraisal(true, "b", &[]), Door::Join, true),
         ];
         for (appraisal, door, expected) in table {
-            assert_eq!(attributable(Some(&member), door, Some(&appraisal)), expected, "{appraisal:?}");
-            assert!(attributable(None, door, Some(&appraisal)));
+            assert_eq!(attributable(Some(&member), door, &appraisal), expected, "{appraisal:?}");
+            assert!(attributable(None, door, &appraisal));
+            assert!(attributable(Some(&NodeAdmissionStatus::default()), door, &appraisal));
         }
-        assert!(!attributable(Some(&member), Door::Join, None));
-        assert!(attributable(Some(&NodeAdmissionStatus::default()), Door::Join, None));
     }
 
     #[test]

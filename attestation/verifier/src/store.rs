@@ -1,26 +1,30 @@
 //! The Kubernetes API as the verifier needs it: live reads, and one write that is a compare-and-swap.
 
 use std::{
+    fmt::Debug,
     future::Future,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use constellation_crds::{NodeAdmission, TrustBundle, TrustBundleSpec};
+use constellation_crds::{NodeAdmission, TrustBundle, TrustBundleSpec, node::Refusals};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client, Config,
-    api::{ListParams, PostParams},
+    Api, Client, Config, Resource,
+    api::{ListParams, Patch, PatchParams, PostParams},
     config::{AuthInfo, KubeConfigOptions, Kubeconfig, NamedAuthInfo},
 };
 use rcgen::KeyPair;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
     authority::{self, Key, Subject},
     home,
+    refusals::{self, Name, News},
 };
 
 /// The user that verifiers are to the API server.
@@ -73,6 +77,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Conflict`] when somebody did.
     fn record(&self, node: &NodeAdmission) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Adds refusals to what is told of a node, or of the cluster: to that alone, if nobody wrote it meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when somebody did; [`Error::Missing`] when there is nothing to write to.
+    fn refused(&self, news: &News) -> impl Future<Output = Result<(), Error>> + Send;
     /// The trust bundle. Not yet believed.
     fn bundle(&self) -> impl Future<Output = Result<TrustBundleSpec, Error>> + Send;
     /// The kubelets' configuration.
@@ -166,6 +175,22 @@ impl Store for Cluster {
         }
     }
 
+    async fn refused(&self, news: &News) -> Result<(), Error> {
+        match &news.name {
+            Name::Node(uid) => {
+                let node = self.node(uid).await?.ok_or(Error::Missing("the node's NodeAdmission"))?;
+                let before = node.status.as_ref().and_then(|status| status.refusals.as_ref());
+                add(&self.nodes, &node, &refusals::after(before, news)).await
+            }
+            Name::Nobody => {
+                let bundle = call("reading the TrustBundle", self.bundles.get_opt(BUNDLE)).await?;
+                let bundle = bundle.ok_or(Error::Missing("TrustBundle constellation"))?;
+                let before = bundle.status.as_ref().and_then(|status| status.refusals.as_ref());
+                add(&self.bundles, &bundle, &refusals::after(before, news)).await
+            }
+        }
+    }
+
     async fn bundle(&self) -> Result<TrustBundleSpec, Error> {
         let bundle = call("reading the TrustBundle", self.bundles.get_opt(BUNDLE)).await?;
         Ok(bundle.ok_or(Error::Missing("TrustBundle constellation"))?.spec)
@@ -178,6 +203,32 @@ impl Store for Cluster {
             .filter(|text| !text.is_empty())
             .ok_or(Error::Missing("ConfigMap kubelet-config"))
     }
+}
+
+/// Writes the refusals in a status, and nothing beside them.
+async fn add<K>(api: &Api<K>, object: &K, refusals: &Refusals) -> Result<(), Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    // With the version that was read: what another verifier counted meanwhile isn't lost.
+    let metadata = json!({"resourceVersion": object.meta().resource_version});
+    let body = json!({"metadata": metadata, "status": {"refusals": whole(refusals)}});
+    let (name, params) = (object.meta().name.as_deref().unwrap_or_default(), PatchParams::default());
+    match call("telling of refusals", api.patch_status(name, &params, &Patch::Merge(&body))).await {
+        Ok(_) => Ok(()),
+        Err(Error::Api(_, error)) if is_conflict(&error) => Err(Error::Conflict),
+        Err(error) => Err(error),
+    }
+}
+
+/// As JSON that replaces what is there: what isn't said is null, else a merge would keep the earlier refusal's.
+fn whole(refusals: &Refusals) -> Value {
+    let last = &refusals.last;
+    json!({"count": refusals.count, "since": refusals.since, "last": {
+        "verdict": last.verdict, "platform": last.platform, "measurementSet": last.measurement_set,
+        "trustRevision": last.trust_revision, "time": last.time, "evidenceDigest": last.evidence_digest,
+        "refusalId": last.refusal_id, "mismatches": last.mismatches,
+    }})
 }
 
 fn is_conflict(error: &kube::Error) -> bool {

@@ -28,6 +28,7 @@ use crate::{
     home::{self, Home},
     metrics::Metrics,
     record::{self, Quiet},
+    refusals::{Ledger, Name},
     store::{self, Store},
     ticket,
     trust::{self, Trust},
@@ -87,6 +88,8 @@ pub struct Verifier<A> {
     pub metrics: Metrics,
     /// Places for joins that are past their Hello.
     pub places: Semaphore,
+    /// Refusals that say nothing about a node, on their way to the owner.
+    pub ledger: Ledger,
     quiet: Quiet,
 }
 
@@ -130,6 +133,7 @@ impl<A: Store> Verifier<A> {
             platform,
             metrics: Metrics::default(),
             places: Semaphore::new(ABREAST),
+            ledger: Ledger::default(),
             quiet: Quiet::default(),
         }
     }
@@ -150,7 +154,7 @@ impl<A: Store> Verifier<A> {
             Ok(policy) => policy,
             Err(error) => {
                 let Some(reason) = error.reason() else { return Err(Error::Trust(error)) };
-                return Ok(Examined::Refused(self.refuse(node, vec![reason], door, None, None).await?));
+                return self.refuse_unproven(&node.spec.node_uid, reason).map(Examined::Refused);
             }
         };
         let launch = admit::launch_digest(&node.spec, &self.home.launch);
@@ -159,7 +163,14 @@ impl<A: Store> Verifier<A> {
             Door::Join => before,
             Door::Member | Door::Own => pcr15_after_join(&before, &self.home.cluster_id),
         };
-        let proof = session::challenge(channel, hello, VerifierRole::Cluster, policy.revision, self.platform).await?;
+        let proof =
+            match session::challenge(channel, hello, VerifierRole::Cluster, policy.revision, self.platform).await {
+                Ok(proof) => proof,
+                Err(error) => {
+                    let Some(reason) = unproven(&error, door) else { return Err(error.into()) };
+                    return self.refuse_unproven(&node.spec.node_uid, reason).map(Examined::Refused);
+                }
+            };
         let presented = Presented {
             hello: &proof.hello,
             evidence: &proof.evidence,
@@ -218,39 +229,62 @@ impl<A: Store> Verifier<A> {
         Err(Error::Contended)
     }
 
-    /// Refuses somebody who can't be matched to a node: in the log only.
-    pub fn refuse_stranger(&self, uid: &str, reason: &Mismatch) -> Result<String, Error> {
-        let id = fresh_id()?;
+    /// Refuses somebody who names no node of ours: the cluster is told.
+    pub fn refuse_stranger(&self, uid: &str, reason: Mismatch) -> Result<String, Error> {
         let uid: String = uid.chars().take(64).collect();
-        tracing::warn!(refusal = id, node_uid = ?uid, clause = reason.clause, reason = reason.message, "Refused a stranger");
+        let clause = reason.clause.clone();
+        let result = record::refused(vec![reason], None, self.platform, None, &fresh_id()?, Timestamp::now());
+        let id = self.ledger.note(Name::Nobody, result, Instant::now());
+        tracing::warn!(refusal = id, node_uid = ?uid, clause, "Refused a stranger");
         Ok(id)
     }
 
-    async fn refuse_case(&self, node: &NodeAdmission, reasons: Vec<Mismatch>, case: &Case) -> Result<String, Error> {
-        self.refuse(node, reasons, case.door, Some(&case.appraisal), Some(case.revision)).await
+    /// Refuses somebody who named a node of ours before any evidence could be appraised: that says nothing about the
+    /// node, and is counted beside its last appraisal.
+    pub fn refuse_unproven(&self, uid: &str, reason: Mismatch) -> Result<String, Error> {
+        let clause = reason.clause.clone();
+        let result = record::refused(vec![reason], None, self.platform, None, &fresh_id()?, Timestamp::now());
+        let id = self.ledger.note(Name::Node(uid.to_owned()), result, Instant::now());
+        tracing::warn!(refusal = id, node_uid = uid, clause, "Refused a node without evidence");
+        Ok(id)
     }
 
-    /// Refuses a known node; the reasons go into its status, unless they are there already or that would be too often.
-    async fn refuse(
-        &self,
-        node: &NodeAdmission,
-        reasons: Vec<Mismatch>,
-        door: Door,
-        appraisal: Option<&Appraisal>,
-        revision: Option<u64>,
-    ) -> Result<String, Error> {
+    /// Tells the owner that a join failed because of us, where it did: no peer can bring that about.
+    pub fn own_fault(&self, error: &Error) {
+        let clause = match error {
+            Error::Home(_) => "verifier.files",
+            Error::Ticket(_) => "verifier.ticket",
+            Error::Trust(_) | Error::Store(store::Error::Missing(_)) => "verifier.trust",
+            _ => return,
+        };
+        let Ok(id) = fresh_id() else { return };
+        let reasons = vec![reason(clause, None, None, &chain(error))];
+        let result = record::refused(reasons, None, self.platform, None, &id, Timestamp::now());
+        self.ledger.note(Name::Nobody, result, Instant::now());
+    }
+
+    /// Refuses what a node has shown; the reasons go into its status, unless they are there already or that would be
+    /// too often.
+    async fn refuse_case(&self, node: &NodeAdmission, reasons: Vec<Mismatch>, case: &Case) -> Result<String, Error> {
         let uid = &node.spec.node_uid;
         let id = fresh_id()?;
-        let digest = appraisal.map(|appraisal| appraisal.evidence_digest.clone());
-        let result = record::refused(reasons, digest, self.platform, revision, &id, Timestamp::now());
+        let digest = Some(case.appraisal.evidence_digest.clone());
+        let result = record::refused(reasons, digest, self.platform, Some(case.revision), &id, Timestamp::now());
         let last = node.status.as_ref().and_then(|status| status.last_appraisal.as_ref());
         if let Some(known) = last.filter(|last| record::same(last, &result)).and_then(|last| last.refusal_id.clone()) {
             tracing::info!(refusal = known, node_uid = uid, "Refused a node for the recorded reasons");
             return Ok(known);
         }
-        let clauses: Vec<&str> = result.mismatches.iter().map(|reason| reason.clause.as_str()).collect();
+        let clauses: Vec<String> = result.mismatches.iter().map(|reason| reason.clause.clone()).collect();
+        let own = record::attributable(node.status.as_ref(), case.door, &case.appraisal);
+        // What our own node says while it becomes a member is no attempt of anybody.
+        if !own && case.door != Door::Own {
+            let id = self.ledger.note(Name::Node(uid.clone()), result, Instant::now());
+            tracing::warn!(refusal = id, node_uid = uid, ?clauses, "Refused somebody in the name of a member");
+            return Ok(id);
+        }
         tracing::warn!(refusal = id, node_uid = uid, ?clauses, "Refused a node");
-        if !record::attributable(node.status.as_ref(), door, appraisal) || !self.quiet.allows(uid, Instant::now()) {
+        if !own || !self.quiet.allows(uid, Instant::now()) {
             return Ok(id);
         }
         if let Some(status) = record::next(node.status.as_ref(), None, result) {
@@ -270,6 +304,21 @@ fn endorsers(texts: &BTreeMap<String, String>) -> Endorsers {
         tracing::warn!(%error, "The collateral can't be used");
         Endorsers::pinned(Cache::default())
     })
+}
+
+/// What is wrong with a peer that came as far as the challenge and gave nothing to appraise; nothing where it is no
+/// fault of its own: a connection that broke, or a member that we asked and that is slow.
+fn unproven(error: &session::Error, door: Door) -> Option<Mismatch> {
+    let clause = match error {
+        session::Error::Hello(_) => "hello.keys",
+        session::Error::Credential(_) => "hello.endorsement-key",
+        session::Error::Channel(channel::Error::Malformed { .. } | channel::Error::FrameTooLong(..)) => {
+            "evidence.malformed"
+        }
+        session::Error::Channel(channel::Error::Timeout(_)) if door == Door::Join => "evidence.late",
+        _ => return None,
+    };
+    Some(reason(clause, None, None, &chain(error)))
 }
 
 /// What of a Hello can be checked without asking anybody.

@@ -40,6 +40,7 @@ use crate::{
     context::Context,
     custody,
     error::{Error, chain},
+    events,
     init::install::MANAGER,
     version::appraise::private,
 };
@@ -262,7 +263,8 @@ async fn write(
     }
 }
 
-/// One Event per change of `Ready`, and one when something can't be fetched.
+/// One Event per change of `Ready`, one when something can't be fetched, and one per reason for which strangers are
+/// refused.
 async fn announce(
     ctx: &Context,
     cluster: &ConstellationCluster,
@@ -276,6 +278,10 @@ async fn announce(
     if let Some((why, message)) = missing(after).filter(|now| Some(&now.0) != missing(before).map(|old| old.0).as_ref())
     {
         ctx.events.warning(cluster, &why, message).await;
+    }
+    let whose = "joins failed, or somebody who names no node of this cluster was refused";
+    if let Some(told) = events::refused(before.refusals.as_ref(), after.refusals.as_ref(), whose) {
+        ctx.events.tell(cluster, told).await;
     }
     let ready = |status: &ConstellationClusterStatus| {
         status.conditions.iter().find(|c| c.type_ == kind::READY).map(|c| (c.status.clone(), c.reason.clone()))

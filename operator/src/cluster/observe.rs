@@ -8,7 +8,7 @@ use constellation_crds::{
     NodeVersion, TrustBundle,
     cluster::{AcceptedVersion, CloudResource, DeletionPolicy},
     condition::{self, kind},
-    node::Phase,
+    node::{Phase, Refusals},
 };
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
@@ -169,6 +169,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         kubeconfig: kubeconfig.then(|| secrets::kubeconfig_name(&cluster)),
         trust_revision: inside.revision,
         collateral: None,
+        refusals: inside.refusals,
         resources: resources(memory, &nodes),
         error: None,
         why: None,
@@ -293,6 +294,7 @@ struct Inside {
     installed: bool,
     trust_current: bool,
     revision: Option<u64>,
+    refusals: Option<Refusals>,
 }
 
 /// What the trust bundle is made from.
@@ -322,6 +324,7 @@ async fn inside(
         let (true, Some(owner), Some(cloud)) = (inside.installed, given.owner, given.cloud) else { return Ok(inside) };
         let bundles: Api<TrustBundle> = Api::namespaced(client, workload.namespace());
         let found = bundles.get_opt(&trust_bundle_name(workload, cluster)).await?;
+        inside.refusals = found.as_ref().and_then(|bundle| bundle.status.clone()).and_then(|status| status.refusals);
         let words = found.as_ref().is_some_and(|bundle| bundle.spec.collateral == *given.collateral);
         let there = found.and_then(|bundle| trust::read(&bundle.spec.envelope, &owner.public_spki()));
         let accepted = cluster.status.as_ref().map(|s| s.accepted_versions.as_slice()).unwrap_or_default();

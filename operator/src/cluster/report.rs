@@ -6,7 +6,7 @@ mod tests;
 use constellation_crds::{
     cluster::{AcceptedVersion, ConstellationClusterStatus, Initialization},
     condition::{self, Status, kind, reason},
-    node::Phase,
+    node::{Phase, Refusals},
 };
 use jiff::Timestamp;
 
@@ -32,6 +32,8 @@ pub struct Facts {
     pub trust_revision: Option<u64>,
     /// What of makers' and clouds' words can't be had: reason and message.
     pub collateral: Option<(&'static str, String)>,
+    /// Refusals of peers that named no node.
+    pub refusals: Option<Refusals>,
     /// Cloud objects.
     pub resources: Vec<constellation_crds::cluster::CloudResource>,
     /// A step failed; for people.
@@ -82,6 +84,7 @@ pub fn report(
         target_version: target.map(str::to_owned).or_else(|| before.target_version.clone()),
         accepted_versions: if seen.deleting { before.accepted_versions.clone() } else { accepted(plan) },
         trust_revision: facts.trust_revision.or(before.trust_revision),
+        refusals: facts.refusals.clone().or_else(|| before.refusals.clone()),
         resources: if facts.resources.is_empty() { before.resources.clone() } else { facts.resources.clone() },
         initialization: initialized_at.map(|at| Initialization { control_plane_initialized_at: Some(at) }),
     };

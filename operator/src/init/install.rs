@@ -35,6 +35,7 @@ fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
         {"apiGroups": [ours], "resources": ["nodeadmissions", "nodeadmissions/status"],
          "verbs": ["get", "list", "watch", "update", "patch"]},
         {"apiGroups": [ours], "resources": ["trustbundles"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [ours], "resources": ["trustbundles/status"], "verbs": ["get", "patch"]},
     ]);
     let config = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"],
         "verbs": ["get"]}]);

@@ -4,6 +4,7 @@
 //! controller makes another.
 
 pub mod apply;
+pub mod news;
 pub mod observe;
 pub mod plan;
 pub mod report;
@@ -11,9 +12,7 @@ pub mod seen;
 
 use std::{sync::Arc, time::Duration};
 
-use constellation_crds::{
-    ConfidentialNode, ConfidentialNodeStatus, ConstellationCluster, condition::kind, node::Phase,
-};
+use constellation_crds::{ConfidentialNode, ConfidentialNodeStatus, ConstellationCluster};
 use futures::StreamExt as _;
 use kube::{
     Api, ResourceExt as _,
@@ -122,18 +121,8 @@ async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNo
     }
     let before = node.status.clone().unwrap_or_default();
     context.metrics.changed(&before, &status);
-    if before.phase != status.phase
-        && let Some(phase) = status.phase
-    {
-        let text = status.summary.clone().unwrap_or_default();
-        // A failure is told by its cause: a refusal is no vanished machine.
-        let cause = status.conditions.iter().find(|c| c.type_ == kind::READY).map(|c| c.reason.clone());
-        let reason = cause.filter(|_| phase == Phase::Failed).unwrap_or_else(|| format!("{phase:?}"));
-        if phase == Phase::Failed {
-            context.events.warning(node, &reason, text).await;
-        } else {
-            context.events.normal(node, &reason, text).await;
-        }
+    for told in news::news(&before, &status) {
+        context.events.tell(node, told).await;
     }
     Ok(())
 }

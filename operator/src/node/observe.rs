@@ -185,6 +185,7 @@ async fn admission(workload: &Workload, uid: &str) -> Result<Option<AdmissionSee
             admitted: status.admission.is_some(),
             evicted: found.spec.evicted == Some(true),
             appraisal: status.last_appraisal,
+            refusals: status.refusals,
         }
     }))
 }

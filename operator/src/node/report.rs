@@ -40,6 +40,7 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
             .or(before.kubernetes_node),
         launch_config_digest: seen.launch_digest.clone().or(before.launch_config_digest),
         attestation: attestation.clone(),
+        refusals: seen.refusals(),
         conditions: before.conditions,
         phase_times: before.phase_times,
         progress: seen
@@ -114,7 +115,7 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
         (Some(_), None) if let Some(wanting) = &wanting => {
             (Phase::Booting, format!("its evidence waits for {}", names(wanting)))
         }
-        (Some(_), None) => (Phase::Booting, "the VM boots; waiting for its evidence".into()),
+        (Some(_), None) => (Phase::Booting, format!("the VM boots; waiting for its evidence{}", seen.last_refusal())),
     };
     // A step that failed changes what is said, not how far the node is.
     match &outcome.failed {

@@ -2,13 +2,14 @@
 
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeStatus,
-    node::{AttestationResult, Role},
+    node::{AttestationResult, Refusals, Role},
 };
 use jiff::Timestamp;
 
 use crate::{
     cloud::{Instance, InstanceState},
     collateral::plan::lacking,
+    events,
 };
 
 /// The cluster that the node belongs to.
@@ -42,6 +43,8 @@ pub struct AdmissionSeen {
     pub evicted: bool,
     /// The last appraisal.
     pub appraisal: Option<AttestationResult>,
+    /// Refusals in its name that say nothing about it.
+    pub refusals: Option<Refusals>,
 }
 
 /// The Kubernetes node.
@@ -133,6 +136,18 @@ impl Observed {
         verifier.or(owner).or_else(|| self.before().attestation)
     }
 
+    /// Refusals in the node's name that say nothing about it; what was told before counts while nobody can be asked.
+    #[must_use]
+    pub fn refusals(&self) -> Option<Refusals> {
+        self.admission.as_ref().and_then(|admission| admission.refusals.clone()).or_else(|| self.before().refusals)
+    }
+
+    /// What is said of a node that waits: perhaps it was the one that was refused.
+    #[must_use]
+    pub fn last_refusal(&self) -> String {
+        self.refusals().map_or_else(String::new, |refusals| format!("; last refused{}", events::first(&refusals.last)))
+    }
+
     /// Why the node can't become, or is no longer, a node of its cluster.
     #[must_use]
     pub fn failure(&self) -> Option<(&'static str, String)> {
@@ -145,8 +160,7 @@ impl Observed {
         let refused = self.attestation().filter(|result| result.verdict == "Refused" && !joined);
         // What is only wanting is being fetched, and the node asks again until its time is up.
         if let Some(result) = refused.filter(|result| lacking(result).is_empty()) {
-            let first = result.mismatches.first().map_or_else(String::new, |m| format!(": {} {}", m.clause, m.message));
-            return Some((reason::ATTESTATION_REFUSED, format!("its evidence was refused{first}")));
+            return Some((reason::ATTESTATION_REFUSED, format!("its evidence was refused{}", events::first(&result))));
         }
         match &self.instance {
             // A listing may lack a machine for a moment; a kubelet that still reports knows better.
@@ -163,7 +177,7 @@ impl Observed {
         let silent = self.attestation().is_none() && self.talk.is_none() && self.kube.is_none();
         if silent && self.since("Launched").is_some_and(|seconds| seconds > limit / 2) {
             // Evidence comes before joining, which takes as long again: one that is silent by now comes too late.
-            let message = format!("it showed no evidence {} s after its launch", limit / 2);
+            let message = format!("it showed no evidence {} s after its launch{}", limit / 2, self.last_refusal());
             return Some((reason::NODE_TIMED_OUT, message));
         }
         let late = self.since("Launched").is_some_and(|seconds| seconds > limit);

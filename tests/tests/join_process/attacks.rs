@@ -398,6 +398,8 @@ async fn evidence_of_more_than_a_mebibyte_is_not_read() {
     stream.write_all(&u32::try_from(MAX_FRAME + 1).unwrap().to_be_bytes()).await.unwrap();
     let end = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut [0])).await.unwrap();
     assert!(closed(&end));
+    let told = scene.refusals(WORKER, |_| true).await;
+    assert_eq!(told.last.mismatches[0].clause, "evidence.malformed");
     assert_eq!(scene.status(WORKER).await.unwrap().admission, None);
     machine.join(scene.verifier).await.unwrap();
 }

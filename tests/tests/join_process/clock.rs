@@ -40,7 +40,10 @@ async fn a_nonce_expires_and_what_was_made_for_it_is_worth_nothing_on_a_new_conn
     let ended = late.receive_within::<Value>(EVIDENCE_TIMEOUT + SLACK).await;
     assert!(ended.is_err() && begun.elapsed() < EVIDENCE_TIMEOUT + SLACK);
     assert!(begun.elapsed() + Duration::from_secs(1) >= EVIDENCE_TIMEOUT, "{:?}", begun.elapsed());
-    assert_eq!(scene.status(WORKER).await.unwrap(), NodeAdmissionStatus::default());
+    let told = scene.refusals(WORKER, |_| true).await;
+    assert_eq!((told.count, told.last.mismatches[0].clause.as_str()), (1, "evidence.late"));
+    let status = scene.status(WORKER).await.unwrap();
+    assert_eq!((status.admission, status.last_appraisal), (None, None));
 
     // A genuine quote for one conversation, shown in the next: the peer gets an id, the owner the reason.
     let recorded = Mutex::new(None);
@@ -99,6 +102,8 @@ async fn a_verifier_whose_clock_is_years_off_admits_nobody_says_so_and_goes_on_w
     }
     set("+0");
     machine.join(scene.verifier).await.unwrap();
+    // The owner is told, of the cluster and not of the node: at once or, where the API server wasn't believed, later.
+    scene.strangers(|told| told.last.mismatches[0].clause == "verifier.files").await;
     // One that starts with a wrong clock waits for the right one.
     set("-2y");
     scene.begin_restart().unwrap();

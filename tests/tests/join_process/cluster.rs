@@ -140,8 +140,9 @@ fn permissions() -> Result<(ClusterRole, ClusterRoleBinding)> {
         "metadata": { "name": "constellation:verifier" },
         "rules": [
             { "apiGroups": ["constellation.dev"], "resources": ["nodeadmissions"], "verbs": ["get", "list"] },
-            { "apiGroups": ["constellation.dev"], "resources": ["nodeadmissions/status"], "verbs": ["update"] },
+            { "apiGroups": ["constellation.dev"], "resources": ["nodeadmissions/status"], "verbs": ["update", "patch"] },
             { "apiGroups": ["constellation.dev"], "resources": ["trustbundles"], "verbs": ["get"] },
+            { "apiGroups": ["constellation.dev"], "resources": ["trustbundles/status"], "verbs": ["patch"] },
             { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"], "verbs": ["get"] },
         ],
     }))?;

@@ -21,8 +21,9 @@ use constellation_attestation::{
     protocol::{ClusterSettings, LaunchConfig, Role},
 };
 use constellation_crds::{
-    NodeAdmission, NodeAdmissionSpec, NodeAdmissionStatus, TrustBundle, TrustBundleSpec, cluster::DiskIntegrity,
-    node::Role as NodeRole,
+    NodeAdmission, NodeAdmissionSpec, NodeAdmissionStatus, TrustBundle, TrustBundleSpec,
+    cluster::DiskIntegrity,
+    node::{Refusals, Role as NodeRole},
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -144,10 +145,14 @@ impl Scene {
         Ok(())
     }
 
-    /// Asserts that the owner finds this refusal, for exactly these clauses, in the status of a node that wasn't let in.
+    /// Asserts that the owner finds this refusal, for exactly these clauses, in the status of a node that wasn't let in:
+    /// as its appraisal, or beside it.
     pub async fn assert_told(&self, uid: &str, id: &str, clauses: &[&str]) {
         let status = self.status(uid).await.unwrap();
-        let last = status.last_appraisal.unwrap();
+        let last = match status.last_appraisal.filter(|last| last.refusal_id.as_deref() == Some(id)) {
+            Some(last) => last,
+            None => self.refusals(uid, |refusals| refusals.last.refusal_id.as_deref() == Some(id)).await.last,
+        };
         let listed: Vec<&str> = last.mismatches.iter().map(|mismatch| mismatch.clause.as_str()).collect();
         assert_eq!(listed, clauses, "{:?}", last.mismatches);
         assert_eq!((last.verdict.as_str(), last.refusal_id.as_deref()), ("Refused", Some(id)));
@@ -254,6 +259,30 @@ impl Scene {
 
     pub async fn status(&self, uid: &str) -> Result<NodeAdmissionStatus> {
         Ok(self.node(uid).await?.status.unwrap_or_default())
+    }
+
+    /// Waits for refusals in a node's name that say nothing about it; the verifier writes them when it likes.
+    pub async fn refusals(&self, uid: &str, enough: impl Fn(&Refusals) -> bool) -> Refusals {
+        self.until(enough, async || self.status(uid).await.unwrap().refusals).await
+    }
+
+    /// Waits for refusals in no node's name.
+    pub async fn strangers(&self, enough: impl Fn(&Refusals) -> bool) -> Refusals {
+        let bundles: Api<TrustBundle> = Api::namespaced(self.client.clone(), &self.namespace);
+        let told = async || bundles.get("constellation").await.unwrap().status.unwrap_or_default().refusals;
+        self.until(enough, told).await
+    }
+
+    async fn until(&self, enough: impl Fn(&Refusals) -> bool, told: impl AsyncFn() -> Option<Refusals>) -> Refusals {
+        let begun = Instant::now();
+        loop {
+            let refusals = told().await;
+            if let Some(refusals) = refusals.clone().filter(&enough) {
+                return refusals;
+            }
+            assert!(begun.elapsed() < START, "not told but {refusals:?}: {}", self.log().unwrap());
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// The clauses of the recorded refusal; empty for an accepted or unknown node.

@@ -70,7 +70,7 @@ fn given_known() -> Given {
     let mut given = given();
     let Decision::Admit(admission) = decide(&given) else { panic!("the good one is admitted") };
     let last = AttestationResult { trust_revision: Some(3), ..AttestationResult::default() };
-    given.status = Some(NodeAdmissionStatus { admission: Some(admission), last_appraisal: Some(last) });
+    given.status = Some(NodeAdmissionStatus { admission: Some(admission), last_appraisal: Some(last), refusals: None });
     given
 }
 

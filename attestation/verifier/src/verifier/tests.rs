@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::refusals::News;
 
 /// What happens at a write.
 enum Write {
@@ -33,6 +34,7 @@ struct FakeStore {
     node: Mutex<NodeAdmission>,
     script: Mutex<VecDeque<Write>>,
     writes: Mutex<Vec<NodeAdmissionStatus>>,
+    told: Mutex<Vec<News>>,
 }
 
 impl Store for FakeStore {
@@ -57,6 +59,11 @@ impl Store for FakeStore {
                 Ok(())
             }
         }
+    }
+
+    async fn refused(&self, news: &News) -> Result<(), store::Error> {
+        self.told.lock().unwrap().push(news.clone());
+        Ok(())
     }
 
     async fn bundle(&self) -> Result<TrustBundleSpec, store::Error> {
@@ -98,6 +105,7 @@ fn given(script: impl IntoIterator<Item = Write>) -> Given {
         node: Mutex::new(node.clone()),
         script: Mutex::new(script.into_iter().collect()),
         writes: Mutex::default(),
+        told: Mutex::default(),
     };
     let verifier = Verifier::new(home, trust, store, Platform::QemuVtpm);
     Given { verifier, node, case: given_case(launch), _dir: dir }
@@ -145,7 +153,7 @@ fn with_admission(node: &NodeAdmission, ak_name: &str) -> Box<NodeAdmission> {
         reset_count: 7,
         ..Admission::default()
     };
-    let status = NodeAdmissionStatus { admission: Some(admission), last_appraisal: None };
+    let status = NodeAdmissionStatus { admission: Some(admission), ..NodeAdmissionStatus::default() };
     Box::new(NodeAdmission { status: Some(status), ..node.clone() })
 }
 

@@ -136,7 +136,11 @@ pub fn status(
         address: address(record.index).to_string(),
     };
     let admission = there.or_else(|| accepted(&result).then(fresh));
-    NodeAdmissionStatus { admission, last_appraisal: Some(result) }
+    NodeAdmissionStatus {
+        admission,
+        last_appraisal: Some(result),
+        refusals: before.and_then(|status| status.refusals.clone()),
+    }
 }
 
 /// The Kubernetes node that an admitted machine becomes.

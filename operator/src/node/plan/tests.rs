@@ -69,7 +69,7 @@ fn running(mut seen: Observed) -> Observed {
 fn member(role: Role) -> Observed {
     let mut seen = running(given(role));
     let appraisal = AttestationResult { verdict: "Accepted".into(), ..AttestationResult::default() };
-    seen.admission = Some(AdmissionSeen { admitted: true, evicted: false, appraisal: Some(appraisal) });
+    seen.admission = Some(AdmissionSeen { admitted: true, evicted: false, appraisal: Some(appraisal), refusals: None });
     seen.kube = Some(KubeSeen { ready: true, cordoned: false, labelled: true, pods: 0 });
     seen
 }

@@ -1,0 +1,99 @@
+//! What people are told of a node when its status changes, as Events. Pure.
+
+use constellation_crds::{
+    ConfidentialNodeStatus,
+    condition::{kind, reason},
+    node::{AttestationResult, Phase},
+};
+
+use crate::{
+    collateral::plan::lacking,
+    events::{self, Told},
+};
+
+/// The Events for a change of the status: one for each thing that a person waits for.
+#[must_use]
+pub fn news(before: &ConfidentialNodeStatus, after: &ConfidentialNodeStatus) -> Vec<Told> {
+    let mut news = Vec::new();
+    let phase = after.phase.filter(|_| before.phase != after.phase);
+    if let Some(phase) = phase {
+        let note = after.summary.clone().unwrap_or_default();
+        // A failure is told by its cause: a refusal is no vanished machine.
+        let cause = after.conditions.iter().find(|c| c.type_ == kind::READY).map(|c| c.reason.clone());
+        let why = cause.filter(|_| phase == Phase::Failed).unwrap_or_else(|| format!("{phase:?}"));
+        news.push(Told { warning: phase == Phase::Failed, reason: why, note });
+    }
+    // A new node that is refused fails, and that was told; a member stays until it is replaced.
+    let refused = refusal(after).filter(|id| Some(*id) != refusal(before) && phase != Some(Phase::Failed));
+    if let Some(result) = after.attestation.as_ref().filter(|_| refused.is_some()) {
+        let note = format!("its evidence was refused{}", events::first(result));
+        news.push(Told { warning: true, reason: reason::ATTESTATION_REFUSED.to_owned(), note });
+    }
+    let whose = "somebody was refused in its name, which says nothing about the node itself";
+    news.extend(events::refused(before.refusals.as_ref(), after.refusals.as_ref(), whose));
+    news
+}
+
+fn refusal(status: &ConfidentialNodeStatus) -> Option<&str> {
+    // One that only waits for what makers have to say is no refusal yet.
+    let refused = |result: &&AttestationResult| result.verdict == "Refused" && lacking(result).is_empty();
+    Some(status.attestation.as_ref().filter(refused)?.refusal_id.as_deref().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use constellation_crds::node::{Mismatch, Refusals};
+
+    use super::*;
+
+    fn result(verdict: &str, id: &str) -> AttestationResult {
+        let mismatch = Mismatch { clause: "tpm.pcr.11".into(), message: "another image".into(), ..Mismatch::default() };
+        AttestationResult {
+            verdict: verdict.into(),
+            refusal_id: Some(id.into()),
+            mismatches: vec![mismatch],
+            ..AttestationResult::default()
+        }
+    }
+
+    fn given(phase: Phase, attestation: Option<AttestationResult>) -> ConfidentialNodeStatus {
+        ConfidentialNodeStatus { phase: Some(phase), attestation, ..ConfidentialNodeStatus::default() }
+    }
+
+    fn reasons(before: &ConfidentialNodeStatus, after: &ConfidentialNodeStatus) -> Vec<(bool, String)> {
+        news(before, after).into_iter().map(|told| (told.warning, told.reason)).collect()
+    }
+
+    #[test]
+    fn a_member_that_is_refused_is_told_once_for_each_reason() {
+        let accepted = given(Phase::Ready, Some(result("Accepted", "")));
+        let refused = given(Phase::Ready, Some(result("Refused", "1")));
+        let again = given(Phase::Ready, Some(result("Refused", "2")));
+        let told = [(true, reason::ATTESTATION_REFUSED.to_owned())];
+        assert_eq!(reasons(&accepted, &refused), told);
+        assert_eq!(reasons(&refused, &refused), []);
+        assert_eq!(reasons(&refused, &again), told);
+        assert_eq!(reasons(&again, &accepted), []);
+    }
+
+    #[test]
+    fn a_new_node_that_is_refused_is_told_once() {
+        let booting = given(Phase::Booting, None);
+        let refused = given(Phase::Failed, Some(result("Refused", "1")));
+        assert_eq!(reasons(&booting, &refused).len(), 1);
+    }
+
+    #[test]
+    fn refusals_in_a_nodes_name_are_told_once_for_each_reason_whatever_their_number() {
+        let with = |count, id: &str| ConfidentialNodeStatus {
+            refusals: Some(Refusals { count, since: None, last: result("Refused", id) }),
+            ..given(Phase::Ready, Some(result("Accepted", "")))
+        };
+        let calm = given(Phase::Ready, Some(result("Accepted", "")));
+        let told = news(&calm, &with(3, "1"));
+        assert_eq!((told.len(), told[0].warning, told[0].reason.as_str()), (1, true, reason::PEER_REFUSED));
+        assert!(told[0].note.contains("3 times") && told[0].note.contains("tpm.pcr.11: another image"), "{told:?}");
+        assert_eq!(news(&with(3, "1"), &with(10_000, "1")), []);
+        assert_eq!(news(&with(3, "1"), &with(4, "2")).len(), 1);
+    }
+}
