@@ -260,6 +260,8 @@ pub mod reason {
     pub const NO_CAPACITY: &str = "NoCapacity";
     /// The cloud gave every VM that was asked for.
     pub const CAPACITY_AVAILABLE: &str = "CapacityAvailable";
+    /// The operator's host lacks something for VMs of provider `local`; the message says what to install or to free.
+    pub const HOST_NOT_READY: &str = "HostNotReady";
     /// A quota of the cloud is used up.
     pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
     /// The cloud's credentials may not do this.
@@ -325,6 +327,7 @@ pub mod reason {
         DRAINING,
         FETCHING_OFF,
         FETCH_FAILED,
+        HOST_NOT_READY,
         IMAGE_NOT_FOUND,
         INFRASTRUCTURE_READY,
         INITIALIZING_CONTROL_PLANE,

@@ -50,6 +50,9 @@ pub enum Error {
     Time(&'static str),
 }
 
+/// What a person installs on the host wakes nobody; one look starts a process that reads a few paths.
+const HOST_LOOK: Duration = Duration::from_secs(10);
+
 impl Error {
     /// For `map_err`: what we were doing.
     pub fn kube(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
@@ -73,6 +76,7 @@ impl Error {
                 Class::Wait(*after)
             }
             Self::Cloud(CloudError::Capacity(_) | CloudError::Quota(_)) => Class::Wait(Duration::from_mins(1)),
+            Self::Cloud(CloudError::Host(_)) => Class::Wait(HOST_LOOK),
             Self::Cloud(CloudError::Unsupported(_))
             | Self::Custody(CustodyError::Foreign(_) | CustodyError::Key(_))
             | Self::Invalid(_) => Class::User,
@@ -93,6 +97,7 @@ impl Error {
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Cloud(CloudError::Capacity(_)) => Some(reason::NO_CAPACITY),
+            Self::Cloud(CloudError::Host(_)) => Some(reason::HOST_NOT_READY),
             Self::Cloud(CloudError::Quota(_)) => Some(reason::QUOTA_EXCEEDED),
             Self::Cloud(CloudError::Unsupported(_)) => Some(reason::INVALID_SPEC),
             Self::Cloud(CloudError::Denied(_)) | Self::Custody(CustodyError::Denied(_)) => Some(reason::ACCESS_DENIED),
@@ -101,13 +106,20 @@ impl Error {
         }
     }
 
+    /// Whether nothing will come of it without somebody's help: such a failure is `Stalled`, and a warning.
+    #[must_use]
+    pub fn needs_help(&self) -> bool {
+        matches!(self.class(), Class::Denied | Class::User)
+            || matches!(self, Self::Cloud(CloudError::Host(_) | CloudError::Quota(_)))
+    }
+
     /// The condition reason of a node whose launch ended with this.
     #[must_use]
     pub fn launch_reason(&self) -> &'static str {
         match self {
-            Self::Cloud(CloudError::Capacity(_) | CloudError::Quota(_) | CloudError::Denied(_)) => {
-                self.reason().unwrap_or(reason::LAUNCH_FAILED)
-            }
+            Self::Cloud(
+                CloudError::Capacity(_) | CloudError::Quota(_) | CloudError::Denied(_) | CloudError::Host(_),
+            ) => self.reason().unwrap_or(reason::LAUNCH_FAILED),
             _ => reason::LAUNCH_FAILED,
         }
     }

@@ -65,7 +65,7 @@ const PAGE: [(&str, &str, &str, &str, &str); 13] = [
         "_total",
         "counter",
         "provider, operation, code",
-        "Calls of a cloud, by what came of them: `ok`, `capacity`, `denied`, `not-found`, `quota`, `throttled`, `transient` \
+        "Calls of a cloud, by what came of them: `ok`, `capacity`, `denied`, `host`, `not-found`, `quota`, `throttled`, `transient` \
          or `unsupported`",
     ),
     (

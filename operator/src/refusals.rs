@@ -7,7 +7,7 @@ use constellation_crds::condition::reason;
 use crate::{backoff::delay, cloud::CloudError, error::Error};
 
 /// Every kind of refusal, and what leads to it.
-fn all() -> [(CloudError, &'static str); 7] {
+fn all() -> [(CloudError, &'static str); 8] {
     let none = String::new;
     [
         (CloudError::Capacity(none()), "The cloud has no such VM in any zone that the node may be in."),
@@ -15,6 +15,11 @@ fn all() -> [(CloudError, &'static str); 7] {
             CloudError::Denied(none()),
             "The credentials are wrong or lack a right, the subscription or project can't be used, or a policy or lock \
              forbids it; `constellation-operator permissions` prints the role.",
+        ),
+        (
+            CloudError::Host(none()),
+            "`local` only: the operator's host lacks a program, firmware or device, has one that is too old, or another \
+             process holds the cluster's port; the message names the package to install, or the port to free.",
         ),
         (
             CloudError::NotFound(none()),
@@ -92,7 +97,7 @@ mod tests {
     #[test]
     fn every_refusal_has_its_row() {
         let words: Vec<_> = all().iter().map(|(cause, _)| cause.word()).collect();
-        let known = ["capacity", "denied", "not-found", "quota", "throttled", "transient", "unsupported"];
+        let known = ["capacity", "denied", "host", "not-found", "quota", "throttled", "transient", "unsupported"];
         assert_eq!(words, known);
     }
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
+#[path = "bad_input/host.rs"]
+mod host;
 #[path = "bad_input/stages.rs"]
 mod stages;
 

@@ -127,6 +127,9 @@ pub enum CloudError {
     /// The credentials may not do this.
     #[error("denied: {0}")]
     Denied(String),
+    /// The host that the operator runs on lacks something that only a person can put there: says what.
+    #[error("{0}")]
+    Host(String),
     /// There is no such thing; for a removal that means it is finished.
     #[error("not found: {0}")]
     NotFound(String),
@@ -154,6 +157,7 @@ impl CloudError {
         match self {
             Self::Capacity(_) => "capacity",
             Self::Denied(_) => "denied",
+            Self::Host(_) => "host",
             Self::NotFound(_) => "not-found",
             Self::Quota(_) => "quota",
             Self::Throttled { .. } => "throttled",

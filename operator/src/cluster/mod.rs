@@ -151,6 +151,7 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     // A conflict says only that the next look will see more: nobody needs to read that.
     let told = failure.as_ref().filter(|error| !error.is_conflict());
     world.facts.error = told.map(|error| chain(error));
+    world.facts.stuck = told.is_some_and(Error::needs_help);
     world.facts.why = told.and_then(Error::reason);
     let before = cluster.status.clone().unwrap_or_default();
     let status = report::report(&world.seen, &plan, &world.facts, &before, Timestamp::now());

@@ -172,6 +172,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         refusals: inside.refusals,
         resources: resources(memory, &nodes),
         error: None,
+        stuck: false,
         why: None,
     };
     let network = memory.network.clone();

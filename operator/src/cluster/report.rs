@@ -38,6 +38,8 @@ pub struct Facts {
     pub resources: Vec<constellation_crds::cluster::CloudResource>,
     /// A step failed; for people.
     pub error: Option<String>,
+    /// Nothing will come of that step without somebody's help.
+    pub stuck: bool,
     /// The reason for it, where there is a better one than that it goes on.
     pub why: Option<&'static str>,
 }
@@ -155,7 +157,7 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     } else {
         board.set(kind::READY, Status::False, why, message.clone());
     }
-    let stalled = plan.blocked.as_ref().is_some_and(|blocked| blocked.stalled);
+    let stalled = facts.stuck || plan.blocked.as_ref().is_some_and(|blocked| blocked.stalled);
     board.only(kind::STALLED, stalled, why, message.clone());
     board.only(kind::RECONCILING, !ready && !stalled && !seen.paused, reason::IN_PROGRESS, message.clone());
     board.say(kind::PAUSED, seen.paused, (reason::PAUSED, reason::NOT_PAUSED), "");

@@ -43,6 +43,7 @@ pub(super) enum Reply {
 pub(super) enum Kind {
     Capacity,
     Denied,
+    Host,
     NotFound,
     Transient,
     Unsupported,
@@ -103,6 +104,7 @@ impl From<CloudError> for Reply {
         let (kind, message) = match error {
             CloudError::Capacity(message) => (Kind::Capacity, message),
             CloudError::Denied(message) => (Kind::Denied, message),
+            CloudError::Host(message) => (Kind::Host, message),
             CloudError::NotFound(message) => (Kind::NotFound, message),
             CloudError::Unsupported(message) => (Kind::Unsupported, message),
             other => (Kind::Transient, other.to_string()),
@@ -118,6 +120,7 @@ impl Reply {
             Self::Refused { kind, message } => Err(match kind {
                 Kind::Capacity => CloudError::Capacity(message),
                 Kind::Denied => CloudError::Denied(message),
+                Kind::Host => CloudError::Host(message),
                 Kind::NotFound => CloudError::NotFound(message),
                 Kind::Transient => CloudError::Transient(message),
                 Kind::Unsupported => CloudError::Unsupported(message),
@@ -220,6 +223,7 @@ mod tests {
     fn a_refusal_keeps_its_kind() {
         let through = |error| Reply::from(error).into_result().unwrap_err();
         assert!(matches!(through(CloudError::Capacity("x".into())), CloudError::Capacity(_)));
+        assert!(matches!(through(CloudError::Host("x".into())), CloudError::Host(_)));
         assert!(matches!(through(CloudError::NotFound("x".into())), CloudError::NotFound(_)));
         assert!(matches!(through(CloudError::Unsupported("x".into())), CloudError::Unsupported(_)));
         assert!(matches!(through(CloudError::Transient("x".into())), CloudError::Transient(_)));

@@ -121,8 +121,9 @@ fn outside_port(dir: &ClusterDir) -> Result<TcpListener, CloudError> {
                 .parse()
                 .map_err(|_| CloudError::Unsupported(format!("{} holds no port", path.display())))?;
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|e| {
-                CloudError::Transient(format!(
-                    "port {port} on 127.0.0.1, which this cluster had before, cannot be had: {e}"
+                CloudError::Host(format!(
+                    "port {port} on 127.0.0.1, which this cluster had before and its kubeconfig names, cannot be had: \
+                     {e}; end what holds it"
                 ))
             })
         }
@@ -184,7 +185,7 @@ fn answers(dir: &ClusterDir) -> bool {
 /// Why the supervisor ended before it answered.
 fn refusal(status: &str, said: &str) -> CloudError {
     if said.contains("unshare: ") {
-        CloudError::Unsupported(format!(
+        CloudError::Host(format!(
             "network and pid namespaces cannot be made: run as root (CAP_SYS_ADMIN, CAP_NET_ADMIN), or allow user \
              namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone): {said}"
         ))
@@ -256,9 +257,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_that_forbids_namespaces_is_unsupported_and_told_why() {
+    fn a_host_that_forbids_namespaces_is_refused_and_told_why() {
         let refused = refusal("exit status: 1", "unshare: unshare failed: Operation not permitted");
-        let CloudError::Unsupported(message) = refused else { panic!("{refused}") };
+        let CloudError::Host(message) = refused else { panic!("{refused}") };
         assert!(message.contains("user namespaces"), "{message}");
         assert!(matches!(refusal("exit status: 1", "out of memory"), CloudError::Transient(_)));
     }

@@ -61,7 +61,7 @@ impl Tools {
                 firmware: code.into(),
                 variables: variables.into(),
             }),
-            _ => Err(CloudError::Unsupported(format!("local VMs need what is not here: {}", missing.join("; ")))),
+            _ => Err(CloudError::Host(format!("local VMs need what is not here: {}", missing.join("; ")))),
         }
     }
 
@@ -82,7 +82,7 @@ const FIRMWARE: &[(&str, &str)] = &[
 ];
 
 fn version_of(program: &Path, before: &str, least: (u32, u32), package: &str) -> Result<(u32, u32), CloudError> {
-    let unusable = |why: String| CloudError::Unsupported(format!("{} {why} (package {package})", program.display()));
+    let unusable = |why: String| CloudError::Host(format!("{} {why} (package {package})", program.display()));
     let output = Command::new(program).arg("--version").output().map_err(|e| unusable(format!("does not run: {e}")))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = parse_version(&text, before).ok_or_else(|| unusable("does not tell its version".to_owned()))?;
@@ -103,7 +103,7 @@ fn parse_version(text: &str, before: &str) -> Option<(u32, u32)> {
 pub(super) fn which(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(name))
         .find(|candidate| candidate.is_file())
 }

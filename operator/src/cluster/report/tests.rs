@@ -112,7 +112,11 @@ fn a_refusal_of_the_cloud_is_the_reason_why_a_cluster_is_not_ready() {
     assert_eq!(ready.reason, reason::ACCESS_DENIED);
     assert!(ready.message.contains("grant compute.instances.create"), "{}", ready.message);
     let passing = crate::error::Error::Cloud(crate::cloud::CloudError::Transient("reset".into()));
-    assert_eq!(passing.reason(), None);
+    assert_eq!((passing.reason(), passing.needs_help()), (None, false));
+    // Whoever waits for somebody's help says so.
+    assert!(error.needs_help());
+    let stuck = status(&running(), &Facts { stuck: true, ..facts });
+    assert!(is_true(&stuck.conditions, kind::STALLED) && !is_true(&stuck.conditions, kind::RECONCILING));
 }
 
 #[test]

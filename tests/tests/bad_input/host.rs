@@ -1,0 +1,228 @@
+//! A host that lacks what VMs of provider `local` need: told as a warning that says what to install or to free, and well
+//! again without a restart of the operator.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use constellation_crds::{
+    ConstellationCluster,
+    condition::{Condition, reason},
+};
+use constellation_tests::{faults::flow::LONG, world::World};
+use k8s_openapi::api::core::v1::Event;
+use kube::{
+    Api,
+    api::{DynamicObject, ListParams, ObjectMeta},
+    core::{GroupVersionKind, TypeMeta},
+};
+use serde_json::{Value, json};
+
+/// Where distributions keep OVMF.
+const FIRMWARE: [&str; 2] = ["/usr/share/OVMF", "/usr/share/edk2"];
+
+/// An operator whose host is what a test makes of it: programs come from a folder, and firmware can be hidden.
+struct Host {
+    world: World,
+    programs: PathBuf,
+}
+
+impl Host {
+    async fn start(name: &str) -> Self {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bad-input").join(name);
+        let world = World::start(dir.clone(), "first").await;
+        let programs = dir.join("programs");
+        let _ = fs::remove_dir_all(&programs);
+        fs::create_dir_all(&programs).unwrap();
+        for entry in fs::read_dir("/usr/bin").unwrap() {
+            let entry = entry.unwrap();
+            symlink(entry.path(), programs.join(entry.file_name())).unwrap();
+        }
+        let mut host = Self { world, programs };
+        host.operator();
+        host
+    }
+
+    /// Starts the operator in a mount namespace of its own.
+    fn operator(&mut self) {
+        let path = format!("PATH={}", self.programs.display());
+        self.world.operator_through(&["unshare", "--mount", "env", &path], &[]);
+    }
+
+    /// A command in the operator's mount namespace.
+    fn mounts(&self, program: &str, arguments: &[&str]) {
+        let target = self.world.operator_pid().to_string();
+        let status = Command::new("nsenter").args(["--mount", "--target", &target, program]).args(arguments).status();
+        assert!(status.unwrap().success(), "{program} {arguments:?} (needs root)");
+    }
+
+    fn hide_firmware(&self) {
+        for folder in FIRMWARE.into_iter().filter(|folder| Path::new(folder).exists()) {
+            self.mounts("mount", &["-t", "tmpfs", "none", folder]);
+        }
+    }
+
+    fn show_firmware(&self) {
+        for folder in FIRMWARE.into_iter().filter(|folder| Path::new(folder).exists()) {
+            self.mounts("umount", &[folder]);
+        }
+    }
+
+    fn remove(&self, program: &str) {
+        fs::remove_file(self.programs.join(program)).unwrap();
+    }
+
+    /// Puts a program there that says another version.
+    fn pretend(&self, program: &str, says: &str) {
+        self.remove(program);
+        let path = self.programs.join(program);
+        fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn put_right(&self, program: &str) {
+        let _ = fs::remove_file(self.programs.join(program));
+        symlink(Path::new("/usr/bin").join(program), self.programs.join(program)).unwrap();
+    }
+
+    /// Asks for a cluster. Its image isn't there: no VM is wanted, only what comes before it.
+    async fn ask(&mut self, name: &str) {
+        name.clone_into(&mut self.world.cluster);
+        let pcrs: Value = [4, 11, 12, 13].map(|n: u8| (n.to_string(), json!(["00".repeat(32)]))).into_iter().collect();
+        let sets = json!([{"name": "any", "platform": "qemu-vtpm", "pcrs": pcrs}]);
+        let version = json!({"image": {"local": "/nowhere/image.raw"}, "kubernetesVersion": "v1.36.3",
+            "measurements": {"inline": sets}});
+        self.world.apply_object(object("NodeVersion", "host", &version)).await;
+        let cluster = json!({"provider": {"local": {}}, "tee": "vtpm", "nodeVersion": "host",
+            "controlPlane": {"replicas": 1, "instanceType": "1x512"}});
+        self.world.apply_object(object("ConstellationCluster", name, &cluster)).await;
+    }
+
+    /// Waits until the cluster is stalled for its host, with these words, and a warning said so.
+    async fn told(&mut self, words: &str) {
+        let stalled = async |w: &World| {
+            let conditions = w.cluster().await.and_then(|c| c.status).map(|s| s.conditions).unwrap_or_default();
+            let is = |kind: &str, status: &str| {
+                let holds = |c: &&Condition| {
+                    (c.type_.as_str(), c.status.as_str(), c.reason.as_str()) == (kind, status, reason::HOST_NOT_READY)
+                };
+                conditions.iter().find(holds).is_some_and(|c| c.message.contains(words))
+            };
+            is("Ready", "False") && is("Stalled", "True")
+        };
+        self.world.until(words, LONG, stalled).await;
+        let warned = async |w: &World| warnings(w).await.iter().any(|message| message.contains(words));
+        self.world.until("its Event", LONG, warned).await;
+    }
+
+    /// Waits until the network is there, which is what stalled, and then until the cluster is gone.
+    async fn goes_on(&mut self) {
+        let network = async |w: &World| w.condition("InfrastructureReady").await && !w.condition("Stalled").await;
+        self.world.until("the network", LONG, network).await;
+    }
+
+    async fn end(&mut self) {
+        self.world.delete_cluster().await;
+        self.world.until("nothing left", LONG, async |w| w.cluster().await.is_none()).await;
+    }
+
+    /// Folder of the cluster's state.
+    async fn state(&self) -> PathBuf {
+        let cluster: ConstellationCluster = self.world.cluster().await.unwrap();
+        self.world.dir().join("local").join(cluster.metadata.uid.unwrap())
+    }
+}
+
+fn object(kind: &str, name: &str, spec: &Value) -> DynamicObject {
+    let kind = GroupVersionKind::gvk("constellation.dev", "v1alpha1", kind);
+    DynamicObject {
+        types: Some(TypeMeta { api_version: kind.api_version(), kind: kind.kind }),
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        data: json!({"spec": spec}),
+    }
+}
+
+/// What warnings said of the cluster.
+async fn warnings(world: &World) -> Vec<String> {
+    let events: Api<Event> = Api::default_namespaced(world.client());
+    let all = events.list(&ListParams::default()).await.unwrap().items.into_iter();
+    all.filter(|event| event.involved_object.name.as_ref() == Some(&world.cluster))
+        .filter(|event| event.type_.as_deref() == Some("Warning"))
+        .filter_map(|event| event.message)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_missing_or_too_old_is_asked_for_by_its_package_and_used_once_it_is_there() {
+    let mut host = Host::start("programs").await;
+    for (name, program, says, words) in [
+        ("no-qemu", "qemu-system-x86_64", None, "qemu-system-x86_64 (package qemu-system-x86)"),
+        (
+            "old-qemu",
+            "qemu-system-x86_64",
+            Some("QEMU emulator version 5.2.0 (Debian 1:5.2)"),
+            "is 5.2, 6.0 or later is needed (package qemu-system-x86)",
+        ),
+        ("no-swtpm", "swtpm", None, "swtpm (package swtpm)"),
+        (
+            "old-swtpm",
+            "swtpm",
+            Some("TPM emulator version 0.5.2, Copyright (c)"),
+            "is 0.5, 0.6 or later is needed (package swtpm)",
+        ),
+        ("mute-swtpm", "swtpm", Some("no version"), "does not tell its version (package swtpm)"),
+    ] {
+        match says {
+            None => host.remove(program),
+            Some(says) => host.pretend(program, says),
+        }
+        host.ask(name).await;
+        host.told(words).await;
+        host.put_right(program);
+        host.goes_on().await;
+        host.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn firmware_that_is_missing_is_asked_for_by_its_package_and_used_once_it_is_there() {
+    let mut host = Host::start("firmware").await;
+    host.hide_firmware();
+    host.ask("no-firmware").await;
+    host.told("OVMF_CODE.fd and OVMF_VARS.fd (package ovmf)").await;
+    host.show_firmware();
+    host.goes_on().await;
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_somebody_else_holds_is_named_and_used_once_it_is_free() {
+    let mut host = Host::start("port").await;
+    host.ask("taken").await;
+    host.goes_on().await;
+    // The host goes down and comes up again, and somebody else is faster.
+    let state = host.state().await;
+    host.world.kill_operator();
+    let pid = fs::read_to_string(state.join("supervisor.pid")).unwrap();
+    assert!(Command::new("kill").args(["-KILL", pid.trim()]).status().unwrap().success());
+    let port: u16 = fs::read_to_string(state.join("port")).unwrap().trim().parse().unwrap();
+    let begun = Instant::now();
+    let taken = loop {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(taken) => break taken,
+            Err(error) => assert!(begun.elapsed() < LONG, "{error}"),
+        }
+        // Another process's end can only be looked at.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    host.operator();
+    host.told(&format!("port {port} on 127.0.0.1")).await;
+    drop(taken);
+    host.goes_on().await;
+    host.end().await;
+}
