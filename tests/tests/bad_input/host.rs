@@ -30,6 +30,8 @@ const FIRMWARE: [&str; 2] = ["/usr/share/OVMF", "/usr/share/edk2"];
 struct Host {
     world: World,
     programs: PathBuf,
+    /// The image that clusters want.
+    image: PathBuf,
 }
 
 impl Host {
@@ -43,7 +45,7 @@ impl Host {
             let entry = entry.unwrap();
             symlink(entry.path(), programs.join(entry.file_name())).unwrap();
         }
-        let mut host = Self { world, programs };
+        let mut host = Self { world, programs, image: "/nowhere/image.raw".into() };
         host.operator();
         host
     }
@@ -90,12 +92,12 @@ impl Host {
         symlink(Path::new("/usr/bin").join(program), self.programs.join(program)).unwrap();
     }
 
-    /// Asks for a cluster. Its image isn't there: no VM is wanted, only what comes before it.
+    /// Asks for a cluster.
     async fn ask(&mut self, name: &str) {
         name.clone_into(&mut self.world.cluster);
         let pcrs: Value = [4, 11, 12, 13].map(|n: u8| (n.to_string(), json!(["00".repeat(32)]))).into_iter().collect();
         let sets = json!([{"name": "any", "platform": "qemu-vtpm", "pcrs": pcrs}]);
-        let version = json!({"image": {"local": "/nowhere/image.raw"}, "kubernetesVersion": "v1.36.3",
+        let version = json!({"image": {"local": self.image}, "kubernetesVersion": "v1.36.3",
             "measurements": {"inline": sets}});
         self.world.apply_object(object("NodeVersion", "host", &version)).await;
         let cluster = json!({"provider": {"local": {}}, "tee": "vtpm", "nodeVersion": "host",
@@ -120,7 +122,19 @@ impl Host {
         self.world.until("its Event", LONG, warned).await;
     }
 
-    /// Waits until the network is there, which is what stalled, and then until the cluster is gone.
+    /// Waits until a node's launch failed, with these words.
+    async fn launch_fails(&mut self, words: &str) {
+        let failed = async |w: &World| {
+            let node = w.nodes().await.pop().and_then(|node| node.status);
+            node.is_some_and(|status| {
+                let launched = status.conditions.iter().find(|c| c.type_ == "Launched");
+                launched.is_some_and(|c| c.reason == reason::LAUNCH_FAILED && c.message.contains(words))
+            })
+        };
+        self.world.until(words, LONG, failed).await;
+    }
+
+    /// Waits until the network is there, which is what stalled.
     async fn goes_on(&mut self) {
         let network = async |w: &World| w.condition("InfrastructureReady").await && !w.condition("Stalled").await;
         self.world.until("the network", LONG, network).await;
@@ -197,6 +211,31 @@ async fn firmware_that_is_missing_is_asked_for_by_its_package_and_used_once_it_i
     host.told("OVMF_CODE.fd and OVMF_VARS.fd (package ovmf)").await;
     host.show_firmware();
     host.goes_on().await;
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_missing_empty_or_cut_off_is_named_and_launched_once_it_is_whole() {
+    let mut host = Host::start("image").await;
+    let image = host.world.dir().join("image.raw");
+    let _ = fs::remove_file(&image);
+    host.image.clone_from(&image);
+    host.ask("image").await;
+    host.launch_fails("cannot be read").await;
+    fs::write(&image, "").unwrap();
+    host.launch_fails("is not a file, or is empty").await;
+    // A partition table that says where the disk ends, and no more of the disk.
+    let mut disk = vec![0; 4096];
+    disk[512..520].copy_from_slice(b"EFI PART");
+    disk[544..552].copy_from_slice(&7_u64.to_le_bytes());
+    fs::write(&image, &disk[..4000]).unwrap();
+    host.launch_fails("is cut off: it has 4000 of 4096 bytes").await;
+    fs::write(&image, &disk).unwrap();
+    let launched = async |w: &World| {
+        let node = w.nodes().await.pop().and_then(|node| node.status);
+        node.is_some_and(|status| status.conditions.iter().any(|c| c.type_ == "Launched" && c.status == "True"))
+    };
+    host.world.until("the VM", LONG, launched).await;
     host.end().await;
 }
 

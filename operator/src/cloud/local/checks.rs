@@ -1,11 +1,18 @@
 //! What is looked at before a VM is made: its image, the disk and the memory it will need.
 
-use std::{fs, path::Path};
+use std::{fs, io, os::unix::fs::FileExt as _, path::Path};
 
 use super::layout::Shape;
 use crate::cloud::CloudError;
 
-/// Refuses an image that QEMU could not open.
+/// A sector of a raw disk.
+const SECTOR: u64 = 512;
+/// Where the header of a GPT begins, in its second sector, and with what (UEFI 2.10, 5.3.2, table 5-5).
+const SIGNATURE: &[u8] = b"EFI PART";
+/// Offset in the header of the number of the sector with the other header: the last one of the disk.
+const ALTERNATE: usize = 32;
+
+/// Refuses an image that QEMU could not open, or that was cut off: its VM would start, and never be heard from.
 pub(super) fn check_image(image: &Path) -> Result<(), CloudError> {
     let wrong = |why: &str| CloudError::Unsupported(format!("image {} {why}", image.display()));
     if !image.is_absolute() {
@@ -16,7 +23,23 @@ pub(super) fn check_image(image: &Path) -> Result<(), CloudError> {
     if !metadata.is_file() || metadata.len() == 0 {
         return Err(wrong("is not a file, or is empty"));
     }
-    Ok(())
+    match whole(&file).map_err(|e| wrong(&format!("cannot be read: {e}")))? {
+        Some(whole) if metadata.len() < whole => {
+            Err(wrong(&format!("is cut off: it has {} of {whole} bytes; copy it again", metadata.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that a disk has by its own partition table; nothing where it has no such table.
+fn whole(file: &fs::File) -> io::Result<Option<u64>> {
+    let mut header = [0; ALTERNATE + 8];
+    match file.read_exact_at(&mut header, SECTOR) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let last = header.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    Ok(header.starts_with(SIGNATURE).then(|| last.saturating_add(1).saturating_mul(SECTOR)))
 }
 
 /// Refuses a VM that would soon stop for want of disk or memory. State disks are sparse and rarely filled: a fresh
@@ -68,6 +91,34 @@ mod tests {
             assert!(message.contains(wrong), "{message}");
         }
         assert!(check_image(&std::env::current_exe().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn an_image_that_was_cut_off_is_refused_with_both_lengths() {
+        let path = std::env::temp_dir().join(format!("constellation-image-{}", std::process::id()));
+        let mut disk = vec![0; 2048];
+        disk[512..520].copy_from_slice(SIGNATURE);
+        disk[512 + ALTERNATE..][..8].copy_from_slice(&3_u64.to_le_bytes());
+        fs::write(&path, &disk).unwrap();
+        assert!(check_image(&path).is_ok());
+        fs::write(&path, &disk[..2047]).unwrap();
+        let refused = check_image(&path).unwrap_err().to_string();
+        assert!(refused.contains("is cut off: it has 2047 of 2048 bytes"), "{refused}");
+        // A file that is no such disk is QEMU's matter.
+        disk[512] = 0;
+        fs::write(&path, &disk[..2047]).unwrap();
+        assert!(check_image(&path).is_ok());
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_disk_without_room_is_named_with_what_is_needed() {
+        let small = Shape { vcpus: 1, memory_mib: 1 };
+        // A filesystem that never has any room.
+        let refused = check_room(Path::new("/proc"), 1, small);
+        let Err(CloudError::Capacity(message)) = refused else { panic!("{refused:?}") };
+        assert_eq!(message, "/proc has 0 MiB free, 256 MiB are needed for a node");
+        assert!(check_room(&std::env::temp_dir(), 1, small).is_ok());
     }
 
     #[test]
