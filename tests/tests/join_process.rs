@@ -175,6 +175,7 @@ async fn evidence_with_one_part_removed_or_replaced_gets_no_ticket() {
         ("signature removed", Box::new(|evidence| evidence.signature.clear())),
         ("signature altered", Box::new(|evidence| *evidence.signature.last_mut().unwrap() ^= 1)),
         ("registers removed", Box::new(|evidence| evidence.pcrs.clear())),
+        ("registers in another order", Box::new(|evidence| evidence.pcrs[4 * 32..12 * 32].rotate_left(32))),
         ("register altered", Box::new(|evidence| evidence.pcrs[11 * 32] ^= 1)),
         ("credential unopened", Box::new(|evidence| evidence.activated.clear())),
         ("credential guessed", Box::new(|evidence| evidence.activated = vec![0; 32])),
@@ -307,7 +308,9 @@ async fn evidence_for_another_purpose_or_keys_gets_no_ticket() {
     }
     // The Hello that was sent says one thing, the evidence is about another.
     let bound: &[(&str, HelloChange)] = &[
-        ("bound to another purpose", |hello| hello.purpose = Purpose::Init),
+        ("bound to Init", |hello| hello.purpose = Purpose::Init),
+        ("bound to Reattest", |hello| hello.purpose = Purpose::Reattest),
+        ("bound to another cluster", |hello| hello.cluster_uid = "other".to_owned()),
         ("bound to another encryption key", |hello| hello.keys.encryption = vec![9; 32]),
         ("bound to another WireGuard key", |hello| hello.keys.wireguard = vec![9; 32]),
         ("bound to another node", |hello| hello.node_uid = "uid-worker-2".to_owned()),

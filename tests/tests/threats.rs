@@ -43,7 +43,7 @@ fn every_test_on_the_page_exists() {
 #[test]
 fn every_attack_is_on_the_page() {
     let page = page();
-    for room in ["attacks", "bootstrapper", "clock", "event_log", "files", "keys", "secrets"] {
+    for room in ["attacks", "bootstrapper", "clock", "event_log", "files", "keys", "refusals", "secrets"] {
         let file = format!("tests/tests/join_process/{room}.rs");
         for name in tests(&file) {
             assert!(page.contains(&format!("`{file}::{name}`")), "docs/threats.md lacks {name}");
