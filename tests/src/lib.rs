@@ -1,5 +1,6 @@
 //! What tests share: real control planes, real TPMs, real VMs.
 
+pub mod alone;
 pub mod capture;
 pub mod controlplane;
 pub mod faults;

@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::alone;
+
 /// swtpm answers within milliseconds of its start; only a box that is down takes this long.
 const START: Duration = Duration::from_secs(20);
 /// Ports from here on are below those that the kernel gives to connections (32768 and up, `ip_local_port_range`).
@@ -177,7 +179,7 @@ pub fn manufacture(folder: &Path) -> Result<PathBuf> {
 fn launch(folder: &Path) -> Result<(Child, u16)> {
     for _ in 0..ATTEMPTS {
         let port = free_pair()?;
-        let mut child = Command::new("swtpm")
+        let mut child = alone::command("swtpm")
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .arg("--tpmstate")
             .arg(format!("dir={}", state(folder).display()))

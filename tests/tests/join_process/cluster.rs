@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use constellation_crds::{NodeAdmission, TrustBundle};
-use constellation_tests::controlplane::{self, Options};
+use constellation_tests::{
+    alone,
+    controlplane::{self, Options},
+};
 use k8s_openapi::{
     api::{
         core::v1::ConfigMap,
@@ -201,7 +204,7 @@ pub fn spawn(program: &Path, log: &Path, arguments: &[String]) -> Result<Child> 
 /// As [`spawn`], with more in its environment.
 pub fn spawn_in(program: &Path, log: &Path, arguments: &[String], environment: &[(&str, String)]) -> Result<Child> {
     let log = fs::File::create(log)?;
-    Command::new("setpriv")
+    alone::command("setpriv")
         .args(["--pdeathsig", "KILL"])
         .arg(program)
         .args(arguments)
