@@ -154,7 +154,15 @@ async fn keys_in_software_say_what_they_like_and_are_refused_for_each_part_of_it
             sha256,
             Some("tpm.quote.selection"),
         ),
-        ("another digest", at(digest - 2, 0xff), sha256, Some("tpm.quote.digest")),
+        (
+            "another digest",
+            Box::new(move |quote| {
+                let place = quote.len() - (digest - 2);
+                quote[place] ^= 1;
+            }),
+            sha256,
+            Some("tpm.quote.digest"),
+        ),
         ("SHA-1 in the signature", Box::new(|_| {}), [0x00, 0x04], Some("tpm.signature")),
         ("SHA-384 in the signature", Box::new(|_| {}), [0x00, 0x0c], Some("tpm.signature")),
     ];
