@@ -1,6 +1,5 @@
 //! What tests share: real control planes, real TPMs, real VMs.
 
-pub mod alone;
 pub mod capture;
 pub mod controlplane;
 pub mod faults;

@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use constellation_crds::{NodeAdmission, TrustBundle};
 use constellation_tests::{
-    alone,
     controlplane::{self, Options},
+    swtpm::alone,
 };
 use k8s_openapi::{
     api::{
