@@ -30,6 +30,8 @@ struct Place {
     instance_type: &'static str,
     image: fn(&str) -> Value,
     images: [&'static str; 2],
+    /// What else the operator's process finds in its environment.
+    environment: Vec<(&'static str, String)>,
 }
 
 /// What is disturbed.
@@ -53,7 +55,9 @@ async fn life<W: Scripted>(place: &Place, disturbed: Disturbed, prepare: fn(&mut
     let setting = Setting {
         program: "constellation-operator-scripted",
         arguments: Vec::new(),
-        environment: vec![("CONSTELLATION_SCRIPTED_ENDPOINT", endpoint.url())],
+        environment: std::iter::once(("CONSTELLATION_SCRIPTED_ENDPOINT", endpoint.url()))
+            .chain(place.environment.clone())
+            .collect(),
         provider: place.provider.clone(),
         tee: "snp",
         instance_type: place.instance_type,
@@ -121,6 +125,26 @@ async fn ends_the_same<W: Scripted>(place: &Place, prepare: fn(&mut W)) {
     }
 }
 
+#[cfg(feature = "aws")]
+#[tokio::test(flavor = "multi_thread")]
+async fn aws_ends_the_same_whenever_the_operator_dies() {
+    use constellation_cloud_scripted::aws;
+
+    let place = Place {
+        name: "aws",
+        provider: json!({"aws": {
+            "region": "us-east-2", "zones": ["us-east-2a"], "reach": "External", "allowedSources": ["192.0.2.0/24"]}}),
+        instance_type: "m6a.large",
+        image: |image| json!({"aws": {"us-east-2": image}}),
+        images: aws::IMAGES,
+        // A profile of this machine must not be asked.
+        environment: [("AWS_ACCESS_KEY_ID", "AKIATEST"), ("AWS_SECRET_ACCESS_KEY", "test")]
+            .map(|(name, value)| (name, value.to_owned()))
+            .into(),
+    };
+    ends_the_same::<aws::World>(&place, |_| {}).await;
+}
+
 #[cfg(feature = "azure")]
 #[tokio::test(flavor = "multi_thread")]
 async fn azure_ends_the_same_whenever_the_operator_dies() {
@@ -135,6 +159,7 @@ async fn azure_ends_the_same_whenever_the_operator_dies() {
             "/subscriptions/s/resourceGroups/i/providers/Microsoft.Compute/galleries/g/images/node/versions/1.0.0",
             "/subscriptions/s/resourceGroups/i/providers/Microsoft.Compute/galleries/g/images/node/versions/2.0.0",
         ],
+        environment: Vec::new(),
     };
     ends_the_same::<constellation_cloud_scripted::azure::World>(&place, |world| world.cores = 64).await;
 }
@@ -150,6 +175,7 @@ async fn gcp_ends_the_same_whenever_the_operator_dies() {
         instance_type: "n2d-standard-4",
         image: |image| json!({"gcp": image}),
         images: ["projects/example/global/images/node-1", "projects/example/global/images/node-2"],
+        environment: Vec::new(),
     };
     ends_the_same::<constellation_cloud_scripted::gcp::World>(&place, |_| {}).await;
 }

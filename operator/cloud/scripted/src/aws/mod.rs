@@ -4,7 +4,7 @@ pub mod model;
 pub mod objects;
 mod world;
 
-pub use self::world::World;
+pub use self::world::{IMAGES, World};
 
 /// A running EC2.
 pub type Endpoint = crate::Endpoint<World>;

@@ -26,6 +26,9 @@ pub struct Answer {
 type Refused = (u16, &'static str);
 type Reply = Result<String, Refused>;
 
+/// The images that there are.
+pub const IMAGES: [&str; 2] = ["ami-0123456789abcdef0", "ami-0123456789abcdef1"];
+
 /// The state.
 pub struct World {
     pub objects: BTreeMap<String, Object>,
@@ -341,7 +344,7 @@ impl World {
                 Ok(format!("<instanceTypeOfferingSet>{}</instanceTypeOfferingSet>", items(all)))
             }
             "DescribeImages" => {
-                if request.text("ImageId.1") != Some("ami-0123456789abcdef0") {
+                if !request.text("ImageId.1").is_some_and(|image| IMAGES.contains(&image)) {
                     return Err((400, "InvalidAMIID.NotFound"));
                 }
                 let (boot, tpm) = self.image;
