@@ -12,9 +12,12 @@ export RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 stages=(packages tools format build generated unit cel attestation operator clouds processes crash image vm)
 [ $# -gt 0 ] && stages=("$@")
 times=()
+free() { df --output=avail -BG . | tail -1 | tr -d ' '; }
+echo "disk: $(free) free; what is built and what VMs write is about 25 GiB when all of it is new"
 report() {
   local status=$?
   echo
+  echo "disk: $(free) free"
   echo "where the time went:"
   printf '  %s\n' "${times[@]:-}"
   [ $status -eq 0 ] || echo "FAILED in stage '$stage'" >&2

@@ -109,7 +109,17 @@ fn seen<W: Scripted>(endpoint: &Endpoint<W>, lane: &Lane, cluster: &str) -> Vec<
     let nodes: Vec<String> = lane.proxy.seen(|seen| seen.names.keys().cloned().collect());
     let told =
         |line: String| nodes.iter().fold(line.replace(cluster, "<uid>"), |line, node| line.replace(node, "<node>"));
-    endpoint.world().picture().into_iter().map(told).collect()
+    endpoint.world().picture().into_iter().map(|line| hashless(&told(line))).collect()
+}
+
+/// Without the 16 hex digits that stand for the cluster in names where its own doesn't fit.
+fn hashless(line: &str) -> String {
+    let other = |c: char| !c.is_ascii_hexdigit() || c.is_ascii_uppercase();
+    let word = |part: &str| {
+        let (hex, end) = part.split_at(part.trim_end_matches(other).len());
+        if hex.len() == 16 { format!("<hash>{end}") } else { part.to_owned() }
+    };
+    line.split_inclusive(other).map(word).collect()
 }
 
 /// Whatever is disturbed, each part of a life ends as when nothing is.

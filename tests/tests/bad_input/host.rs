@@ -25,6 +25,11 @@ use serde_json::{Value, json};
 
 /// Where distributions keep OVMF.
 const FIRMWARE: [&str; 2] = ["/usr/share/OVMF", "/usr/share/edk2"];
+/// Hides those folders in the mount namespace that it runs in, and becomes a program there.
+const HIDDEN: &str = r#"for folder in /usr/share/OVMF /usr/share/edk2; do
+    [ ! -d "$folder" ] || mount -t tmpfs none "$folder" || exit
+done
+exec "$@""#;
 
 /// An operator whose host is what a test makes of it: programs come from a folder, and firmware can be hidden.
 struct Host {
@@ -36,6 +41,11 @@ struct Host {
 
 impl Host {
     async fn start(name: &str) -> Self {
+        Self::start_through(name, &[]).await
+    }
+
+    /// Starts the operator through a program that becomes it, in its mount namespace.
+    async fn start_through(name: &str, through: &[&str]) -> Self {
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bad-input").join(name);
         let world = World::start(dir.clone(), "first").await;
         let programs = dir.join("programs");
@@ -46,32 +56,23 @@ impl Host {
             symlink(entry.path(), programs.join(entry.file_name())).unwrap();
         }
         let mut host = Self { world, programs, image: "/nowhere/image.raw".into() };
-        host.operator();
+        host.operator(through);
         host
     }
 
     /// Starts the operator in a mount namespace of its own.
-    fn operator(&mut self) {
+    fn operator(&mut self, through: &[&str]) {
         let path = format!("PATH={}", self.programs.display());
-        self.world.operator_through(&["unshare", "--mount", "env", &path], &[]);
+        let through = [&["unshare", "--mount"], through, &["env", &path]].concat();
+        self.world.operator_through(&through, &[]);
     }
 
-    /// A command in the operator's mount namespace.
-    fn mounts(&self, program: &str, arguments: &[&str]) {
-        let target = self.world.operator_pid().to_string();
-        let status = Command::new("nsenter").args(["--mount", "--target", &target, program]).args(arguments).status();
-        assert!(status.unwrap().success(), "{program} {arguments:?} (needs root)");
-    }
-
-    fn hide_firmware(&self) {
-        for folder in FIRMWARE.into_iter().filter(|folder| Path::new(folder).exists()) {
-            self.mounts("mount", &["-t", "tmpfs", "none", folder]);
-        }
-    }
-
+    /// Uncovers the firmware for an operator that runs, so is in its own mount namespace, and started with it [`HIDDEN`].
     fn show_firmware(&self) {
+        let target = self.world.operator_pid().to_string();
         for folder in FIRMWARE.into_iter().filter(|folder| Path::new(folder).exists()) {
-            self.mounts("umount", &[folder]);
+            let status = Command::new("nsenter").args(["--mount", "--target", &target, "umount", folder]).status();
+            assert!(status.unwrap().success(), "umount {folder} (needs root)");
         }
     }
 
@@ -205,8 +206,7 @@ async fn a_program_that_is_missing_or_too_old_is_asked_for_by_its_package_and_us
 
 #[tokio::test(flavor = "multi_thread")]
 async fn firmware_that_is_missing_is_asked_for_by_its_package_and_used_once_it_is_there() {
-    let mut host = Host::start("firmware").await;
-    host.hide_firmware();
+    let mut host = Host::start_through("firmware", &["bash", "-c", HIDDEN, "hidden"]).await;
     host.ask("no-firmware").await;
     host.told("OVMF_CODE.fd and OVMF_VARS.fd (package ovmf)").await;
     host.show_firmware();
@@ -259,7 +259,7 @@ async fn a_port_that_somebody_else_holds_is_named_and_used_once_it_is_free() {
         // Another process's end can only be looked at.
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    host.operator();
+    host.operator(&[]);
     host.told(&format!("port {port} on 127.0.0.1")).await;
     drop(taken);
     host.goes_on().await;
