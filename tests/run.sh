@@ -48,7 +48,7 @@ run() {
       cargo test -p constellation-cloud-aws -p constellation-cloud-azure -p constellation-cloud-gcp \
         -p constellation-cloud-scripted -p constellation-operator -p constellation-tests \
         --features constellation-tests/aws,constellation-tests/azure,constellation-tests/gcp \
-        --lib --test life --test killed --test moto --test hsm --test kms --test clouds
+        --lib --test life --test lists --test killed --test moto --test hsm --test kms --test clouds
       ;;
     processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated --test threats ;;
     crash)

@@ -25,6 +25,8 @@ struct List {
     items: Vec<Instance>,
     /// Launched by this process, and in no list yet: lists may be late.
     unseen: BTreeSet<NodeUid>,
+    /// Addresses by `vmId`, which is of one VM only: an interface keeps its address as long as it has that VM.
+    addresses: BTreeMap<String, IpAddr>,
 }
 
 impl Lists {
@@ -129,8 +131,9 @@ impl AzureCloud {
             return Ok(list.items.clone());
         }
         let at = Instant::now();
-        let mut items = self.list(names).await?;
-        let mut unseen = lists.get(&names.cluster).map(|list| list.unseen.clone()).unwrap_or_default();
+        let (mut unseen, mut addresses) =
+            lists.get(&names.cluster).map(|list| (list.unseen.clone(), list.addresses.clone())).unwrap_or_default();
+        let mut items = self.list(names, &mut addresses).await?;
         unseen.retain(|node| items.iter().all(|item| item.node != *node));
         for node in unseen.clone() {
             // By its name a VM is found at once.
@@ -140,11 +143,12 @@ impl AzureCloud {
                 None => drop(unseen.remove(&node)),
             }
         }
-        lists.insert(names.cluster.clone(), List { at, items: items.clone(), unseen });
+        lists.insert(names.cluster.clone(), List { at, items: items.clone(), unseen, addresses });
         Ok(items)
     }
 
-    async fn list(&self, names: &Names) -> Result<Vec<Instance>, CloudError> {
+    /// Lists VMs, and interfaces if there is a VM whose address isn't known.
+    async fn list(&self, names: &Names, addresses: &mut BTreeMap<String, IpAddr>) -> Result<Vec<Instance>, CloudError> {
         let query = [("api-version", COMPUTE), ("$expand", "instanceView")];
         let vms = match self.arm.list(&names.vm(""), &query).await {
             Ok(vms) => vms,
@@ -153,17 +157,21 @@ impl AzureCloud {
             Err(error) => return Err(error),
         };
         let vms: Vec<_> = vms.into_iter().filter(|vm| names.own(vm)).collect();
-        if vms.is_empty() {
-            return Ok(Vec::new());
+        let of = |vm: &Value| vm["properties"]["vmId"].as_str().map(str::to_owned);
+        addresses.retain(|id, _| vms.iter().any(|vm| of(vm).as_ref() == Some(id)));
+        if vms.iter().all(|vm| of(vm).is_some_and(|id| addresses.contains_key(&id))) {
+            let known = |vm| convert::instance(names, vm, addresses.get(&of(vm)?).copied());
+            return Ok(vms.iter().filter_map(known).collect());
         }
         let interfaces = self.interfaces(names).await?;
-        let address = |vm: &Value| {
+        let address = |vm: &Value| -> Option<IpAddr> {
             let id = vm["id"].as_str()?;
             let its = |nic: &&Value| {
                 nic["properties"]["virtualMachine"]["id"].as_str().is_some_and(|owner| convert::same_id(owner, id))
             };
             first_ip(interfaces.iter().find(its)?)["privateIPAddress"].as_str()?.parse().ok()
         };
+        addresses.extend(vms.iter().filter_map(|vm| Some((of(vm)?, address(vm)?))));
         Ok(vms.iter().filter_map(|vm| convert::instance(names, vm, address(vm))).collect())
     }
 

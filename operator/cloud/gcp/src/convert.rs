@@ -87,11 +87,6 @@ impl Names {
         [(LABEL_CLUSTER.into(), self.cluster.0.clone()), (LABEL_OWNER.into(), self.owner.clone())]
     }
 
-    /// Filter for the cluster's instances.
-    pub fn filter(&self) -> String {
-        format!("labels.{LABEL_CLUSTER}={} AND labels.{LABEL_OWNER}={}", self.cluster.0, self.owner)
-    }
-
     /// Whether an instance is of this cluster and of this operator.
     pub fn own(&self, instance: &model::Instance) -> bool {
         self.labels().iter().all(|(key, value)| instance.labels.get(key) == Some(value))
@@ -126,6 +121,11 @@ impl Names {
             _ => Err(unknown()),
         }
     }
+}
+
+/// Filter for the instances of all clusters of this operator.
+pub fn filter(settings: &Settings) -> String {
+    format!("labels.{LABEL_OWNER}={}", settings.owner)
 }
 
 fn mark(owner: &str, cluster: &str) -> String {

@@ -6,12 +6,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use constellation_cloud::{
-    CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NodeUid, answers::Pages,
-};
-use google_cloud_compute_v1::model::{
-    InstanceAggregatedList, Operation, instance::Status as VmStatus, operation::Status,
-};
+use constellation_cloud::{CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NodeUid};
+use google_cloud_compute_v1::model::{Operation, instance::Status as VmStatus, operation::Status};
 use tokio::time::Instant;
 
 use crate::{
@@ -25,14 +21,13 @@ use crate::{
 const DELETE: &str = "compute.instances.delete";
 const GET: &str = "compute.instances.get";
 const INSERT: &str = "compute.instances.insert";
-const LIST: &str = "compute.instances.aggregatedList";
 
 /// What this process knows beyond the lists. Losing it costs calls, nothing else.
 #[derive(Default)]
 pub(crate) struct Launches {
     /// Inserts and deletes whose end wasn't seen.
     open: Mutex<BTreeMap<NodeUid, Open>>,
-    /// The last list of each cluster. Held while listing, so that nodes that ask at once share one list.
+    /// What each cluster was last shown. Held while looking, so that nodes that ask at once look once.
     lists: tokio::sync::Mutex<BTreeMap<ClusterUid, List>>,
 }
 
@@ -47,9 +42,13 @@ struct Open {
     failed: Option<String>,
 }
 
+#[derive(Default)]
 struct List {
-    at: Instant,
+    /// When the list was asked for that shows it.
+    at: Option<Instant>,
     items: Vec<Listed>,
+    /// When this process last changed something; lists from before it don't count.
+    changed: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -75,11 +74,12 @@ impl Launches {
         change(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the cluster's shared list, so that what this process does is seen before the next list.
+    /// Changes what the cluster is shown, so that what this process does is seen before the next list.
     async fn edit(&self, cluster: &ClusterUid, change: impl FnOnce(&mut Vec<Listed>)) {
-        if let Some(list) = self.lists.lock().await.get_mut(cluster) {
-            change(&mut list.items);
-        }
+        let mut lists = self.lists.lock().await;
+        let list = lists.entry(cluster.clone()).or_default();
+        list.changed = Some(Instant::now());
+        change(&mut list.items);
     }
 }
 
@@ -214,14 +214,17 @@ impl GcpCloud {
         })
     }
 
-    /// The shared list, renewed when it is too old.
+    /// What the cluster is shown, renewed when it is too old.
     async fn listed(&self, names: &Names) -> Result<Vec<Listed>, CloudError> {
         let mut lists = self.launches.lists.lock().await;
-        if let Some(list) = lists.get(&names.cluster).filter(|list| list.at.elapsed() < self.settings.pace.list) {
+        let list = lists.get(&names.cluster);
+        let young = |list: &&List| list.at.is_some_and(|at| at.elapsed() < self.settings.pace.list);
+        if let Some(list) = list.filter(young) {
             return Ok(list.items.clone());
         }
-        let at = Instant::now();
-        let mut items = self.list(names).await?;
+        let all = self.everything(list.and_then(|list| list.changed)).await?;
+        let own = all.instances.iter().filter(|instance| names.own(instance));
+        let mut items: Vec<_> = own.filter_map(|instance| listed(names, instance)).collect();
         let seen = |node: &NodeUid| items.iter().any(|item| item.instance.node == *node);
         let open: Vec<_> = self.launches.with(|all| {
             let of_cluster = |entry: &(&NodeUid, &Open)| entry.1.cluster.as_ref() == Some(&names.cluster);
@@ -239,7 +242,7 @@ impl GcpCloud {
         for (node, open) in unseen {
             items.extend(self.unlisted(names, &node, &open).await?);
         }
-        lists.insert(names.cluster.clone(), List { at, items: items.clone() });
+        lists.insert(names.cluster.clone(), List { at: Some(all.at), items: items.clone(), changed: None });
         Ok(items)
     }
 
@@ -270,33 +273,6 @@ impl GcpCloud {
                 None => self.get(names, &open.zone, &name).await,
             },
             None => self.get(names, &open.zone, &name).await,
-        }
-    }
-
-    async fn list(&self, names: &Names) -> Result<Vec<Listed>, CloudError> {
-        let mut items = Vec::new();
-        let mut page = String::new();
-        let mut pages = Pages::of(LIST);
-        loop {
-            let list = self.api.instances.aggregated_list().set_project(&self.api.project).set_filter(names.filter());
-            let found = self.api.ask(LIST, list.set_page_token(&page).send()).await?;
-            self.complete(&found)?;
-            let all = found.items.values().flat_map(|scope| &scope.instances);
-            items.extend(all.filter(|instance| names.own(instance)).filter_map(|instance| listed(names, instance)));
-            match pages.next(found.next_page_token)? {
-                Some(next) => page = next,
-                None => return Ok(items),
-            }
-        }
-    }
-
-    /// A zone of ours that can't be asked makes the list worthless: a node in it would look removed. Other regions'
-    /// troubles are none of ours.
-    fn complete(&self, list: &InstanceAggregatedList) -> Result<(), CloudError> {
-        let ours = |place: &&String| place.contains(&self.api.region);
-        match list.unreachables.iter().find(ours) {
-            Some(place) => Err(CloudError::Transient(format!("{place} can't be asked for its instances now"))),
-            None => Ok(()),
         }
     }
 

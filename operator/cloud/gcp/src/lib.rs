@@ -2,7 +2,7 @@
 //!
 //! The story of a node. [`GcpCloud::launch`] sends one insert whose request id comes from the node's UID, the zone and
 //! the number of the attempt, waits for its operation a few seconds and then leaves it to the next pass: the same id
-//! names the same operation, so nothing of it has to be stored. [`GcpCloud::find`] is one list by label over all zones;
+//! names the same operation, so nothing of it has to be stored. [`GcpCloud::find`] is one list by label over all zones, of all clusters;
 //! launches that the list doesn't show yet are added from their operations. [`GcpCloud::terminate`] deletes until the
 //! instance is not found. Networks have no labels here: they are named after the cluster and carry a description that
 //! says whose they are, and what doesn't carry it is never touched.
@@ -16,6 +16,7 @@ mod error;
 mod instances;
 mod kinds;
 mod kms;
+mod listing;
 mod network;
 mod permissions;
 
@@ -32,6 +33,7 @@ use self::{api::Api, convert::Names, instances::Launches};
 
 pub use self::{
     kms::CloudKms,
+    listing::Listing,
     permissions::{CALLS, KEY_CALLS, custom_role, key_role},
 };
 
@@ -109,6 +111,8 @@ pub struct Settings {
     pub access: Access,
     /// The turns of all that call this project's region.
     pub limiter: Arc<Limiter>,
+    /// The list of instances that all clusters of this project, owner and access share.
+    pub listing: Arc<Listing>,
     /// Waits.
     pub pace: Pace,
 }
@@ -122,7 +126,7 @@ pub struct Pace {
     pub launch: Duration,
     /// For one layer of a network: longer, and the next pass goes on.
     pub network: Duration,
-    /// How old a list may be that nodes share; every node of a cluster asks for it.
+    /// How old a list may be: every node of every cluster asks for it.
     pub list: Duration,
 }
 

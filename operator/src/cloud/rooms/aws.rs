@@ -7,7 +7,6 @@ use constellation_crds::{
     cluster::Tee,
     provider::{self, AwsProvider},
 };
-use kube::ResourceExt as _;
 use tokio::sync::Mutex;
 
 use super::{Cloud, Given};
@@ -47,10 +46,7 @@ async fn account(region: &str, given: &Given<'_>) -> Result<Arc<Account>, Error>
         (Some(id), Some(secret)) => Access::Static(StaticKey { id: id.to_string(), secret }),
         _ => Access::Ambient,
     };
-    let version = |secret: &k8s_openapi::api::core::v1::Secret| {
-        format!("{} {}", secret.uid().unwrap_or_default(), secret.resource_version().unwrap_or_default())
-    };
-    let place = (region.to_owned(), given.credentials.map(version).unwrap_or_default());
+    let place = (region.to_owned(), given.identity());
     let mut all = ACCOUNTS.lock().await;
     if let Some(known) = all.get(&place) {
         return Ok(Arc::clone(known));

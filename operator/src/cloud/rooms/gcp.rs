@@ -1,9 +1,12 @@
 //! From a cluster's settings to a room of Google Cloud.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
 
 use constellation_cloud::limit::Limiters;
-use constellation_cloud_gcp::{Access, GcpCloud, Pace, RATE, Reach, Settings, Technology};
+use constellation_cloud_gcp::{Access, GcpCloud, Listing, Pace, RATE, Reach, Settings, Technology};
 use constellation_crds::{
     cluster::Tee,
     provider::{self, GcpProvider},
@@ -14,6 +17,9 @@ use crate::error::Error;
 
 /// Clusters of one project and region share its quota of calls.
 static TURNS: LazyLock<Limiters> = LazyLock::new(|| Limiters::new(RATE.0, RATE.1));
+
+/// Clusters of one project and identity share a list of instances.
+static LISTINGS: Mutex<BTreeMap<(String, String), Arc<Listing>>> = Mutex::new(BTreeMap::new());
 
 pub(super) async fn make(settings: &GcpProvider, given: &Given<'_>) -> Result<Arc<dyn Cloud>, Error> {
     let key = given.credential("key.json")?;
@@ -42,7 +48,13 @@ pub(super) async fn make(settings: &GcpProvider, given: &Given<'_>) -> Result<Ar
             None => Access::Ambient,
         },
         limiter: TURNS.of(&settings.project, &settings.region),
+        listing: listing(&settings.project, given),
         pace: Pace::default(),
     };
     Ok(Arc::new(GcpCloud::connect(settings).await?))
+}
+
+fn listing(project: &str, given: &Given<'_>) -> Arc<Listing> {
+    let mut all = LISTINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(all.entry((project.to_owned(), given.identity())).or_default())
 }

@@ -54,6 +54,15 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
+    /// Who asks: the version of the credentials; empty for the operator's own identity.
+    #[cfg(any(feature = "aws", feature = "gcp"))]
+    fn identity(&self) -> String {
+        let version = |secret: &Secret| {
+            format!("{} {}", secret.uid().unwrap_or_default(), secret.resource_version().unwrap_or_default())
+        };
+        self.credentials.map(version).unwrap_or_default()
+    }
+
     /// A member of the credentials; nothing without credentials.
     fn credential(&self, key: &str) -> Result<Option<Zeroizing<String>>, Error> {
         let Some(secret) = self.credentials else { return Ok(None) };

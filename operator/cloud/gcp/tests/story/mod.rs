@@ -24,6 +24,7 @@ pub fn settings(endpoint: &Endpoint) -> Settings {
         endpoint: Some(endpoint.url()),
         access: Access::Anonymous,
         limiter: Arc::new(Limiter::new(1 << 20, Duration::ZERO)),
+        listing: Arc::default(),
         pace: Pace {
             poll: Duration::from_millis(1),
             launch: Duration::from_millis(200),

@@ -171,6 +171,7 @@ impl World {
                 }
             }
             "Microsoft.Compute/virtualMachines" => {
+                thing["properties"]["vmId"] = json!(format!("00000000-0000-4000-8000-{n:012}"));
                 self.hidden.insert(path.to_owned(), self.lag);
                 if code.is_none() {
                     *self.made.entry(path.to_owned()).or_default() += 1;
