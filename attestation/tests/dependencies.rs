@@ -36,7 +36,8 @@ const WORLD: [&str; 16] = [
 const CLOCKS: [&str; 3] = ["::now()", "SystemTime", "Instant"];
 /// Rooms of the verifier that wait for somebody, or make a certificate that begins now (`home.rs`), and therefore look at the
 /// clock; all others are told the time.
-const VERIFIER_CLOCKS: [&str; 6] = ["home.rs", "join.rs", "reattest.rs", "record.rs", "store.rs", "verifier.rs"];
+const VERIFIER_CLOCKS: [&str; 7] =
+    ["home.rs", "join.rs", "reattest.rs", "record.rs", "refusals.rs", "store.rs", "verifier.rs"];
 
 /// Names of the crates that a package is built from, without those that only build it or test it.
 fn built_from(package: &str, features: &[&str]) -> BTreeSet<String> {
