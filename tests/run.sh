@@ -25,6 +25,14 @@ report() {
 }
 trap report EXIT
 
+# One choice of packages (the default members) and features for all stages but those with other features: with another
+# choice cargo builds anew whatever both are made from.
+features=(--features constellation-attestation/channel,constellation-attestation/collect,constellation-tests/vm)
+tests() { cargo test "${features[@]}" "$@"; }
+files() { # ROOM...: options that choose the tests of these rooms
+  for file in "${@/%//tests/*.rs}"; do printf -- '--test=%s\n' $(basename -s .rs -a $file); done
+}
+
 image() { # VERSION [MORE...]: a node image below target/image
   target/debug/constellation-image build --kubernetes-bin "$(tests/kubernetes/build.sh --dir)" \
     --bootstrapper target/debug/constellation-bootstrapper --verifier target/debug/constellation-verifier \
@@ -36,12 +44,15 @@ run() {
     packages) tests/packages.sh ;;
     tools) tests/kubernetes/build.sh all >/dev/null ;;
     format) cargo fmt --all --check ;;
-    build) cargo build --bins ;;
+    build) cargo build --all-targets "${features[@]}" ;;
     generated) target/debug/crdgen --check ;;
-    unit) cargo test --workspace --exclude constellation-tests --exclude constellation-attestation --exclude constellation-operator --exclude constellation-cloud-aws --exclude constellation-cloud-azure --exclude constellation-cloud-gcp --exclude constellation-cloud-scripted ;;
-    cel) cargo test -p constellation-crds --features cel ;;
-    attestation) cargo test -p constellation-attestation --features channel,collect ;;
-    operator) cargo test -p constellation-operator ;;
+    unit)
+      tests --lib --bins
+      tests --doc
+      ;;
+    cel) tests --features constellation-crds/cel --test cel ;;
+    attestation) tests $(files attestation attestation/model attestation/tool) ;;
+    operator) tests $(files operator) ;;
     clouds)
       tests/models.sh google azure aws moto
       # All in one: with other rooms beside it AWS's SDK would be another build, which takes minutes and 7 GiB.
@@ -50,14 +61,14 @@ run() {
         --features constellation-tests/aws,constellation-tests/azure,constellation-tests/gcp \
         --lib --test life --test lists --test killed --test moto --test hsm --test kms --test clouds
       ;;
-    processes) cargo test -p constellation-tests --lib --test api_server --test arrows --test control_plane --test join_process --test simulated_cloud --test simulated --test threats ;;
+    processes) tests --test=api_server --test=arrows --test=control_plane --test=join_process --test=simulated_cloud --test=simulated --test=threats ;;
     crash)
-      cargo test -p constellation-tests --test bad_input --test takeover --test quiet -- --nocapture
-      cargo test -p constellation-tests --test crash -- --nocapture --test-threads=1
+      tests --test bad_input --test takeover --test quiet -- --nocapture
+      tests --test crash -- --nocapture --test-threads=1
       ;;
     soak)
-      QUIET_SECONDS=600 cargo test -p constellation-tests --test quiet -- --nocapture
-      SCHEDULES="${SCHEDULES:-5000}" cargo test -p constellation-tests --test crash -- --nocapture --test-threads=1
+      QUIET_SECONDS=600 tests --test quiet -- --nocapture
+      SCHEDULES="${SCHEDULES:-5000}" tests --test crash -- --nocapture --test-threads=1
       ;;
     image)
       image test
@@ -66,10 +77,9 @@ run() {
       target/debug/constellation-image tamper target/image/test/image.raw target/image/test/tampered.raw
       ;;
     vm)
-      CONSTELLATION_CLOUD_IMAGE=$PWD/target/image/cloud \
-        cargo test -p constellation-tests --features vm --test cloud_image -- --nocapture
+      CONSTELLATION_CLOUD_IMAGE=$PWD/target/image/cloud tests --test cloud_image -- --nocapture
       CONSTELLATION_IMAGE=$PWD/target/image/test CONSTELLATION_IMAGE_2=$PWD/target/image/test2 \
-        cargo test -p constellation-tests --features vm --test vm -- --nocapture
+        tests --test vm -- --nocapture
       ;;
     *) echo "run.sh: unknown stage '$1'" >&2; return 2 ;;
   esac

@@ -3,6 +3,10 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener, TcpStream},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -29,7 +33,13 @@ const ATTEMPTS: usize = 5;
 pub struct Swtpm {
     child: Child,
     folder: TempDir,
-    port: u16,
+    ports: Ports,
+}
+
+/// Two ports in a row, which no other test's process takes before they are dropped.
+struct Ports {
+    first: u16,
+    _held: UnixListener,
 }
 
 impl Swtpm {
@@ -40,8 +50,8 @@ impl Swtpm {
     pub fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         manufacture(folder.path())?;
-        let (child, port) = launch(folder.path())?;
-        Ok(Self { child, folder, port })
+        let (child, ports) = launch(folder.path())?;
+        Ok(Self { child, folder, ports })
     }
 
     /// Starts another one with the same keys and the same maker, which is much faster than making one.
@@ -54,14 +64,14 @@ impl Swtpm {
             fs::create_dir(part(folder.path()))?;
             copy_files(&part(other.folder.path()), &part(folder.path()))?;
         }
-        let (child, port) = launch(folder.path())?;
-        Ok(Self { child, folder, port })
+        let (child, ports) = launch(folder.path())?;
+        Ok(Self { child, folder, ports })
     }
 
     /// How a TPM library reaches it.
     #[must_use]
     pub fn tcti(&self) -> String {
-        format!("swtpm:host=127.0.0.1,port={}", self.port)
+        format!("swtpm:host=127.0.0.1,port={}", self.ports.first)
     }
 
     /// Certificates (PEM) that endorse its EK: the CA that issued the EK's certificate, and that CA's root.
@@ -80,7 +90,7 @@ impl Swtpm {
     /// When it doesn't start again.
     pub fn reboot(&mut self) -> Result<()> {
         self.kill();
-        (self.child, self.port) = launch(self.folder.path())?;
+        (self.child, self.ports) = launch(self.folder.path())?;
         Ok(())
     }
 
@@ -178,9 +188,10 @@ pub fn manufacture(folder: &Path) -> Result<PathBuf> {
     Ok(state)
 }
 
-fn launch(folder: &Path) -> Result<(Child, u16)> {
+fn launch(folder: &Path) -> Result<(Child, Ports)> {
     for _ in 0..ATTEMPTS {
-        let port = free_pair()?;
+        let ports = free_pair()?;
+        let port = ports.first;
         let mut child = alone::command("swtpm")
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .arg("--tpmstate")
@@ -195,7 +206,7 @@ fn launch(folder: &Path) -> Result<(Child, u16)> {
             .spawn()
             .context("swtpm isn't installed")?;
         if answers(&mut child, port + 1)? {
-            return Ok((child, port));
+            return Ok((child, ports));
         }
         let _ = child.kill();
         let _ = child.wait();
@@ -218,16 +229,18 @@ fn answers(child: &mut Child, port: u16) -> Result<bool> {
     bail!("swtpm doesn't listen");
 }
 
-/// Two ports in a row: swtpm's clients expect the control port right after the other. Each pair is tried once in a
-/// process: while one swtpm starts, another's answer on a port that both want would be taken for its own.
-fn free_pair() -> Result<u16> {
+/// Two ports in a row: swtpm's clients expect the control port right after the other. Whoever tries a pair holds its
+/// name, in the namespace that ports are in: while one swtpm starts, another's answer would be taken for its own.
+fn free_pair() -> Result<Ports> {
     static TRIED: AtomicU32 = AtomicU32::new(0);
     for _ in 0..PAIRS {
         let number = std::process::id().wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed)) % PAIRS;
-        let port = FIRST + 2 * u16::try_from(number)?;
-        let both = [port, port + 1].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        let first = FIRST + 2 * u16::try_from(number)?;
+        let name = SocketAddr::from_abstract_name(format!("constellation-swtpm-{first}"))?;
+        let Ok(held) = UnixListener::bind_addr(&name) else { continue };
+        let both = [first, first + 1].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
         if both.iter().all(Result::is_ok) {
-            return Ok(port);
+            return Ok(Ports { first, _held: held });
         }
     }
     bail!("no two ports in a row are free");
