@@ -25,12 +25,14 @@ test: ## everything CI checks; ends with where the time went
 	@tests/run.sh
 
 .PHONY: bench
-bench: packages ## how long evidence takes to verify, and how much memory; joins of one and of fifty nodes; calls of a hundred nodes in each cloud
+bench: packages ## how long evidence takes to verify, and how much memory; joins of one and of fifty nodes; calls of a hundred nodes in each cloud; size of the operator
 	cd attestation/bench && $(CARGO) bench --target-dir $(TARGET)/bench
 	cd attestation/bench && $(CARGO) test --release --target-dir $(TARGET)/bench
 	$(CARGO) test --release -p constellation-tests --test join_process fifty -- --nocapture
 	tests/models.sh aws azure google
 	$(CARGO) test -p constellation-cloud-aws -p constellation-cloud-azure -p constellation-cloud-gcp --test life hundred -- --nocapture
+	$(CARGO) build --release -p constellation-operator --features azure,gcp
+	@stat -c 'the operator without AWS, released: %s bytes' $(TARGET)/release/constellation-operator
 
 .PHONY: prove
 prove: packages ## the join: its state machine with an attacker in it, and its symbolic models
