@@ -1,5 +1,7 @@
 //! An EC2 and a load balancing service that behave: client tokens, states, things in use, pages, lag, empty zones, lost answers.
 
+mod elb;
+mod instances;
 pub mod model;
 pub mod objects;
 mod world;

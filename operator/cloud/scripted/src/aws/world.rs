@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     model::{self, Tree},
-    objects::{Kind, Object, items, members},
+    objects::{Kind, Object, items},
 };
 use crate::{Deaths, Machine, Request, Scripted};
 
@@ -23,8 +23,8 @@ pub struct Answer {
     pub throttled: bool,
 }
 
-type Refused = (u16, &'static str);
-type Reply = Result<String, Refused>;
+pub(super) type Refused = (u16, &'static str);
+pub(super) type Reply = Result<String, Refused>;
 
 /// The images that there are.
 pub const IMAGES: [&str; 2] = ["ami-0123456789abcdef0", "ami-0123456789abcdef1"];
@@ -59,7 +59,7 @@ pub struct World {
     /// Instances that were ever made, by token; more than one is a duplicate.
     pub made: BTreeMap<String, u32>,
     routes: BTreeMap<String, String>,
-    next: u64,
+    pub(super) next: u64,
     dies: bool,
 }
 
@@ -140,7 +140,7 @@ impl World {
         self.routes.insert(vpc.to_owned(), "nat-0f".to_owned());
     }
 
-    fn id(&mut self, prefix: &str) -> String {
+    pub(super) fn id(&mut self, prefix: &str) -> String {
         self.next += 1;
         format!("{prefix}-{:017x}", self.next)
     }
@@ -161,7 +161,7 @@ impl World {
     }
 
     /// What a list of a kind shows to this request.
-    fn shown(&self, kind: Kind, request: &Tree) -> Vec<Object> {
+    pub(super) fn shown(&self, kind: Kind, request: &Tree) -> Vec<Object> {
         let now = u64::try_from(self.log.len()).unwrap();
         let all = self.of(kind).into_iter().filter(|object| object.seen_from < now && object.passes(request));
         all.cloned().collect()
@@ -177,7 +177,7 @@ impl World {
         Ok(format!("<{set}>{}</{set}>", items(all.into_iter().map(Object::xml))))
     }
 
-    fn must(&mut self, id: Option<&str>, missing: &'static str) -> Result<&mut Object, Refused> {
+    pub(super) fn must(&mut self, id: Option<&str>, missing: &'static str) -> Result<&mut Object, Refused> {
         self.objects.get_mut(id.unwrap_or_default()).ok_or((400, missing))
     }
 
@@ -191,7 +191,7 @@ impl World {
         })
     }
 
-    fn delete(&mut self, id: Option<&str>, missing: &'static str, held: &'static str) -> Reply {
+    pub(super) fn delete(&mut self, id: Option<&str>, missing: &'static str, held: &'static str) -> Reply {
         let id = self.must(id, missing)?.id.clone();
         if self.held(&id) {
             return Err((400, held));
@@ -357,164 +357,6 @@ impl World {
             _ => panic!("the endpoint has no {action}"),
         }
     }
-
-    fn run(&mut self, request: &Tree, tags: BTreeMap<String, String>) -> Reply {
-        let token = request.text("ClientToken").unwrap().to_owned();
-        let reply = |object: &Object| Ok(format!("<instancesSet>{}</instancesSet>", items([object.xml()])));
-        if let Some(known) = self.of(Kind::Instance).into_iter().find(|one| one.get("token") == token) {
-            return match known.get("instance-state-name") {
-                "terminated" | "shutting-down" => Err((400, "IdempotentInstanceTerminated")),
-                _ => reply(known),
-            };
-        }
-        let interface = request.at("NetworkInterface.1").unwrap();
-        let (subnet, group) = (interface.text("SubnetId").unwrap(), interface.text("SecurityGroupId.1").unwrap());
-        self.must(Some(group), "InvalidGroup.NotFound")?;
-        let subnet = self.must(Some(subnet), "InvalidSubnetID.NotFound")?.clone();
-        if self.full.contains(subnet.get("zone")) {
-            return Err((500, "InsufficientInstanceCapacity"));
-        }
-        let id = self.id("i");
-        let number = u8::try_from(self.next % 250).unwrap();
-        let (private, launched) = (format!("10.77.0.{number}"), format!("2026-11-23T00:00:{:02}.000Z", self.next % 60));
-        let public = if interface.text("AssociatePublicIpAddress") == Some("true") { "127.0.0.1" } else { "" };
-        let attributes = [
-            ("image", request.text("ImageId").unwrap()),
-            ("instance-type", request.text("InstanceType").unwrap()),
-            ("instance-state-name", "running"),
-            ("snp", request.text("CpuOptions.AmdSevSnp").unwrap_or_default()),
-            ("metadata", request.text("MetadataOptions.HttpTokens").unwrap_or_default()),
-            ("encrypted", request.text("BlockDeviceMapping.1.Ebs.Encrypted").unwrap_or_default()),
-            ("subnet", &subnet.id),
-            ("vpc-id", subnet.get("vpc-id")),
-            ("group", group),
-            ("zone", subnet.get("zone")),
-            ("private", &private),
-            ("public", public),
-            ("launched", &launched),
-            ("token", &token),
-            ("user-data", request.text("UserData").unwrap_or_default()),
-        ];
-        *self.made.entry(token.clone()).or_default() += 1;
-        let made = self.add(Kind::Instance, &id, &attributes, tags);
-        reply(&made)
-    }
-
-    fn describe_instances(&mut self, request: &Tree) -> String {
-        let all = self.shown(Kind::Instance, request);
-        let from: usize = request.text("NextToken").map_or(0, |token| token.parse().unwrap());
-        let size: usize = request.text("MaxResults").map_or(1000, |size| size.parse().unwrap());
-        let page: Vec<_> = all.iter().skip(from).take(size).map(Object::xml).collect();
-        let next =
-            if from + size < all.len() { format!("<nextToken>{}</nextToken>", from + size) } else { String::new() };
-        for object in self.objects.values_mut() {
-            match object.fading.as_mut() {
-                Some(0) => drop(object.attributes.insert("instance-state-name", "terminated".into())),
-                Some(left) => *left -= 1,
-                None => {}
-            }
-        }
-        let reservations = items(page.into_iter().map(|one| format!("<instancesSet>{}</instancesSet>", items([one]))));
-        format!("<reservationSet>{reservations}</reservationSet>{next}")
-    }
-
-    fn elb(&mut self, action: &str, request: &Tree) -> Reply {
-        let tags = tags(request, "Tags");
-        let named = |world: &Self, kind: Kind, missing: &'static str| {
-            let name = request.text("Names.member.1").unwrap_or_default();
-            world.of(kind).into_iter().find(|one| one.get("name") == name).cloned().ok_or((400, missing))
-        };
-        match action {
-            "CreateLoadBalancer" | "CreateTargetGroup" => {
-                let name = request.text("Name").unwrap();
-                let (kind, set) = if action == "CreateLoadBalancer" {
-                    (Kind::Balancer, "LoadBalancers")
-                } else {
-                    (Kind::Targets, "TargetGroups")
-                };
-                // The same name with the same parameters is the same one.
-                if let Some(known) = self.of(kind).into_iter().find(|one| one.get("name") == name) {
-                    return Ok(format!("<{set}>{}</{set}>", members([known.xml()])));
-                }
-                let dns = format!("{name}.elb.us-east-2.amazonaws.com");
-                let subnets = request.texts("Subnets").join(",");
-                let groups = request.texts("SecurityGroups").join(",");
-                let vpc = request.text("VpcId").unwrap_or_default();
-                let scheme = request.text("Scheme").unwrap_or_default();
-                let id = format!("arn:aws:elasticloadbalancing:us-east-2:123456789012:{name}/{kind:?}");
-                let of = [
-                    ("name", name),
-                    ("dns", &dns),
-                    ("subnets", &subnets),
-                    ("groups", &groups),
-                    ("vpc-id", vpc),
-                    ("scheme", scheme),
-                ];
-                let made = self.add(kind, &id, &of, tags);
-                Ok(format!("<{set}>{}</{set}>", members([made.xml()])))
-            }
-            "DescribeLoadBalancers" => {
-                let found = named(self, Kind::Balancer, "LoadBalancerNotFound")?;
-                Ok(format!("<LoadBalancers>{}</LoadBalancers>", members([found.xml()])))
-            }
-            "DescribeTargetGroups" => {
-                let found = named(self, Kind::Targets, "TargetGroupNotFound")?;
-                Ok(format!("<TargetGroups>{}</TargetGroups>", members([found.xml()])))
-            }
-            "DescribeTags" => {
-                let found = self.must(request.text("ResourceArns.member.1"), "LoadBalancerNotFound")?;
-                let tags = members(found.tags.iter().map(|(k, v)| format!("<Key>{k}</Key><Value>{v}</Value>")));
-                Ok(format!("<TagDescriptions>{}</TagDescriptions>", members([format!("<Tags>{tags}</Tags>")])))
-            }
-            "ModifyLoadBalancerAttributes" | "ModifyTargetGroupAttributes" => Ok(String::new()),
-            "CreateListener" => {
-                let balancer = request.text("LoadBalancerArn").unwrap().to_owned();
-                let port = request.text("Port").unwrap();
-                let same = |one: &&Object| one.get("balancer") == balancer && one.get("port") == port;
-                if self.of(Kind::Listener).iter().any(same) {
-                    return Err((400, "DuplicateListener"));
-                }
-                let id = format!("{balancer}/listener/{port}");
-                let targets = request.text("DefaultActions.member.1.TargetGroupArn").unwrap();
-                let made = self.add(
-                    Kind::Listener,
-                    &id,
-                    &[("balancer", &balancer), ("port", port), ("targets", targets)],
-                    tags,
-                );
-                Ok(format!("<Listeners>{}</Listeners>", members([made.xml()])))
-            }
-            "DescribeListeners" => {
-                let balancer = request.text("LoadBalancerArn").unwrap();
-                let all = self.of(Kind::Listener).into_iter().filter(|one| one.get("balancer") == balancer);
-                Ok(format!("<Listeners>{}</Listeners>", members(all.map(Object::xml))))
-            }
-            "DeleteLoadBalancer" => {
-                let id = self.must(request.text("LoadBalancerArn"), "LoadBalancerNotFound")?.id.clone();
-                self.objects.retain(|_, one| one.id != id && one.get("balancer") != id);
-                Ok(String::new())
-            }
-            "DeleteTargetGroup" => self.delete(request.text("TargetGroupArn"), "TargetGroupNotFound", "ResourceInUse"),
-            "DescribeTargetHealth" => {
-                let group = self.must(request.text("TargetGroupArn"), "TargetGroupNotFound")?;
-                let all = group.members.iter().map(|id| {
-                    format!("<Target><Id>{id}</Id></Target><TargetHealth><State>initial</State></TargetHealth>")
-                });
-                Ok(format!("<TargetHealthDescriptions>{}</TargetHealthDescriptions>", members(all)))
-            }
-            "RegisterTargets" | "DeregisterTargets" => {
-                let ids: Vec<_> = request.list("Targets").iter().map(|t| t.text("Id").unwrap().to_owned()).collect();
-                let group = self.must(request.text("TargetGroupArn"), "TargetGroupNotFound")?;
-                if action.starts_with('R') {
-                    group.members.extend(ids);
-                } else {
-                    group.members.retain(|id| !ids.contains(id));
-                }
-                Ok(String::new())
-            }
-            _ => panic!("the endpoint has no {action}"),
-        }
-    }
 }
 
 impl Scripted for World {
@@ -598,7 +440,7 @@ impl Scripted for World {
     }
 }
 
-fn tags(request: &Tree, path: &str) -> BTreeMap<String, String> {
+pub(super) fn tags(request: &Tree, path: &str) -> BTreeMap<String, String> {
     let pair = |tag: &Tree| Some((tag.text("Key")?.to_owned(), tag.text("Value")?.to_owned()));
     request.list(path).into_iter().filter_map(pair).collect()
 }
