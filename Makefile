@@ -28,6 +28,7 @@ test: ## everything CI checks; ends with where the time went
 bench: packages ## how long evidence takes to verify, and how much memory; joins of one and of fifty nodes; calls of a hundred nodes in each cloud; size of the operator
 	cd attestation/bench && $(CARGO) bench --target-dir $(TARGET)/bench
 	cd attestation/bench && $(CARGO) test --release --target-dir $(TARGET)/bench
+	$(CARGO) build --release -p constellation-verifier -p constellation-bootstrapper
 	$(CARGO) test --release -p constellation-tests --test join_process fifty -- --nocapture
 	tests/models.sh aws azure google
 	$(CARGO) test -p constellation-cloud-aws -p constellation-cloud-azure -p constellation-cloud-gcp --test life hundred -- --nocapture

@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use self::{pki::Pki, programs::Programs};
+use crate::swtpm::alone;
 
 /// On two idle cores it takes five seconds; on two busy ones it was seen to take forty.
 const READY_TIMEOUT: Duration = Duration::from_mins(3);
@@ -255,7 +256,7 @@ fn jittered(pause: Duration) -> Duration {
 fn child(program: &Path, log: &Path) -> Result<Command> {
     let log =
         File::options().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
-    let mut command = Command::new("setpriv");
+    let mut command = alone::command("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     Ok(command)
 }

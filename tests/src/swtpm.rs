@@ -8,7 +8,7 @@ use std::{
         unix::net::{SocketAddr, UnixListener},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -175,7 +175,7 @@ pub fn manufacture(folder: &Path) -> Result<PathBuf> {
             ca_options.display()
         ),
     )?;
-    let output = Command::new("swtpm_setup")
+    let output = alone::command("swtpm_setup")
         .args(["--tpm2", "--create-ek-cert", "--pcr-banks", "sha256,sha384", "--overwrite"])
         .arg("--tpmstate")
         .arg(&state)

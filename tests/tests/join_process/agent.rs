@@ -17,7 +17,10 @@ use constellation_attestation::{
     protocol::{Hello, LaunchConfig, Purpose},
     session::{self, Proof},
 };
-use constellation_tests::swtpm::Swtpm;
+use constellation_tests::{
+    operator::program,
+    swtpm::{Swtpm, alone},
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -27,7 +30,6 @@ use tokio::{
 use crate::{
     cluster::{free_port, spawn},
     machine::{IMAGE, extend},
-    scene::program,
 };
 
 const START: Duration = Duration::from_mins(1);
@@ -72,7 +74,7 @@ impl Agent {
         self.process.wait()?;
         // As the kernel's resource manager does when a process is gone.
         for kind in ["--transient-object", "--loaded-session"] {
-            let status = Command::new("tpm2_flushcontext").args(["-T", &self.swtpm.tcti(), kind]).status()?;
+            let status = alone::command("tpm2_flushcontext").args(["-T", &self.swtpm.tcti(), kind]).status()?;
             ensure!(status.success(), "tpm2_flushcontext {kind}");
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
@@ -187,7 +187,7 @@ fn certificates(pki: &Path) -> Result<()> {
 }
 
 fn openssl(folder: &Path, arguments: &str) -> Result<()> {
-    let output = Command::new("openssl")
+    let output = alone::command("openssl")
         .args(arguments.split(' '))
         .current_dir(folder)
         .output()

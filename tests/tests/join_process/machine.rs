@@ -1,6 +1,6 @@
 //! A machine without a VM: a software TPM whose PCRs say what it booted, and the node's half of the conversation.
 
-use std::{net::SocketAddr, process::Command};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use constellation_attestation::{
@@ -11,7 +11,7 @@ use constellation_attestation::{
     protocol::{Evidence, Hello, LaunchConfig, Purpose, Ticket, Verdict},
     session::{self, Attester, BoxError},
 };
-use constellation_tests::swtpm::Swtpm;
+use constellation_tests::swtpm::{Swtpm, alone};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -206,7 +206,7 @@ pub fn extend(swtpm: &Swtpm, register: u8, digest: &[u8; 32]) -> Result<()> {
 
 fn tool(tcti: &str, program: &str, arguments: &[&str]) -> Result<()> {
     let output =
-        Command::new(program).args(["-T", tcti]).args(arguments).output().context("tpm2-tools isn't installed")?;
+        alone::command(program).args(["-T", tcti]).args(arguments).output().context("tpm2-tools isn't installed")?;
     ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

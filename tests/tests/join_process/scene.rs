@@ -1,16 +1,15 @@
 //! A cluster in a namespace of its own: an owner, a trust bundle, admissions, and a real verifier process.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command},
-    sync::{Mutex, OnceLock, PoisonError},
+    process::Child,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
     channel::Identity,
@@ -25,6 +24,7 @@ use constellation_crds::{
     cluster::DiskIntegrity,
     node::{Refusals, Role as NodeRole},
 };
+use constellation_tests::operator::program;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client,
@@ -399,23 +399,4 @@ fn launch(
     }
     arguments.extend(more.iter().map(|&argument| argument.to_owned()));
     spawn_in(&program("constellation-verifier")?, &folder.join("verifier.log"), &arguments, environment)
-}
-
-/// One of our programs, built if need be.
-pub fn program(name: &str) -> Result<PathBuf> {
-    static BUILT: OnceLock<Mutex<BTreeSet<String>>> = OnceLock::new();
-    // This test lies in <target>/<profile>/deps.
-    let folder = std::env::current_exe()?.ancestors().nth(2).context("no folder of programs")?.to_owned();
-    let program = folder.join(name);
-    let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-    if std::env::var_os("CONSTELLATION_PREBUILT").is_none() && !built.contains(name) {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "-p", name]);
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        ensure!(cargo.status()?.success(), "building {name} failed");
-        built.insert(name.to_owned());
-    }
-    Ok(program)
 }
