@@ -30,7 +30,7 @@ trap report EXIT
 features=(--features constellation-attestation/channel,constellation-attestation/collect,constellation-tests/vm)
 tests() { cargo test "${features[@]}" "$@"; }
 files() { # ROOM...: options that choose the tests of these rooms
-  for file in "${@/%//tests/*.rs}"; do printf -- '--test=%s\n' $(basename -s .rs -a $file); done
+  for room; do basename -s .rs -a "$room"/tests/*.rs; done | sed 's/^/--test=/'
 }
 
 image() { # VERSION [MORE...]: a node image below target/image
