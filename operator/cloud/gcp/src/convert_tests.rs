@@ -21,7 +21,7 @@ pub(crate) fn given_settings() -> Settings {
         endpoint: None,
         access: Access::Anonymous,
         limiter: Arc::new(Limiter::new(1 << 20, Duration::ZERO)),
-        listing: std::sync::Arc::default(),
+        listing: Arc::default(),
         pace: Pace::default(),
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! The story of a node. [`GcpCloud::launch`] sends one insert whose request id comes from the node's UID, the zone and
 //! the number of the attempt, waits for its operation a few seconds and then leaves it to the next pass: the same id
-//! names the same operation, so nothing of it has to be stored. [`GcpCloud::find`] is one list by label over all zones, of all clusters;
-//! launches that the list doesn't show yet are added from their operations. [`GcpCloud::terminate`] deletes until the
-//! instance is not found. Networks have no labels here: they are named after the cluster and carry a description that
-//! says whose they are, and what doesn't carry it is never touched.
+//! names the same operation, so nothing of it has to be stored. [`GcpCloud::find`] is one list by label over all zones,
+//! of all clusters; launches that the list doesn't show yet are added from their operations. [`GcpCloud::terminate`]
+//! deletes until the instance is not found. Networks have no labels here: they are named after the cluster and carry a
+//! description that says whose they are, and what doesn't carry it is never touched.
 
 mod api;
 mod bodies;
