@@ -10,8 +10,13 @@ use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
-use kube::{Api, Client, ResourceExt as _, api::PostParams};
+use kube::{
+    Api, Client, Config, ResourceExt as _,
+    api::PostParams,
+    client::{Body, ClientBuilder},
+};
 use tokio::time::{sleep, timeout};
+use tower::{BoxError, filter::FilterLayer};
 
 use crate::error::{Error, chain};
 
@@ -25,7 +30,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Whether this process may still act. One that was suspended goes on where it was, with a plan from before, while
-/// another may lead by now: it finds out here, before it does anything.
+/// another may lead by now: it finds out here, before each write and each call of a cloud, when nothing is left to wait
+/// for. What is on its way between the question and the wire when the process is suspended can't be held back: making a
+/// machine is idempotent by its node's UID, and the sweep finds one whose node has gone.
 #[derive(Debug, Default)]
 pub struct Fence(Mutex<Option<Instant>>);
 
@@ -42,6 +49,19 @@ impl Fence {
     pub fn check(&self) -> Result<(), Error> {
         let asked = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if asked.is_some_and(|asked| asked.elapsed() > DEADLINE) { Err(Error::NotLeading) } else { Ok(()) }
+    }
+
+    /// A client that reads, and writes only while we may act.
+    ///
+    /// # Errors
+    /// As [`Client::try_from`].
+    pub fn client(self: &Arc<Self>, config: Config) -> kube::Result<Client> {
+        let fence = Arc::clone(self);
+        let layer = FilterLayer::new(move |request: http::Request<Body>| {
+            let reads = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+            if reads { Ok(request) } else { fence.check().map(|()| request).map_err(BoxError::from) }
+        });
+        Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
     }
 }
 
@@ -159,6 +179,31 @@ mod tests {
         assert!(matches!(fence.check(), Err(Error::NotLeading)));
         fence.renewed(now);
         fence.check().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_did_not_renew_in_time_reads_and_sends_no_write() {
+        let methods = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&methods);
+        let answer = move |request: axum::extract::Request| {
+            seen.lock().unwrap().push(request.method().clone());
+            std::future::ready((http::StatusCode::NOT_FOUND, "{}"))
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(axum::serve(listener, axum::Router::new().fallback(answer)).into_future());
+        let fence = Arc::<Fence>::default();
+        let leases: Api<Lease> = Api::namespaced(fence.client(Config::new(url)).unwrap(), "a");
+        let write = async || leases.create(&PostParams::default(), &Lease::default()).await;
+
+        fence.renewed(Instant::now());
+        assert!(matches!(write().await, Err(kube::Error::Api(_))), "it was sent, and refused");
+        fence.renewed(Instant::now().checked_sub(DEADLINE + Duration::from_secs(1)).unwrap());
+        assert!(matches!(leases.get("b").await, Err(kube::Error::Api(_))), "a read goes on");
+        let held = write().await;
+        let why = matches!(&held, Err(kube::Error::Service(why)) if why.is::<Error>());
+        assert!(why, "{held:?}");
+        assert_eq!(*methods.lock().unwrap(), [http::Method::POST, http::Method::GET]);
     }
 
     #[test]

@@ -10,7 +10,12 @@ use tokio::sync::watch;
 use crate::{
     args::Run,
     backoff::Failures,
-    cloud::{Cloud, local::LocalCloud, offer::Offer, simulated::SimulatedCloud},
+    cloud::{
+        Cloud,
+        local::LocalCloud,
+        offer::{Guard, Offer},
+        simulated::SimulatedCloud,
+    },
     cluster,
     collateral::Collector,
     context::{Context, Listings},
@@ -27,7 +32,8 @@ use crate::{
 /// When the API server can't be configured, no provider is offered, or leadership is lost.
 pub async fn run(args: Run) -> anyhow::Result<()> {
     let config = Config::infer().await.context("finding the API server (KUBECONFIG, or a service account)")?;
-    let client = Client::try_from(config.clone())?;
+    let fence = Arc::<Fence>::default();
+    let client = fence.client(config.clone())?;
     let identity = format!("{}-{}", hostname(), std::process::id());
     let metrics = Arc::new(Metrics::default());
     if let Some(address) = args.health_address {
@@ -41,7 +47,6 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     }
     // The first provider wakes up only when we lead: a simulated cloud acts by itself.
     let lease_namespace = args.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    let fence = Arc::<Fence>::default();
     let claim = Arc::clone(&fence);
     let leader = Leader::new(client_without_retry(config)?, &lease_namespace, identity.clone(), claim);
     if args.leader_elect {
@@ -54,9 +59,9 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let collector = Collector::new(client.clone(), &args.collateral, Arc::clone(&metrics), Arc::clone(&fence))?;
     let context = Arc::new(Context {
         collector: Arc::new(collector),
-        clouds: clouds(&args, &client, &metrics)?,
+        clouds: clouds(&args, &client, &Guard { metrics: Arc::clone(&metrics), fence: Arc::clone(&fence) })?,
         events: Events::new(client.clone(), identity),
-        workloads: workload::Registry::default(),
+        workloads: workload::Registry::new(Arc::clone(&fence)),
         inits: Arc::default(),
         listings: Listings::default(),
         failures: Failures::default(),
@@ -102,7 +107,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn clouds(args: &Run, client: &Client, metrics: &Arc<Metrics>) -> anyhow::Result<Offer> {
+fn clouds(args: &Run, client: &Client, guard: &Guard) -> anyhow::Result<Offer> {
     let mut clouds: BTreeMap<&'static str, Arc<dyn Cloud>> = BTreeMap::new();
     if let Some(folder) = &args.local_state_dir {
         let folder = std::path::absolute(folder).context("--local-state-dir")?;
@@ -113,7 +118,7 @@ fn clouds(args: &Run, client: &Client, metrics: &Arc<Metrics>) -> anyhow::Result
         tracing::warn!("Provider `simulated` is allowed: its clusters prove nothing");
         clouds.insert("simulated", Arc::new(SimulatedCloud::new(client.clone(), args.namespace.clone())));
     }
-    let offer = Offer::new(client.clone(), clouds, metrics);
+    let offer = Offer::new(client.clone(), clouds, guard);
     if offer.is_empty() {
         bail!("no provider is offered: give --local-state-dir DIR, or --allow-simulated for a trial");
     }

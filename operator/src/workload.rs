@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use constellation_crds::ConstellationCluster;
@@ -12,7 +12,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::{cloud::offer::is_simulated, cluster::secrets, error::Error};
+use crate::{cloud::offer::is_simulated, cluster::secrets, error::Error, lease::Fence};
 
 /// Key of the kubeconfig in its Secret; Cluster API's naming.
 pub const KUBECONFIG_KEY: &str = "value";
@@ -58,10 +58,18 @@ impl Workload {
 }
 
 /// One client per cluster, made anew when its kubeconfig changes.
-#[derive(Default)]
-pub struct Registry(Mutex<HashMap<String, (String, Workload)>>);
+pub struct Registry {
+    fence: Arc<Fence>,
+    known: Mutex<HashMap<String, (String, Workload)>>,
+}
 
 impl Registry {
+    /// Clients that write nothing once another operator may lead.
+    #[must_use]
+    pub fn new(fence: Arc<Fence>) -> Self {
+        Self { fence, known: Mutex::default() }
+    }
+
     /// The cluster that was made, or nothing while there is none yet.
     ///
     /// # Errors
@@ -78,7 +86,7 @@ impl Registry {
         };
         let version = secret.resource_version().unwrap_or_default();
         let key = cluster.uid().unwrap_or_default();
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some((_, workload)) = known.filter(|(known, _)| *known == version) {
             return Ok(Some(workload));
         }
@@ -98,9 +106,9 @@ impl Registry {
             .map_err(|_| wrong())?;
         config.connect_timeout = Some(std::time::Duration::from_secs(5));
         config.read_timeout = Some(std::time::Duration::from_secs(30));
-        let client = Client::try_from(config).map_err(|_| wrong())?;
+        let client = self.fence.client(config).map_err(|_| wrong())?;
         let workload = Workload::Real { client, ca };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (version, workload.clone()));
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (version, workload.clone()));
         Ok(Some(workload))
     }
 }

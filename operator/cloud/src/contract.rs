@@ -2,12 +2,20 @@
 //!
 //! Not behind `cfg(test)`: the suites of clouds that need a server or root live in another crate.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use crate::{
     Cloud, CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NetworkRequest, NodeUid,
+    calls::{Call, Watcher},
 };
 
 /// A promise that was not kept.
@@ -45,6 +53,8 @@ pub struct Subject {
 /// # Errors
 /// The first promise that was not kept.
 pub async fn check(cloud: Arc<dyn Cloud>, subject: &Subject, seed: &str) -> Result<(), Violation> {
+    let guard = Arc::new(Guard { may: AtomicBool::new(true), ended: AtomicU64::new(0) });
+    cloud.watch_calls(Box::new(Arc::clone(&guard)));
     let suite = Suite { cloud, subject: subject.clone() };
     let (ours, other) = (ClusterUid(format!("{seed}-a")), ClusterUid(format!("{seed}-b")));
     suite.nothing_is_there_before(&ours).await?;
@@ -55,7 +65,24 @@ pub async fn check(cloud: Arc<dyn Cloud>, subject: &Subject, seed: &str) -> Resu
     suite.targets_are_set_twice(&ours, &first.id).await?;
     suite.a_removal_ends_with_not_found(&ours, &first.id).await?;
     suite.the_rest_goes(&ours).await?;
-    suite.the_rest_goes(&other).await
+    suite.the_rest_goes(&other).await?;
+    suite.who_may_not_act_sends_nothing(&ours, &guard).await
+}
+
+/// Stands beside every call.
+struct Guard {
+    may: AtomicBool,
+    ended: AtomicU64,
+}
+
+impl Watcher for Arc<Guard> {
+    fn may_call(&self) -> bool {
+        self.may.load(Ordering::SeqCst)
+    }
+
+    fn ended(&self, _: &Call) {
+        self.ended.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 struct Suite {
@@ -75,8 +102,7 @@ impl Suite {
     }
 
     async fn a_network_is_ensured_twice(&self, cluster: &ClusterUid) -> Result<(), Violation> {
-        let request =
-            NetworkRequest { cluster: cluster.clone(), name: "contract".into(), node_cidr: "10.77.0.0/24".into() };
+        let request = network(cluster);
         let first = self.cloud.ensure_network(&request).await.map_err(call("making a network"))?;
         let second = self.cloud.ensure_network(&request).await.map_err(call("making the network again"))?;
         ensure(first == second, || format!("the same network twice: {first:?} and {second:?}"))?;
@@ -163,6 +189,22 @@ impl Suite {
         ensure(!clusters.contains(cluster), || "a cluster of which nothing is left is listed".into())
     }
 
+    /// Only of a cloud that is called, and so can be held back.
+    async fn who_may_not_act_sends_nothing(&self, cluster: &ClusterUid, guard: &Guard) -> Result<(), Violation> {
+        let before = guard.ended.load(Ordering::SeqCst);
+        if self.cloud.calls().is_empty() {
+            return Ok(());
+        }
+        ensure(before > 0, || "calls are counted, and nobody is told".into())?;
+        guard.may.store(false, Ordering::SeqCst);
+        let made = self.cloud.ensure_network(&network(cluster)).await.is_ok();
+        let launched = self.cloud.launch(&self.request(cluster, "late", 7)).await.is_ok();
+        guard.may.store(true, Ordering::SeqCst);
+        ensure(!made && !launched, || "a call was answered that must not be sent".into())?;
+        let sent = guard.ended.load(Ordering::SeqCst) - before;
+        ensure(sent == 0, || format!("{sent} calls were sent by who may not act"))
+    }
+
     fn request(&self, cluster: &ClusterUid, name: &str, index: u32) -> LaunchRequest {
         let node = NodeUid(format!("{}-{name}", cluster.0));
         LaunchRequest {
@@ -186,6 +228,10 @@ impl Suite {
     async fn find(&self, cluster: &ClusterUid) -> Result<Vec<Instance>, Violation> {
         self.cloud.find(cluster).await.map_err(call("listing"))
     }
+}
+
+fn network(cluster: &ClusterUid) -> NetworkRequest {
+    NetworkRequest { cluster: cluster.clone(), name: "contract".into(), node_cidr: "10.77.0.0/24".into() }
 }
 
 fn call(doing: &'static str) -> impl Fn(CloudError) -> Violation {

@@ -209,7 +209,7 @@ pub trait Cloud: Send + Sync {
     }
 
     /// Has somebody told of every call from now on; a cloud without calls that cost tells nothing.
-    fn watch_calls(&self, _: calls::Watcher) {}
+    fn watch_calls(&self, _: Box<dyn calls::Watcher>) {}
 
     /// Creates or repairs the network and the endpoint.
     async fn ensure_network(&self, request: &NetworkRequest) -> Result<Network, CloudError>;

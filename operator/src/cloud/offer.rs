@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use constellation_crds::ConstellationCluster;
 use kube::Client;
 
-use super::Cloud;
 #[cfg(feature = "rooms")]
 use super::rooms::Rooms;
-use crate::{error::Error, events::Events, metrics::Metrics};
+use super::{
+    Cloud,
+    calls::{Call, Watcher},
+};
+use crate::{error::Error, events::Events, lease::Fence, metrics::Metrics};
 
 /// The clouds on offer.
 pub struct Offer {
@@ -18,18 +21,19 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Offers what was started, by provider name, and the rooms that are built in; their calls are counted.
+    /// Offers what was started, by provider name, and the rooms that are built in; their calls are counted, and held back
+    /// when another operator may lead.
     #[must_use]
-    pub fn new(client: Client, started: BTreeMap<&'static str, Arc<dyn Cloud>>, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(client: Client, started: BTreeMap<&'static str, Arc<dyn Cloud>>, guard: &Guard) -> Self {
         #[cfg(not(feature = "rooms"))]
         drop(client);
         for cloud in started.values() {
-            count(cloud.as_ref(), metrics);
+            guard.stand_beside(cloud.as_ref());
         }
         Self {
             started,
             #[cfg(feature = "rooms")]
-            rooms: Rooms::new(client, Arc::clone(metrics)),
+            rooms: Rooms::new(client, guard.clone()),
         }
     }
 
@@ -70,10 +74,35 @@ impl Offer {
     }
 }
 
-/// Has every call of a cloud counted.
-pub(super) fn count(cloud: &dyn Cloud, metrics: &Arc<Metrics>) {
-    let (provider, metrics) = (cloud.name(), Arc::clone(metrics));
-    cloud.watch_calls(Box::new(move |call| metrics.called(provider, call)));
+/// Who stands beside the calls of all clouds.
+#[derive(Clone)]
+pub struct Guard {
+    /// What Prometheus is told.
+    pub metrics: Arc<Metrics>,
+    /// Whether this process may still act.
+    pub fence: Arc<Fence>,
+}
+
+impl Guard {
+    pub(super) fn stand_beside(&self, cloud: &dyn Cloud) {
+        cloud.watch_calls(Box::new(Beside { provider: cloud.name(), guard: self.clone() }));
+    }
+}
+
+/// A guard of one cloud.
+struct Beside {
+    provider: &'static str,
+    guard: Guard,
+}
+
+impl Watcher for Beside {
+    fn may_call(&self) -> bool {
+        self.guard.fence.check().is_ok()
+    }
+
+    fn ended(&self, call: &Call) {
+        self.guard.metrics.called(self.provider, call);
+    }
 }
 
 /// Name of the provider that a cluster asks for.

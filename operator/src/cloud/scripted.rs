@@ -65,7 +65,7 @@ impl Cloud for Scripted {
         self.0.calls()
     }
 
-    fn watch_calls(&self, watcher: calls::Watcher) {
+    fn watch_calls(&self, watcher: Box<dyn calls::Watcher>) {
         self.0.watch_calls(watcher);
     }
 

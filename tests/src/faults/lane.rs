@@ -18,7 +18,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{plan::Plan, proxy::Proxy};
+use super::{
+    plan::Plan,
+    proxy::{Process, Proxy},
+};
 use crate::operator::Operator;
 
 /// Between two looks. Each is one read while the cluster isn't Ready.
@@ -124,6 +127,16 @@ impl Keeper {
     }
 }
 
+impl Process for Keeper {
+    fn kill(&self) {
+        self.start();
+    }
+
+    fn suspend(&self) {
+        self.running().operator.iter().for_each(Operator::pause);
+    }
+}
+
 impl Lane {
     /// A namespace, and an operator for it alone. `config` is of somebody with every right.
     ///
@@ -163,9 +176,8 @@ impl Lane {
             arguments: own.map(str::to_owned).chain(setting.arguments.clone()).chain(given).collect(),
             running: Mutex::default(),
         });
-        let killed = Arc::clone(&keeper);
-        let kill = Box::new(move || killed.start());
-        let proxy = Proxy::start(Client::try_from(config)?, plan, kill).await?;
+        let process: Arc<dyn Process> = Arc::<Keeper>::clone(&keeper);
+        let proxy = Proxy::start(Client::try_from(config)?, plan, process).await?;
         keeper.running().kubeconfig = proxy.kubeconfig(name);
         keeper.start();
         Ok(Self { name: name.to_owned(), proxy, client, keeper, setting })
@@ -183,12 +195,7 @@ impl Lane {
         self.keeper.running().kills
     }
 
-    /// Stops the operator where it is.
-    pub fn pause(&self) {
-        self.keeper.running().operator.iter().for_each(Operator::pause);
-    }
-
-    /// Lets it go on.
+    /// Lets a suspended operator go on.
     pub fn resume(&self) {
         self.keeper.running().operator.iter().for_each(Operator::resume);
     }

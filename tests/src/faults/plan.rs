@@ -27,6 +27,8 @@ pub enum Fate {
     Pass,
     /// It is answered with this status and does not arrive.
     Refuse(u16),
+    /// The operator's process is suspended before it reads the answer.
+    Suspend,
 }
 
 /// What happens to one event of a watch.
@@ -59,6 +61,8 @@ enum Kind {
     Calm,
     /// Dies once at each side effect that has another name.
     Every(Side),
+    /// Is suspended at the first of these.
+    Suspended(fn(&Call) -> bool),
     /// By number of the write, of the read, and of the event.
     Drawn { writes: BTreeMap<u64, Fate>, reads: BTreeMap<u64, Fate>, events: BTreeMap<u64, EventFate> },
 }
@@ -93,6 +97,12 @@ impl Plan {
     #[must_use]
     pub fn every(side: Side) -> Self {
         Self::new(Kind::Every(side))
+    }
+
+    /// The process is suspended when it has asked the first of these, once.
+    #[must_use]
+    pub fn suspended_at(which: fn(&Call) -> bool) -> Self {
+        Self::new(Kind::Suspended(which))
     }
 
     /// Draws two to six things that go wrong within the first `span` writes; the same seed, the same things.
@@ -158,6 +168,13 @@ impl Plan {
                     Side::Before => Fate::KillBefore,
                 }
             }
+            Kind::Suspended(which) => {
+                if !which(call) || !lock(&self.met).is_empty() {
+                    return Fate::Pass;
+                }
+                lock(&self.met).insert(effect.to_owned());
+                Fate::Suspend
+            }
             Kind::Drawn { writes, reads, .. } if call.verb == "read" => self.next(1, reads),
             Kind::Drawn { writes, .. } => self.next(0, writes),
         };
@@ -210,6 +227,15 @@ mod tests {
         let read = Call { verb: "read", ..Call::default() };
         assert_eq!(plan.fate(&read, "b"), Fate::Pass);
         assert_eq!(plan.done(), ["KillAfter: a"]);
+    }
+
+    #[test]
+    fn a_process_is_suspended_once() {
+        let plan = Plan::suspended_at(|call| call.resource == "secrets");
+        plan.arm();
+        let call = |resource: &str| Call { verb: "read", resource: resource.into(), ..Call::default() };
+        let fates = ["pods", "secrets", "secrets"].map(|resource| plan.fate(&call(resource), resource));
+        assert_eq!(fates, [Fate::Pass, Fate::Suspend, Fate::Pass]);
     }
 
     #[test]

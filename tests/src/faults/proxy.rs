@@ -25,8 +25,13 @@ use super::{
     plan::{EventFate, Fate, Plan, millis},
 };
 
-/// Kills the operator, and starts it again.
-pub type Kill = dyn Fn() + Send + Sync;
+/// The operator's process.
+pub trait Process: Send + Sync {
+    /// Kills it, and starts it again.
+    fn kill(&self);
+    /// Stops it where it is.
+    fn suspend(&self);
+}
 
 type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
@@ -55,7 +60,7 @@ pub struct Proxy {
 struct Shared {
     client: Client,
     plan: Plan,
-    kill: Box<Kill>,
+    process: Arc<dyn Process>,
     seen: Mutex<Seen>,
 }
 
@@ -64,10 +69,10 @@ impl Proxy {
     ///
     /// # Errors
     /// When no port can be had.
-    pub async fn start(client: Client, plan: Plan, kill: Box<Kill>) -> Result<Self> {
+    pub async fn start(client: Client, plan: Plan, process: Arc<dyn Process>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let shared = Arc::new(Shared { client, plan, kill, seen: Mutex::default() });
+        let shared = Arc::new(Shared { client, plan, process, seen: Mutex::default() });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Ok(Self { url, task, shared })
     }
@@ -127,11 +132,12 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
     let fate = shared.plan.fate(&call, &effect);
     match fate {
         Fate::KillBefore => {
-            (shared.kill)();
+            shared.process.kill();
             return Err(io::Error::other("killed before the side effect"));
         }
         Fate::Refuse(status) => return refusal(status),
         Fate::Late(time) => tokio::time::sleep(millis(time)).await,
+        Fate::Suspend => shared.process.suspend(),
         Fate::KillAfter | Fate::Lose | Fate::Pass => {}
     }
     // A task of its own: the write arrives although its author dies meanwhile, as one that is on the wire would.
@@ -139,7 +145,7 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
     let answer = forwarded.await.map_err(io::Error::other)??;
     match fate {
         Fate::KillAfter => {
-            (shared.kill)();
+            shared.process.kill();
             Err(io::Error::other("killed after the side effect"))
         }
         Fate::Lose => Err(io::Error::other("the answer is lost")),

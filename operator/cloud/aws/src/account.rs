@@ -147,6 +147,7 @@ impl Account {
                 Weight::Read => &self.reads,
             };
             limiter.turn().await;
+            self.calls.check(operation).map_err(|error| Refusal::unsent(operation, &error))?;
             let start = Clock::now();
             let result = send.await.map_err(|error| Refusal::new(operation, &error));
             let outcome = result.as_ref().map_or_else(Refusal::word, |_| "ok");

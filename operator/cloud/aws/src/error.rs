@@ -63,6 +63,11 @@ impl Refusal {
         Self { operation, code: String::new(), message, class, after }
     }
 
+    /// A call that was not sent.
+    pub fn unsent(operation: &'static str, why: &CloudError) -> Self {
+        Self { operation, code: String::new(), message: why.to_string(), class: Class::Transient, after: None }
+    }
+
     /// Whether AWS gave one of these codes.
     pub fn is(&self, codes: &[&str]) -> bool {
         codes.contains(&self.code.as_str())

@@ -141,7 +141,7 @@ impl Cloud for AwsCloud {
         self.account.calls().counts()
     }
 
-    fn watch_calls(&self, watcher: calls::Watcher) {
+    fn watch_calls(&self, watcher: Box<dyn calls::Watcher>) {
         self.account.calls().watch(watcher);
     }
 

@@ -294,6 +294,7 @@ impl Arm {
         let context = azure_core::http::Context::default();
         let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
         self.limiter.turn().await;
+        self.calls.check(name)?;
         let start = Clock::now();
         let sent = tokio::time::timeout(ATTEMPT, self.pipeline.send(&context, &mut request, Some(options)));
         let answer = match sent.await {

@@ -257,7 +257,7 @@ impl Cloud for AzureCloud {
         self.arm.calls.counts()
     }
 
-    fn watch_calls(&self, watcher: calls::Watcher) {
+    fn watch_calls(&self, watcher: Box<dyn calls::Watcher>) {
         self.arm.calls.watch(watcher);
     }
 

@@ -149,6 +149,7 @@ impl Api {
     ) -> BoxFuture<'a, Result<T, Refused>> {
         Box::pin(async move {
             self.limiter.turn().await;
+            self.calls.check(method).map_err(|error| Refused::unsent(method, error))?;
             let start = Clock::now();
             let answer = match call.await {
                 Ok(answer) if answer.kind() == Some(T::KIND) => Ok(answer),

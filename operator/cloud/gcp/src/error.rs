@@ -44,6 +44,11 @@ impl Refused {
         Self { method, error: Error::deser(format!("{method} was answered with {kind}")) }
     }
 
+    /// A call that was not sent.
+    pub fn unsent(method: &'static str, why: CloudError) -> Self {
+        Self { method, error: Error::io(why) }
+    }
+
     /// Whether Google answered at all.
     pub fn answered(&self) -> bool {
         self.error.http_status_code().is_some_and(|status| status < 500)

@@ -195,7 +195,7 @@ impl Cloud for GcpCloud {
         self.api.calls.counts()
     }
 
-    fn watch_calls(&self, watcher: calls::Watcher) {
+    fn watch_calls(&self, watcher: Box<dyn calls::Watcher>) {
         self.api.calls.watch(watcher);
     }
 

@@ -20,9 +20,9 @@ use zeroize::Zeroizing;
 
 use super::{
     Cloud,
-    offer::{count, provider},
+    offer::{Guard, provider},
 };
-use crate::{error::Error, events::Events, metrics::Metrics};
+use crate::{error::Error, events::Events};
 
 /// Event: the operator acts by a key that is kept in a Secret.
 const STATIC_CREDENTIALS: &str = "StaticCredentials";
@@ -32,7 +32,7 @@ const SYSTEM: &str = "kube-system";
 /// The rooms.
 pub(super) struct Rooms {
     client: Client,
-    metrics: Arc<Metrics>,
+    guard: Guard,
     owner: OnceCell<String>,
     made: Mutex<BTreeMap<String, Room>>,
 }
@@ -74,8 +74,8 @@ impl Given<'_> {
 }
 
 impl Rooms {
-    pub(super) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
-        Self { client, metrics, owner: OnceCell::new(), made: Mutex::default() }
+    pub(super) fn new(client: Client, guard: Guard) -> Self {
+        Self { client, guard, owner: OnceCell::new(), made: Mutex::default() }
     }
 
     /// The room of a cluster's settings; made anew when its credentials changed.
@@ -92,7 +92,7 @@ impl Rooms {
         let cloud = make(cluster, &given).await?;
         #[cfg(feature = "scripted")]
         let cloud = if given.endpoint.is_some() { Arc::new(super::scripted::Scripted(cloud)) } else { cloud };
-        count(cloud.as_ref(), &self.metrics);
+        self.guard.stand_beside(cloud.as_ref());
         if let Some(secret) = &secret {
             let name = secret.name_any();
             let message =
