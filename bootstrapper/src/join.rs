@@ -32,11 +32,16 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>) {
     // The network is up and the launch configuration measured.
     let began = Instant::now();
+    // A TPM gives its certificate slowly, and then it is known: meanwhile a verifier is found and the channel opened.
+    let first = Arc::clone(&machine);
+    tokio::task::spawn_blocking(move || first.tpm.blocking_lock().endorsement().map(drop));
     let mut pause = FIRST;
     while machine.state() == State::Waiting {
         match attempt(&machine, source.as_ref()).await {
-            Ok(ticket) => {
-                tracing::info!(milliseconds = began.elapsed().as_millis(), "Admitted");
+            Ok((ticket, took)) => {
+                let milliseconds = began.elapsed().as_millis();
+                let [channel, hello, proof] = took.map(|part| part.as_millis());
+                tracing::info!(milliseconds, channel, hello, proof, "Admitted");
                 if machine.claim() {
                     machine.carry_out(Grant::Join(ticket)).await;
                 }
@@ -49,19 +54,24 @@ pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>) {
     }
 }
 
-async fn attempt(machine: &Machine, source: &dyn Source) -> Result<Ticket, Error> {
+/// How long the parts of a conversation took: opening the channel, the Hello, and the proof until its verdict.
+type Took = [Duration; 3];
+
+async fn attempt(machine: &Machine, source: &dyn Source) -> Result<(Ticket, Took), Error> {
     let peers = source.peers().await?;
     let mut last = Error::State("the metadata service names no verifier".into());
     for verifier in &peers.verifiers {
         match ask(machine, verifier).await {
-            Ok(ticket) => return Ok(ticket),
+            Ok(admitted) => return Ok(admitted),
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
-async fn ask(machine: &Machine, verifier: &str) -> Result<Ticket, Error> {
+async fn ask(machine: &Machine, verifier: &str) -> Result<(Ticket, Took), Error> {
+    let mut began = Instant::now();
+    let mut lap = || std::mem::replace(&mut began, Instant::now()).elapsed();
     let failed = |problem: String| Error::State(format!("connecting to verifier {verifier}: {problem}"));
     let stream = timeout(CONNECT, TcpStream::connect(verifier))
         .await
@@ -71,11 +81,14 @@ async fn ask(machine: &Machine, verifier: &str) -> Result<Ticket, Error> {
         timeout(CONNECT * 4, channel::node_connect(stream, &machine.secrets.identity, &machine.owner_spki))
             .await
             .map_err(|_| failed("no TLS handshake".into()))??;
+    let connected = lap();
     let hello = machine.hello(Purpose::Join).await?;
     channel.send(&hello).await?;
+    let greeted = lap();
     let mut tpm = machine.tpm.lock().await;
     let (verdict, binding) = session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut *tpm).await?;
-    Ok(session::unseal(&verdict, &binding, &machine.secrets.opener)?)
+    let ticket = session::unseal(&verdict, &binding, &machine.secrets.opener)?;
+    Ok((ticket, [connected, greeted, lap()]))
 }
 
 /// Between half of the pause and all of it, so that nodes that start together don't ask together.

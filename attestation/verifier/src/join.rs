@@ -62,15 +62,11 @@ where
     let uid = hello.node_uid.clone();
     // Nobody closes the semaphore.
     let _place = verifier.places.acquire().await.map_err(|_| channel::Error::Closed)?;
-    let begun = Instant::now();
     let outcome = if let Some(id) = conversation(verifier, &mut channel, hello).await? {
         // Who sent too much or too late has lost its channel; the refusal stands.
         let _ = session::refuse(&mut channel, &id).await;
         Outcome::Refused { id }
     } else {
-        let took = begun.elapsed();
-        verifier.metrics.ticket_seconds.observe(took);
-        tracing::info!(node_uid = uid, microseconds = took.as_micros(), "Admitted a node");
         Outcome::Admitted { uid }
     };
     let _ = tokio::time::timeout(FAREWELL, channel.close()).await;
@@ -87,6 +83,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     A: Store,
 {
+    let begun = Instant::now();
     let uid = hello.node_uid.as_str();
     let introduced = introduction(&hello, &verifier.home.launch, Purpose::Join);
     let node = if admit::is_uid(uid) { verifier.store.node(uid).await? } else { None };
@@ -99,12 +96,15 @@ where
         (Err(reason), Some(_)) => return verifier.refuse_unproven(uid, reason).map(Some),
         (Err(reason), None) => return verifier.refuse_stranger(uid, reason).map(Some),
     };
-    let case = match verifier.examine(channel, hello, &node, Door::Join).await? {
+    // Both take a while, the one at the node, the other at the API server; a node of ours waits for the longer one.
+    let (examined, kubelet_config) =
+        tokio::join!(verifier.examine(channel, hello, &node, Door::Join), verifier.store.kubelet_config());
+    let case = match examined? {
         Examined::Appraised(case) => case,
         Examined::Refused(id) => return Ok(Some(id)),
     };
-    // Strangers with bad evidence shall not cost us another call.
-    let kubelet_config = if case.appraisal.accepted { verifier.store.kubelet_config().await? } else { String::new() };
+    let kubelet_config = if case.appraisal.accepted { kubelet_config? } else { String::new() };
+    let examined = begun.elapsed();
     let csr = &case.proof.hello.keys.csr;
     let settled = verifier
         .settle(node, &case, |spec| ticket::prepare(&verifier.home, spec, csr, &kubelet_config, Timestamp::now()))
@@ -112,6 +112,10 @@ where
     match settled {
         Settled::Granted(ticket) => {
             session::grant(channel, &case.proof, &ticket).await?;
+            let took = begun.elapsed();
+            verifier.metrics.ticket_seconds.observe(took);
+            let (microseconds, examined) = (took.as_micros(), examined.as_micros());
+            tracing::info!(node_uid = case.proof.hello.node_uid, microseconds, examined, "Admitted a node");
             Ok(None)
         }
         Settled::Refused(id) => Ok(Some(id)),

@@ -8,7 +8,10 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use constellation_crds::{NodeAdmission, TrustBundle, TrustBundleSpec, node::Refusals};
+use constellation_crds::{
+    NodeAdmission, TrustBundle, TrustBundleSpec,
+    node::{AttestationResult, Refusals},
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -221,13 +224,23 @@ where
     }
 }
 
-/// As JSON that replaces what is there: what isn't said is null, else a merge would keep the earlier refusal's.
+/// As JSON that replaces what is there: what isn't said is null, else a merge would keep the earlier refusal's. Taken
+/// apart without `..`, so that a new field can't be forgotten here.
 fn whole(refusals: &Refusals) -> Value {
-    let last = &refusals.last;
-    json!({"count": refusals.count, "since": refusals.since, "last": {
-        "verdict": last.verdict, "platform": last.platform, "measurementSet": last.measurement_set,
-        "trustRevision": last.trust_revision, "time": last.time, "evidenceDigest": last.evidence_digest,
-        "refusalId": last.refusal_id, "mismatches": last.mismatches,
+    let Refusals { count, since, last } = refusals;
+    let AttestationResult {
+        verdict,
+        platform,
+        measurement_set,
+        trust_revision,
+        time,
+        evidence_digest,
+        refusal_id,
+        mismatches,
+    } = last;
+    json!({"count": count, "since": since, "last": {
+        "verdict": verdict, "platform": platform, "measurementSet": measurement_set, "trustRevision": trust_revision,
+        "time": time, "evidenceDigest": evidence_digest, "refusalId": refusal_id, "mismatches": mismatches,
     }})
 }
 
