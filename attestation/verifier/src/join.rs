@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     admit::{self, Door, reason},
-    store::Store,
+    store::{self, Store},
     ticket,
     verifier::{Error, Examined, Settled, Verifier, introduction},
 };
@@ -86,8 +86,12 @@ where
     let begun = Instant::now();
     let uid = hello.node_uid.as_str();
     let introduced = introduction(&hello, &verifier.home.launch, Purpose::Join);
-    let node = if admit::is_uid(uid) { verifier.store.node(uid).await? } else { None };
-    let node = match (introduced, node) {
+    // Whoever knows our cluster doesn't wait for one after the other; who doesn't costs us one call.
+    let knows = introduced.is_ok();
+    let node = async { if admit::is_uid(uid) { verifier.store.node(uid).await } else { Ok(None) } };
+    let bundle = async { if knows { verifier.store.bundle().await.map(Some) } else { Ok(None) } };
+    let (node, bundle) = tokio::join!(node, bundle);
+    let node = match (introduced, node?) {
         (Ok(()), Some(node)) => node,
         (Ok(()), None) => {
             let unknown = reason("admission.unknown", None, None, "no NodeAdmission has this uid");
@@ -96,9 +100,10 @@ where
         (Err(reason), Some(_)) => return verifier.refuse_unproven(uid, reason).map(Some),
         (Err(reason), None) => return verifier.refuse_stranger(uid, reason).map(Some),
     };
+    let Some(bundle) = bundle? else { return Err(store::Error::Missing("the trust bundle").into()) };
     // Both take a while, the one at the node, the other at the API server; a node of ours waits for the longer one.
     let (examined, kubelet_config) =
-        tokio::join!(verifier.examine(channel, hello, &node, Door::Join), verifier.store.kubelet_config());
+        tokio::join!(verifier.examine(channel, hello, &node, &bundle, Door::Join), verifier.store.kubelet_config());
     let case = match examined? {
         Examined::Appraised(case) => case,
         Examined::Refused(id) => return Ok(Some(id)),

@@ -158,7 +158,8 @@ async fn ask<A: Store>(
     }
     // Read as late as possible, so that the compare-and-swap is against what is true now.
     let Some(node) = verifier.store.node(uid).await? else { return Ok(None) };
-    let settled = match verifier.examine(&mut channel, hello, &node, door).await? {
+    let bundle = verifier.store.bundle().await?;
+    let settled = match verifier.examine(&mut channel, hello, &node, &bundle, door).await? {
         Examined::Appraised(case) => verifier.settle(node, &case, |_| Ok(())).await?,
         Examined::Refused(id) => Settled::Refused(id),
     };

@@ -1,6 +1,6 @@
 //! Examining a node and settling its case: the steps that joins and re-attestations share.
 //!
-//! [`Verifier::examine`] reads the trust bundle, challenges and appraises. [`Verifier::settle`] decides and records,
+//! [`Verifier::examine`] looks whether the trust bundle is the owner's, challenges and appraises. [`Verifier::settle`] decides and records,
 //! by compare-and-swap: whoever loses the race decides again from what is there now. What was promised to the node
 //! leaves only after the record is written, so a crash in between costs the node nothing but another try.
 
@@ -16,7 +16,7 @@ use constellation_attestation::{
     protocol::{Hello, LaunchConfig, Purpose},
     session::{self, Proof},
 };
-use constellation_crds::{NodeAdmission, NodeAdmissionSpec, node::Mismatch};
+use constellation_crds::{NodeAdmission, NodeAdmissionSpec, TrustBundleSpec, node::Mismatch};
 use jiff::Timestamp;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -138,18 +138,18 @@ impl<A: Store> Verifier<A> {
         }
     }
 
-    /// Challenges the node that sent `hello` and appraises its evidence against the bundle that is in force now.
+    /// Challenges the node that sent `hello` and appraises its evidence against the bundle that was read for this.
     pub async fn examine<S>(
         &self,
         channel: &mut Channel<S>,
         hello: Hello,
         node: &NodeAdmission,
+        bundle: &TrustBundleSpec,
         door: Door,
     ) -> Result<Examined, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let bundle = self.store.bundle().await?;
         let policy = match self.trust.accept(&bundle.envelope) {
             Ok(policy) => policy,
             Err(error) => {
