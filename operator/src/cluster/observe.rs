@@ -38,6 +38,9 @@ pub const ANNOTATION_SPEC_SIZE: &str = "constellation.dev/spec-replicas";
 pub const ANNOTATION_FAILURES: &str = "constellation.dev/failures";
 /// How long an API server may take to say that it is there.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// A node of a cluster that doesn't answer is offered its disk key again this long after the last time: it may have lost
+/// its power once more, or have been refused by what was accepted then.
+const OFFER_AGAIN: Duration = Duration::from_secs(30);
 /// Name of the trust bundle in a real cluster.
 const TRUST_BUNDLE: &str = "constellation";
 
@@ -123,6 +126,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let inside = inside(&cluster, workload.as_ref(), simulated, &uid, &given).await;
     let names: Vec<_> = cluster.spec.node_groups.iter().map(|group| group.name.as_str()).collect();
     let platform = cloud.as_ref().map(|cloud| cloud.platform());
+    let initialized = recorded || kubeconfig || (simulated && ready_control_plane);
     let seen = Observed {
         name: cluster.name_any(),
         now: Timestamp::now().as_second(),
@@ -142,7 +146,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         network: memory.network.is_some(),
         version: version_seen(&cluster, version.as_ref(), platform),
         accepted,
-        initialized: recorded || kubeconfig || (simulated && ready_control_plane),
+        initialized,
         reachable: inside.reachable,
         unreachable_seconds: memory
             .answered
@@ -157,7 +161,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
             .filter(|group| !names.contains(&group.spec.group.as_str()) && group.metadata.deletion_timestamp.is_none())
             .map(|group| group.spec.group.clone())
             .collect(),
-        talks: nodes.iter().filter_map(|node| talk(ctx, node)).collect(),
+        talks: nodes.iter().filter_map(|node| talk(ctx, node, initialized)).collect(),
         nodes: node_list,
         targets: memory.targets.clone(),
     };
@@ -273,9 +277,12 @@ fn node(node: &ConfidentialNode) -> NodeSeen {
     }
 }
 
-fn talk(ctx: &Context, node: &ConfidentialNode) -> Option<(String, Init)> {
+fn talk(ctx: &Context, node: &ConfidentialNode, initialized: bool) -> Option<(String, Init)> {
     let uid = node.uid()?;
     let state = ctx.inits.state(&uid)?;
+    if initialized && state.ended.is_some_and(|at| at.elapsed() >= OFFER_AGAIN) {
+        return None;
+    }
     let said = match state.outcome {
         None => Init::Running(state.progress.last().cloned().unwrap_or_else(|| "waiting for its answer".to_owned())),
         Some(Outcome::Done(_)) => Init::Done,

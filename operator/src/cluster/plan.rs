@@ -199,29 +199,12 @@ pub fn plan(seen: &Observed) -> Plan {
         plan.steps.push(Step::EnsureNetwork);
     }
     groups(seen, &mut plan);
-    let target = match &seen.version {
-        VersionSeen::Missing(name) => {
-            return plan.wait(reason::NODE_VERSION_NOT_FOUND, format!("there is no NodeVersion {name}: create it"));
-        }
-        VersionSeen::NotReady(message) => return plan.wait(reason::NODE_VERSION_NOT_READY, message),
-        VersionSeen::NoImage(name) => {
-            let message = format!("NodeVersion {name} names no image for this provider: add one");
-            return plan.stall(reason::IMAGE_NOT_FOUND, message);
-        }
-        VersionSeen::NoSet(name) => {
-            let message = format!("NodeVersion {name} has no measurements for this provider's platform: add a set");
-            return plan.stall(reason::NO_MEASUREMENTS, message);
-        }
-        VersionSeen::Ready(version) => version,
-    };
+    let VersionSeen::Ready(target) = &seen.version else { return without_target(seen, plan) };
     if !plan.accepted.iter().any(|known| known.digest == target.digest && known.sets == target.sets) {
         plan.accepted.retain(|known| known.digest != target.digest);
         plan.accepted.push(target.clone());
     }
-    let prepared = !plan.steps.iter().any(|step| {
-        matches!(step, Step::CreateOwnerKey | Step::CreateMasterSecret | Step::EnsureNetwork | Step::AddFinalizer)
-    });
-    if !prepared || plan.accepted != seen.accepted {
+    if !prepared(&plan) || plan.accepted != seen.accepted {
         return plan
             .then("Make the control-plane node that initialises Kubernetes, and then the other nodes")
             .wait(reason::CREATING_INFRASTRUCTURE, "keys, network and the accepted version are being prepared");
@@ -244,6 +227,39 @@ pub fn plan(seen: &Observed) -> Plan {
     targets(seen, &mut plan);
     retire(seen, &target.digest, &mut plan);
     plan
+}
+
+/// Whether everything is there that nodes and trust are made from.
+fn prepared(plan: &Plan) -> bool {
+    !plan.steps.iter().any(|step| {
+        matches!(step, Step::CreateOwnerKey | Step::CreateMasterSecret | Step::EnsureNetwork | Step::AddFinalizer)
+    })
+}
+
+/// Nothing new is made without a version that can be used; what was accepted before goes on.
+fn without_target(seen: &Observed, mut plan: Plan) -> Plan {
+    if seen.initialized && !seen.reachable {
+        return unreachable(seen, plan);
+    }
+    if seen.initialized && prepared(&plan) {
+        prepare_inside(seen, &mut plan);
+        targets(seen, &mut plan);
+    }
+    match &seen.version {
+        VersionSeen::Missing(name) => {
+            plan.wait(reason::NODE_VERSION_NOT_FOUND, format!("there is no NodeVersion {name}: create it"))
+        }
+        VersionSeen::NotReady(message) => plan.wait(reason::NODE_VERSION_NOT_READY, message),
+        VersionSeen::NoImage(name) => {
+            let message = format!("NodeVersion {name} names no image for this provider: add one");
+            plan.stall(reason::IMAGE_NOT_FOUND, message)
+        }
+        VersionSeen::NoSet(name) => {
+            let message = format!("NodeVersion {name} has no measurements for this provider's platform: add a set");
+            plan.stall(reason::NO_MEASUREMENTS, message)
+        }
+        VersionSeen::Ready(_) => plan,
+    }
 }
 
 /// Our kinds and the trust bundle; true when both are as they should be.

@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use constellation_attestation::protocol::Purpose;
@@ -59,6 +59,8 @@ pub struct InitState {
     pub progress: Vec<String>,
     /// How it ended.
     pub outcome: Option<Outcome>,
+    /// When.
+    pub ended: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -66,6 +68,7 @@ struct Entry {
     attestation: Option<AttestationResult>,
     progress: VecDeque<String>,
     outcome: Option<Outcome>,
+    ended: Option<Instant>,
 }
 
 /// Conversations that run or ended, by UID of the node. A restarted operator has none and begins them anew: the node
@@ -106,7 +109,10 @@ impl Journal {
     }
 
     fn end(&self, outcome: Outcome) {
-        self.with(|entry| entry.outcome = Some(outcome));
+        self.with(|entry| {
+            entry.outcome = Some(outcome);
+            entry.ended = Some(Instant::now());
+        });
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Entry) -> T) -> T {
@@ -124,6 +130,7 @@ impl Registry {
             attestation: entry.attestation.clone(),
             progress: entry.progress.iter().cloned().collect(),
             outcome: entry.outcome.clone(),
+            ended: entry.ended,
         })
     }
 
@@ -207,7 +214,9 @@ mod tests {
         registry.all(|all| all.insert("a".into(), Talk { entry: Arc::clone(&journal.0), task: None }));
         let state = registry.state("a").unwrap();
         assert_eq!((state.progress.len(), state.progress[0].as_str()), (LINES, "30"));
-        assert!(state.outcome.is_none() && registry.state("b").is_none());
+        assert!(state.outcome.is_none() && state.ended.is_none() && registry.state("b").is_none());
+        journal.end(Outcome::Refused);
+        assert!(registry.state("a").unwrap().ended.is_some());
         registry.forget("a");
         assert!(registry.state("a").is_none());
     }

@@ -310,6 +310,20 @@ fn a_version_that_is_not_verified_or_has_nothing_for_the_provider_makes_nothing(
 }
 
 #[test]
+fn without_a_usable_version_a_cluster_that_runs_is_recovered_and_keeps_its_trust() {
+    let version = VersionSeen::NotReady("the manifest has ended".into());
+    let silent = Observed { reachable: false, unreachable_seconds: 30, version: version.clone(), ..running() };
+    assert_eq!(plan(&silent).steps, [Step::StartRecover("n1".into())]);
+    let old = Observed { trust_current: false, targets: None, version: version.clone(), ..running() };
+    assert_eq!(plan(&old).steps, [Step::SetTargets(vec!["id1".into()]), Step::WriteTrust]);
+    assert_eq!(plan(&old).blocked.unwrap().reason, reason::NODE_VERSION_NOT_READY);
+    let mut smaller = Observed { version, ..running() };
+    smaller.groups[0].current = Some(3);
+    assert_eq!(plan(&smaller).steps, [], "nothing is made");
+    assert_eq!(plan(&smaller).accepted, smaller.accepted, "and nothing retired");
+}
+
+#[test]
 fn a_lost_key_is_never_replaced_by_a_new_one() {
     let lost = SecretSeen::Missing("s".into());
     for seen in [
