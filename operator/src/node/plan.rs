@@ -61,7 +61,8 @@ pub fn plan(seen: &Observed) -> Plan {
     }
     let mut steps = Vec::new();
     match &seen.instance {
-        None if cluster.infrastructure => steps.push(Step::Launch),
+        // Once: the VM of a node that ended may not come again, and a listing may lack one for a moment.
+        None if cluster.infrastructure && seen.since("Launched").is_none() => steps.push(Step::Launch),
         Some(_) if cluster.initialized && seen.admission.is_none() => steps.push(Step::Admit),
         None | Some(_) => {}
     }
@@ -70,7 +71,7 @@ pub fn plan(seen: &Observed) -> Plan {
         steps.push(Step::Label);
     }
     let ready = seen.kube.is_some_and(|kube| kube.ready);
-    Plan { soon: !ready || !steps.is_empty(), steps }
+    Plan { soon: !ready || seen.instance.is_none() || !steps.is_empty(), steps }
 }
 
 /// The way out: pods, admission, etcd, VM, and last the object.

@@ -120,6 +120,12 @@ fn a_vm_that_vanished_is_never_launched_again_under_the_same_name() {
     let seen = reached(given(Role::Worker), "Launched", 5);
     assert_eq!(steps(&seen), []);
     assert!(seen.failure().is_some());
+    // Its kubelet was heard a moment ago: it isn't judged yet, and looked at again soon.
+    let seen = Observed { instance: None, ..reached(member(Role::Worker), "Launched", 5) };
+    assert_eq!(plan(&seen), Plan { steps: vec![], soon: true });
+    assert_eq!(seen.failure(), None);
+    let seen = Observed { kube: Some(KubeSeen { ready: false, ..seen.kube.unwrap() }), ..seen };
+    assert_eq!(seen.failure().unwrap().0, constellation_crds::condition::reason::INSTANCE_VANISHED);
 }
 
 #[test]
