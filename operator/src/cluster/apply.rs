@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use constellation_attestation::platform::Unknown;
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
-    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, TrustBundleSpec, cluster::LocalRef,
+    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, TrustBundleSpec,
+    cluster::{DeletionPolicy, LocalRef},
     node::Role,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -96,7 +97,13 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
     let cluster = &world.cluster;
     match step {
         Step::AddFinalizer => finalizers(ctx, cluster, true).await,
-        Step::RemoveFinalizer => finalizers(ctx, cluster, false).await,
+        Step::RemoveFinalizer => {
+            // Also when its nodes went before anybody looked.
+            if cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan) {
+                record_orphan(ctx, world).await?;
+            }
+            finalizers(ctx, cluster, false).await
+        }
         Step::CreateOwnerKey => secrets::create_owner_key(client, cluster).await,
         Step::CreateMasterSecret => secrets::create_master_secret(ctx, cluster).await,
         Step::RewrapMasterSecret => {
@@ -355,7 +362,6 @@ fn label_value(name: &str) -> String {
 }
 
 async fn orphan(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
-    record_orphan(ctx, world).await?;
     let node = named(world, name)?;
     let rest: Vec<_> = node.finalizers().iter().filter(|f| *f != FINALIZER_NODE).cloned().collect();
     let body = json!({"metadata": {"finalizers": rest, "resourceVersion": node.resource_version()}});
@@ -368,10 +374,10 @@ async fn orphan(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
     gone(api.delete(name, &DeleteParams::default()).await, "forgetting a node")
 }
 
-/// Tells the sweep that these VMs are no leak.
+/// Tells the sweep that these VMs are no leak. By UID: another cluster of this name may be left running as well.
 async fn record_orphan(ctx: &Context, world: &World) -> Result<(), Error> {
     let mut record = ConfigMap::default();
-    record.metadata.name = Some(format!("{}-orphaned", world.seen.name));
+    record.metadata.name = Some(format!("orphaned-{}", world.uid.0));
     record.metadata.labels = Some([(LABEL_ORPHANED.to_owned(), world.uid.0.clone())].into());
     let name = record.name_any();
     let api: Api<ConfigMap> = namespaced(ctx, &world.cluster);
