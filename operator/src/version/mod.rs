@@ -31,6 +31,8 @@ use crate::{
 const MANAGER: &str = "constellation-version";
 /// One reconcile is a few API calls; at twice this the API server is in trouble and waiting doesn't help.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How often a signed manifest is looked at that nobody changed.
+const SIGNED: Duration = Duration::from_hours(1);
 /// Versions are few and cheap.
 const CONCURRENCY: u16 = 4;
 
@@ -97,7 +99,8 @@ async fn look_and_tell(version: &NodeVersion, client: &Client) -> Result<Action,
             .map_err(Error::kube(format!("writing the status of node version {name}")))?;
         tracing::info!(namespace, name, digest = status.digest, "Appraised node version");
     }
-    Ok(Action::await_change())
+    // The end of a manifest wakes nobody.
+    Ok(version.spec.measurements.signed.as_ref().map_or_else(Action::await_change, |_| Action::requeue(SIGNED)))
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
