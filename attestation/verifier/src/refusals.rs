@@ -126,7 +126,11 @@ pub async fn tell<A: Store>(ledger: &Ledger, store: &A) {
     loop {
         match ledger.next() {
             None => ledger.noted.notified().await,
-            Some(due) => tokio::time::sleep_until(due.into()).await,
+            // Another name may be due before it.
+            Some(due) => tokio::select! {
+                () = tokio::time::sleep_until(due.into()) => {}
+                () = ledger.noted.notified() => {}
+            },
         }
         for news in ledger.due(Instant::now()) {
             match store.refused(&news).await {
