@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use kube::{
     api::PostParams,
     client::{Body, ClientBuilder},
 };
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{sleep, timeout};
 use tower::{BoxError, filter::FilterLayer};
 
@@ -34,11 +35,11 @@ const RETRY: Duration = Duration::from_secs(2);
 /// for. What is on its way between the question and the wire when the process is suspended can't be held back: making a
 /// machine is idempotent by its node's UID, and the sweep finds one whose node has gone.
 #[derive(Debug, Default)]
-pub struct Fence(Mutex<Option<Instant>>);
+pub struct Fence(Mutex<Option<Duration>>);
 
 impl Fence {
     /// The lease was asked for at this time, and is ours.
-    fn renewed(&self, asked: Instant) {
+    fn renewed(&self, asked: Duration) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
     }
 
@@ -48,7 +49,7 @@ impl Fence {
     /// [`Error::NotLeading`]
     pub fn check(&self) -> Result<(), Error> {
         let asked = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.is_some_and(|asked| asked.elapsed() > DEADLINE) { Err(Error::NotLeading) } else { Ok(()) }
+        if asked.is_some_and(|asked| now().saturating_sub(asked) > DEADLINE) { Err(Error::NotLeading) } else { Ok(()) }
     }
 
     /// A client that reads, and writes only while we may act.
@@ -63,6 +64,12 @@ impl Fence {
         });
         Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
     }
+}
+
+/// Time since the machine started, also while it was suspended: other clocks of a process stand still then.
+fn now() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// A claim to leadership.
@@ -106,7 +113,7 @@ impl Leader {
     }
 
     async fn attempt(&self) -> Result<bool, Error> {
-        let asked = Instant::now();
+        let asked = now();
         let ours = self.take().await?;
         if ours {
             self.fence.renewed(asked);
@@ -170,14 +177,17 @@ fn won(result: Result<Lease, kube::Error>) -> Result<bool, Error> {
 mod tests {
     use super::*;
 
+    fn long_ago() -> Duration {
+        now().checked_sub(DEADLINE + Duration::from_secs(1)).unwrap()
+    }
+
     #[test]
     fn who_did_not_renew_in_time_may_not_act() {
         let fence = Fence::default();
         fence.check().unwrap();
-        let (now, early) = (Instant::now(), DEADLINE + Duration::from_secs(1));
-        fence.renewed(now.checked_sub(early).unwrap());
+        fence.renewed(long_ago());
         assert!(matches!(fence.check(), Err(Error::NotLeading)));
-        fence.renewed(now);
+        fence.renewed(now());
         fence.check().unwrap();
     }
 
@@ -196,9 +206,9 @@ mod tests {
         let leases: Api<Lease> = Api::namespaced(fence.client(Config::new(url)).unwrap(), "a");
         let write = async || leases.create(&PostParams::default(), &Lease::default()).await;
 
-        fence.renewed(Instant::now());
+        fence.renewed(now());
         assert!(matches!(write().await, Err(kube::Error::Api(_))), "it was sent, and refused");
-        fence.renewed(Instant::now().checked_sub(DEADLINE + Duration::from_secs(1)).unwrap());
+        fence.renewed(long_ago());
         assert!(matches!(leases.get("b").await, Err(kube::Error::Api(_))), "a read goes on");
         let held = write().await;
         let why = matches!(&held, Err(kube::Error::Service(why)) if why.is::<Error>());
