@@ -3,6 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::Bound,
+    sync::{Mutex as SyncMutex, PoisonError},
 };
 
 use constellation_cloud::{CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NodeUid};
@@ -25,8 +27,44 @@ struct List {
     items: Vec<Instance>,
     /// Launched by this process, and in no list yet: lists may be late.
     unseen: BTreeSet<NodeUid>,
-    /// Addresses by `vmId`, which is of one VM only: an interface keeps its address as long as it has that VM.
+    known: Known,
+}
+
+/// What lists of VMs don't say, by `vmId`, which is of one VM only.
+#[derive(Clone, Default)]
+struct Known {
+    /// An interface keeps its address as long as it has that VM.
     addresses: BTreeMap<String, IpAddr>,
+    /// Instance views as they were seen last.
+    views: BTreeMap<String, Value>,
+    /// Whose view was looked at last, of those that have nothing special about them.
+    turn: String,
+}
+
+/// Zones that had no capacity for a node, and the failed VMs that were removed for that: of launches that go on.
+#[derive(Default)]
+pub(crate) struct Attempts(SyncMutex<BTreeMap<NodeUid, Attempt>>);
+
+#[derive(Default)]
+struct Attempt {
+    full: BTreeSet<Option<String>>,
+    /// `vmId`s. While Azure removes them, the node has no VM: it waits for the next zone.
+    removed: BTreeSet<String>,
+}
+
+impl Attempts {
+    fn all<T>(&self, look: impl FnOnce(&mut BTreeMap<NodeUid, Attempt>) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_full(&self, node: &NodeUid, zone: Option<&str>) -> bool {
+        self.all(|all| all.get(node).is_some_and(|one| one.full.contains(&zone.map(str::to_owned))))
+    }
+
+    fn removes(&self, vm: &Value) -> bool {
+        vm["properties"]["provisioningState"] == "Deleting"
+            && vm_id(vm).is_some_and(|id| self.all(|all| all.values().any(|one| one.removed.contains(&id))))
+    }
 }
 
 impl Lists {
@@ -43,18 +81,27 @@ impl AzureCloud {
     pub(crate) async fn launch_instance(&self, names: &Names, request: &LaunchRequest) -> Result<Instance, CloudError> {
         let name = convert::vm_name(&request.node)?;
         let known = self.instances(names).await?.into_iter().find(|found| found.node == request.node);
-        if let Some(found) = known.clone().filter(|found| found.state != InstanceState::Failed) {
-            return Ok(found);
-        }
-        let mut failed_before = known.is_some();
+        let going = || CloudError::Transient(format!("VM {name} of an earlier attempt is still there"));
+        let mut failed_before = match known {
+            Some(found) if found.state == InstanceState::Running => return Ok(found),
+            Some(found) if found.state == InstanceState::Terminating => return Err(going()),
+            Some(_) => true,
+            None => false,
+        };
         let mut failure = CloudError::Unsupported("no zone is set".into());
         for zone in convert::zones(&self.settings, request)? {
+            if self.attempts.is_full(&request.node, zone.as_deref()) {
+                failure = CloudError::Capacity(format!("zone {} had none a moment ago", zone.unwrap_or_default()));
+                continue;
+            }
             // A failed VM keeps its name, its zone and its disks: nothing can be put there before it is gone.
-            if failed_before && !self.cleared(names, &name).await? {
-                return Err(CloudError::Transient(format!("VM {name} of an earlier attempt is still there")));
+            if failed_before && !self.cleared(names, &request.node, &name).await? {
+                return Err(going());
             }
             match self.attempt(names, request, &name, zone.as_deref()).await {
+                Ok(instance) if instance.state == InstanceState::Terminating => return Err(going()),
                 Ok(instance) => {
+                    self.attempts.all(|all| all.remove(&request.node));
                     self.lists
                         .edit(&names.cluster, |list| {
                             list.items.retain(|item| item.node != instance.node);
@@ -64,10 +111,15 @@ impl AzureCloud {
                         .await;
                     return Ok(instance);
                 }
-                Err(error @ CloudError::Capacity(_)) => (failure, failed_before) = (error, true),
+                Err(error @ CloudError::Capacity(_)) => {
+                    self.attempts.all(|all| all.entry(request.node.clone()).or_default().full.insert(zone));
+                    (failure, failed_before) = (error, true);
+                }
                 Err(error) => return Err(error),
             }
         }
+        // The next launch begins with the first zone again.
+        self.attempts.all(|all| all.remove(&request.node));
         Err(failure)
     }
 
@@ -108,10 +160,15 @@ impl AzureCloud {
     }
 
     /// Removes what an attempt left and waits a little; says whether the name is free.
-    async fn cleared(&self, names: &Names, name: &str) -> Result<bool, CloudError> {
+    async fn cleared(&self, names: &Names, node: &NodeUid, name: &str) -> Result<bool, CloudError> {
         let Some(failed) = self.get(names, name).await? else { return Ok(true) };
-        if !names.own(&failed) || failed["properties"]["provisioningState"] != "Failed" {
+        if !names.own(&failed)
+            || !["Failed", "Canceled"].iter().any(|end| failed["properties"]["provisioningState"] == *end)
+        {
             return Ok(false);
+        }
+        if let Some(id) = vm_id(&failed) {
+            self.attempts.all(|all| all.entry(node.clone()).or_default().removed.insert(id));
         }
         match self.arm.delete(&names.vm(name), &[("api-version", COMPUTE)]).await {
             Ok(reply) => match self.arm.wait(&reply, self.settings.pace.launch).await? {
@@ -131,9 +188,9 @@ impl AzureCloud {
             return Ok(list.items.clone());
         }
         let at = Instant::now();
-        let (mut unseen, mut addresses) =
-            lists.get(&names.cluster).map(|list| (list.unseen.clone(), list.addresses.clone())).unwrap_or_default();
-        let mut items = self.list(names, &mut addresses).await?;
+        let (mut unseen, mut known) =
+            lists.get(&names.cluster).map(|list| (list.unseen.clone(), list.known.clone())).unwrap_or_default();
+        let mut items = self.list(names, &mut known).await?;
         unseen.retain(|node| items.iter().all(|item| item.node != *node));
         for node in unseen.clone() {
             // By its name a VM is found at once.
@@ -143,26 +200,57 @@ impl AzureCloud {
                 None => drop(unseen.remove(&node)),
             }
         }
-        lists.insert(names.cluster.clone(), List { at, items: items.clone(), unseen, addresses });
+        lists.insert(names.cluster.clone(), List { at, items: items.clone(), unseen, known });
         Ok(items)
     }
 
-    /// Lists VMs, and interfaces if there is a VM whose address isn't known.
-    async fn list(&self, names: &Names, addresses: &mut BTreeMap<String, IpAddr>) -> Result<Vec<Instance>, CloudError> {
-        let query = [("api-version", COMPUTE), ("$expand", "instanceView")];
-        let vms = match self.arm.list(&names.vm(""), &query).await {
+    /// Lists VMs, looks into some, and lists interfaces if there is a VM whose address isn't known.
+    async fn list(&self, names: &Names, known: &mut Known) -> Result<Vec<Instance>, CloudError> {
+        let vms = match self.arm.list(&names.vm(""), &[("api-version", COMPUTE)]).await {
             Ok(vms) => vms,
             // There is no group, so there is nothing in it.
             Err(CloudError::NotFound(_)) => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let vms: Vec<_> = vms.into_iter().filter(|vm| names.own(vm)).collect();
-        let of = |vm: &Value| vm["properties"]["vmId"].as_str().map(str::to_owned);
-        addresses.retain(|id, _| vms.iter().any(|vm| of(vm).as_ref() == Some(id)));
-        if vms.iter().all(|vm| of(vm).is_some_and(|id| addresses.contains_key(&id))) {
-            let known = |vm| convert::instance(names, vm, addresses.get(&of(vm)?).copied());
-            return Ok(vms.iter().filter_map(known).collect());
+        let mut vms: Vec<_> = vms.into_iter().filter(|vm| names.own(vm) && !self.attempts.removes(vm)).collect();
+        let ids: BTreeSet<_> = vms.iter().filter_map(vm_id).collect();
+        known.addresses.retain(|id, _| ids.contains(id));
+        known.views.retain(|id, _| ids.contains(id));
+        self.look_into(names, &mut vms, known).await?;
+        if ids.iter().any(|id| !known.addresses.contains_key(id)) {
+            self.find_addresses(names, &vms, known).await?;
         }
+        let address = |vm: &Value| known.addresses.get(&vm_id(vm)?).copied();
+        Ok(vms.iter().filter_map(|vm| convert::instance(names, vm, address(vm))).collect())
+    }
+
+    /// Gives VMs their instance views, which a list can't have: "can only be specified if a valid $filter option is
+    /// specified" (Virtual Machines - List, `$expand`). Of those that failed or were stopped now, of one of the others in
+    /// turn, else as seen last.
+    async fn look_into(&self, names: &Names, vms: &mut [Value], known: &mut Known) -> Result<(), CloudError> {
+        let fine =
+            |vm: &Value| convert::instance(names, vm, None).is_some_and(|one| one.state != InstanceState::Failed);
+        for vm in vms.iter_mut() {
+            if let Some(view) = vm_id(vm).and_then(|id| known.views.get(&id)) {
+                vm["properties"]["instanceView"] = view.clone();
+            }
+        }
+        let calm: BTreeSet<_> = vms.iter().filter(|vm| fine(vm)).filter_map(vm_id).collect();
+        let next = calm.range::<String, _>((Bound::Excluded(&known.turn), Bound::Unbounded)).next().or(calm.first());
+        known.turn = next.cloned().unwrap_or_default();
+        for vm in vms {
+            let Some(id) = vm_id(vm).filter(|id| *id == known.turn || !calm.contains(id)) else { continue };
+            let Some(name) = vm["name"].as_str() else { continue };
+            let Some(found) = self.get(names, name).await? else { continue };
+            if vm_id(&found).as_ref() == Some(&id) {
+                known.views.insert(id, found["properties"]["instanceView"].clone());
+                *vm = found;
+            }
+        }
+        Ok(())
+    }
+
+    async fn find_addresses(&self, names: &Names, vms: &[Value], known: &mut Known) -> Result<(), CloudError> {
         let interfaces = self.interfaces(names).await?;
         let address = |vm: &Value| -> Option<IpAddr> {
             let id = vm["id"].as_str()?;
@@ -171,8 +259,8 @@ impl AzureCloud {
             };
             first_ip(interfaces.iter().find(its)?)["privateIPAddress"].as_str()?.parse().ok()
         };
-        addresses.extend(vms.iter().filter_map(|vm| Some((of(vm)?, address(vm)?))));
-        Ok(vms.iter().filter_map(|vm| convert::instance(names, vm, address(vm))).collect())
+        known.addresses.extend(vms.iter().filter_map(|vm| Some((vm_id(vm)?, address(vm)?))));
+        Ok(())
     }
 
     async fn interfaces(&self, names: &Names) -> Result<Vec<Value>, CloudError> {
@@ -199,8 +287,9 @@ impl AzureCloud {
         Ok(found.and_then(|nic| first_ip(&nic)["privateIPAddress"].as_str().map(str::to_owned)))
     }
 
+    /// A VM with its instance view.
     async fn get(&self, names: &Names, name: &str) -> Result<Option<Value>, CloudError> {
-        self.arm.get(&names.vm(name), &[("api-version", COMPUTE)]).await
+        self.arm.get(&names.vm(name), &[("api-version", COMPUTE), ("$expand", "instanceView")]).await
     }
 
     /// Deletes a VM of the cluster; not found when it is gone. Its interface, address and disks go with it.
@@ -230,6 +319,10 @@ impl AzureCloud {
             .await;
         removed
     }
+}
+
+fn vm_id(vm: &Value) -> Option<String> {
+    vm["properties"]["vmId"].as_str().map(str::to_owned)
 }
 
 /// The interface's only configuration; null when it has none.

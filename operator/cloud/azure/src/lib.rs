@@ -39,7 +39,12 @@ use constellation_cloud::{
     limit::Limiter,
 };
 
-use self::{arm::Arm, convert::Names, demand::Catalogue, instances::Lists};
+use self::{
+    arm::Arm,
+    convert::Names,
+    demand::Catalogue,
+    instances::{Attempts, Lists},
+};
 
 pub use self::{
     hsm::ManagedHsm,
@@ -186,6 +191,7 @@ pub struct AzureCloud {
     arm: Arm,
     catalogue: Catalogue,
     lists: Lists,
+    attempts: Attempts,
 }
 
 impl AzureCloud {
@@ -199,7 +205,13 @@ impl AzureCloud {
         let endpoint = settings.endpoint.as_deref().unwrap_or(arm::ENDPOINT);
         let limiter = Arc::clone(&settings.limiter);
         let arm = Arm::new(endpoint, arm::SCOPE, credential(&settings.access)?, limiter, settings.pace.poll)?;
-        Ok(Self { settings, arm, catalogue: Catalogue::default(), lists: Lists::default() })
+        Ok(Self {
+            settings,
+            arm,
+            catalogue: Catalogue::default(),
+            lists: Lists::default(),
+            attempts: Attempts::default(),
+        })
     }
 
     fn names(&self, cluster: &ClusterUid) -> Result<Names, CloudError> {

@@ -26,7 +26,15 @@ pub const ACTIONS: &[(&str, &[&str])] = &[
     ("GET Microsoft.Network/networkSecurityGroups", &["Microsoft.Network/networkSecurityGroups/read"]),
     ("GET Microsoft.Network/publicIPAddresses", &["Microsoft.Network/publicIPAddresses/read"]),
     ("GET Microsoft.Network/virtualNetworks", &["Microsoft.Network/virtualNetworks/read"]),
-    ("GET operations", &["Microsoft.Compute/locations/operations/read", "Microsoft.Network/locations/operations/read"]),
+    (
+        "GET operations",
+        &[
+            "Microsoft.Compute/locations/operations/read",
+            "Microsoft.Network/locations/operations/read",
+            // Of a resource group that is being deleted.
+            "Microsoft.Resources/subscriptions/operationresults/read",
+        ],
+    ),
     ("GET resourcegroups", &["Microsoft.Resources/subscriptions/resourceGroups/read"]),
     (
         "PUT Microsoft.Compute/virtualMachines",

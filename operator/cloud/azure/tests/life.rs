@@ -215,6 +215,57 @@ async fn a_zone_without_capacity_leads_to_the_next_and_none_left_to_an_error() {
 }
 
 #[tokio::test]
+async fn the_next_zone_is_tried_even_if_what_failed_goes_slowly() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    endpoint.world().faults.named.push_back((format!("PUT {VMS}"), Fault::Operation("ZonalAllocationFailed")));
+    endpoint.world().slow_removals = 1 << 20;
+    for _ in 0..2 {
+        let refused = cloud.launch(&node("w-1", 0)).await;
+        assert!(matches!(&refused, Err(CloudError::Transient(text)) if text.contains("still there")), "{refused:?}");
+        // The node has no VM, and none that vanished either.
+        assert_eq!(cloud.find(&cluster()).await.unwrap(), []);
+    }
+    endpoint.world().pass();
+    cloud.launch(&node("w-1", 0)).await.unwrap();
+    assert_eq!(endpoint.world().things[&vm("w-1")]["zones"], json!(["2"]));
+    // A VM that its owner removes is shown until it is gone.
+    let made = cloud.find(&cluster()).await.unwrap().remove(0);
+    cloud.terminate(&cluster(), &made.id).await.unwrap();
+    assert_eq!(cloud.find(&cluster()).await.unwrap()[0].state, InstanceState::Terminating);
+    assert!(matches!(cloud.launch(&node("w-1", 0)).await, Err(CloudError::Transient(_))));
+    endpoint.kept_to_the_model();
+}
+
+#[tokio::test]
+async fn a_vm_that_was_stopped_by_hand_is_found_when_its_turn_comes() {
+    let (endpoint, cloud) = given().await;
+    cloud.ensure_network(&network()).await.unwrap();
+    for (index, name) in (0..).zip(["w-1", "w-2", "w-3"]) {
+        cloud.launch(&node(name, index)).await.unwrap();
+    }
+    let failed = async || {
+        let found = cloud.find(&cluster()).await.unwrap();
+        found.into_iter().filter(|one| one.state == InstanceState::Failed).collect::<Vec<_>>()
+    };
+    let power = |state: &str| json!({"statuses": [{"code": format!("PowerState/{state}")}]});
+    for name in ["w-1", "w-2", "w-3"] {
+        endpoint.world().things.get_mut(&vm(name)).unwrap()["properties"]["instanceView"] = power("deallocated");
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen = failed().await;
+        }
+        assert_eq!(
+            (seen.len(), seen[0].node.0.as_str(), seen[0].message.as_deref()),
+            (1, name, Some("the VM was stopped"))
+        );
+        endpoint.world().things.get_mut(&vm(name)).unwrap()["properties"]["instanceView"] = power("running");
+        assert_eq!(failed().await, [], "one that was stopped is looked at each time");
+    }
+    endpoint.kept_to_the_model();
+}
+
+#[tokio::test]
 async fn a_launch_that_fails_after_its_call_is_a_failed_instance_until_it_is_removed() {
     let (endpoint, _) = given().await;
     let mut hasty = settings(&endpoint);
@@ -556,7 +607,7 @@ async fn a_hundred_nodes_cost_a_put_and_looks_at_it_each_and_resting_costs_one_l
     }
     let asked = endpoint.world().calls();
     print_calls("azure: a new process", &created, &asked);
-    assert_eq!(sum(&asked) - sum(&created), 2, "interfaces too: it knows no address");
+    assert_eq!(sum(&asked) - sum(&created), 3, "interfaces too: it knows no address");
     usual.pace.list = Duration::ZERO;
     let cloud = AzureCloud::new(usual).unwrap();
     let first = cloud.find(&cluster()).await.unwrap();
@@ -564,6 +615,6 @@ async fn a_hundred_nodes_cost_a_put_and_looks_at_it_each_and_resting_costs_one_l
     assert_eq!(cloud.find(&cluster()).await.unwrap(), first);
     assert!(first.iter().all(|one| one.address.is_some()));
     print_calls("azure: resting, per interval", &asked, &endpoint.world().calls());
-    assert_eq!(endpoint.world().total() - sum(&asked), 1);
+    assert_eq!(endpoint.world().total() - sum(&asked), 2, "the list, and a look into one VM");
     endpoint.kept_to_the_model();
 }

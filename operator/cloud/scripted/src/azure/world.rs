@@ -44,6 +44,8 @@ pub struct World {
     pub deaths: Deaths,
     /// Looks that an operation takes.
     pub slowness: u32,
+    /// Looks that a removal takes at least.
+    pub slow_removals: u32,
     /// Things that a page holds; nothing: all.
     pub page: Option<usize>,
     /// Lists that don't show a new VM.
@@ -128,11 +130,14 @@ impl World {
         match verb {
             "PUT" => self.put(path, body.unwrap(), code),
             "DELETE" => self.delete(path, code),
+            // Virtual Machines - List: "$expand ... can only be specified if a valid $filter option is specified".
+            _ if is_list(path) && of("$expand").is_some() => refusal(400, "BadRequest", "$expand without $filter"),
             _ if is_list(path) => self.list(path, of("$filter"), of("$skiptoken")),
             _ => {
                 self.pass_on(path);
                 match self.things.get(path) {
-                    Some(thing) => ok(shown(path, thing)),
+                    Some(thing) if of("$expand") == Some("instanceView") => ok(shown(path, thing)),
+                    Some(thing) => ok(without_view(shown(path, thing))),
                     None => refusal(404, "ResourceNotFound", path),
                 }
             }
@@ -238,7 +243,7 @@ impl World {
     fn start(&mut self, path: &str, removal: bool, code: Option<&'static str>) -> Vec<(&'static str, String)> {
         self.counter += 1;
         let name = format!("o-{}", self.counter);
-        let looks = self.slowness;
+        let looks = if removal { self.slowness.max(self.slow_removals) } else { self.slowness };
         let operation = Operation { looks, code, target: path.to_owned(), removal, done: false };
         self.operations.insert(name.clone(), operation);
         self.settle(&name);
@@ -314,7 +319,7 @@ impl World {
             }
             match self.hidden.get_mut(key).filter(|left| **left > 0) {
                 Some(left) => *left -= 1,
-                None => all.push(shown(key, thing)),
+                None => all.push(without_view(shown(key, thing))),
             }
         }
         let from: usize = token.map_or(0, |token| token.parse().unwrap());
@@ -418,6 +423,13 @@ impl Scripted for World {
     fn made(&self) -> &BTreeMap<String, u32> {
         &self.made
     }
+}
+
+fn without_view(mut thing: Value) -> Value {
+    if let Some(properties) = thing["properties"].as_object_mut() {
+        properties.remove("instanceView");
+    }
+    thing
 }
 
 /// A thing as it is shown: always with its id.
