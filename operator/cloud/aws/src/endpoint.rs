@@ -142,6 +142,11 @@ impl AwsCloud {
             if listens(way.port) {
                 continue;
             }
+            // A control-plane node that is sent to itself would see a packet from its own address, and drop it. Said before
+            // anything listens: whoever died after making the group has not said it.
+            let hide = elb::TargetGroupAttribute::builder().key("preserve_client_ip.enabled").value("false").build();
+            let send = self.account.elb.modify_target_group_attributes().target_group_arn(&targets).attributes(hide);
+            self.account.change("elasticloadbalancing:ModifyTargetGroupAttributes", send.send()).await?;
             let forward =
                 elb::Action::builder().r#type(elb::ActionTypeEnum::Forward).target_group_arn(&targets).build();
             let send = self.account.elb.create_listener().load_balancer_arn(arn).protocol(ProtocolEnum::Tcp);
@@ -172,12 +177,7 @@ impl AwsCloud {
             .set_tags(Some(tags(marks)));
         let made = self.account.change("elasticloadbalancing:CreateTargetGroup", send.send()).await?;
         let arn = made.target_groups().first().and_then(|group| group.target_group_arn()).map(str::to_owned);
-        let arn = arn.ok_or_else(|| CloudError::Transient("CreateTargetGroup gave none".into()))?;
-        // A control-plane node that is sent to itself would see a packet from its own address, and drop it.
-        let hide = elb::TargetGroupAttribute::builder().key("preserve_client_ip.enabled").value("false").build();
-        let send = self.account.elb.modify_target_group_attributes().target_group_arn(&arn).attributes(hide).send();
-        self.account.change("elasticloadbalancing:ModifyTargetGroupAttributes", send).await?;
-        Ok(arn)
+        arn.ok_or_else(|| CloudError::Transient("CreateTargetGroup gave none".into()))
     }
 
     fn sides(&self) -> &'static [Reach] {

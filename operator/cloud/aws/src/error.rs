@@ -111,9 +111,14 @@ impl From<Refusal> for CloudError {
             Class::Capacity => Self::Capacity(text),
             // The message may hold an encoded policy of hundreds of characters; what helps is the action.
             Class::Denied if code.is_empty() => Self::Denied(format!("no credentials: {message}")),
-            Class::Denied => Self::Denied(format!(
-                "{code}: the operator's identity needs {operation} (`constellation-operator permissions aws` prints all)"
-            )),
+            Class::Denied => Self::Denied(match code.as_str() {
+                "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => format!(
+                    "{code}: the operator's identity needs {} (`constellation-operator permissions aws` prints all)",
+                    action(message).unwrap_or(operation)
+                ),
+                "Blocked" | "OperationNotPermitted" | "OptInRequired" | "PendingVerification" => text,
+                _ => format!("{code}: AWS doesn't take the operator's credentials for {operation}: {message}"),
+            }),
             Class::NotFound => Self::NotFound(text),
             Class::Quota => Self::Quota(format!("{text}; ask for more at Service Quotas")),
             Class::Throttled => Self::Throttled { after: refusal.after.unwrap_or(THROTTLED) },
@@ -121,6 +126,12 @@ impl From<Refusal> for CloudError {
             Class::Unsupported => Self::Unsupported(text),
         }
     }
+}
+
+/// The action that a refusal names: it may be another than the call's, such as one that tags what is made.
+fn action(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("not authorized to perform: ")?;
+    rest.split_whitespace().next().filter(|action| action.contains(':'))
 }
 
 /// The list of an answer. AWS sends an empty list where it has nothing; an answer without one is not an answer, and what
@@ -193,6 +204,28 @@ fn class(code: &str, status: u16) -> Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_denial_says_which_right_or_that_the_key_is_wrong() {
+        let denied = |code: &str, message: &str| {
+            let operation = "elasticloadbalancing:CreateTargetGroup";
+            let (code, message) = (code.to_owned(), message.to_owned());
+            CloudError::from(Refusal { operation, code, message, class: Class::Denied, after: None }).to_string()
+        };
+        let other = "User: arn:x is not authorized to perform: iam:CreateServiceLinkedRole on resource: arn:y";
+        assert!(denied("AccessDenied", other).contains("needs iam:CreateServiceLinkedRole ("));
+        let mute = "You are not authorized to perform this operation. Encoded authorization failure message: abc";
+        let told = denied("UnauthorizedOperation", mute);
+        assert!(told.contains("needs elasticloadbalancing:CreateTargetGroup (") && !told.contains("abc"), "{told}");
+        for code in ["AuthFailure", "ExpiredToken", "InvalidClientTokenId", "SignatureDoesNotMatch"] {
+            let told = denied(code, "the reason");
+            assert!(told.contains("doesn't take the operator's credentials") && told.ends_with("the reason"), "{told}");
+        }
+        for code in ["OptInRequired", "OperationNotPermitted"] {
+            let told = denied(code, "the reason");
+            assert!(told.ends_with("the reason") && !told.contains("needs"), "{told}");
+        }
+    }
 
     #[test]
     fn codes_have_the_class_that_chooses_the_reaction() {

@@ -93,7 +93,8 @@ pub fn key_policy(arn: &str) -> String {
 /// own names: whoever may create with tags needs `CreateTags` and `AddTags` while creating (and then only, or it
 /// could make strangers' objects its own by tagging them), and creating something
 /// *in* or *of* an object that has no tags in the request (a subnet in a VPC, an instance of an image) needs these by
-/// themselves. `CreateRoute` and `ReplaceRoute` act on the VPC's main table, which AWS makes without tags.
+/// themselves. `CreateRoute` and `ReplaceRoute` act on the VPC's main table, which AWS makes without tags. The first
+/// load balancer of an account makes a role of that service (ELB user guide, "service-linked role"), by the caller's right.
 #[must_use]
 pub fn policy(owner: &str) -> String {
     let actions = |limit: Limit| {
@@ -156,6 +157,13 @@ pub fn policy(owner: &str) -> String {
         "StringEquals": {{"aws:RequestTag/{TAG_OWNER}": "{owner}"}},
         "Null": {{"elasticloadbalancing:CreateAction": "false"}}
       }}
+    }},
+    {{
+      "Sid": "FirstBalancerOfTheAccount",
+      "Effect": "Allow",
+      "Action": ["iam:CreateServiceLinkedRole"],
+      "Resource": "arn:*:iam::*:role/aws-service-role/elasticloadbalancing.amazonaws.com/*",
+      "Condition": {{"StringEquals": {{"iam:AWSServiceName": "elasticloadbalancing.amazonaws.com"}}}}
     }},
     {{
       "Sid": "ChangeWhatHasOurTag",

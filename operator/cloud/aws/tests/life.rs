@@ -197,7 +197,10 @@ async fn refusals_have_the_class_that_chooses_the_reaction() {
         let error = cloud.launch(&request("n-1", 0)).await.unwrap_err();
         assert_eq!(error.word(), wanted, "{code}: {error}");
         match error {
-            CloudError::Denied(text) => assert!(text.contains("ec2:RunInstances"), "{text}"),
+            CloudError::Denied(text) => {
+                assert!(text.contains("ec2:RunInstances"), "{text}");
+                assert_eq!(text.contains("credentials"), code == "AuthFailure", "{text}");
+            }
             CloudError::Throttled { after } => assert_eq!(after, Duration::from_secs(7)),
             _ => {}
         }
@@ -496,6 +499,7 @@ async fn the_policy_names_exactly_the_calls_that_are_made() {
     }
     in_document.remove("ec2:CreateTags");
     in_document.remove("elasticloadbalancing:AddTags");
+    assert!(in_document.remove("iam:CreateServiceLinkedRole"));
     assert_eq!(in_document, named.iter().map(|action| (*action).to_owned()).collect::<BTreeSet<_>>());
     assert!(CALLS.iter().filter(|(_, limit)| *limit == Limit::Any).all(|(action, _)| {
         let (_, word) = action.split_once(':').unwrap();

@@ -55,7 +55,16 @@ impl World {
                 let tags = members(found.tags.iter().map(|(k, v)| format!("<Key>{k}</Key><Value>{v}</Value>")));
                 Ok(format!("<TagDescriptions>{}</TagDescriptions>", members([format!("<Tags>{tags}</Tags>")])))
             }
-            "ModifyLoadBalancerAttributes" | "ModifyTargetGroupAttributes" => Ok(String::new()),
+            "ModifyLoadBalancerAttributes" | "ModifyTargetGroupAttributes" => {
+                let (of, missing, attribute) = if action == "ModifyLoadBalancerAttributes" {
+                    ("LoadBalancerArn", "LoadBalancerNotFound", "across-zones")
+                } else {
+                    ("TargetGroupArn", "TargetGroupNotFound", "preserves-client-ip")
+                };
+                let value = request.text("Attributes.member.1.Value").unwrap().to_owned();
+                self.must(request.text(of), missing)?.attributes.insert(attribute, value);
+                Ok(String::new())
+            }
             "CreateListener" => {
                 let balancer = request.text("LoadBalancerArn").unwrap().to_owned();
                 let port = request.text("Port").unwrap();
