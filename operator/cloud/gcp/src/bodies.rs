@@ -205,10 +205,10 @@ pub fn check_image(image: &str) -> Result<(), CloudError> {
     Err(CloudError::Unsupported(format!("image {image:?} must be named projects/PROJECT/global/images/NAME")))
 }
 
-/// Machine series by technology: Confidential VM, "Supported configurations", table "Machine types, CPUs, and zones".
+/// Machine series by technology, of those that take a `pd-balanced` disk (C4D takes Hyperdisk only): Confidential VM, "Supported configurations", table "Machine types, CPUs, and zones".
 pub fn supports(technology: Technology, machine_type: &str) -> Result<(), CloudError> {
     let series: &[&str] = match technology {
-        Technology::Sev => &["n2d", "c2d", "c3d", "c4d"],
+        Technology::Sev => &["n2d", "c2d", "c3d"],
         Technology::SevSnp => &["n2d"],
         Technology::Tdx => &["c3", "a3"],
     };

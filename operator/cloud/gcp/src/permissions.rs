@@ -42,6 +42,8 @@ pub const CALLS: &[(&str, &[&str])] = &[
             "compute.instances.create",
             "compute.instances.setLabels",
             "compute.instances.setMetadata",
+            // With `serviceAccount` in the cluster's spec.
+            "compute.instances.setServiceAccount",
             "compute.subnetworks.use",
             "compute.subnetworks.useExternalIp",
         ],
