@@ -55,16 +55,7 @@ impl World {
                 let tags = members(found.tags.iter().map(|(k, v)| format!("<Key>{k}</Key><Value>{v}</Value>")));
                 Ok(format!("<TagDescriptions>{}</TagDescriptions>", members([format!("<Tags>{tags}</Tags>")])))
             }
-            "ModifyLoadBalancerAttributes" | "ModifyTargetGroupAttributes" => {
-                let (of, missing, attribute) = if action == "ModifyLoadBalancerAttributes" {
-                    ("LoadBalancerArn", "LoadBalancerNotFound", "across-zones")
-                } else {
-                    ("TargetGroupArn", "TargetGroupNotFound", "preserves-client-ip")
-                };
-                let value = request.text("Attributes.member.1.Value").unwrap().to_owned();
-                self.must(request.text(of), missing)?.attributes.insert(attribute, value);
-                Ok(String::new())
-            }
+            "ModifyLoadBalancerAttributes" | "ModifyTargetGroupAttributes" => self.set_attribute(action, request),
             "CreateListener" => {
                 let balancer = request.text("LoadBalancerArn").unwrap().to_owned();
                 let port = request.text("Port").unwrap();
@@ -112,5 +103,16 @@ impl World {
             }
             _ => panic!("the endpoint has no {action}"),
         }
+    }
+
+    fn set_attribute(&mut self, action: &str, request: &Tree) -> Reply {
+        let (of, missing, attribute) = if action == "ModifyLoadBalancerAttributes" {
+            ("LoadBalancerArn", "LoadBalancerNotFound", "across-zones")
+        } else {
+            ("TargetGroupArn", "TargetGroupNotFound", "preserves-client-ip")
+        };
+        let value = request.text("Attributes.member.1.Value").unwrap().to_owned();
+        self.must(request.text(of), missing)?.attributes.insert(attribute, value);
+        Ok(String::new())
     }
 }
