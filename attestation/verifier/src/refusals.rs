@@ -158,9 +158,7 @@ pub fn after(before: Option<&Refusals>, news: &News) -> Refusals {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use constellation_crds::{NodeAdmission, TrustBundleSpec, node::Mismatch};
+    use constellation_crds::node::Mismatch;
 
     use super::*;
 
@@ -176,51 +174,6 @@ mod tests {
 
     fn node(uid: &str) -> Name {
         Name::Node(uid.to_owned())
-    }
-
-    #[derive(Default)]
-    struct Told(Mutex<Vec<Name>>);
-
-    impl Store for Told {
-        async fn node(&self, _: &str) -> Result<Option<NodeAdmission>, store::Error> {
-            Ok(None)
-        }
-
-        async fn nodes(&self) -> Result<Vec<NodeAdmission>, store::Error> {
-            Ok(Vec::new())
-        }
-
-        async fn record(&self, _: &NodeAdmission) -> Result<(), store::Error> {
-            Err(store::Error::Conflict)
-        }
-
-        async fn refused(&self, news: &News) -> Result<(), store::Error> {
-            self.0.lock().unwrap().push(news.name.clone());
-            Ok(())
-        }
-
-        async fn bundle(&self) -> Result<TrustBundleSpec, store::Error> {
-            Err(store::Error::Missing("bundle"))
-        }
-
-        async fn kubelet_config(&self) -> Result<String, store::Error> {
-            Err(store::Error::Missing("configuration"))
-        }
-    }
-
-    /// Time stands still as long as a task has something to do.
-    #[tokio::test(start_paused = true)]
-    async fn what_is_due_is_told_while_another_name_waits() {
-        let (ledger, store) = (Arc::new(Ledger::default()), Arc::new(Told::default()));
-        let told = (Arc::clone(&ledger), Arc::clone(&store));
-        tokio::spawn(async move { tell(&told.0, &*told.1).await });
-        for uid in ["a", "a", "b"] {
-            ledger.note(node(uid), refusal("hello.purpose", "1"), Instant::now());
-            for _ in 0..10 {
-                tokio::task::yield_now().await;
-            }
-        }
-        assert_eq!(*store.0.lock().unwrap(), [node("a"), node("b")]);
     }
 
     /// What is written of one knock each second.

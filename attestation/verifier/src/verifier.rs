@@ -1,8 +1,9 @@
 //! Examining a node and settling its case: the steps that joins and re-attestations share.
 //!
-//! [`Verifier::examine`] looks whether the trust bundle is the owner's, challenges and appraises. [`Verifier::settle`] decides and records,
-//! by compare-and-swap: whoever loses the race decides again from what is there now. What was promised to the node
-//! leaves only after the record is written, so a crash in between costs the node nothing but another try.
+//! [`Verifier::examine`] looks whether the trust bundle is the owner's, challenges and appraises. [`Verifier::settle`]
+//! decides and records, by compare-and-swap: whoever loses the race decides again from what is there now. What was
+//! promised to the node leaves only after the record is written, so a crash in between costs the node nothing but
+//! another try.
 
 use std::{collections::BTreeMap, time::Instant};
 

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::refusals::News;
+use crate::refusals::{self, News};
 
 /// What happens at a write.
 enum Write {
@@ -257,4 +257,24 @@ async fn refusals_that_alternate_are_not_written_each_time() {
         assert!(refused(&given.verifier.settle(node, &given.case, |_| Ok(())).await));
     }
     assert_eq!(given.verifier.store.writes.lock().unwrap().len(), 1);
+}
+
+/// Time stands still as long as there is something to do.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_when_it_is_due_while_another_name_waits() {
+    let given = given([]);
+    let refusals = async {
+        for uid in ["a", "a", "b"] {
+            given.verifier.refuse_unproven(uid, reason("hello.purpose", None, None, "")).unwrap();
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = refusals::tell(&given.verifier.ledger, &given.verifier.store) => panic!("it tells for ever"),
+        () = refusals => {}
+    }
+    let told: Vec<_> = given.verifier.store.told.lock().unwrap().iter().map(|news| news.name.clone()).collect();
+    assert_eq!(told, ["a", "b"].map(|uid| Name::Node(uid.to_owned())));
 }
