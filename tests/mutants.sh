@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Changes the code that decides on joins, place by place, and asks the tests whether they notice (cargo-mutants).
+# Changes the code that decides on joins, and what is done, place by place, and asks the tests whether they notice (cargo-mutants).
 # Usage: tests/mutants.sh [FILE...]; without files all of FILES below. What was missed is in
 # target/mutants-*/mutants.out/missed.txt.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 version=27.1.0
 files=(attestation/verifier/src/{admit,record,ticket,trust,home,authority,verifier,join}.rs
-  attestation/src/{session,appraise,credential,endorsement,policy,binding}.rs)
+  attestation/src/{session,appraise,credential,endorsement,policy,binding}.rs
+  operator/src/{cluster,node,group,version}/plan.rs)
 [ $# -gt 0 ] && files=("$@")
 tools=$PWD/target/tools
 if ! "$tools/bin/cargo-mutants" --version 2>/dev/null | grep -qF " $version"; then
@@ -23,10 +24,11 @@ run() { # NAME FEATURES TESTS FILE...: these tests of one package
   CARGO_INCREMENTAL=1 "$tools/bin/cargo-mutants" mutants --output "target/mutants-$name" --timeout 60 \
     ${features:+--features "$features"} "${only[@]}" -- "${tests[@]}" || [ $? -eq 2 ]
 }
-verifier=() library=() vectors=() joins=()
+verifier=() library=() vectors=() joins=() planners=()
 for file in "${files[@]}"; do
   case $file in
     attestation/verifier/*) verifier+=("$file") ;;
+    operator/*) planners+=("$file") ;;
     # What these are tested with is whole evidence.
     attestation/src/endorsement.rs) vectors+=("$file") ;;
     attestation/src/appraise.rs) joins+=("$file") ;;
@@ -37,3 +39,4 @@ done
 [ ${#library[@]} -eq 0 ] || run attestation channel,collect --lib "${library[@]}"
 [ ${#vectors[@]} -eq 0 ] || run vectors channel,collect "--test tpm_vectors" "${vectors[@]}"
 [ ${#joins[@]} -eq 0 ] || run joins channel,collect "--test join_swtpm --test cloud_swtpm" "${joins[@]}"
+[ ${#planners[@]} -eq 0 ] || run planners "" --lib "${planners[@]}"

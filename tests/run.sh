@@ -25,9 +25,9 @@ report() {
 }
 trap report EXIT
 
-# One choice of packages (the default members) and features for all stages but those with other features: with another
-# choice cargo builds anew whatever both are made from.
-features=(--features constellation-attestation/channel,constellation-attestation/collect,constellation-tests/vm)
+# One choice of packages and features for all stages: with another one cargo builds anew whatever both are made from.
+# AWS's SDK, which takes minutes and 7 GiB on one core, is compiled beside all the rest.
+features=(--workspace --features "$(printf '%s,' constellation-{attestation/{channel,collect},crds/cel,tests/{vm,aws,azure,gcp}})")
 tests() { cargo test "${features[@]}" "$@"; }
 files() { # ROOM...: options that choose the tests of these rooms
   for room; do basename -s .rs -a "$room"/tests/*.rs; done | sed 's/^/--test=/'
@@ -50,16 +50,12 @@ run() {
       tests --lib --bins
       tests --doc
       ;;
-    cel) tests --features constellation-crds/cel --test cel ;;
+    cel) tests --test cel ;;
     attestation) tests $(files attestation attestation/model attestation/tool) ;;
     operator) tests $(files operator) ;;
     clouds)
       tests/models.sh google azure aws moto
-      # All in one: with other rooms beside it AWS's SDK would be another build, which takes minutes and 7 GiB.
-      cargo test -p constellation-cloud-aws -p constellation-cloud-azure -p constellation-cloud-gcp \
-        -p constellation-cloud-scripted -p constellation-operator -p constellation-tests \
-        --features constellation-tests/aws,constellation-tests/azure,constellation-tests/gcp \
-        --lib --test life --test lists --test killed --test moto --test hsm --test kms --test clouds
+      tests --test life --test lists --test killed --test moto --test hsm --test kms --test clouds
       ;;
     processes) tests --test=api_server --test=arrows --test=control_plane --test=join_process --test=simulated_cloud --test=simulated --test=threats ;;
     crash)
