@@ -52,16 +52,18 @@ impl Fence {
         if asked.is_some_and(|asked| now().saturating_sub(asked) > DEADLINE) { Err(Error::NotLeading) } else { Ok(()) }
     }
 
-    /// A client that reads, and writes only while we may act.
+    /// A client that reads, and writes only while we may act. It repeats nothing by itself: kube would do that below the
+    /// fence, where a write could wait until the lease is another's; whoever asked comes again.
     ///
     /// # Errors
     /// As [`Client::try_from`].
-    pub fn client(self: &Arc<Self>, config: Config) -> kube::Result<Client> {
+    pub fn client(self: &Arc<Self>, mut config: Config) -> kube::Result<Client> {
         let fence = Arc::clone(self);
         let layer = FilterLayer::new(move |request: http::Request<Body>| {
             let reads = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
             if reads { Ok(request) } else { fence.check().map(|()| request).map_err(BoxError::from) }
         });
+        config.default_retry = false;
         Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
     }
 }
@@ -191,19 +193,33 @@ mod tests {
         fence.check().unwrap();
     }
 
-    #[tokio::test]
-    async fn who_did_not_renew_in_time_reads_and_sends_no_write() {
-        let methods = Arc::new(Mutex::new(Vec::new()));
+    /// Leases at a server that gives one answer, and remembers what it was asked.
+    async fn given_server(fence: &Arc<Fence>, status: http::StatusCode) -> (Api<Lease>, Arc<Mutex<Vec<http::Method>>>) {
+        let methods = Arc::<Mutex<Vec<_>>>::default();
         let seen = Arc::clone(&methods);
         let answer = move |request: axum::extract::Request| {
             seen.lock().unwrap().push(request.method().clone());
-            std::future::ready((http::StatusCode::NOT_FOUND, "{}"))
+            std::future::ready((status, "{}"))
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(axum::serve(listener, axum::Router::new().fallback(answer)).into_future());
+        (Api::namespaced(fence.client(Config::new(url)).unwrap(), "a"), methods)
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_to_come_again_later_does_not_wait_below_the_fence() {
         let fence = Arc::<Fence>::default();
-        let leases: Api<Lease> = Api::namespaced(fence.client(Config::new(url)).unwrap(), "a");
+        let (leases, methods) = given_server(&fence, http::StatusCode::TOO_MANY_REQUESTS).await;
+        let written = leases.create(&PostParams::default(), &Lease::default()).await;
+        assert!(matches!(written, Err(kube::Error::Api(_))), "{written:?}");
+        assert_eq!(*methods.lock().unwrap(), [http::Method::POST]);
+    }
+
+    #[tokio::test]
+    async fn who_did_not_renew_in_time_reads_and_sends_no_write() {
+        let fence = Arc::<Fence>::default();
+        let (leases, methods) = given_server(&fence, http::StatusCode::NOT_FOUND).await;
         let write = async || leases.create(&PostParams::default(), &Lease::default()).await;
 
         fence.renewed(now());
