@@ -42,6 +42,7 @@ pub mod result;
 pub mod seal;
 #[cfg(feature = "channel")]
 pub mod session;
+pub mod settings;
 pub mod snp;
 pub mod tdx;
 pub mod tpm;

@@ -337,6 +337,9 @@ pub struct ControlPlaneMaterial {
     pub verifier_ca_certificate: String,
     /// As in [`InitRequest::verifier_ca_key`].
     pub verifier_ca_key: String,
+    /// Greatest revision of the owner's trust policy that the giver used: the new verifier believes no older one.
+    #[serde(default)]
+    pub trust_revision: u64,
 }
 
 /// What a node gets from its owner while no verifier is up: its own disk key, never more. Sealed.

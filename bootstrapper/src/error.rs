@@ -52,6 +52,9 @@ pub enum Error {
     /// The conversation failed or ended in a refusal.
     #[error("attestation: {0}")]
     Session(#[from] session::Error),
+    /// What was granted would make the node misread it.
+    #[error("what the node was told of itself can't be used: {0}")]
+    Settings(#[from] constellation_attestation::settings::Error),
     /// It took too long.
     #[error("{0} took longer than {1} s")]
     Time(String, u64),

@@ -55,6 +55,11 @@ pub async fn configure(hint: &Hint) -> Result<(), Error> {
     command::run(&["ip", "route", "replace", "default", "via", &hint.gateway]).await
 }
 
+/// Takes packets to `address` as our own, until the next boot.
+pub async fn own(address: IpAddr) -> Result<(), Error> {
+    command::run(&["ip", "route", "replace", "local", &address.to_string(), "dev", DEVICE]).await
+}
+
 /// Names the machine. Where DHCP named a resolver there is no other one to be written.
 ///
 /// # Errors

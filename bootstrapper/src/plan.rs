@@ -1,8 +1,14 @@
 //! From what was granted to the list of things to do on the machine. Pure: names, orders and contents are decided here.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use constellation_attestation::protocol::{ClusterSettings, InitRequest, NodeSettings, Role, Ticket};
+use constellation_attestation::{
+    platform::Platform,
+    protocol::{ClusterSettings, InitRequest, NodeSettings, Role, Ticket},
+};
 
 use crate::kubeadm;
 
@@ -65,6 +71,8 @@ pub enum Action {
         /// Whether a new one is authenticated; `None` takes no new one.
         integrity: Option<bool>,
     },
+    /// Take packets to this address, which are for a load balancer, as our own.
+    Own(IpAddr),
     /// Tell those who follow.
     Phase(&'static str),
     /// Remove etcd members whose node is gone; a new member waits for that.
@@ -107,6 +115,7 @@ impl Action {
             Self::Guard { own, all } => format!("guard {own} of {all}"),
             Self::Move { from, to } => format!("move {from} {to}"),
             Self::OpenDisk { integrity } => format!("open disk, integrity {integrity:?}"),
+            Self::Own(address) => format!("own {address}"),
             Self::Phase(name) => format!("phase {name}"),
             Self::Restart(unit) => format!("restart {unit}"),
             Self::PruneEtcd { own, .. } => format!("prune etcd members for {own}"),
@@ -146,6 +155,8 @@ pub fn init(grant: &InitRequest, launch_config: &[u8], facts: Facts<'_>) -> Vec<
     plan.push(secret(&format!("{HOME}/node.json"), serde_json::json!(grant.node).to_string()));
     plan.push(Action::Start("containerd"));
     plan.extend(network(&grant.node, &grant.cluster));
+    // The first node's API server is the only one that can answer there.
+    plan.extend(balancer(&grant.cluster));
     if facts.member {
         plan.extend(back());
         return plan;
@@ -197,9 +208,11 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
             plan.extend(verifier_home(&secrets, launch_config, &ticket.cluster));
             plan.push(secret(&format!("{HOME}/node.json"), serde_json::json!(node).to_string()));
             if facts.member {
+                plan.extend(balancer(&ticket.cluster));
                 plan.extend(back());
                 return plan;
             }
+            plan.push(secret(&format!("{HOME}/trust-revision"), material.trust_revision.to_string()));
             plan.extend(material.pki.iter().map(|(name, contents)| {
                 let mode = if name.rsplit('.').next() == Some("key") { 0o600 } else { 0o644 };
                 Action::Write {
@@ -226,15 +239,16 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
 
 /// A member whose owner gave it its disk key while no verifier was up: what isn't made anew at each boot is on the disk.
 #[must_use]
-pub fn recover(node: &NodeSettings, cluster: &ClusterSettings) -> Vec<Action> {
-    [vec![Action::Start("containerd")], network(node, cluster), back()].concat()
+pub fn recover(node: &NodeSettings, cluster: &ClusterSettings, role: Role) -> Vec<Action> {
+    let balancer = if role == Role::ControlPlane { balancer(cluster) } else { None };
+    [vec![Action::Start("containerd")], network(node, cluster), balancer.into_iter().collect(), back()].concat()
 }
 
 /// What follows once the cluster's identity is in PCR 15: only a member may verify others.
 #[must_use]
 pub fn member(role: Role) -> Vec<Action> {
     match role {
-        Role::ControlPlane => vec![Action::Phase("verifier"), Action::Restart("constellation-verifier")],
+        Role::ControlPlane => vec![Action::Start("constellation-verifier")],
         Role::Worker => Vec::new(),
     }
 }
@@ -276,6 +290,10 @@ fn control_plane(ticket: &Ticket, admin: &str, address: &str) -> Vec<Action> {
         join(&["phase", "control-plane-prepare", "control-plane"]),
         Action::Move { from: MANIFESTS.into(), to: LATER.into() },
         Action::AwaitApi { server: format!("https://{address}:6443"), limit: JOIN_LIMIT },
+    ]);
+    // From here on the endpoint leads to this node's own API server.
+    plan.extend(balancer(&ticket.cluster));
+    plan.extend([
         Action::Move { from: LATER.into(), to: MANIFESTS.into() },
         Action::Phase("kubelet"),
         join(&["phase", "kubelet-wait-bootstrap"]),
@@ -315,6 +333,15 @@ fn network(node: &NodeSettings, cluster: &ClusterSettings) -> Vec<Action> {
         Action::Guard { own: node.pod_cidr.clone(), all: cluster.pod_cidr.clone() },
         Action::Write { path, mode: 0o644, contents: kubeadm::cni_config(node).into_bytes() },
     ]
+}
+
+/// Google Cloud's load balancer leaves its own address in packets ("Backend service-based external passthrough Network
+/// Load Balancer overview": sent to backends with source and destination unchanged), so a target must take that for its
+/// own; Google's guest agent, which our image lacks, adds the same route. It doesn't outlive a reboot.
+fn balancer(cluster: &ClusterSettings) -> Option<Action> {
+    let google = matches!(cluster.platform, Platform::GcpSevEs | Platform::GcpSnp | Platform::GcpTdx);
+    let endpoint = google.then(|| cluster.endpoint.parse::<SocketAddr>().ok()).flatten();
+    endpoint.map(|endpoint| Action::Own(endpoint.ip()))
 }
 
 fn patches(cluster: &ClusterSettings) -> Vec<Action> {

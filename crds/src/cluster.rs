@@ -183,7 +183,7 @@ pub struct WorkerGroup {
     pub state_disk: Option<StateDisk>,
     /// Labels of the Kubernetes nodes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"}))]
     pub labels: BTreeMap<String, String>,
     /// Taints of the Kubernetes nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -217,11 +217,14 @@ pub struct Autoscaling {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Taint {
     /// Key.
-    #[schemars(length(min = 1, max = 316))]
+    #[schemars(
+        length(min = 1, max = 316),
+        regex(pattern = r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+    )]
     pub key: String,
     /// Value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63))]
+    #[schemars(length(max = 63), regex(pattern = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"))]
     pub value: Option<String>,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
     #[schemars(extend("enum" = ["NoExecute", "NoSchedule", "PreferNoSchedule"]))]

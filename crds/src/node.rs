@@ -80,7 +80,7 @@ pub struct ConfidentialNodeSpec {
     pub index: u32,
     /// Labels of the Kubernetes node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"}))]
     pub labels: BTreeMap<String, String>,
     /// Taints of the Kubernetes node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -213,6 +213,17 @@ pub struct Refusals {
     pub since: Option<String>,
     /// The last one.
     pub last: AttestationResult,
+    /// The last of each other reason, newest first; a few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 7))]
+    pub others: Vec<AttestationResult>,
+}
+
+impl Refusals {
+    /// The last of each reason, newest first.
+    pub fn reasons(&self) -> impl Iterator<Item = &AttestationResult> {
+        std::iter::once(&self.last).chain(&self.others)
+    }
 }
 
 /// A clause that did not hold.

@@ -89,15 +89,23 @@ pub struct NodeAdmissionSpec {
     pub pod_cidr: String,
     /// `spec.providerID` of the Kubernetes node.
     #[serde(rename = "providerID")]
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^[A-Za-z0-9:/._()-]+$"))]
     pub provider_id: String,
     /// Labels of the Kubernetes node.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"}))]
     pub labels: std::collections::BTreeMap<String, String>,
     /// Taints of the Kubernetes node, as kubelet's `--register-with-taints` reads them: `key=value:Effect`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), inner(length(max = 512)))]
+    #[schemars(
+        length(max = 32),
+        inner(
+            length(max = 512),
+            regex(
+                pattern = r"^([a-z0-9.-]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?(=([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?)?:(NoSchedule|PreferNoSchedule|NoExecute)$"
+            )
+        )
+    )]
     pub taints: Vec<String>,
     /// Whether the state disk is authenticated (`Hmac`) or only encrypted (`None`).
     pub disk_integrity: crate::cluster::DiskIntegrity,

@@ -24,14 +24,17 @@ pub struct Told {
 
 /// What is told of refusals that say nothing about anybody: one event for each reason, however often it comes.
 #[must_use]
-pub fn refused(before: Option<&Refusals>, after: Option<&Refusals>, whose: &str) -> Option<Told> {
-    let after = after?;
-    if before.is_some_and(|before| before.last.refusal_id == after.last.refusal_id) {
-        return None;
-    }
+pub fn refused(before: Option<&Refusals>, after: Option<&Refusals>, whose: &str) -> Vec<Told> {
+    let Some(after) = after else { return Vec::new() };
+    let known = |id| before.into_iter().flat_map(Refusals::reasons).any(|told| told.refusal_id == id);
     let times = if after.count == 1 { "once".to_owned() } else { format!("{} times", after.count) };
-    let note = format!("{whose}; {times} so far, last{}", first(&after.last));
-    Some(Told { warning: true, reason: reason::PEER_REFUSED.to_owned(), note })
+    let news = after.reasons().filter(|result| !known(result.refusal_id.clone()));
+    let tell = |result| Told {
+        warning: true,
+        reason: reason::PEER_REFUSED.to_owned(),
+        note: format!("{whose}; {times} so far, one{}", first(result)),
+    };
+    news.map(tell).collect()
 }
 
 /// The first thing that didn't hold, for the end of a sentence.

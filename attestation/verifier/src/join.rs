@@ -7,6 +7,7 @@ use constellation_attestation::{
     protocol::{Hello, Purpose},
     session,
 };
+use constellation_crds::NodeAdmissionSpec;
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -100,7 +101,9 @@ where
         (Err(reason), Some(_)) => return verifier.refuse_unproven(uid, reason).map(Some),
         (Err(reason), None) => return verifier.refuse_stranger(uid, reason).map(Some),
     };
-    let Some(bundle) = bundle? else { return Err(store::Error::Missing("the trust bundle").into()) };
+    let Some(bundle) = bundle? else { return Err(store::Error::Missing(store::TRUST).into()) };
+    // Until the ticket has left.
+    let _turn = verifier.turns.take(uid).ok_or(Error::Turns)?;
     // Both take a while, the one at the node, the other at the API server; a node of ours waits for the longer one.
     let (examined, kubelet_config) =
         tokio::join!(verifier.examine(channel, hello, &node, &bundle, Door::Join), verifier.store.kubelet_config());
@@ -111,9 +114,11 @@ where
     let kubelet_config = if case.appraisal.accepted { kubelet_config? } else { String::new() };
     let examined = begun.elapsed();
     let csr = &case.proof.hello.keys.csr;
-    let settled = verifier
-        .settle(node, &case, |spec| ticket::prepare(&verifier.home, spec, csr, &kubelet_config, Timestamp::now()))
-        .await?;
+    let prepare = |spec: &NodeAdmissionSpec| {
+        let revision = verifier.trust.revision();
+        ticket::prepare(&verifier.home, spec, csr, &kubelet_config, revision, Timestamp::now())
+    };
+    let settled = verifier.settle(node, &case, prepare).await?;
     match settled {
         Settled::Granted(ticket) => {
             session::grant(channel, &case.proof, &ticket).await?;

@@ -35,8 +35,8 @@ pub struct News {
     pub name: Name,
     /// How many refusals.
     pub count: u64,
-    /// The last one.
-    pub last: AttestationResult,
+    /// The last of each reason, newest first; never empty.
+    pub reasons: Vec<AttestationResult>,
 }
 
 /// What was refused and not yet written.
@@ -49,7 +49,8 @@ pub struct Ledger {
 #[derive(Debug)]
 struct Entry {
     count: u64,
-    last: AttestationResult,
+    /// The last of each reason, newest first.
+    reasons: Vec<AttestationResult>,
     /// Not written before.
     due: Instant,
     /// Distance to the write after the next one.
@@ -63,6 +64,9 @@ const PAUSE_LONGEST: Duration = Duration::from_mins(10);
 /// Names are those of objects, of which a cluster has one for each node: 240 workers in a group, some groups. Others
 /// stay in the log.
 const NAMES_MAX: usize = 4096;
+/// Reasons that are kept of one name, so that cheap noise doesn't hide an attempt that means something. An attacker has
+/// more ways to be refused than a person reads; each may be some KiB in a status.
+const REASONS_MAX: usize = 4;
 
 impl Ledger {
     /// Notes a refusal; gives the id that the peer is told, under which the owner finds this reason.
@@ -76,14 +80,15 @@ impl Ledger {
             hash_map::Entry::Occupied(mut known) => {
                 let entry = known.get_mut();
                 entry.count = entry.count.saturating_add(1);
-                if !record::same(&entry.last, &result) {
-                    entry.last = result;
-                }
-                entry.last.refusal_id.clone().unwrap_or(id)
+                let known = entry.reasons.iter().position(|known| record::same(known, &result));
+                let last = known.map_or(result, |at| entry.reasons.remove(at));
+                let told = last.refusal_id.clone().unwrap_or(id);
+                put(&mut entry.reasons, last);
+                told
             }
             hash_map::Entry::Vacant(_) if full => id,
             hash_map::Entry::Vacant(free) => {
-                free.insert(Entry { count: 1, last: result, due: now, pause: PAUSE_FIRST });
+                free.insert(Entry { count: 1, reasons: vec![result], due: now, pause: PAUSE_FIRST });
                 id
             }
         };
@@ -97,7 +102,7 @@ impl Ledger {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let ripe = entries.iter_mut().filter(|(_, entry)| entry.count > 0 && entry.due <= now);
         ripe.map(|(name, entry)| {
-            let news = News { name: name.clone(), count: entry.count, last: entry.last.clone() };
+            let news = News { name: name.clone(), count: entry.count, reasons: entry.reasons.clone() };
             entry.count = 0;
             entry.due = now + entry.pause;
             entry.pause = (entry.pause * 2).min(PAUSE_LONGEST);
@@ -149,11 +154,25 @@ pub async fn tell<A: Store>(ledger: &Ledger, store: &A) {
 /// What the status says after `news`.
 #[must_use]
 pub fn after(before: Option<&Refusals>, news: &News) -> Refusals {
+    let mut reasons: Vec<_> = before.into_iter().flat_map(Refusals::reasons).cloned().collect();
+    for result in news.reasons.iter().rev() {
+        reasons.retain(|known| !record::same(known, result));
+        put(&mut reasons, result.clone());
+    }
+    let mut reasons = reasons.into_iter();
+    let last = reasons.next().unwrap_or_default();
     Refusals {
         count: before.map_or(0, |before| before.count).saturating_add(news.count),
-        since: before.and_then(|before| before.since.clone()).or_else(|| news.last.time.clone()),
-        last: news.last.clone(),
+        since: before.and_then(|before| before.since.clone()).or_else(|| last.time.clone()),
+        last,
+        others: reasons.collect(),
     }
+}
+
+/// Puts a reason before the others, of which the oldest may go.
+fn put(reasons: &mut Vec<AttestationResult>, last: AttestationResult) {
+    reasons.insert(0, last);
+    reasons.truncate(REASONS_MAX);
 }
 
 #[cfg(test)]
@@ -229,7 +248,32 @@ mod tests {
             (note("hello.purpose", "1"), note("hello.purpose", "2"), note("hello.cluster", "3")),
             ("1".to_owned(), "1".to_owned(), "3".to_owned())
         );
-        assert_eq!(ledger.due(now)[0].last, refusal("hello.cluster", "3"));
+        assert_eq!(note("hello.purpose", "4"), "1", "the other reason didn't take its id");
+        assert_eq!(ledger.due(now)[0].reasons, [refusal("hello.purpose", "1"), refusal("hello.cluster", "3")]);
+    }
+
+    #[test]
+    fn noise_does_not_hide_what_else_was_tried() {
+        let (ledger, start) = (Ledger::default(), Instant::now());
+        let mut status = None;
+        for second in 0..1000 {
+            let now = start + Duration::from_secs(second);
+            ledger.note(node("a"), refusal("hello.purpose", "1"), now);
+            if second == 500 {
+                ledger.note(node("a"), refusal("tpm.ak.credential", "2"), now);
+            }
+            for news in ledger.due(now) {
+                status = Some(after(status.as_ref(), &news));
+            }
+        }
+        let status = status.unwrap();
+        let told: Vec<_> = status.reasons().map(|result| result.mismatches[0].clause.as_str()).collect();
+        assert_eq!(told, ["hello.purpose", "tpm.ak.credential"]);
+        let ledger = Ledger::default();
+        for number in 0..100 {
+            ledger.note(node("a"), refusal(&number.to_string(), "3"), start);
+        }
+        assert_eq!(ledger.due(start)[0].reasons.len(), REASONS_MAX);
     }
 
     #[test]
@@ -265,10 +309,10 @@ mod tests {
 
     #[test]
     fn counts_add_up_and_the_first_time_stays() {
-        let news = |count, id: &str| News { name: node("a"), count, last: refusal("hello.purpose", id) };
+        let news = |count, id: &str| News { name: node("a"), count, reasons: vec![refusal("hello.purpose", id)] };
         let first = after(None, &news(3, "1"));
         let second = after(Some(&first), &news(4, "2"));
         assert_eq!((second.count, second.since.as_deref()), (7, Some("1")));
-        assert_eq!(second.last.refusal_id.as_deref(), Some("2"));
+        assert_eq!((second.last.refusal_id.as_deref(), second.others.len()), (Some("2"), 0));
     }
 }

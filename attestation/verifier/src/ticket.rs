@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use constellation_attestation::{
     keys,
     protocol::{ControlPlaneMaterial, NodeSettings, Ticket},
+    settings,
 };
 use constellation_crds::{NodeAdmissionSpec, cluster::DiskIntegrity, node::Role};
 use jiff::Timestamp;
@@ -31,24 +32,38 @@ pub enum Error {
     /// The name in the admission can't be a node's.
     #[error("{0:?} can't be the name of a node")]
     Name(String),
+    /// The admission says something of the node that nothing can be told of itself.
+    #[error("the admission can't be used")]
+    Settings(#[from] settings::Error),
     /// The signing request is malformed or not signed by its key.
     #[error("the kubelet's signing request is malformed or not signed by its key")]
     Request(#[source] rcgen::Error),
 }
 
-/// The ticket for the node that `spec` describes, with a certificate for the key in `csr`.
+/// The ticket for the node that `spec` describes, with a certificate for the key in `csr`. `trust_revision` is the
+/// greatest that was used here.
 pub fn prepare(
     home: &Home,
     spec: &NodeAdmissionSpec,
     csr: &[u8],
     kubelet_config: &str,
+    trust_revision: u64,
     now: Timestamp,
 ) -> Result<Ticket, Error> {
+    let node = NodeSettings {
+        node_name: spec.node_name.clone(),
+        provider_id: spec.provider_id.clone(),
+        pod_cidr: spec.pod_cidr.clone(),
+        labels: spec.labels.clone(),
+        taints: spec.taints.clone(),
+        disk_integrity: spec.disk_integrity == DiskIntegrity::Hmac,
+    };
+    node.validate()?;
     let ca_certificate = home::text(&home.paths.pki.join("ca.crt"))?;
     let ca_key = home::text(&home.paths.pki.join("ca.key"))?;
     let kubelet_certificate = kubelet_certificate(&ca_certificate, &ca_key, csr, &spec.node_name, now)?;
     let control_plane = match spec.role {
-        Role::ControlPlane => Some(control_plane(home)?),
+        Role::ControlPlane => Some(control_plane(home, trust_revision)?),
         Role::Worker => None,
     };
     Ok(Ticket {
@@ -57,14 +72,7 @@ pub fn prepare(
         kubelet_certificate,
         ca_certificate: ca_certificate.to_string(),
         kubelet_config: kubelet_config.to_owned(),
-        node: NodeSettings {
-            node_name: spec.node_name.clone(),
-            provider_id: spec.provider_id.clone(),
-            pod_cidr: spec.pod_cidr.clone(),
-            labels: spec.labels.clone(),
-            taints: spec.taints.clone(),
-            disk_integrity: spec.disk_integrity == DiskIntegrity::Hmac,
-        },
+        node,
         cluster: home.cluster.clone(),
         control_plane,
     })
@@ -80,7 +88,7 @@ pub fn kubelet_certificate(
     node_name: &str,
     now: Timestamp,
 ) -> Result<String, Error> {
-    if !is_node_name(node_name) {
+    if !settings::is_subdomain(node_name) {
         return Err(Error::Name(node_name.to_owned()));
     }
     let request = CertificateSigningRequestParams::from_der(&csr.into()).map_err(Error::Request)?;
@@ -89,18 +97,7 @@ pub fn kubelet_certificate(
     Ok(authority::client_certificate(ca_certificate, ca_key, &request.public_key, subject, now)?)
 }
 
-/// Whether the name is a DNS subdomain (RFC 1123), which names of Kubernetes nodes are.
-fn is_node_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=253).contains(&name.len())
-        && name.split('.').all(|label| {
-            let edges = [label.bytes().next(), label.bytes().last()];
-            label.bytes().all(|byte| plain(byte) || byte == b'-')
-                && edges.into_iter().all(|edge| edge.is_some_and(plain))
-        })
-}
-
-fn control_plane(home: &Home) -> Result<ControlPlaneMaterial, Error> {
+fn control_plane(home: &Home, trust_revision: u64) -> Result<ControlPlaneMaterial, Error> {
     let read = |path: &Path| home::text(path).map(|text| text.to_string());
     let mut pki = BTreeMap::new();
     for name in CONTROL_PLANE_FILES {
@@ -112,6 +109,7 @@ fn control_plane(home: &Home) -> Result<ControlPlaneMaterial, Error> {
         disk_secret: home.disk_secret.to_vec(),
         verifier_ca_certificate: home.verifier_ca_certificate.clone(),
         verifier_ca_key: home.verifier_ca_key.to_string(),
+        trust_revision,
     })
 }
 

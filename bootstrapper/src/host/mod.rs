@@ -7,7 +7,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::{error::Error, etcd, mesh, plan::Action, progress::Log};
+use crate::{error::Error, etcd, mesh, network, plan::Action, progress::Log};
 
 pub mod block;
 pub mod command;
@@ -80,6 +80,7 @@ impl Host {
                 std::fs::copy(&file, &target).map_err(|e| Error::File(format!("writing {}", target.display()), e))?;
                 std::fs::remove_file(&file).map_err(|e| Error::File(format!("removing {}", file.display()), e))
             }),
+            Action::Own(address) => network::own(*address).await,
             Action::Guard { own, all } => mesh::guard(own, all).await,
             Action::AwaitApi { server, limit } => command::await_readyz(server, *limit, log).await,
         }

@@ -1,7 +1,5 @@
 //! What is granted decides what is done: one table of ways in.
 
-use constellation_attestation::platform::Platform;
-
 use super::*;
 
 /// No pod may run before the guard is up, so it comes before the kubelet on every way in.
@@ -47,6 +45,7 @@ fn ticket(material: bool) -> Ticket {
             disk_secret: vec![3; 32],
             verifier_ca_certificate: "VCA".into(),
             verifier_ca_key: "VKEY".into(),
+            trust_revision: 7,
         }),
     }
 }
@@ -95,7 +94,7 @@ fn a_member_that_returns_runs_no_kubeadm() {
         let plan = commands(&join(&ticket(material), role, "KEY\n", b"{}", facts));
         assert_eq!(plan, BACK);
     }
-    assert_eq!(commands(&recover(&node(), &cluster())), BACK);
+    assert_eq!(commands(&recover(&node(), &cluster(), Role::ControlPlane)), BACK);
 }
 
 #[test]
@@ -119,17 +118,17 @@ fn secrets_are_for_root_only_and_never_in_an_argument() {
 
 #[test]
 fn only_a_control_plane_member_verifies_others() {
-    assert_eq!(commands(&member(Role::ControlPlane)), ["restart constellation-verifier"]);
+    assert_eq!(commands(&member(Role::ControlPlane)), ["start constellation-verifier"]);
     assert!(member(Role::Worker).is_empty());
 }
 
 #[test]
 fn a_recovered_member_gets_back_what_a_reboot_took() {
     let cni = |plan: &[Action]| plan.iter().any(|a| a.describe().contains("/etc/cni/net.d/"));
-    assert!(cni(&recover(&node(), &cluster())));
+    assert!(cni(&recover(&node(), &cluster(), Role::ControlPlane)));
     let own = ClusterSettings { mesh: false, ..cluster() };
-    assert!(!cni(&recover(&node(), &own)), "the pod network is the user's");
-    assert_eq!(commands(&recover(&node(), &own)), ["start containerd", "restart kubelet"]);
+    assert!(!cni(&recover(&node(), &own, Role::ControlPlane)), "the pod network is the user's");
+    assert_eq!(commands(&recover(&node(), &own, Role::ControlPlane)), ["start containerd", "restart kubelet"]);
 }
 
 #[test]
@@ -137,4 +136,56 @@ fn the_guard_is_up_before_kubeadm_starts_a_kubelet() {
     let plan = commands(&join(&ticket(true), Role::ControlPlane, "KEY\n", b"{}", fresh()));
     let at = |word: &str| plan.iter().position(|c| c.starts_with(word)).unwrap_or_else(|| panic!("{word}: {plan:#?}"));
     assert!(at("start containerd") < at("guard") && at("guard") < at("kubeadm"));
+}
+
+#[test]
+fn a_google_control_plane_node_owns_the_balancers_address_once_something_answers_there() {
+    let google = ClusterSettings { platform: Platform::GcpSnp, endpoint: "203.0.113.7:6443".into(), ..cluster() };
+    let own = |plan: &[Action]| commands(plan).iter().position(|command| command == "own 203.0.113.7");
+    let ticket = |material, cluster: &ClusterSettings| {
+        let mut ticket = ticket(material);
+        ticket.cluster = cluster.clone();
+        ticket
+    };
+    let plan = join(&ticket(true, &google), Role::ControlPlane, "KEY\n", b"{}", fresh());
+    let await_api = commands(&plan).iter().position(|command| command.starts_with("await https://10.77.0.12"));
+    assert_eq!(own(&plan), await_api.map(|at| at + 1), "a joining node needs the others until its own server is up");
+    for member in [false, true] {
+        let request = InitRequest {
+            disk_key: vec![1; 32],
+            disk_secret: vec![3; 32],
+            cluster_id: vec![2; 32],
+            verifier_ca_certificate: "VCA".into(),
+            verifier_ca_key: "VKEY".into(),
+            node: node(),
+            cluster: google.clone(),
+        };
+        let commands = commands(&init(&request, b"{}", Facts { member, ..fresh() }));
+        assert_eq!(commands[commands.len() - 2], "own 203.0.113.7", "{commands:#?}");
+    }
+    let back = Facts { member: true, ..fresh() };
+    assert!(own(&join(&ticket(true, &google), Role::ControlPlane, "KEY\n", b"{}", back)).is_some());
+    assert!(own(&recover(&node(), &google, Role::ControlPlane)).is_some());
+    // What is sent from anywhere else must go to the balancer.
+    let elsewhere = ClusterSettings { platform: Platform::AwsSnp, ..google.clone() };
+    for plan in [
+        join(&ticket(false, &google), Role::Worker, "KEY\n", b"{}", fresh()),
+        recover(&node(), &google, Role::Worker),
+        join(&ticket(true, &elsewhere), Role::ControlPlane, "KEY\n", b"{}", fresh()),
+    ] {
+        assert_eq!(own(&plan), None);
+    }
+}
+
+#[test]
+fn a_new_verifier_believes_no_older_policy_than_who_let_it_in_and_a_returning_one_remembers_its_own() {
+    let memory = |facts| {
+        let plan = join(&ticket(true), Role::ControlPlane, "KEY\n", b"{}", facts);
+        plan.iter().find_map(|action| match action {
+            Action::Write { path, contents, .. } if path.ends_with("/trust-revision") => Some(contents.clone()),
+            _ => None,
+        })
+    };
+    assert_eq!(memory(fresh()), Some(b"7".to_vec()));
+    assert_eq!(memory(Facts { member: true, ..fresh() }), None);
 }

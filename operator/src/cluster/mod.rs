@@ -281,7 +281,7 @@ async fn announce(
         ctx.events.warning(cluster, &why, message).await;
     }
     let whose = "joins failed, or somebody who names no node of this cluster was refused";
-    if let Some(told) = events::refused(before.refusals.as_ref(), after.refusals.as_ref(), whose) {
+    for told in events::refused(before.refusals.as_ref(), after.refusals.as_ref(), whose) {
         ctx.events.tell(cluster, told).await;
     }
     let ready = |status: &ConstellationClusterStatus| {

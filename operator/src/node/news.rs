@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn refusals_in_a_nodes_name_are_told_once_for_each_reason_whatever_their_number() {
         let with = |count, id: &str| ConfidentialNodeStatus {
-            refusals: Some(Refusals { count, since: None, last: result("Refused", id) }),
+            refusals: Some(Refusals { count, since: None, last: result("Refused", id), others: Vec::new() }),
             ..given(Phase::Ready, Some(result("Accepted", "")))
         };
         let calm = given(Phase::Ready, Some(result("Accepted", "")));

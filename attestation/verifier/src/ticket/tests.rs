@@ -168,7 +168,7 @@ fn a_worker_gets_its_own_disk_key_and_no_control_plane_material() {
     let dir = tempfile::tempdir().unwrap();
     let home = given_home(dir.path());
     let (csr, _) = given_greedy_request();
-    let ticket = prepare(&home, &given_spec(Role::Worker), &csr, "kind: KubeletConfiguration", now()).unwrap();
+    let ticket = prepare(&home, &given_spec(Role::Worker), &csr, "kind: KubeletConfiguration", 7, now()).unwrap();
     assert!(ticket.control_plane.is_none());
     assert_eq!(ticket.disk_key, keys::disk_key(&[1; 32], "uid-1").to_vec());
     assert_eq!(ticket.cluster_id, [2; 32]);
@@ -182,13 +182,26 @@ fn a_worker_gets_its_own_disk_key_and_no_control_plane_material() {
 }
 
 #[test]
+fn an_admission_that_a_kubelet_would_misread_makes_no_ticket() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = given_home(dir.path());
+    let (csr, _) = given_greedy_request();
+    let mut spec = given_spec(Role::Worker);
+    spec.taints.push("e=f:NoSchedule --anonymous-auth=true".to_owned());
+    assert!(matches!(prepare(&home, &spec, &csr, "x", 7, now()), Err(Error::Settings(_))));
+    spec.taints.pop();
+    prepare(&home, &spec, &csr, "x", 7, now()).unwrap();
+}
+
+#[test]
 fn a_control_plane_gets_all_of_its_material_or_no_ticket() {
     let dir = tempfile::tempdir().unwrap();
     let home = given_home(dir.path());
     let (csr, _) = given_greedy_request();
     let spec = given_spec(Role::ControlPlane);
-    let ticket = prepare(&home, &spec, &csr, "x", now()).unwrap();
+    let ticket = prepare(&home, &spec, &csr, "x", 7, now()).unwrap();
     let material = ticket.control_plane.as_ref().unwrap();
+    assert_eq!(material.trust_revision, 7);
     let names: Vec<&str> = material.pki.keys().map(String::as_str).collect();
     let mut expected = CONTROL_PLANE_FILES;
     expected.sort_unstable();
@@ -198,7 +211,7 @@ fn a_control_plane_gets_all_of_its_material_or_no_ticket() {
         let path = home.paths.pki.join(name);
         let contents = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        assert!(matches!(prepare(&home, &spec, &csr, "x", now()), Err(Error::File(_))), "{name}");
+        assert!(matches!(prepare(&home, &spec, &csr, "x", 7, now()), Err(Error::File(_))), "{name}");
         fs::write(&path, contents).unwrap();
     }
 }
