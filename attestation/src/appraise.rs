@@ -12,9 +12,13 @@ use subtle::ConstantTimeEq;
 use crate::{
     endorsement,
     endorsers::{Endorsers, Need, needs},
+    machine::tpm_nonce,
     platform::Platform,
     policy::{LAUNCH_PCR, MeasurementSet, TrustPolicy},
-    protocol::{Evidence, Hello},
+    protocol::{
+        Evidence, Hello,
+        machine::{Machine, Report},
+    },
     result::{Checks, Clause},
     tpm::{
         Hash,
@@ -22,6 +26,7 @@ use crate::{
         eventlog::EventLog,
         public::Public,
         quote::{self, Quote},
+        signature::Signature,
     },
     verified::Verified,
 };
@@ -146,12 +151,26 @@ impl Mismatch {
     }
 }
 
+/// Whose word the evidence is, whether it is good or not.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// Anybody's.
+    Unknown,
+    /// The attestation key's that the node names: it signed in this conversation. Whose key that is isn't known.
+    Key,
+    /// A machine's of the verifier's platform: its maker or its cloud speaks for the key as well.
+    Machine,
+}
+
 /// Result of an appraisal.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Appraisal {
     /// Whether every clause holds.
     pub accepted: bool,
+    /// Whose word it is.
+    pub origin: Origin,
     /// The set that matched.
     pub set: Option<String>,
     /// Every clause that doesn't hold; empty exactly when accepted.
@@ -243,8 +262,14 @@ pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, endorsers: &End
     let wanting = !mismatches.is_empty() && needs::only_wanting(clauses);
     let machine = presented.evidence.machine.as_ref().filter(|_| wanting);
     let lacking = machine.map(|machine| endorsers.lacking(machine, now)).unwrap_or_default();
+    let origin = match &attest {
+        Some(_) => Origin::Machine,
+        None if is_signed(presented) => Origin::Key,
+        None => Origin::Unknown,
+    };
     Appraisal {
         accepted,
+        origin,
         set: set.filter(|_| accepted),
         mismatches,
         lacking,
@@ -257,6 +282,23 @@ pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, endorsers: &End
             .map(|b| hex::encode(Sha256::digest(b)))
             .unwrap_or_default(),
     }
+}
+
+/// Whether the attestation key that the node names signed for this conversation.
+fn is_signed(presented: &Presented<'_>) -> bool {
+    let evidence = presented.evidence;
+    let report = match &evidence.machine {
+        None => None,
+        Some(Machine::Azure { report, .. }) => Some(report.as_slice()),
+        Some(Machine::Aws { report, .. } | Machine::Google { report, .. }) => report.as_ref().map(Report::signed),
+    };
+    let nonce = report.map_or(*presented.binding, |report| tpm_nonce(presented.binding, report));
+    let ak = Public::parse(&presented.hello.ak_public).ok().filter(Public::is_attestation_key);
+    let signature = Signature::parse(&evidence.signature).ok();
+    let attest = Attest::parse(&evidence.quote).ok();
+    ak.zip(signature).zip(attest).is_some_and(|((ak, signature), attest)| {
+        signature.is_valid(&ak.key, &evidence.quote) && bool::from(attest.extra_data.ct_eq(&nonce))
+    })
 }
 
 /// A TPM that its maker endorses, and nothing beside it.

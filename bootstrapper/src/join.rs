@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     error::Error,
-    machine::{Grant, Machine, State},
+    machine::{Grant, Machine},
     source::Source,
 };
 
@@ -28,7 +28,7 @@ const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Asks every verifier in turn until the node is admitted, by one of them or by its owner.
+/// Asks every verifier in turn until the node is a member, by one of them or by its owner, or must be replaced.
 pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>) {
     // The network is up and the launch configuration measured.
     let began = Instant::now();
@@ -36,7 +36,7 @@ pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>) {
     let first = Arc::clone(&machine);
     tokio::task::spawn_blocking(move || first.tpm.blocking_lock().endorsement().map(drop));
     let mut pause = FIRST;
-    while machine.state() == State::Waiting {
+    while machine.wants_grant().await {
         match attempt(&machine, source.as_ref()).await {
             Ok((ticket, took)) => {
                 let milliseconds = began.elapsed().as_millis();
@@ -45,7 +45,6 @@ pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>) {
                 if machine.claim() {
                     machine.carry_out(Grant::Join(ticket)).await;
                 }
-                return;
             }
             Err(error) => tracing::info!(%error, "Not admitted yet"),
         }

@@ -1,6 +1,9 @@
 //! The node's identity and state: TPM, keys of this boot, launch configuration, and whether it is in yet.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
@@ -28,11 +31,11 @@ const ADMIN: &str = "/etc/kubernetes/admin.conf";
 /// Whether the node is in yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It failed for good; it must be replaced.
+    /// It failed before it was a member; it must be replaced.
     Failed,
     /// It belongs to a cluster.
     Member,
-    /// Nobody has admitted it yet.
+    /// Nobody has admitted it yet, or what was granted couldn't be carried out by a member that returns.
     Waiting,
     /// It carries out what was granted.
     Working,
@@ -46,6 +49,18 @@ pub enum Grant {
     Join(Ticket),
     /// By the owner, while no verifier was up.
     Recover(RecoverKey),
+}
+
+impl Grant {
+    /// The cluster's identity.
+    fn cluster_id(&self) -> Result<[u8; 32], Error> {
+        let id = match self {
+            Self::Init(grant) => &grant.cluster_id,
+            Self::Join(grant) => &grant.cluster_id,
+            Self::Recover(grant) => &grant.cluster_id,
+        };
+        id.as_slice().try_into().map_err(|_| Error::State("the cluster's identity isn't 32 bytes".into()))
+    }
 }
 
 /// The node.
@@ -64,8 +79,7 @@ pub struct Machine {
     pub address: String,
     /// What acts on the machine.
     pub host: Host,
-    /// What it is doing.
-    pub log: Log,
+    log: StdMutex<Log>,
     state: watch::Sender<State>,
 }
 
@@ -118,7 +132,7 @@ impl Machine {
             log.end(Progress::Done { kubeconfig: kubeconfig.to_string() });
         }
         let state = watch::Sender::new(state);
-        let tpm = Mutex::new(tpm);
+        let (tpm, log) = (Mutex::new(tpm), StdMutex::new(log));
         Ok(Arc::new(Self { tpm, secrets, launch, launch_bytes, owner_spki, address, host, log, state }))
     }
 
@@ -130,8 +144,23 @@ impl Machine {
 
     /// Waits until the node is a member.
     pub async fn member(&self) {
+        self.until(|state| state == State::Member).await;
+    }
+
+    /// Waits until no grant is being carried out; gives whether one is still wanted.
+    pub async fn wants_grant(&self) -> bool {
+        self.until(|state| state != State::Working).await == Some(State::Waiting)
+    }
+
+    async fn until(&self, wanted: impl Fn(State) -> bool) -> Option<State> {
         // The sender lives in `self`, so waiting can't fail.
-        let _ = self.state.subscribe().wait_for(|state| *state == State::Member).await;
+        self.state.subscribe().wait_for(|state| wanted(*state)).await.ok().map(|state| *state)
+    }
+
+    /// What it does for the grant that was claimed last.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How the node presents itself. Nothing in it is secret.
@@ -150,13 +179,15 @@ impl Machine {
         })
     }
 
-    /// Takes the node for one grant; whoever comes second is told no.
+    /// Takes the node for one grant, whose progress begins anew; whoever comes second is told no.
     #[must_use]
     pub fn claim(&self) -> bool {
         self.state.send_if_modified(|state| {
             let free = *state == State::Waiting;
             if free {
                 *state = State::Working;
+                // Before the state is seen: who comes second follows this one.
+                *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Log::default();
             }
             free
         })
@@ -164,56 +195,84 @@ impl Machine {
 
     /// Carries out a grant to its end. Call only after [`Machine::claim`].
     ///
-    /// A node that fails while it joins ends its machine, which its owner sees and replaces. One that has data of a
-    /// member, or that the owner is talking to, stays.
+    /// A new node that fails while it joins ends its machine, which its owner sees and replaces. One that failed at the
+    /// owner's hand stays, for the owner is listening. One that may hold a member's data waits for the next grant: what
+    /// failed may be well then, and nothing is lost meanwhile.
     pub async fn carry_out(&self, grant: Grant) {
+        let log = self.log();
+        let opened = self.open(&grant, &log).await;
+        // Recovering gives no node up, and only what was looked into is known to be empty.
+        let hopeless = matches!(opened, Ok(false) | Err(Error::ForeignDisk(_))) && !matches!(grant, Grant::Recover(_));
         let joins = matches!(grant, Grant::Join(_));
-        match self.work(grant).await {
+        let done = match opened {
+            Ok(member) => self.work(grant, member, &log).await,
+            Err(error) => Err(error),
+        };
+        match done {
             Ok(kubeconfig) => {
                 self.state.send_replace(State::Member);
-                self.log.end(Progress::Done { kubeconfig: kubeconfig.to_string() });
+                log.end(Progress::Done { kubeconfig: kubeconfig.to_string() });
             }
             Err(error) => {
-                tracing::error!(%error, "Joining failed; the node must be replaced");
-                self.state.send_replace(State::Failed);
-                self.log.end(Progress::Failed { message: error.to_string() });
-                if joins && !self.host.exists(MEMBER) {
+                if hopeless {
+                    tracing::error!(%error, "Joining failed; the node must be replaced");
+                    self.state.send_replace(State::Failed);
+                } else {
+                    tracing::error!(%error, "Returning failed; it is tried again");
+                    self.state.send_replace(State::Waiting);
+                }
+                log.end(Progress::Failed { message: error.to_string() });
+                if hopeless && joins {
                     self.host.power_off().await;
                 }
             }
         }
     }
 
-    async fn work(&self, grant: Grant) -> Result<Zeroizing<String>, Error> {
-        let (key, integrity, id) = match &grant {
-            Grant::Init(g) => (&g.disk_key, Some(g.node.disk_integrity), &g.cluster_id),
-            Grant::Join(g) => (&g.disk_key, Some(g.node.disk_integrity), &g.cluster_id),
-            Grant::Recover(g) => (&g.disk_key, None, &g.cluster_id),
+    /// Opens the state disk; gives whether it holds a member's data.
+    async fn open(&self, grant: &Grant, log: &Log) -> Result<bool, Error> {
+        grant.cluster_id()?;
+        let (key, node) = match grant {
+            Grant::Init(grant) => (&grant.disk_key, Some(&grant.node)),
+            Grant::Join(grant) => (&grant.disk_key, Some(&grant.node)),
+            Grant::Recover(grant) => (&grant.disk_key, None),
         };
-        let key = Zeroizing::new(key.clone());
-        let id: [u8; 32] =
-            id.as_slice().try_into().map_err(|_| Error::State("the cluster's identity isn't 32 bytes".into()))?;
-        self.host.apply(&plan::disk(integrity), &key, &self.log).await?;
-        let facts = Facts { address: &self.address, member: self.host.exists(MEMBER) };
+        node.map_or(Ok(()), NodeSettings::validate)?;
+        let integrity = node.map(|node| node.disk_integrity);
+        self.host.apply(&plan::disk(integrity), &Zeroizing::new(key.clone()), log).await?;
+        Ok(self.host.exists(MEMBER))
+    }
+
+    async fn work(&self, grant: Grant, member: bool, log: &Log) -> Result<Zeroizing<String>, Error> {
+        let id = grant.cluster_id()?;
+        let facts = Facts { address: &self.address, member };
         let role = self.launch.role;
         let plan = match &grant {
             Grant::Init(grant) => plan::init(grant, &self.launch_bytes, facts),
             Grant::Join(ticket) => plan::join(ticket, role, &self.secrets.kubelet_key_pem(), &self.launch_bytes, facts),
-            Grant::Recover(_) if !facts.member => {
-                return Err(Error::NothingToRecover);
-            }
+            Grant::Recover(_) if !member => return Err(Error::NothingToRecover),
             Grant::Recover(_) => {
                 let (node, cluster) = self.settings()?;
-                plan::recover(&node, &cluster)
+                plan::recover(&node, &cluster, role)
             }
         };
-        self.host.apply(&plan, &key, &self.log).await?;
+        self.host.apply(&plan, &Zeroizing::default(), log).await?;
+        let kubeconfig = match grant {
+            Grant::Init(_) => self.host.read(ADMIN)?,
+            _ => Zeroizing::default(),
+        };
+        // Last: from here on the node is a member, also to a process that is started again.
         self.tpm.lock().await.extend_pcr15(&id)?;
-        self.host.apply(&plan::member(role), &key, &self.log).await?;
-        match grant {
-            Grant::Init(_) => self.host.read(ADMIN),
-            _ => Ok(Zeroizing::default()),
-        }
+        Ok(kubeconfig)
+    }
+
+    /// Starts what only members run, as soon as this node is one.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it can't be started.
+    pub async fn start_member(&self) -> Result<(), Error> {
+        self.member().await;
+        self.host.apply(&plan::member(self.launch.role), &Zeroizing::default(), &self.log()).await
     }
 
     /// What the node was told about itself and its cluster; only a member knows.

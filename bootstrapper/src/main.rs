@@ -1,6 +1,6 @@
 //! `constellation-bootstrapper`: the node agent.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
@@ -120,8 +120,12 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     }
     let joining = tokio::spawn(join::join(machine.clone(), source));
     let meshing = tokio::spawn(mesh::keep(machine.clone()));
-    let served = serve::serve(machine, listener).await;
+    let ended = tokio::select! {
+        served = serve::serve(Arc::clone(&machine), listener) => served.map_err(Into::into),
+        // systemd starts this program again, which tries it again.
+        Err(error) = machine.start_member() => Err(error).context("starting what a member runs"),
+    };
     joining.abort();
     meshing.abort();
-    Ok(served?)
+    ended
 }

@@ -20,4 +20,5 @@ pub mod server;
 pub mod store;
 pub mod ticket;
 pub mod trust;
+pub mod turns;
 pub mod verifier;

@@ -166,11 +166,11 @@ async fn prepare(args: &Serve) -> Verifier<Cluster> {
     let home = patiently("our files", || async { Home::load(&paths) }).await;
     let store = patiently("access to the Kubernetes API", || open(args)).await;
     let memory = args.dir.join("trust-revision");
+    let platform = args.platform.unwrap_or(home.cluster.platform);
     let trust = patiently("the memory of the trust bundle", || async {
-        Trust::open(&home.owner_spki, &home.launch.cluster_uid, &memory)
+        Trust::open(&home.owner_spki, &home.launch.cluster_uid, platform, &memory)
     })
     .await;
-    let platform = args.platform.unwrap_or(home.cluster.platform);
     Verifier::new(home, trust, store, platform)
 }
 

@@ -58,7 +58,10 @@ pub async fn enrol<A: Store>(verifier: &Verifier<A>, schedule: &Schedule) {
                 tracing::error!(refusal = id, "Our own node doesn't pass; its status has the reasons");
             }
             Ok(None) => tracing::debug!("Our own node has no admission yet"),
-            Err(error) => tracing::info!(error = %chain(&error), "Enrolling our own node failed, trying again"),
+            Err(error) => {
+                verifier.own_fault(&error);
+                tracing::info!(error = %chain(&error), "Enrolling our own node failed, trying again");
+            }
         }
         sleep(pause).await;
         pause = (pause * 2).min(ENROL_SLOWEST);
@@ -95,6 +98,7 @@ pub async fn round<A: Store>(verifier: &Verifier<A>, schedule: &Schedule) {
                 Ok(None) => {}
                 Err(error) => {
                     verifier.metrics.reattest_failed.add();
+                    verifier.own_fault(&error);
                     tracing::info!(node_uid = uid, error = %chain(&error), "A member gave no evidence");
                 }
             }
@@ -153,7 +157,7 @@ async fn ask<A: Store>(
     };
     if let Some(reason) = refused {
         let id = verifier.refuse_unproven(uid, reason)?;
-        session::refuse(&mut channel, &id).await?;
+        let _ = session::refuse(&mut channel, &id).await;
         return Ok(Some(Outcome::Refused { id }));
     }
     // Read as late as possible, so that the compare-and-swap is against what is true now.

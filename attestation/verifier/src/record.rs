@@ -7,8 +7,9 @@ use std::{
 };
 
 use constellation_attestation::{
-    appraise::{Appraisal, clause},
+    appraise::{Appraisal, Origin, clause},
     platform::Platform,
+    policy::LAUNCH_PCR,
 };
 use constellation_crds::{
     NodeAdmissionStatus,
@@ -125,17 +126,29 @@ pub fn next(
 
 /// Whether a refusal is the node's own: its last appraisal. Others are counted beside it, see [`crate::refusals`].
 ///
-/// Anybody can knock with a member's uid and nonsense for evidence; that must not make a good member look bad. So of
-/// a node that was admitted only refusals of genuine evidence are its own: from its own TPM, or good but for another
-/// reason, such as a second machine that claims to be it. Our own node we ask while it may still be becoming a
-/// member; once it is one, the rounds for members watch it.
+/// Anybody can knock with a node's uid and nonsense for evidence; that must not make a good node look bad, which would
+/// be replaced for it. Of a node that was admitted only refusals are its own of what its recorded key signed, or of good
+/// evidence, such as of a second machine that claims to be it. Of one that wasn't, only those of a machine that
+/// is genuine and measured the node's launch configuration, but isn't what it should be; or that nothing stands against
+/// but what is still to be fetched. Our own node we ask while it may still be becoming a member; once it is one, the
+/// rounds for members watch it.
 #[must_use]
 pub fn attributable(status: Option<&NodeAdmissionStatus>, door: Door, appraisal: &Appraisal) -> bool {
-    let Some(admission) = status.and_then(|status| status.admission.as_ref()) else { return true };
-    // Registers alone differ only in a quote that was verified.
-    let genuine = !appraisal.mismatches.is_empty()
-        && appraisal.mismatches.iter().all(|mismatch| mismatch.clause.starts_with(clause::PCR));
-    door != Door::Own && (appraisal.accepted || (genuine && appraisal.ak_name == admission.ak_name))
+    let Some(admission) = status.and_then(|status| status.admission.as_ref()) else {
+        return appraisal.accepted || !appraisal.lacking.is_empty() || is_wrongly_booted(appraisal);
+    };
+    let signed = appraisal.origin >= Origin::Key && appraisal.ak_name == admission.ak_name;
+    door != Door::Own && (appraisal.accepted || signed)
+}
+
+/// Whether a genuine machine measured the node's launch configuration and booted something else, or on hardware that
+/// isn't good enough.
+fn is_wrongly_booted(appraisal: &Appraisal) -> bool {
+    let launch = format!("{}{LAUNCH_PCR}", clause::PCR);
+    let of_machine = |name: &str| [clause::PCR, "snp.", "tdx."].iter().any(|prefix| name.starts_with(prefix));
+    appraisal.origin == Origin::Machine
+        && !appraisal.mismatches.is_empty()
+        && appraisal.mismatches.iter().all(|mismatch| of_machine(&mismatch.clause) && mismatch.clause != launch)
 }
 
 /// Remembers which nodes' refusals were just recorded.
@@ -217,15 +230,16 @@ mod tests {
     }
 
     #[test]
-    fn only_genuine_evidence_makes_a_member_look_bad() {
+    fn only_genuine_evidence_makes_a_node_look_bad() {
         let mismatch = |clause: &str| constellation_attestation::appraise::Mismatch {
             clause: clause.to_owned(),
             expected: None,
             actual: None,
             message: String::new(),
         };
-        let appraisal = |accepted, ak_name: &str, clauses: &[&str]| Appraisal {
-            accepted,
+        let appraisal = |origin, ak_name: &str, clauses: &[&str]| Appraisal {
+            accepted: clauses.is_empty(),
+            origin,
             set: None,
             mismatches: clauses.iter().map(|clause| mismatch(clause)).collect(),
             lacking: Vec::new(),
@@ -238,18 +252,29 @@ mod tests {
         };
         let admission = Admission { ak_name: "a".to_owned(), ..Admission::default() };
         let member = NodeAdmissionStatus { admission: Some(admission), ..NodeAdmissionStatus::default() };
+        let new = NodeAdmissionStatus::default();
+        // Of a member, and of a node that was never admitted.
         let table = [
-            (appraisal(false, "a", &["tpm.pcr.11"]), Door::Join, true),
-            (appraisal(false, "a", &["tpm.pcr.11"]), Door::Own, false),
-            (appraisal(false, "b", &["tpm.pcr.11"]), Door::Join, false),
-            (appraisal(false, "a", &["tpm.pcr.11", "tpm.signature"]), Door::Join, false),
-            (appraisal(false, "a", &[]), Door::Join, false),
-            (appraisal(true, "b", &[]), Door::Join, true),
+            (appraisal(Origin::Machine, "a", &["tpm.pcr.11"]), [true, true]),
+            (appraisal(Origin::Machine, "b", &["tpm.pcr.11"]), [false, true]),
+            (appraisal(Origin::Machine, "b", &["tpm.pcr.11", "tpm.pcr.15"]), [false, false]),
+            (appraisal(Origin::Machine, "b", &["snp.tcb.snp"]), [false, true]),
+            (appraisal(Origin::Machine, "b", &["evidence.machine.key", "tpm.pcr.11"]), [false, false]),
+            // A recorded key needs nobody who speaks for it: its own, or the one that did, may be trusted no longer.
+            (appraisal(Origin::Key, "a", &["tpm.ek.certificate"]), [true, false]),
+            (appraisal(Origin::Key, "b", &["tpm.ek.certificate"]), [false, false]),
+            (appraisal(Origin::Key, "a", &["tpm.pcr.11"]), [true, false]),
+            (appraisal(Origin::Unknown, "a", &["tpm.pcr.11", "tpm.signature"]), [false, false]),
+            (appraisal(Origin::Unknown, "a", &["tpm.pcr.11"]), [false, false]),
+            (appraisal(Origin::Machine, "b", &[]), [true, true]),
         ];
-        for (appraisal, door, expected) in table {
-            assert_eq!(attributable(Some(&member), door, &appraisal), expected, "{appraisal:?}");
-            assert!(attributable(None, door, &appraisal));
-            assert!(attributable(Some(&NodeAdmissionStatus::default()), door, &appraisal));
+        for (appraisal, [of_member, of_new]) in table {
+            for door in [Door::Join, Door::Member] {
+                assert_eq!(attributable(Some(&member), door, &appraisal), of_member, "{appraisal:?}");
+                assert_eq!(attributable(Some(&new), door, &appraisal), of_new, "{appraisal:?}");
+                assert_eq!(attributable(None, door, &appraisal), of_new, "{appraisal:?}");
+            }
+            assert!(!attributable(Some(&member), Door::Own, &appraisal), "{appraisal:?}");
         }
     }
 

@@ -34,8 +34,12 @@ use crate::{
 pub const USER: &str = "constellation:verifier";
 /// Name of the one trust bundle.
 pub const BUNDLE: &str = "constellation";
+/// What is missing where it isn't there.
+pub const TRUST: &str = "TrustBundle constellation";
 /// `ConfigMap` in which kubeadm keeps the kubelets' configuration.
 const KUBELET_CONFIG: &str = "kubelet-config";
+/// Status of an answer that asks to come again later (RFC 6585, 4).
+const TOO_MANY: u16 = 429;
 /// Where kubeadm puts it.
 const KUBELET_CONFIG_NAMESPACE: &str = "kube-system";
 /// Its key.
@@ -67,6 +71,20 @@ pub enum Error {
     /// The API server took too long.
     #[error("{0} took too long")]
     Timeout(&'static str),
+}
+
+impl Error {
+    /// Whether the API server answered, and gave nothing: it won't do so the next time either, unless somebody acts.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Missing(_) => true,
+            Self::Api(_, error) => {
+                matches!(&**error, kube::Error::Api(status) if matches!(status.code, 400..=499) && !status.is_conflict() && status.code != TOO_MANY)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What the verifier reads and writes. Nothing is cached.
@@ -187,7 +205,7 @@ impl Store for Cluster {
             }
             Name::Nobody => {
                 let bundle = call("reading the TrustBundle", self.bundles.get_opt(BUNDLE)).await?;
-                let bundle = bundle.ok_or(Error::Missing("TrustBundle constellation"))?;
+                let bundle = bundle.ok_or(Error::Missing(TRUST))?;
                 let before = bundle.status.as_ref().and_then(|status| status.refusals.as_ref());
                 add(&self.bundles, &bundle, &refusals::after(before, news)).await
             }
@@ -196,7 +214,7 @@ impl Store for Cluster {
 
     async fn bundle(&self) -> Result<TrustBundleSpec, Error> {
         let bundle = call("reading the TrustBundle", self.bundles.get_opt(BUNDLE)).await?;
-        Ok(bundle.ok_or(Error::Missing("TrustBundle constellation"))?.spec)
+        Ok(bundle.ok_or(Error::Missing(TRUST))?.spec)
     }
 
     async fn kubelet_config(&self) -> Result<String, Error> {
@@ -227,7 +245,7 @@ where
 /// As JSON that replaces what is there: what isn't said is null, else a merge would keep the earlier refusal's. Taken
 /// apart without `..`, so that a new field can't be forgotten here.
 fn whole(refusals: &Refusals) -> Value {
-    let Refusals { count, since, last } = refusals;
+    let Refusals { count, since, last, others } = refusals;
     let AttestationResult {
         verdict,
         platform,
@@ -241,7 +259,7 @@ fn whole(refusals: &Refusals) -> Value {
     json!({"count": count, "since": since, "last": {
         "verdict": verdict, "platform": platform, "measurementSet": measurement_set, "trustRevision": trust_revision,
         "time": time, "evidenceDigest": evidence_digest, "refusalId": refusal_id, "mismatches": mismatches,
-    }})
+    }, "others": others})
 }
 
 fn is_conflict(error: &kube::Error) -> bool {

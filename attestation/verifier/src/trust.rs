@@ -9,6 +9,7 @@ use std::{
 
 use constellation_attestation::{
     dsse,
+    platform::Platform,
     policy::{TRUST_POLICY_TYPE, TrustPolicy},
 };
 use constellation_crds::node::Mismatch;
@@ -61,13 +62,14 @@ impl Error {
 pub struct Trust {
     owner_spki: Vec<u8>,
     cluster_uid: String,
+    platform: Platform,
     path: PathBuf,
     floor: Mutex<u64>,
 }
 
 impl Trust {
     /// Reads the remembered revision from `path`; a missing file means that none was used yet.
-    pub fn open(owner_spki: &[u8], cluster_uid: &str, path: &Path) -> Result<Self, Error> {
+    pub fn open(owner_spki: &[u8], cluster_uid: &str, platform: Platform, path: &Path) -> Result<Self, Error> {
         let failed = |error| Error::Floor(path.to_owned(), error);
         let floor = match fs::read_to_string(path) {
             Ok(text) => {
@@ -79,6 +81,7 @@ impl Trust {
         Ok(Self {
             owner_spki: owner_spki.to_owned(),
             cluster_uid: cluster_uid.to_owned(),
+            platform,
             path: path.to_owned(),
             floor: Mutex::new(floor),
         })
@@ -99,7 +102,8 @@ impl Trust {
             return Err(Error::Cluster);
         }
         policy.validate().map_err(|error| Error::Policy(error.to_string()))?;
-        if policy.endorsement_roots.is_empty() {
+        // A cloud speaks for its TPMs itself, with keys that we know.
+        if self.platform.has_endorsement_key() && policy.endorsement_roots.is_empty() {
             return Err(Error::Policy("it names no endorser of TPMs".to_owned()));
         }
         let mut floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);

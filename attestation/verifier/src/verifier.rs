@@ -33,6 +33,7 @@ use crate::{
     store::{self, Store},
     ticket,
     trust::{self, Trust},
+    turns::{PER_NODE as TURNS, Turns},
 };
 
 /// Each loss of the race means that somebody else's write succeeded; more than this on one node isn't honest work.
@@ -64,6 +65,9 @@ pub enum Error {
     /// The conversation failed.
     #[error("the conversation with the node failed")]
     Session(#[from] session::Error),
+    /// Others talk in the node's name already.
+    #[error("{TURNS} conversations in the node's name are open already")]
+    Turns,
     /// The API gave nothing.
     #[error("the Kubernetes API gave no answer")]
     Store(#[from] store::Error),
@@ -89,6 +93,8 @@ pub struct Verifier<A> {
     pub metrics: Metrics,
     /// Places for joins that are past their Hello.
     pub places: Semaphore,
+    /// Who holds them.
+    pub turns: Turns,
     /// Refusals that say nothing about a node, on their way to the owner.
     pub ledger: Ledger,
     quiet: Quiet,
@@ -134,6 +140,7 @@ impl<A: Store> Verifier<A> {
             platform,
             metrics: Metrics::default(),
             places: Semaphore::new(ABREAST),
+            turns: Turns::default(),
             ledger: Ledger::default(),
             quiet: Quiet::default(),
         }
@@ -209,17 +216,23 @@ impl<A: Store> Verifier<A> {
             };
             let prepared = match prepare(&node.spec) {
                 Ok(prepared) => prepared,
-                Err(error @ (ticket::Error::Name(_) | ticket::Error::Request(_))) => {
-                    let reasons = vec![reason("ticket", None, None, &error.to_string())];
+                Err(error @ (ticket::Error::Name(_) | ticket::Error::Request(_) | ticket::Error::Settings(_))) => {
+                    let reasons = vec![reason("ticket", None, None, &chain(&error))];
                     return self.refuse_case(&node, reasons, case).await.map(Settled::Refused);
                 }
                 Err(error) => return Err(Error::Ticket(error)),
             };
             let result = record::accepted(&case.appraisal, self.platform, case.revision, now);
-            let Some(status) = record::next(node.status.as_ref(), Some(admission), result) else {
-                return Ok(Settled::Granted(prepared));
-            };
             let uid = node.spec.node_uid.clone();
+            let Some(status) = record::next(node.status.as_ref(), Some(admission), result) else {
+                // No write will show whether somebody wrote meanwhile, such as an eviction.
+                let now = self.store.node(&uid).await?.ok_or(Error::Gone)?;
+                if now.metadata.resource_version == node.metadata.resource_version {
+                    return Ok(Settled::Granted(prepared));
+                }
+                node = now;
+                continue;
+            };
             node.status = Some(status);
             match self.store.record(&node).await {
                 Ok(()) => return Ok(Settled::Granted(prepared)),
@@ -255,7 +268,9 @@ impl<A: Store> Verifier<A> {
         let clause = match error {
             Error::Home(_) => "verifier.files",
             Error::Ticket(_) => "verifier.ticket",
-            Error::Trust(_) | Error::Store(store::Error::Missing(_)) => "verifier.trust",
+            Error::Trust(_) | Error::Store(store::Error::Missing(store::TRUST)) => "verifier.trust",
+            // An API server that is away can't be told anything either; one that refuses can.
+            Error::Store(error) if error.is_refusal() => "verifier.api",
             _ => return,
         };
         let Ok(id) = fresh_id() else { return };
@@ -285,16 +300,21 @@ impl<A: Store> Verifier<A> {
             return Ok(id);
         }
         tracing::warn!(refusal = id, node_uid = uid, ?clauses, "Refused a node");
-        if !own || !self.quiet.allows(uid, Instant::now()) {
+        if !own {
             return Ok(id);
         }
-        if let Some(status) = record::next(node.status.as_ref(), None, result) {
-            let written = self.store.record(&NodeAdmission { status: Some(status), ..node.clone() }).await;
-            if let Err(error) = written {
-                tracing::warn!(refusal = id, error = %chain(&error), "Recording a refusal failed");
+        let count = |result| self.ledger.note(Name::Node(uid.clone()), result, Instant::now());
+        if !self.quiet.allows(uid, Instant::now()) {
+            return Ok(count(result));
+        }
+        let Some(status) = record::next(node.status.as_ref(), None, result.clone()) else { return Ok(id) };
+        match self.store.record(&NodeAdmission { status: Some(status), ..node.clone() }).await {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                tracing::warn!(refusal = id, error = %chain(&error), "Recording a refusal failed; it is counted");
+                Ok(count(result))
             }
         }
-        Ok(id)
     }
 }
 

@@ -159,7 +159,18 @@ impl Agent {
         Ok(())
     }
 
-    fn prepare(&self, name: &str, text: &str) -> Result<()> {
+    /// Waits until it has logged something.
+    pub async fn wait_for_log(&self, text: &str) -> Result<()> {
+        let begun = Instant::now();
+        while !self.log().contains(text) {
+            ensure!(begun.elapsed() < START, "{text:?} was not logged: {}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Writes a file of the machine.
+    pub fn prepare(&self, name: &str, text: &str) -> Result<()> {
         let path = self.path(name);
         fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
         Ok(fs::write(path, text)?)

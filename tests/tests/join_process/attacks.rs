@@ -393,6 +393,34 @@ async fn callers_that_say_nothing_too_little_or_too_much_are_left_and_keep_nobod
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_knows_the_uid_of_one_node_takes_no_place_from_the_others() {
+    let (scene, mut machine) = Scene::with_worker("places").await.unwrap();
+    let launch = scene.launch("worker-2", Role::Worker);
+    scene.announce(&launch).await.unwrap();
+    let mut other = Machine::boot_like(&machine, &launch).unwrap();
+    let hello = serde_json::to_vec(&machine.hello(Purpose::Join).unwrap()).unwrap();
+    let mut held = Vec::new();
+    // More than there are places for joins that are past their Hello.
+    for _ in 0..40 {
+        let mut stream = bare(scene.verifier).await.unwrap();
+        stream.write_all(&u32::try_from(hello.len()).unwrap().to_be_bytes()).await.unwrap();
+        stream.write_all(&hello).await.unwrap();
+        held.push(stream);
+    }
+    other.join(scene.verifier).await.unwrap();
+    let mut challenged = 0;
+    for stream in &mut held {
+        challenged += usize::from(stream.read_u32().await.is_ok());
+    }
+    assert_eq!(challenged, 8, "the others were left");
+    for mut stream in held {
+        stream.shutdown().await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    machine.join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn evidence_of_more_than_a_mebibyte_is_not_read() {
     let (scene, mut machine) = Scene::with_worker("too-long").await.unwrap();
     let hello = machine.hello(Purpose::Join).unwrap();

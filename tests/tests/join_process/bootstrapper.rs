@@ -131,6 +131,17 @@ async fn a_second_init_follows_the_first_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn callers_that_say_nothing_keep_no_owner_out() {
+    let (owner, _, agent) = given_first_node().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(agent.address).await.unwrap());
+    }
+    let own = Identity::owner_client(&owner).unwrap();
+    assert_eq!(init(&agent, &own, &init_request(&owner, DISK_SECRET, CLUSTER_ID)).await, ADMIN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_takes_no_init() {
     let owner = SigningKey::generate().unwrap();
     let agent = Agent::start(&launch_config(&owner, "worker-1", Role::Worker), &[]).await.unwrap();
@@ -207,4 +218,70 @@ async fn a_join_that_was_cut_off_anywhere_is_carried_out_by_the_next_one() {
     assert_eq!((admission.ak_name, admission.admitted_at), (first.ak_name, first.admitted_at));
     assert_eq!(agent.read(&own_files[0]).unwrap(), CLUSTER_ID);
     assert!(agent.path(&own_files[2]).exists());
+}
+
+/// A folder where a file is to be written first: its writer fails.
+fn obstacle(agent: &Agent, name: &str) -> std::path::PathBuf {
+    let path = agent.path(&format!("{name}.new"));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_return_fails_tries_again_and_a_new_node_gives_up() {
+    let scene = Scene::start("return", &[]).await.unwrap();
+    let own = Identity::owner_client(&scene.owner).unwrap();
+    let (mut agents, mut trusted) = (Vec::new(), policy(1, &[]).unwrap());
+    trusted.endorsement_roots = Vec::new();
+    for (name, member) in [("worker-1", true), ("worker-2", false)] {
+        let launch = scene.launch(name, Role::Worker);
+        scene.announce(&launch).await.unwrap();
+        let mut agent = Agent::start(&launch, &[]).await.unwrap();
+        trusted.endorsement_roots.extend(agent.endorsement_roots().unwrap());
+        agent.kill().unwrap();
+        if member {
+            agent.prepare(&format!("{HOME}/member"), "").unwrap();
+        }
+        let obstacle = obstacle(&agent, &format!("{HOME}/node.json"));
+        agents.push((agent, launch, obstacle));
+    }
+    scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&trusted).unwrap(), &scene.owner)).await.unwrap();
+    for ((agent, launch, obstacle), end) in
+        agents.iter_mut().zip(["Returning failed; it is tried again", "Joining failed; the node must be replaced"])
+    {
+        agent.restart(&[scene.verifier]).await.unwrap();
+        agent.wait_for_log(end).await.unwrap();
+        assert_eq!(agent.pcr15(&own).await.unwrap(), pcr15_before_join(&launch.to_bytes()).sha256);
+        std::fs::remove_dir(obstacle).unwrap();
+    }
+    let [(member, launch, _), (new, ..)] = &agents[..] else { unreachable!("there are two") };
+    let before = pcr15_before_join(&launch.to_bytes());
+    member.wait_for_pcr15(&own, pcr15_after_join(&before, &CLUSTER_ID).sha256).await.unwrap();
+    let asked = new.log().matches("Admitted").count();
+    assert_eq!(asked, 1, "a node that gave up asks for nothing: {}", new.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_that_fails_is_told_and_the_next_one_counts() {
+    let (owner, launch, agent) = given_first_node().await;
+    let own = Identity::owner_client(&owner).unwrap();
+    let request = init_request(&owner, DISK_SECRET, CLUSTER_ID);
+    let key = RecoverKey { disk_key: request.disk_key.clone(), cluster_id: CLUSTER_ID.to_vec() };
+    let recover = async || {
+        let (mut channel, proof) = agent.prove(&own, Purpose::Recover).await.unwrap();
+        session::grant(&mut channel, &proof, &key).await.unwrap();
+        match last_word(&mut channel).await {
+            Progress::Failed { message } => message,
+            _ => String::new(),
+        }
+    };
+    assert!(recover().await.contains("recover"), "there is nothing");
+    agent.prepare(&format!("{HOME}/member"), "").unwrap();
+    assert!(recover().await.contains("node.json"), "its files are not there yet");
+    let before = pcr15_before_join(&launch.to_bytes());
+    assert_eq!(agent.pcr15(&own).await.unwrap(), before.sha256);
+    agent.prepare(&format!("{HOME}/node.json"), &serde_json::json!(request.node).to_string()).unwrap();
+    agent.prepare(&format!("{HOME}/cluster.json"), &serde_json::json!(request.cluster).to_string()).unwrap();
+    assert_eq!(recover().await, "");
+    assert_eq!(agent.pcr15(&own).await.unwrap(), pcr15_after_join(&before, &CLUSTER_ID).sha256);
 }

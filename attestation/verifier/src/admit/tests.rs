@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use constellation_attestation::protocol::{BootKeys, Purpose};
+use constellation_attestation::{
+    appraise::Origin,
+    protocol::{BootKeys, Purpose},
+};
 use constellation_crds::{cluster::DiskIntegrity, node::AttestationResult};
 
 use super::*;
@@ -53,6 +56,7 @@ fn given() -> Given {
     };
     let appraisal = Appraisal {
         accepted: true,
+        origin: Origin::Machine,
         set: Some("v1".to_owned()),
         mismatches: Vec::new(),
         lacking: Vec::new(),

@@ -22,7 +22,7 @@ impl Given {
     }
 
     fn open(&self) -> Trust {
-        Trust::open(&self.owner.public_spki(), "cluster-1", &self.path()).unwrap()
+        Trust::open(&self.owner.public_spki(), "cluster-1", Platform::QemuVtpm, &self.path()).unwrap()
     }
 
     fn sign(&self, policy: &TrustPolicy) -> String {
@@ -112,14 +112,14 @@ fn a_signed_bundle_of_another_cluster_or_without_content_is_refused() {
 fn a_revision_that_cannot_be_remembered_or_read_is_not_used() {
     let given = Given::new();
     let nowhere = given.dir.path().join("missing/trust-revision");
-    let trust = Trust::open(&given.owner.public_spki(), "cluster-1", &nowhere).unwrap();
+    let trust = Trust::open(&given.owner.public_spki(), "cluster-1", Platform::QemuVtpm, &nowhere).unwrap();
     let error = trust.accept(&given.sign(&given_policy(1))).unwrap_err();
     assert!(matches!(error, Error::Floor(..)) && clause(&error).is_none());
     assert_eq!(trust.revision(), 0);
     fs::write(given.path(), "not a number").unwrap();
-    assert!(Trust::open(&given.owner.public_spki(), "cluster-1", &given.path()).is_err());
+    assert!(Trust::open(&given.owner.public_spki(), "cluster-1", Platform::QemuVtpm, &given.path()).is_err());
     // Only a file that isn't there means that there was no bundle yet.
-    assert!(Trust::open(&given.owner.public_spki(), "cluster-1", given.dir.path()).is_err());
+    assert!(Trust::open(&given.owner.public_spki(), "cluster-1", Platform::QemuVtpm, given.dir.path()).is_err());
 }
 
 #[test]

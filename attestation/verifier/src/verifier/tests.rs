@@ -6,8 +6,8 @@ use std::{
 };
 
 use constellation_attestation::{
+    appraise::{self, Origin},
     owner::SigningKey,
-    platform::Platform,
     protocol::{BootKeys, Evidence},
 };
 use constellation_crds::{
@@ -85,7 +85,8 @@ struct Given {
 fn given(script: impl IntoIterator<Item = Write>) -> Given {
     let (dir, owner) = (tempfile::tempdir().unwrap(), SigningKey::generate().unwrap());
     let home = Home::load(&home::tests::given_files(dir.path(), &owner)).unwrap();
-    let trust = Trust::open(&home.owner_spki, "cluster-1", &dir.path().join("trust-revision")).unwrap();
+    let trust =
+        Trust::open(&home.owner_spki, "cluster-1", Platform::QemuVtpm, &dir.path().join("trust-revision")).unwrap();
     let mut spec = NodeAdmissionSpec {
         node_uid: "uid-1".to_owned(),
         node_name: "worker-1".to_owned(),
@@ -132,6 +133,7 @@ fn given_case(launch: [u8; 32]) -> Case {
     };
     let appraisal = Appraisal {
         accepted: true,
+        origin: Origin::Machine,
         set: Some("good".to_owned()),
         mismatches: Vec::new(),
         lacking: Vec::new(),
@@ -155,6 +157,17 @@ fn with_admission(node: &NodeAdmission, ak_name: &str) -> Box<NodeAdmission> {
     };
     let status = NodeAdmissionStatus { admission: Some(admission), ..NodeAdmissionStatus::default() };
     Box::new(NodeAdmission { status: Some(status), ..node.clone() })
+}
+
+/// Genuine, and not what is wanted.
+fn another_image(good: Appraisal) -> Appraisal {
+    let mismatch = appraise::Mismatch {
+        clause: "tpm.pcr.11".to_owned(),
+        expected: None,
+        actual: None,
+        message: "another image".to_owned(),
+    };
+    Appraisal { accepted: false, mismatches: vec![mismatch], ..good }
 }
 
 fn granted<T>(settled: &Result<Settled<T>, Error>) -> bool {
@@ -232,7 +245,7 @@ async fn a_ticket_that_cannot_be_made_records_no_admission() {
 #[tokio::test]
 async fn a_refusal_is_recorded_once_and_its_id_is_told_again() {
     let mut given = given([]);
-    given.case.appraisal.accepted = false;
+    given.case.appraisal = another_image(given.case.appraisal);
     let mut ids = Vec::new();
     for _ in 0..3 {
         let node = given.verifier.store.node.lock().unwrap().clone();
@@ -250,13 +263,52 @@ async fn a_refusal_is_recorded_once_and_its_id_is_told_again() {
 #[tokio::test]
 async fn refusals_that_alternate_are_not_written_each_time() {
     let mut given = given([]);
-    given.case.appraisal.accepted = false;
+    given.case.appraisal = another_image(given.case.appraisal);
     for revision in 3..9 {
         given.case.revision = revision;
         let node = given.verifier.store.node.lock().unwrap().clone();
         assert!(refused(&given.verifier.settle(node, &given.case, |_| Ok(())).await));
     }
     assert_eq!(given.verifier.store.writes.lock().unwrap().len(), 1);
+    let counted: u64 = given.verifier.ledger.due(Instant::now()).iter().map(|news| news.count).sum();
+    assert_eq!(counted, 5, "what isn't written at once is counted");
+}
+
+#[tokio::test]
+async fn a_stranger_with_nonsense_says_nothing_about_a_node_that_was_not_admitted_yet() {
+    for (origin, own) in [(Origin::Machine, true), (Origin::Key, false), (Origin::Unknown, false)] {
+        let mut given = given([]);
+        given.case.appraisal = Appraisal { origin, ..another_image(given.case.appraisal) };
+        assert!(refused(&given.verifier.settle(given.node, &given.case, |_| Ok(())).await));
+        assert_eq!(given.verifier.store.writes.lock().unwrap().len(), usize::from(own), "{origin:?}");
+        assert_eq!(given.verifier.ledger.due(Instant::now()).len(), usize::from(!own), "{origin:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_eviction_counts_also_where_nothing_is_left_to_be_written() {
+    for evicted in [false, true] {
+        let given = given([]);
+        assert!(granted(&given.verifier.settle(given.node, &given.case, |_| Ok(())).await));
+        let known = given.verifier.store.node.lock().unwrap().clone();
+        if evicted {
+            let mut now = given.verifier.store.node.lock().unwrap();
+            now.spec.evicted = Some(true);
+            now.metadata.resource_version = Some("2".to_owned());
+        }
+        let again = given.verifier.settle(known, &given.case, |_| Ok(())).await;
+        assert_eq!((granted(&again), refused(&again)), (!evicted, evicted));
+        let admissions = given
+            .verifier
+            .store
+            .writes
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|status| status.last_appraisal.as_ref().is_some_and(|last| last.verdict == record::ACCEPTED))
+            .count();
+        assert_eq!(admissions, 1, "nothing was written for the second ticket");
+    }
 }
 
 /// Time stands still as long as there is something to do.
