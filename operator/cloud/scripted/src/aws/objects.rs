@@ -121,7 +121,7 @@ impl Object {
                  <instanceType>{}</instanceType><placement><availabilityZone>{}</availabilityZone></placement>\
                  <privateIpAddress>{}</privateIpAddress><ipAddress>{}</ipAddress><launchTime>{}</launchTime>\
                  <cpuOptions><coreCount>1</coreCount><threadsPerCore>2</threadsPerCore></cpuOptions>\
-                 <stateReason><message>{}</message></stateReason><tagSet>{tags}</tagSet>",
+                 <reason>{}</reason><stateReason><code>{}</code><message>{}</message></stateReason><tagSet>{tags}</tagSet>",
                 self.id,
                 of("image"),
                 of("instance-state-name"),
@@ -130,6 +130,8 @@ impl Object {
                 of("private"),
                 of("public"),
                 of("launched"),
+                of("transition"),
+                of("code"),
                 of("why"),
             ),
             Kind::Interface => format!(

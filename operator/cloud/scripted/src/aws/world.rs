@@ -40,6 +40,8 @@ pub struct World {
     pub refusals: BTreeMap<&'static str, VecDeque<Refused>>,
     /// What somebody answers to the next calls of an action, word by word.
     pub words: BTreeMap<&'static str, VecDeque<(u16, String)>>,
+    /// Why the next instances end by themselves after their launch was taken.
+    pub endings: VecDeque<&'static str>,
     /// Zones without capacity.
     pub full: BTreeSet<String>,
     /// How many calls it takes until lists show what was made.
@@ -71,6 +73,7 @@ impl World {
             violations: Vec::new(),
             refusals: BTreeMap::new(),
             words: BTreeMap::new(),
+            endings: VecDeque::new(),
             full: BTreeSet::new(),
             lag: 0,
             fade: 1,
@@ -313,15 +316,7 @@ impl World {
             ),
             "RunInstances" => self.run(request, tags),
             "DescribeInstances" => Ok(self.describe_instances(request)),
-            "TerminateInstances" => {
-                let fade = self.fade;
-                let one = self.must(request.text("InstanceId.1"), "InvalidInstanceID.NotFound")?;
-                if one.get("instance-state-name") != "terminated" {
-                    one.attributes.insert("instance-state-name", "shutting-down".into());
-                    one.fading.get_or_insert(fade);
-                }
-                Ok("<instancesSet/>".into())
-            }
+            "TerminateInstances" => self.terminate(request.text("InstanceId.1")),
             "DescribeInstanceTypes" => {
                 let known = [("m6a.large", true), ("m7i.large", false)];
                 let asked: Vec<_> =
