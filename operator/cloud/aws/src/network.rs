@@ -12,10 +12,9 @@ use crate::{
     account::Made,
     convert::{self, TAG_CLUSTER, TAG_OWNER, TAG_SLOT, filter, tag, tags},
     error::whole,
-    security::{self, ENDPOINT, NODES, digest},
+    security::{self, Direction, ENDPOINT, EVERYWHERE, NODES, Rule, Source, digest},
 };
 
-const EVERYWHERE: &str = "0.0.0.0/0";
 const VPC: &str = "vpc";
 const GATEWAY: &str = "gateway";
 const SUBNETS: &str = "subnets";
@@ -55,6 +54,22 @@ impl Marks {
     }
 }
 
+/// Where a cluster's objects are put.
+struct Ground {
+    vpc: String,
+    /// Addresses of the VPC.
+    cidr: String,
+    /// Whether the VPC has IPv6 addresses, too.
+    six: bool,
+    subnets: Vec<String>,
+}
+
+/// Whether a VPC has IPv6 addresses; those it had once are still listed.
+fn has_six(vpc: &ec2::Vpc) -> bool {
+    let mut blocks = vpc.ipv6_cidr_block_association_set().iter().filter_map(|block| block.ipv6_cidr_block_state());
+    blocks.any(|state| state.state() == Some(&ec2::VpcCidrBlockStateCode::Associated))
+}
+
 fn nothing<T>(what: &str) -> impl FnOnce() -> Result<T, CloudError> {
     move || Err(CloudError::Transient(format!("{what} gave no id")))
 }
@@ -87,20 +102,20 @@ impl AwsCloud {
 
     pub(crate) async fn make_network(&self, request: &NetworkRequest) -> Result<Network, CloudError> {
         let marks = self.marks(&request.cluster, &request.name);
-        let (vpc, cidr, subnets) = match &self.settings.placement {
+        let Ground { vpc, cidr, six, subnets } = match &self.settings.placement {
             Placement::Subnets(ids) => self.given_subnets(ids).await?,
             Placement::Zones(zones) => {
-                let vpc = self.ensure_vpc(&marks, &request.node_cidr).await?;
+                let (vpc, six) = self.ensure_vpc(&marks, &request.node_cidr).await?;
                 self.ensure_way_out(&marks, &vpc).await?;
                 let subnets = self.ensure_subnets(&marks, &vpc, &request.node_cidr, zones).await?;
-                (vpc, request.node_cidr.clone(), subnets)
+                Ground { vpc, cidr: request.node_cidr.clone(), six, subnets }
             }
         };
         let nodes = self.ensure_group(&marks, NODES, &vpc).await?;
         let endpoint = self.ensure_group(&marks, ENDPOINT, &vpc).await?;
-        let sources = &self.settings.sources;
-        self.mend_rules(&nodes, &security::of_nodes(&nodes, &endpoint, sources)).await?;
-        self.mend_rules(&endpoint, &security::of_endpoint(&cidr, sources)).await?;
+        let (sources, out) = (&self.settings.sources, security::outwards(six));
+        self.mend_rules(&nodes, &security::of_nodes(&nodes, &endpoint, sources), &out).await?;
+        self.mend_rules(&endpoint, &security::of_endpoint(&cidr, sources), &out).await?;
         let inner = self.ensure_balancer(&marks, Reach::Internal, &vpc, &subnets, &endpoint).await?;
         let mut cert_sans = vec![inner.clone()];
         let mut outside = inner.clone();
@@ -117,7 +132,7 @@ impl AwsCloud {
     }
 
     /// VPC, its addresses, and the subnets that the user named.
-    async fn given_subnets(&self, ids: &[String]) -> Result<(String, String, Vec<String>), CloudError> {
+    async fn given_subnets(&self, ids: &[String]) -> Result<Ground, CloudError> {
         let send = self.account.ec2.describe_subnets().set_subnet_ids(Some(ids.to_vec())).send();
         let found = whole(self.account.read("ec2:DescribeSubnets", send).await?.subnets, "ec2:DescribeSubnets")?;
         let mut vpcs: Vec<_> = found.iter().filter_map(|subnet| subnet.vpc_id()).collect();
@@ -129,7 +144,8 @@ impl AwsCloud {
         let network = self.account.read("ec2:DescribeVpcs", send).await?.vpcs.unwrap_or_default();
         let cidr = network.first().and_then(|vpc| vpc.cidr_block()).unwrap_or_default().to_owned();
         convert::parse_cidr(&cidr)?;
-        Ok(((*vpc).to_owned(), cidr, ids.to_vec()))
+        let six = network.first().is_some_and(has_six);
+        Ok(Ground { vpc: (*vpc).to_owned(), cidr, six, subnets: ids.to_vec() })
     }
 
     async fn vpcs(&self, marks: &Marks) -> Result<Vec<ec2::Vpc>, CloudError> {
@@ -148,8 +164,10 @@ impl AwsCloud {
         whole(found.internet_gateways, "ec2:DescribeInternetGateways")
     }
 
-    async fn ensure_vpc(&self, marks: &Marks, cidr: &str) -> Result<String, CloudError> {
+    /// The VPC, and whether it has IPv6 addresses: none of ours, but somebody may have given it some.
+    async fn ensure_vpc(&self, marks: &Marks, cidr: &str) -> Result<(String, bool), CloudError> {
         let found = self.vpcs(marks).await?;
+        let six = found.iter().any(has_six);
         if let Some(other) = found.iter().find(|vpc| vpc.cidr_block() != Some(cidr)) {
             let (id, now) = (other.vpc_id().unwrap_or_default(), other.cidr_block().unwrap_or_default());
             return Err(CloudError::Unsupported(format!("VPC {id} of this cluster has {now}, not {cidr}")));
@@ -167,10 +185,10 @@ impl AwsCloud {
                 let send = self.account.ec2.delete_vpc().vpc_id(id).send();
                 self.account.change("ec2:DeleteVpc", send).await.map(drop).or_else(|r| fine(r, HELD))?;
             }
-            return Ok(keep);
+            return Ok((keep, six));
         }
         if let Some(id) = first(ids).or_else(|| self.recalled(marks, VPC)) {
-            return Ok(id);
+            return Ok((id, six));
         }
         convert::split(cidr, 1)?;
         let send = self.account.ec2.create_vpc().cidr_block(cidr);
@@ -178,7 +196,7 @@ impl AwsCloud {
         let made = self.account.change("ec2:CreateVpc", send).await?.vpc.and_then(|vpc| vpc.vpc_id);
         let id = made.map_or_else(nothing("CreateVpc"), Ok)?;
         self.remember(marks, VPC, &id);
-        Ok(id)
+        Ok((id, false))
     }
 
     /// An internet gateway, and the route to it in the VPC's main table.
@@ -330,13 +348,11 @@ impl AwsCloud {
         let ids: Vec<_> = groups.iter().filter_map(|group| group.group_id().map(str::to_owned)).collect();
         for group in &groups {
             // A group that another one's rule names can't be deleted.
-            let named = |rule: &security::Rule| matches!(&rule.source, security::Source::Group(id) if ids.contains(id));
-            let rules: Vec<_> =
-                security::seen(group.ip_permissions()).iter().filter(|r| named(r)).map(security::permission).collect();
-            let Some(id) = group.group_id().filter(|_| !rules.is_empty()) else { continue };
-            let send = self.account.ec2.revoke_security_group_ingress().group_id(id).set_ip_permissions(Some(rules));
-            let revoked = self.account.change("ec2:RevokeSecurityGroupIngress", send.send()).await;
-            revoked.map(drop).or_else(|refusal| fine(refusal, &["InvalidPermission.NotFound"]))?;
+            let named = |rule: &&Rule| matches!(&rule.source, Source::Group(id) if ids.contains(id));
+            let id = group.group_id().unwrap_or_default();
+            let (inwards, outwards) = (group.ip_permissions(), group.ip_permissions_egress());
+            self.revoke(id, Direction::In, security::seen(inwards).iter().filter(named)).await?;
+            self.revoke(id, Direction::Out, security::seen(outwards).iter().filter(named)).await?;
         }
         for id in &ids {
             left = true;

@@ -19,6 +19,7 @@ pub enum Limit {
 /// "Actions defined by Amazon EC2", "... Elastic Load Balancing V2"). A test compares it with the calls really made.
 pub const CALLS: &[(&str, Limit)] = &[
     ("ec2:AttachInternetGateway", Limit::Ours),
+    ("ec2:AuthorizeSecurityGroupEgress", Limit::Ours),
     ("ec2:AuthorizeSecurityGroupIngress", Limit::Ours),
     ("ec2:CreateInternetGateway", Limit::Creates),
     ("ec2:CreateRoute", Limit::Any),
@@ -41,6 +42,7 @@ pub const CALLS: &[(&str, Limit)] = &[
     ("ec2:DescribeVpcs", Limit::Any),
     ("ec2:DetachInternetGateway", Limit::Ours),
     ("ec2:ReplaceRoute", Limit::Any),
+    ("ec2:RevokeSecurityGroupEgress", Limit::Ours),
     ("ec2:RevokeSecurityGroupIngress", Limit::Ours),
     ("ec2:RunInstances", Limit::Creates),
     ("ec2:TerminateInstances", Limit::Ours),
