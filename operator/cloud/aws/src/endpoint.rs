@@ -14,7 +14,8 @@ use crate::{
     API_PORT, AwsCloud, Reach, VERIFIER_PORT,
     convert::{self, TAG_CLUSTER, TAG_OWNER},
     error::whole,
-    network::{Marks, fine},
+    network::Marks,
+    removal::fine,
 };
 
 /// Both sides, inner first.

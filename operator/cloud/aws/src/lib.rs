@@ -17,6 +17,7 @@ mod instances;
 mod kms;
 mod network;
 mod permissions;
+mod removal;
 mod security;
 mod supply;
 
