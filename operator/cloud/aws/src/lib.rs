@@ -13,6 +13,7 @@ mod credentials;
 mod ending;
 mod endpoint;
 mod error;
+mod holders;
 mod instances;
 mod kms;
 mod network;

@@ -1,13 +1,15 @@
 //! The end of a cluster's network: removes what there is, from the outside in.
+//!
+//! What something of ours still hangs on goes in a later pass. What somebody else holds is never pulled away from under
+//! him: the removal ends in an error that names him, does all the rest, and goes on by itself when he has let go.
 
 use aws_sdk_ec2::types as ec2;
 use constellation_cloud::{CloudError, ClusterUid};
 
 use crate::{
     AwsCloud, Placement,
-    convert::{TAG_OWNER, filter, tags},
     error::Refusal,
-    network::{GATEWAY, SUBNETS, VPC},
+    network::{GATEWAY, Marks, SUBNETS, VPC},
     security::{self, Direction, ENDPOINT, NODES, Rule, Source},
 };
 
@@ -19,11 +21,21 @@ pub fn fine(refusal: Refusal, codes: &[&str]) -> Result<(), CloudError> {
     if refusal.is_not_found() || refusal.is(codes) { Ok(()) } else { Err(refusal.into()) }
 }
 
+/// Whether a removal was refused because something hangs on the thing.
+fn held<T>(removed: Result<T, Refusal>) -> Result<bool, CloudError> {
+    match removed {
+        Ok(_) => Ok(false),
+        Err(refusal) if refusal.is(HELD) => Ok(true),
+        Err(refusal) => fine(refusal, &[]).map(|()| false),
+    }
+}
+
 impl AwsCloud {
-    /// Removes what there is, from the outside in; what something still hangs on goes in a later pass.
+    /// Removes what there is; [`CloudError::NotFound`] when there was nothing.
     pub(crate) async fn unmake_network(&self, cluster: &ClusterUid) -> Result<(), CloudError> {
         let marks = self.marks(cluster, "");
-        let balancers = self.remove_balancers(&marks).await?;
+        let mut told = Vec::new();
+        let balancers = self.remove_balancers(&marks, &mut told).await?;
         let instances = self.end_all(cluster).await?;
         for slot in [VPC, GATEWAY, SUBNETS, NODES, ENDPOINT] {
             self.forget(&marks, slot);
@@ -33,8 +45,23 @@ impl AwsCloud {
                 self.forget(&marks, &format!("subnet-{zone}"));
             }
         }
-        let mut left = balancers || instances;
-        let groups = self.groups(&marks).await?;
+        // Until these are gone, they are what holds the rest.
+        let alone = !balancers && !instances;
+        let groups = self.remove_groups(&marks, alone, &mut told).await?;
+        let ground = self.remove_ground(&marks, alone, groups, &mut told).await?;
+        if !told.is_empty() {
+            let told = told.join("; ");
+            return Err(CloudError::Unsupported(format!("{told}; the removal goes on by itself after that")));
+        }
+        if alone && !groups && !ground {
+            return Err(CloudError::NotFound(format!("network of cluster {}", cluster.0)));
+        }
+        Ok(())
+    }
+
+    /// Removes the security groups; whether there was any.
+    async fn remove_groups(&self, marks: &Marks, alone: bool, told: &mut Vec<String>) -> Result<bool, CloudError> {
+        let groups = self.groups(marks).await?;
         let ids: Vec<_> = groups.iter().filter_map(|group| group.group_id().map(str::to_owned)).collect();
         for group in &groups {
             // A group that another one's rule names can't be deleted.
@@ -44,30 +71,45 @@ impl AwsCloud {
             self.revoke(id, Direction::In, security::seen(inwards).iter().filter(named)).await?;
             self.revoke(id, Direction::Out, security::seen(outwards).iter().filter(named)).await?;
         }
+        let mut stay = Vec::new();
         for id in &ids {
-            left = true;
             let send = self.account.ec2.delete_security_group().group_id(id).send();
-            self.account.change("ec2:DeleteSecurityGroup", send).await.map(drop).or_else(|r| fine(r, HELD))?;
-        }
-        for subnet in self.subnets(&marks).await?.iter().filter_map(ec2::Subnet::subnet_id) {
-            left = true;
-            let send = self.account.ec2.delete_subnet().subnet_id(subnet).send();
-            self.account.change("ec2:DeleteSubnet", send).await.map(drop).or_else(|r| fine(r, HELD))?;
-        }
-        for gateway in self.gateways(&marks).await? {
-            left = true;
-            self.remove_gateway(&gateway).await?;
-        }
-        for vpc in self.vpcs(&marks).await?.iter().filter_map(ec2::Vpc::vpc_id) {
-            left = true;
-            let send = self.account.ec2.delete_vpc().vpc_id(vpc).send();
-            match self.account.change("ec2:DeleteVpc", send).await {
-                Ok(_) => {}
-                Err(refusal) if refusal.is(HELD) && !balancers && !instances => self.explain(vpc).await?,
-                Err(refusal) => fine(refusal, HELD)?,
+            if held(self.account.change("ec2:DeleteSecurityGroup", send).await)? {
+                stay.push(id.clone());
             }
         }
-        if left { Ok(()) } else { Err(CloudError::NotFound(format!("network of cluster {}", cluster.0))) }
+        if let Some(vpc) = groups.first().and_then(|group| group.vpc_id()).filter(|_| alone && !stay.is_empty()) {
+            told.extend(self.users_of(marks, vpc, &stay).await?);
+        }
+        Ok(!ids.is_empty())
+    }
+
+    /// Removes subnets, gateways and VPC; whether there was any. The user's own have none of our tags.
+    async fn remove_ground(
+        &self,
+        marks: &Marks,
+        alone: bool,
+        groups: bool,
+        told: &mut Vec<String>,
+    ) -> Result<bool, CloudError> {
+        let mut inside = groups;
+        for subnet in self.subnets(marks).await?.iter().filter_map(ec2::Subnet::subnet_id) {
+            inside = true;
+            let send = self.account.ec2.delete_subnet().subnet_id(subnet).send();
+            held(self.account.change("ec2:DeleteSubnet", send).await)?;
+        }
+        for gateway in self.gateways(marks).await? {
+            inside = true;
+            self.remove_gateway(&gateway).await?;
+        }
+        let vpcs = self.vpcs(marks).await?;
+        for vpc in vpcs.iter().filter_map(ec2::Vpc::vpc_id) {
+            let send = self.account.ec2.delete_vpc().vpc_id(vpc).send();
+            if held(self.account.change("ec2:DeleteVpc", send).await)? && alone {
+                told.extend(self.strangers_in(marks, vpc, inside).await?);
+            }
+        }
+        Ok(inside || !vpcs.is_empty())
     }
 
     pub(crate) async fn remove_gateway(&self, gateway: &ec2::InternetGateway) -> Result<(), CloudError> {
@@ -79,24 +121,5 @@ impl AwsCloud {
         }
         let send = self.account.ec2.delete_internet_gateway().internet_gateway_id(id).send();
         self.account.change("ec2:DeleteInternetGateway", send).await.map(drop).or_else(|r| fine(r, HELD))
-    }
-
-    /// Says who holds a VPC, when it is nobody of ours: the person who put it there must take it away.
-    async fn explain(&self, vpc: &str) -> Result<(), CloudError> {
-        let send = self.account.ec2.describe_network_interfaces().filters(filter("vpc-id", [vpc])).send();
-        let found =
-            self.account.read("ec2:DescribeNetworkInterfaces", send).await?.network_interfaces.unwrap_or_default();
-        // Interfaces of load balancers and instances outlive these by minutes.
-        let strangers: Vec<_> = found
-            .iter()
-            .filter(|one| !tags(one.tag_set()).contains_key(TAG_OWNER))
-            .filter(|one| !one.description().unwrap_or_default().starts_with("ELB "))
-            .filter_map(|one| one.network_interface_id())
-            .collect();
-        if strangers.is_empty() {
-            return Ok(());
-        }
-        let list = strangers.join(", ");
-        Err(CloudError::Unsupported(format!("VPC {vpc} can't be deleted: {list} in it are not ours; delete them")))
     }
 }

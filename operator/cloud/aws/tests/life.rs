@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
 mod endings;
+mod holders;
 mod rules;
 mod story;
 
@@ -293,26 +294,6 @@ async fn what_is_not_ours_is_never_touched() {
         .map(|(id, _)| id.clone())
         .collect();
     assert_eq!(left, ["i-0e", "i-0f", "sg-0f", "vpc-0f"]);
-}
-
-#[tokio::test]
-async fn a_stranger_in_our_vpc_blocks_its_removal_and_is_named() {
-    let (endpoint, cloud) = given().await;
-    let made = cloud.ensure_network(&network()).await.unwrap();
-    endpoint.world().add(
-        Kind::Interface,
-        "eni-0f",
-        &[("vpc-id", &made.id), ("description", "a database")],
-        BTreeMap::new(),
-    );
-    let mut said = None;
-    for _ in 0..5 {
-        said = cloud.remove_network(&cluster()).await.err();
-    }
-    let said = said.unwrap().to_string();
-    assert!(said.contains("eni-0f") && said.contains(&made.id), "{said}");
-    endpoint.world().objects.remove("eni-0f");
-    removed(&cloud).await;
 }
 
 #[tokio::test]
