@@ -41,6 +41,22 @@ async fn another(endpoint: &Endpoint) -> AwsCloud {
 }
 
 #[tokio::test]
+async fn a_process_that_forgot_lets_what_ended_go_once_more() {
+    let (endpoint, first) = given().await;
+    first.ensure_network(&network()).await.unwrap();
+    endpoint.world().endings.push_back(KEY);
+    let made = first.launch(&request("n-1", 0)).await.unwrap();
+    for cloud in [first, another(&endpoint).await] {
+        assert_eq!(cloud.find(&cluster()).await.unwrap()[0].state, InstanceState::Failed);
+        assert!(matches!(cloud.terminate(&cluster(), &made.id).await, Err(CloudError::NotFound(_))));
+        assert_eq!(cloud.find(&cluster()).await.unwrap(), []);
+    }
+    // EC2 forgets it, and so does the process.
+    endpoint.world().objects.retain(|_, object| object.kind != Kind::Instance);
+    assert_eq!(another(&endpoint).await.find(&cluster()).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn what_somebody_terminated_is_gone_at_once_and_launched_anew() {
     let (endpoint, cloud) = given().await;
     cloud.ensure_network(&network()).await.unwrap();
