@@ -1,7 +1,7 @@
 //! One account in one region: the clients, how fast they may be used, what was used, and the list all clusters share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     future::Future,
     net::IpAddr,
@@ -74,6 +74,8 @@ pub struct Account {
     calls: Calls,
     pub(crate) list: Mutex<Option<(Instant, Vec<Listed>)>>,
     made: SyncMutex<BTreeMap<String, (Instant, Made)>>,
+    /// Instances that ended by themselves and were dealt with: nobody waits until EC2 forgets them.
+    dismissed: SyncMutex<BTreeSet<String>>,
 }
 
 /// What we made a moment ago; lists may not show it yet.
@@ -119,6 +121,7 @@ impl Account {
             calls: Calls::default(),
             list: Mutex::default(),
             made: SyncMutex::default(),
+            dismissed: SyncMutex::default(),
         }
     }
 
@@ -204,6 +207,22 @@ impl Account {
         fresh
             .filter_map(|(_, made)| if let Made::Instance(listed) = made { Some(*listed.clone()) } else { None })
             .collect()
+    }
+
+    /// The end of an instance was dealt with: it counts as gone. A process that doesn't remember deals with it again.
+    pub(crate) fn dismiss(&self, ec2_id: &str) {
+        self.dismissed.lock().unwrap_or_else(PoisonError::into_inner).insert(ec2_id.to_owned());
+    }
+
+    /// Whether an instance counts as gone though it is listed.
+    pub(crate) fn is_dismissed(&self, ec2_id: &str) -> bool {
+        self.dismissed.lock().unwrap_or_else(PoisonError::into_inner).contains(ec2_id)
+    }
+
+    /// What EC2 lists no more needs no memory.
+    pub(crate) fn keep_dismissed(&self, listed: &[Listed]) {
+        let mut all = self.dismissed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|id| listed.iter().any(|one| one.ec2_id == *id));
     }
 
     /// Lists show it, or it is gone.

@@ -12,7 +12,11 @@ use aws_sdk_ec2::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_cloud::{CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, NodeUid};
 
-use crate::{Placement, Proof, Reach, Settings, security::digest};
+use crate::{
+    Placement, Proof, Reach, Settings,
+    ending::{self, Ending},
+    security::digest,
+};
 
 /// Tag: UID of the cluster.
 pub const TAG_CLUSTER: &str = "constellation.dev/cluster-uid";
@@ -44,6 +48,8 @@ pub struct Listed {
     pub public: Option<IpAddr>,
     /// When it was launched, seconds.
     pub launched: i64,
+    /// How it ended by itself, if it did: nothing of it is left but this.
+    pub ending: Option<Ending>,
 }
 
 /// Refuses settings that can't work.
@@ -196,7 +202,13 @@ pub fn ec2_id(id: &InstanceId) -> Option<&str> {
     (!hex.is_empty() && hex.chars().all(|c| c.is_ascii_hexdigit())).then_some(name)
 }
 
-/// An instance as EC2 shows it; `None` when it isn't ours, or is gone: in no other state than `terminated`.
+/// The zone in our id.
+pub fn zone(id: &InstanceId) -> Option<&str> {
+    id.0.strip_prefix("aws:///")?.split_once('/').map(|(zone, _)| zone)
+}
+
+/// An instance as EC2 shows it; `None` when it isn't ours, or is gone: in no other state than `terminated`, and ended by
+/// somebody. One that ended by itself failed.
 pub fn listed(instance: &ec2::Instance, owner: &str) -> Option<Listed> {
     let tags = tags(instance.tags());
     if tags.get(TAG_OWNER) != Some(&owner) {
@@ -206,14 +218,17 @@ pub fn listed(instance: &ec2::Instance, owner: &str) -> Option<Listed> {
     let zone = instance.placement().and_then(|place| place.availability_zone()).unwrap_or_default();
     let name = instance.instance_id()?;
     let state = instance.state().and_then(|state| state.name());
-    let why = instance.state_reason().and_then(|reason| reason.message());
+    let mut ending = None;
     let (state, message) = match state {
         Some(InstanceStateName::Pending | InstanceStateName::Running) => (InstanceState::Running, None),
         Some(InstanceStateName::ShuttingDown) => (InstanceState::Terminating, None),
         Some(InstanceStateName::Stopped | InstanceStateName::Stopping) => {
-            (InstanceState::Failed, Some(format!("the VM was stopped: {}", why.unwrap_or("EC2 gives no reason"))))
+            (InstanceState::Failed, Some(ending::of_stopped(instance)))
         }
-        Some(InstanceStateName::Terminated) => return None,
+        Some(InstanceStateName::Terminated) => {
+            ending = Some(ending::of(instance)?);
+            (InstanceState::Failed, ending.as_ref().map(|ending| ending.message.clone()))
+        }
         // A new state must not cost a fleet of nodes: what a node may do rests on its evidence, not on this.
         Some(other) => (InstanceState::Running, Some(format!("unknown state {}", other.as_str()))),
         None => (InstanceState::Running, Some("no state was given".to_owned())),
@@ -231,6 +246,7 @@ pub fn listed(instance: &ec2::Instance, owner: &str) -> Option<Listed> {
         cluster: ClusterUid((*cluster).to_owned()),
         public: address(instance.public_ip_address()),
         launched: instance.launch_time().map_or(0, DateTime::secs),
+        ending,
     })
 }
 

@@ -73,7 +73,7 @@ fn a_token_is_the_launchs_own_and_fits() {
 fn ids_are_kubernetes_provider_ids() {
     let id = instance_id("us-east-2a", "i-0123456789abcdef0");
     assert_eq!(id.0, "aws:///us-east-2a/i-0123456789abcdef0");
-    assert_eq!(ec2_id(&id), Some("i-0123456789abcdef0"));
+    assert_eq!((zone(&id), ec2_id(&id)), (Some("us-east-2a"), Some("i-0123456789abcdef0")));
     for wrong in ["aws://nobody", "i-1", "aws:///a/i-", "aws:///a/i-xyz", "aws:///a/vpc-1", "gce:///a/i-1"] {
         assert_eq!(ec2_id(&InstanceId(wrong.into())), None, "{wrong}");
     }
@@ -90,7 +90,7 @@ fn shown(state: InstanceStateName) -> ec2::Instance {
 }
 
 #[test]
-fn states_become_ours_and_what_is_terminated_or_a_strangers_is_not_there() {
+fn states_become_ours_and_what_was_terminated_or_a_strangers_is_not_there() {
     for (state, wanted) in [
         (InstanceStateName::Pending, Some(InstanceState::Running)),
         (InstanceStateName::Running, Some(InstanceState::Running)),
@@ -102,6 +102,13 @@ fn states_become_ours_and_what_is_terminated_or_a_strangers_is_not_there() {
     ] {
         assert_eq!(listed(&shown(state.clone()), "operator-1").map(|one| one.instance.state), wanted, "{state:?}");
     }
+    let mut ended = shown(InstanceStateName::Terminated);
+    ended.state_reason = Some(ec2::StateReason::builder().code("Client.VolumeLimitExceeded").build());
+    let found = listed(&ended, "operator-1").unwrap();
+    assert_eq!(found.instance.state, InstanceState::Failed);
+    assert_eq!(found.instance.message, found.ending.map(|ending| ending.message));
+    ended.state_reason = Some(ec2::StateReason::builder().code("Client.UserInitiatedShutdown").build());
+    assert_eq!(listed(&ended, "operator-1"), None);
     let unknown = listed(&shown("hibernating".into()), "operator-1").unwrap().instance.message;
     assert!(unknown.unwrap().contains("hibernating"));
     let mut silent = shown(InstanceStateName::Running);

@@ -14,7 +14,8 @@ use crate::{
     API_PORT, AwsCloud, Reach, VERIFIER_PORT,
     convert::{self, TAG_CLUSTER, TAG_OWNER},
     error::whole,
-    network::{Marks, fine},
+    network::Marks,
+    removal::fine,
 };
 
 /// Both sides, inner first.
@@ -39,7 +40,7 @@ fn ways(side: Reach) -> impl Iterator<Item = &'static Way> {
 }
 
 /// At most 32 characters, and not beginning with `internal-` ("`CreateLoadBalancer`", Name).
-fn name(marks: &Marks, word: &str) -> String {
+pub fn name(marks: &Marks, word: &str) -> String {
     format!("cstl-{}-{word}", marks.short())
 }
 
@@ -67,11 +68,15 @@ impl AwsCloud {
     }
 
     async fn target_group(&self, marks: &Marks, way: &Way) -> Result<Option<String>, CloudError> {
+        Ok(self.shown_target_group(marks, way).await?.and_then(|group| group.target_group_arn))
+    }
+
+    async fn shown_target_group(&self, marks: &Marks, way: &Way) -> Result<Option<elb::TargetGroup>, CloudError> {
         let send = self.account.elb.describe_target_groups().names(name(marks, way.word)).send();
         match self.account.read("elasticloadbalancing:DescribeTargetGroups", send).await {
             Ok(found) => {
                 let groups = whole(found.target_groups, "elasticloadbalancing:DescribeTargetGroups")?;
-                Ok(groups.into_iter().next().and_then(|group| group.target_group_arn))
+                Ok(groups.into_iter().next())
             }
             Err(refusal) if refusal.is_not_found() => Ok(None),
             Err(refusal) => Err(refusal.into()),
@@ -214,25 +219,46 @@ impl AwsCloud {
         Ok(())
     }
 
-    /// Removes load balancers and their target groups; whether there was anything.
-    pub(crate) async fn remove_balancers(&self, marks: &Marks) -> Result<bool, CloudError> {
+    /// Removes load balancers and their target groups; whether there was anything. What somebody else holds is told.
+    pub(crate) async fn remove_balancers(&self, marks: &Marks, told: &mut Vec<String>) -> Result<bool, CloudError> {
         let mut any = false;
         for side in SIDES {
             if let Some(arn) = self.balancer(marks, side).await?.and_then(|found| found.load_balancer_arn) {
                 any = true;
                 self.must_own(marks, &arn).await?;
                 let send = self.account.elb.delete_load_balancer().load_balancer_arn(&arn).send();
-                let deleted = self.account.change("elasticloadbalancing:DeleteLoadBalancer", send).await;
-                deleted.map(drop).or_else(|refusal| fine(refusal, &["ResourceInUse", "OperationNotPermitted"]))?;
+                match self.account.change("elasticloadbalancing:DeleteLoadBalancer", send).await {
+                    // The errors of `DeleteLoadBalancer`: what is meant is deletion protection, or somebody's service.
+                    Err(refusal) if refusal.is(&["OperationNotPermitted"]) => told.push(format!(
+                        "load balancer {arn} can't be deleted ({}): switch its deletion protection off",
+                        refusal.said()
+                    )),
+                    Err(refusal) if refusal.is(&["ResourceInUse"]) => told.push(format!(
+                        "load balancer {arn} can't be deleted ({}): delete what uses it, such as an endpoint service",
+                        refusal.said()
+                    )),
+                    deleted => deleted.map(drop).or_else(|refusal| fine(refusal, &[]))?,
+                }
             }
         }
         for way in &WAYS {
-            if let Some(arn) = self.target_group(marks, way).await? {
-                any = true;
-                self.must_own(marks, &arn).await?;
-                let send = self.account.elb.delete_target_group().target_group_arn(&arn).send();
-                let deleted = self.account.change("elasticloadbalancing:DeleteTargetGroup", send).await;
-                deleted.map(drop).or_else(|refusal| fine(refusal, &["ResourceInUse"]))?;
+            let Some(group) = self.shown_target_group(marks, way).await? else { continue };
+            let arn = group.target_group_arn().unwrap_or_default();
+            any = true;
+            self.must_own(marks, arn).await?;
+            let send = self.account.elb.delete_target_group().target_group_arn(arn).send();
+            match self.account.change("elasticloadbalancing:DeleteTargetGroup", send).await {
+                Err(refusal) if refusal.is(&["ResourceInUse"]) => {
+                    let theirs = |arn: &&String| !arn.contains(&name(marks, ""));
+                    let users: Vec<_> = group.load_balancer_arns().iter().filter(theirs).map(String::as_str).collect();
+                    if !users.is_empty() {
+                        let users = users.join(", ");
+                        told.push(format!(
+                            "target group {arn} is still used by load balancer {users}: take it out there"
+                        ));
+                    }
+                }
+                deleted => deleted.map(drop).or_else(|refusal| fine(refusal, &[]))?,
             }
         }
         Ok(any)

@@ -73,6 +73,11 @@ impl Refusal {
         codes.contains(&self.code.as_str())
     }
 
+    /// What AWS said.
+    pub fn said(&self) -> String {
+        format!("{}: {}", self.code, self.message)
+    }
+
     /// Whether the thing isn't there.
     pub fn is_not_found(&self) -> bool {
         self.class == Class::NotFound

@@ -1,6 +1,9 @@
 //! Instances: launch, list, terminate.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aws_sdk_ec2::types as ec2;
 use constellation_cloud::{CloudError, ClusterUid, Instance, InstanceId, InstanceState, LaunchRequest, answers::Pages};
@@ -21,13 +24,20 @@ const ATTEMPTS: u32 = 8;
 impl AwsCloud {
     pub(crate) async fn launch_instance(&self, request: &LaunchRequest) -> Result<Instance, CloudError> {
         let listed = self.list(false).await?;
-        let known = |one: &&Listed| one.cluster == request.cluster && one.instance.node == request.node;
-        if let Some(found) = listed.iter().find(known) {
+        let known = |one: &&Listed| {
+            let of_node = one.cluster == request.cluster && one.instance.node == request.node;
+            of_node && !self.account.is_dismissed(&one.ec2_id)
+        };
+        if let Some(found) = listed.iter().filter(known).min_by_key(|one| one.ending.is_some()) {
             return Ok(found.instance.clone());
         }
         let marks = self.marks(&request.cluster, &request.name);
         let group = self.group_id(&marks).await?;
-        let subnets = self.subnets_for(&marks, request.zone.as_deref(), request.index).await?;
+        let mut subnets = self.subnets_for(&marks, request.zone.as_deref(), request.index).await?;
+        // EC2 may take a launch and find only then that it has no capacity; whoever replaces it goes elsewhere first.
+        let short = listed.iter().filter(|one| one.ending.as_ref().is_some_and(|ending| ending.no_capacity));
+        let short: BTreeSet<_> = short.filter_map(|one| convert::zone(&one.instance.id)).collect();
+        subnets.sort_by_key(|(zone, _)| short.contains(zone.as_str()));
         let mut full = Vec::new();
         for (zone, subnet) in &subnets {
             match self.launch_in(request, zone, subnet, &group).await {
@@ -122,7 +132,7 @@ impl AwsCloud {
         convert::listed(&shown, &self.settings.owner)
     }
 
-    /// All instances of all clusters of this operator; not older than the pace says, or read anew.
+    /// All instances of all clusters of this operator, ended ones too while EC2 shows them; not older than the pace says, or read anew.
     pub(crate) async fn list(&self, anew: bool) -> Result<Vec<Listed>, CloudError> {
         let mut kept = self.account.list.lock().await;
         let fresh = |at: &Instant| !anew && at.elapsed() < self.account.pace.list;
@@ -136,7 +146,7 @@ impl AwsCloud {
             all
         };
         drop(kept);
-        let listed: std::collections::BTreeSet<_> = all.iter().map(|one| one.ec2_id.clone()).collect();
+        let listed: BTreeSet<_> = all.iter().map(|one| one.ec2_id.clone()).collect();
         for made in self.account.remembered_instances() {
             if !listed.contains(&made.ec2_id) {
                 all.push(made);
@@ -168,28 +178,26 @@ impl AwsCloud {
             }
             next = pages.next(page.next_token)?;
             if next.is_none() {
+                self.account.keep_dismissed(&all);
                 return Ok(all);
             }
         }
     }
 
     /// A cluster's instances, one per node: of duplicates, which only a crash between two zones can make, the first
-    /// launched stays and the others go.
+    /// launched stays and the others go. What ended by itself is shown where its node has nothing else.
     pub(crate) async fn instances(&self, cluster: &ClusterUid) -> Result<Vec<Instance>, CloudError> {
         let mut all = self.list(false).await?;
-        all.retain(|one| one.cluster == *cluster);
-        all.sort_by(|a, b| (a.launched, &a.ec2_id).cmp(&(b.launched, &b.ec2_id)));
+        all.retain(|one| one.cluster == *cluster && !self.account.is_dismissed(&one.ec2_id));
+        let goes = |one: &Listed| one.ending.is_some() || one.instance.state == InstanceState::Terminating;
+        all.sort_by_key(|one| (one.ending.is_some(), goes(one), one.launched, one.ec2_id.clone()));
         let mut of: BTreeMap<_, Listed> = BTreeMap::new();
         for one in all {
-            let goes = one.instance.state == InstanceState::Terminating;
-            match of.get(&one.instance.node) {
-                Some(first) if first.instance.state != InstanceState::Terminating => {
-                    if !goes {
-                        tracing::warn!(instance = one.ec2_id, node = one.instance.node.0, "Terminating a duplicate");
-                        self.end(&one.ec2_id).await?;
-                    }
-                }
-                _ => drop(of.insert(one.instance.node.clone(), one)),
+            if !of.contains_key(&one.instance.node) {
+                of.insert(one.instance.node.clone(), one);
+            } else if !goes(&one) {
+                tracing::warn!(instance = one.ec2_id, node = one.instance.node.0, "Terminating a duplicate");
+                self.end(&one.ec2_id).await?;
             }
         }
         Ok(of.into_values().map(|one| one.instance).collect())
@@ -198,17 +206,20 @@ impl AwsCloud {
     pub(crate) async fn terminate_instance(&self, cluster: &ClusterUid, id: &InstanceId) -> Result<(), CloudError> {
         let gone = || CloudError::NotFound(format!("instance {}", id.0));
         let name = convert::ec2_id(id).ok_or_else(gone)?;
-        let ours = |all: &[Listed]| {
-            all.iter().find(|one| one.ec2_id == name && one.cluster == *cluster).map(|one| one.instance.state)
-        };
+        let ours = |all: Vec<Listed>| all.into_iter().find(|one| one.ec2_id == name && one.cluster == *cluster);
         // Only what the list shows as this cluster's is touched, and only a list read now says that it is gone.
-        let mut state = ours(&self.list(false).await?);
-        if state.is_none() {
-            state = ours(&self.list(true).await?);
+        let mut found = ours(self.list(false).await?);
+        if found.is_none() {
+            found = ours(self.list(true).await?);
         }
-        match state {
+        match found {
             None => Err(gone()),
-            Some(InstanceState::Terminating) => Ok(()),
+            // Nothing is left of it but its reason, which EC2 would show for an hour.
+            Some(one) if one.ending.is_some() => {
+                self.account.dismiss(name);
+                Err(gone())
+            }
+            Some(one) if one.instance.state == InstanceState::Terminating => Ok(()),
             Some(_) => self.end(name).await,
         }
     }
@@ -232,7 +243,7 @@ impl AwsCloud {
     pub(crate) async fn end_all(&self, cluster: &ClusterUid) -> Result<bool, CloudError> {
         let all = self.list(true).await?;
         let mut any = false;
-        for one in all.iter().filter(|one| one.cluster == *cluster) {
+        for one in all.iter().filter(|one| one.cluster == *cluster && one.ending.is_none()) {
             any = true;
             if one.instance.state != InstanceState::Terminating {
                 self.end(&one.ec2_id).await?;
@@ -242,7 +253,8 @@ impl AwsCloud {
     }
 
     pub(crate) async fn public_address(&self, cluster: &ClusterUid, private: IpAddr) -> Result<IpAddr, CloudError> {
-        let of = |all: Vec<Listed>| all.into_iter().filter(|one| one.cluster == *cluster).collect::<Vec<_>>();
+        let lives = |one: &Listed| one.cluster == *cluster && one.ending.is_none();
+        let of = |all: Vec<Listed>| all.into_iter().filter(lives).collect::<Vec<_>>();
         let all = of(self.list(false).await?);
         match public_of(&all, private) {
             Ok(found) => Ok(found),
@@ -263,8 +275,8 @@ impl AwsCloud {
 
     /// Clusters of which anything is left. What goes last, VPC or security groups, stands for the rest of a network.
     pub(crate) async fn list_clusters(&self) -> Result<Vec<ClusterUid>, CloudError> {
-        let mut found: std::collections::BTreeSet<_> =
-            self.list(true).await?.into_iter().map(|one| one.cluster).collect();
+        let instances = self.list(true).await?.into_iter().filter(|one| one.ending.is_none());
+        let mut found: BTreeSet<_> = instances.map(|one| one.cluster).collect();
         let marks = [filter(&format!("tag:{TAG_OWNER}"), [&self.settings.owner]), filter("tag-key", [TAG_CLUSTER])];
         let mut add = |tags: &[ec2::Tag]| {
             found.extend(convert::tags(tags).get(TAG_CLUSTER).map(|uid| ClusterUid((*uid).to_owned())));

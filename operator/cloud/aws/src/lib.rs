@@ -3,18 +3,22 @@
 //! The story of a node. [`AwsCloud::launch`] sends one `RunInstances` whose client token comes from the node's UID, the
 //! subnet and the number of the attempt, so that the same launch sent twice is one instance. [`AwsCloud::find`] is one
 //! list by tag for all clusters of an account and region; what was launched and is not listed yet is added from memory.
+//! One that ended by itself is shown as failed, with its reason, until it is terminated once.
 //! [`AwsCloud::terminate`] terminates until the instance is no longer listed. Every object bears its cluster's tag from
 //! the call on that makes it, and what doesn't bear it is never touched.
 
 mod account;
 mod convert;
 mod credentials;
+mod ending;
 mod endpoint;
 mod error;
+mod holders;
 mod instances;
 mod kms;
 mod network;
 mod permissions;
+mod removal;
 mod security;
 mod supply;
 

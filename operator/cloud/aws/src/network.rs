@@ -12,13 +12,13 @@ use crate::{
     account::Made,
     convert::{self, TAG_CLUSTER, TAG_OWNER, TAG_SLOT, filter, tag, tags},
     error::whole,
-    security::{self, ENDPOINT, NODES, digest},
+    removal::{HELD, fine},
+    security::{self, ENDPOINT, EVERYWHERE, NODES, digest},
 };
 
-const EVERYWHERE: &str = "0.0.0.0/0";
-const VPC: &str = "vpc";
-const GATEWAY: &str = "gateway";
-const SUBNETS: &str = "subnets";
+pub const VPC: &str = "vpc";
+pub const GATEWAY: &str = "gateway";
+pub const SUBNETS: &str = "subnets";
 
 /// How a cluster's objects are marked.
 #[derive(Clone, Debug)]
@@ -55,6 +55,22 @@ impl Marks {
     }
 }
 
+/// Where a cluster's objects are put.
+struct Ground {
+    vpc: String,
+    /// Addresses of the VPC.
+    cidr: String,
+    /// Whether the VPC has IPv6 addresses, too.
+    six: bool,
+    subnets: Vec<String>,
+}
+
+/// Whether a VPC has IPv6 addresses; those it had once are still listed.
+fn has_six(vpc: &ec2::Vpc) -> bool {
+    let mut blocks = vpc.ipv6_cidr_block_association_set().iter().filter_map(|block| block.ipv6_cidr_block_state());
+    blocks.any(|state| state.state() == Some(&ec2::VpcCidrBlockStateCode::Associated))
+}
+
 fn nothing<T>(what: &str) -> impl FnOnce() -> Result<T, CloudError> {
     move || Err(CloudError::Transient(format!("{what} gave no id")))
 }
@@ -81,26 +97,26 @@ impl AwsCloud {
         }
     }
 
-    fn forget(&self, marks: &Marks, slot: &str) {
+    pub(crate) fn forget(&self, marks: &Marks, slot: &str) {
         self.account.forget(&format!("{}/{slot}", marks.short()));
     }
 
     pub(crate) async fn make_network(&self, request: &NetworkRequest) -> Result<Network, CloudError> {
         let marks = self.marks(&request.cluster, &request.name);
-        let (vpc, cidr, subnets) = match &self.settings.placement {
+        let Ground { vpc, cidr, six, subnets } = match &self.settings.placement {
             Placement::Subnets(ids) => self.given_subnets(ids).await?,
             Placement::Zones(zones) => {
-                let vpc = self.ensure_vpc(&marks, &request.node_cidr).await?;
+                let (vpc, six) = self.ensure_vpc(&marks, &request.node_cidr).await?;
                 self.ensure_way_out(&marks, &vpc).await?;
                 let subnets = self.ensure_subnets(&marks, &vpc, &request.node_cidr, zones).await?;
-                (vpc, request.node_cidr.clone(), subnets)
+                Ground { vpc, cidr: request.node_cidr.clone(), six, subnets }
             }
         };
         let nodes = self.ensure_group(&marks, NODES, &vpc).await?;
         let endpoint = self.ensure_group(&marks, ENDPOINT, &vpc).await?;
-        let sources = &self.settings.sources;
-        self.mend_rules(&nodes, &security::of_nodes(&nodes, &endpoint, sources)).await?;
-        self.mend_rules(&endpoint, &security::of_endpoint(&cidr, sources)).await?;
+        let (sources, out) = (&self.settings.sources, security::outwards(six));
+        self.mend_rules(&nodes, &security::of_nodes(&nodes, &endpoint, sources), &out).await?;
+        self.mend_rules(&endpoint, &security::of_endpoint(&cidr, sources), &out).await?;
         let inner = self.ensure_balancer(&marks, Reach::Internal, &vpc, &subnets, &endpoint).await?;
         let mut cert_sans = vec![inner.clone()];
         let mut outside = inner.clone();
@@ -117,7 +133,7 @@ impl AwsCloud {
     }
 
     /// VPC, its addresses, and the subnets that the user named.
-    async fn given_subnets(&self, ids: &[String]) -> Result<(String, String, Vec<String>), CloudError> {
+    async fn given_subnets(&self, ids: &[String]) -> Result<Ground, CloudError> {
         let send = self.account.ec2.describe_subnets().set_subnet_ids(Some(ids.to_vec())).send();
         let found = whole(self.account.read("ec2:DescribeSubnets", send).await?.subnets, "ec2:DescribeSubnets")?;
         let mut vpcs: Vec<_> = found.iter().filter_map(|subnet| subnet.vpc_id()).collect();
@@ -129,27 +145,30 @@ impl AwsCloud {
         let network = self.account.read("ec2:DescribeVpcs", send).await?.vpcs.unwrap_or_default();
         let cidr = network.first().and_then(|vpc| vpc.cidr_block()).unwrap_or_default().to_owned();
         convert::parse_cidr(&cidr)?;
-        Ok(((*vpc).to_owned(), cidr, ids.to_vec()))
+        let six = network.first().is_some_and(has_six);
+        Ok(Ground { vpc: (*vpc).to_owned(), cidr, six, subnets: ids.to_vec() })
     }
 
-    async fn vpcs(&self, marks: &Marks) -> Result<Vec<ec2::Vpc>, CloudError> {
+    pub(crate) async fn vpcs(&self, marks: &Marks) -> Result<Vec<ec2::Vpc>, CloudError> {
         let send = self.account.ec2.describe_vpcs().set_filters(Some(marks.filters())).max_results(100).send();
         whole(self.account.read("ec2:DescribeVpcs", send).await?.vpcs, "ec2:DescribeVpcs")
     }
 
-    async fn subnets(&self, marks: &Marks) -> Result<Vec<ec2::Subnet>, CloudError> {
+    pub(crate) async fn subnets(&self, marks: &Marks) -> Result<Vec<ec2::Subnet>, CloudError> {
         let send = self.account.ec2.describe_subnets().set_filters(Some(marks.filters())).max_results(100).send();
         whole(self.account.read("ec2:DescribeSubnets", send).await?.subnets, "ec2:DescribeSubnets")
     }
 
-    async fn gateways(&self, marks: &Marks) -> Result<Vec<ec2::InternetGateway>, CloudError> {
+    pub(crate) async fn gateways(&self, marks: &Marks) -> Result<Vec<ec2::InternetGateway>, CloudError> {
         let send = self.account.ec2.describe_internet_gateways().set_filters(Some(marks.filters())).max_results(100);
         let found = self.account.read("ec2:DescribeInternetGateways", send.send()).await?;
         whole(found.internet_gateways, "ec2:DescribeInternetGateways")
     }
 
-    async fn ensure_vpc(&self, marks: &Marks, cidr: &str) -> Result<String, CloudError> {
+    /// The VPC, and whether it has IPv6 addresses: none of ours, but somebody may have given it some.
+    async fn ensure_vpc(&self, marks: &Marks, cidr: &str) -> Result<(String, bool), CloudError> {
         let found = self.vpcs(marks).await?;
+        let six = found.iter().any(has_six);
         if let Some(other) = found.iter().find(|vpc| vpc.cidr_block() != Some(cidr)) {
             let (id, now) = (other.vpc_id().unwrap_or_default(), other.cidr_block().unwrap_or_default());
             return Err(CloudError::Unsupported(format!("VPC {id} of this cluster has {now}, not {cidr}")));
@@ -167,10 +186,10 @@ impl AwsCloud {
                 let send = self.account.ec2.delete_vpc().vpc_id(id).send();
                 self.account.change("ec2:DeleteVpc", send).await.map(drop).or_else(|r| fine(r, HELD))?;
             }
-            return Ok(keep);
+            return Ok((keep, six));
         }
         if let Some(id) = first(ids).or_else(|| self.recalled(marks, VPC)) {
-            return Ok(id);
+            return Ok((id, six));
         }
         convert::split(cidr, 1)?;
         let send = self.account.ec2.create_vpc().cidr_block(cidr);
@@ -178,7 +197,7 @@ impl AwsCloud {
         let made = self.account.change("ec2:CreateVpc", send).await?.vpc.and_then(|vpc| vpc.vpc_id);
         let id = made.map_or_else(nothing("CreateVpc"), Ok)?;
         self.remember(marks, VPC, &id);
-        Ok(id)
+        Ok((id, false))
     }
 
     /// An internet gateway, and the route to it in the VPC's main table.
@@ -311,94 +330,4 @@ impl AwsCloud {
         pairs.rotate_left(start);
         Ok(pairs)
     }
-
-    /// Removes what there is, from the outside in; what something still hangs on goes in a later pass.
-    pub(crate) async fn unmake_network(&self, cluster: &ClusterUid) -> Result<(), CloudError> {
-        let marks = self.marks(cluster, "");
-        let balancers = self.remove_balancers(&marks).await?;
-        let instances = self.end_all(cluster).await?;
-        for slot in [VPC, GATEWAY, SUBNETS, NODES, ENDPOINT] {
-            self.forget(&marks, slot);
-        }
-        if let Placement::Zones(zones) = &self.settings.placement {
-            for zone in zones {
-                self.forget(&marks, &format!("subnet-{zone}"));
-            }
-        }
-        let mut left = balancers || instances;
-        let groups = self.groups(&marks).await?;
-        let ids: Vec<_> = groups.iter().filter_map(|group| group.group_id().map(str::to_owned)).collect();
-        for group in &groups {
-            // A group that another one's rule names can't be deleted.
-            let named = |rule: &security::Rule| matches!(&rule.source, security::Source::Group(id) if ids.contains(id));
-            let rules: Vec<_> =
-                security::seen(group.ip_permissions()).iter().filter(|r| named(r)).map(security::permission).collect();
-            let Some(id) = group.group_id().filter(|_| !rules.is_empty()) else { continue };
-            let send = self.account.ec2.revoke_security_group_ingress().group_id(id).set_ip_permissions(Some(rules));
-            let revoked = self.account.change("ec2:RevokeSecurityGroupIngress", send.send()).await;
-            revoked.map(drop).or_else(|refusal| fine(refusal, &["InvalidPermission.NotFound"]))?;
-        }
-        for id in &ids {
-            left = true;
-            let send = self.account.ec2.delete_security_group().group_id(id).send();
-            self.account.change("ec2:DeleteSecurityGroup", send).await.map(drop).or_else(|r| fine(r, HELD))?;
-        }
-        for subnet in self.subnets(&marks).await?.iter().filter_map(ec2::Subnet::subnet_id) {
-            left = true;
-            let send = self.account.ec2.delete_subnet().subnet_id(subnet).send();
-            self.account.change("ec2:DeleteSubnet", send).await.map(drop).or_else(|r| fine(r, HELD))?;
-        }
-        for gateway in self.gateways(&marks).await? {
-            left = true;
-            self.remove_gateway(&gateway).await?;
-        }
-        for vpc in self.vpcs(&marks).await?.iter().filter_map(ec2::Vpc::vpc_id) {
-            left = true;
-            let send = self.account.ec2.delete_vpc().vpc_id(vpc).send();
-            match self.account.change("ec2:DeleteVpc", send).await {
-                Ok(_) => {}
-                Err(refusal) if refusal.is(HELD) && !balancers && !instances => self.explain(vpc).await?,
-                Err(refusal) => fine(refusal, HELD)?,
-            }
-        }
-        if left { Ok(()) } else { Err(CloudError::NotFound(format!("network of cluster {}", cluster.0))) }
-    }
-
-    async fn remove_gateway(&self, gateway: &ec2::InternetGateway) -> Result<(), CloudError> {
-        let Some(id) = gateway.internet_gateway_id() else { return Ok(()) };
-        for vpc in gateway.attachments().iter().filter_map(|to| to.vpc_id()) {
-            let send = self.account.ec2.detach_internet_gateway().internet_gateway_id(id).vpc_id(vpc).send();
-            let detached = self.account.change("ec2:DetachInternetGateway", send).await;
-            detached.map(drop).or_else(|r| fine(r, &["DependencyViolation", "Gateway.NotAttached"]))?;
-        }
-        let send = self.account.ec2.delete_internet_gateway().internet_gateway_id(id).send();
-        self.account.change("ec2:DeleteInternetGateway", send).await.map(drop).or_else(|r| fine(r, HELD))
-    }
-
-    /// Says who holds a VPC, when it is nobody of ours: the person who put it there must take it away.
-    async fn explain(&self, vpc: &str) -> Result<(), CloudError> {
-        let send = self.account.ec2.describe_network_interfaces().filters(filter("vpc-id", [vpc])).send();
-        let found =
-            self.account.read("ec2:DescribeNetworkInterfaces", send).await?.network_interfaces.unwrap_or_default();
-        // Interfaces of load balancers and instances outlive these by minutes.
-        let strangers: Vec<_> = found
-            .iter()
-            .filter(|one| !tags(one.tag_set()).contains_key(TAG_OWNER))
-            .filter(|one| !one.description().unwrap_or_default().starts_with("ELB "))
-            .filter_map(|one| one.network_interface_id())
-            .collect();
-        if strangers.is_empty() {
-            return Ok(());
-        }
-        let list = strangers.join(", ");
-        Err(CloudError::Unsupported(format!("VPC {vpc} can't be deleted: {list} in it are not ours; delete them")))
-    }
-}
-
-/// Codes of what can't go yet.
-const HELD: &[&str] = &["DependencyViolation", "InvalidGroup.InUse", "ResourceInUse"];
-
-/// Gone already, or for one of these reasons not yet.
-pub fn fine(refusal: crate::error::Refusal, codes: &[&str]) -> Result<(), CloudError> {
-    if refusal.is_not_found() || refusal.is(codes) { Ok(()) } else { Err(refusal.into()) }
 }

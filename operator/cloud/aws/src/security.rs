@@ -17,6 +17,10 @@ use crate::{
 pub const NODES: &str = "nodes";
 /// Of the load balancers.
 pub const ENDPOINT: &str = "endpoint";
+/// All of IPv4.
+pub const EVERYWHERE: &str = "0.0.0.0/0";
+/// All of IPv6.
+const EVERYWHERE_SIX: &str = "::/0";
 
 /// A name of `length` characters (at most 64) that only these words give: hex of their SHA-256.
 pub fn digest(words: &[&str], length: usize) -> String {
@@ -35,16 +39,27 @@ pub fn digest(words: &[&str], length: usize) -> String {
     text
 }
 
-/// Who may come in.
+/// Who may come in, or where one may go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// A network.
     Cidr(String),
     /// Members of a group.
     Group(String),
+    /// Networks of a list that somebody keeps elsewhere.
+    PrefixList(String),
 }
 
-/// What may come in, one source and one range of ports.
+/// Which way packets go that a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Into what has the group.
+    In,
+    /// Out of it.
+    Out,
+}
+
+/// What may come in or go out, one source and one range of ports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// `tcp`, or `-1` for everything.
@@ -61,11 +76,15 @@ impl Rule {
     fn tcp(port: u16, source: Source) -> Self {
         Self { protocol: "tcp".into(), from: port.into(), to: port.into(), source }
     }
+
+    fn all(source: Source) -> Self {
+        Self { protocol: "-1".into(), from: -1, to: -1, source }
+    }
 }
 
 /// Rules of the nodes: all among themselves, the endpoint to API server and verifiers, the owner from where he is.
 pub fn of_nodes(nodes: &str, endpoint: &str, sources: &[String]) -> BTreeSet<Rule> {
-    let among = Rule { protocol: "-1".into(), from: -1, to: -1, source: Source::Group(nodes.to_owned()) };
+    let among = Rule::all(Source::Group(nodes.to_owned()));
     let owner = sources.iter().map(|cidr| Rule::tcp(OWNER_PORT, Source::Cidr(cidr.clone())));
     let served = [API_PORT, VERIFIER_PORT].map(|port| Rule::tcp(port, Source::Group(endpoint.to_owned())));
     owner.chain([among]).chain(served).collect()
@@ -78,8 +97,14 @@ pub fn of_endpoint(network: &str, sources: &[String]) -> BTreeSet<Rule> {
     api.chain([Rule::tcp(VERIFIER_PORT, Source::Cidr(network.to_owned()))]).collect()
 }
 
-/// Rules as EC2 shows them. What is no rule of ours in form (IPv6, prefix lists) is given as a network, so that it is
-/// seen as too much; `None` where it can't be revoked by us.
+/// Where both may go: everywhere, as EC2 lets a new group ("Default security groups for your VPCs": IPv6 only where the VPC
+/// has some). Nodes fetch from registries and ask AWS and each other; balancers pass on to nodes.
+pub fn outwards(six: bool) -> BTreeSet<Rule> {
+    let all = |cidr: &str| Rule::all(Source::Cidr(cidr.to_owned()));
+    [all(EVERYWHERE)].into_iter().chain(six.then(|| all(EVERYWHERE_SIX))).collect()
+}
+
+/// Rules as EC2 shows them, in whatever form: what is none of ours is to be seen as too much.
 pub fn seen(permissions: &[ec2::IpPermission]) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
     for permission in permissions {
@@ -88,8 +113,10 @@ pub fn seen(permissions: &[ec2::IpPermission]) -> BTreeSet<Rule> {
         let cidrs = permission.ip_ranges().iter().filter_map(|range| range.cidr_ip());
         let six = permission.ipv6_ranges().iter().filter_map(|range| range.cidr_ipv6());
         let groups = permission.user_id_group_pairs().iter().filter_map(UserIdGroupPair::group_id);
+        let lists = permission.prefix_list_ids().iter().filter_map(|list| list.prefix_list_id());
         let sources = cidrs.chain(six).map(|cidr| Source::Cidr(cidr.to_owned()));
-        for source in sources.chain(groups.map(|group| Source::Group(group.to_owned()))) {
+        let sources = sources.chain(groups.map(|group| Source::Group(group.to_owned())));
+        for source in sources.chain(lists.map(|list| Source::PrefixList(list.to_owned()))) {
             rules.insert(Rule { protocol: protocol.clone(), from, to, source });
         }
     }
@@ -107,6 +134,9 @@ pub fn permission(rule: &Rule) -> ec2::IpPermission {
         Source::Cidr(cidr) => permission.ip_ranges(ec2::IpRange::builder().cidr_ip(cidr).build()).build(),
         Source::Group(group) => {
             permission.user_id_group_pairs(UserIdGroupPair::builder().group_id(group).build()).build()
+        }
+        Source::PrefixList(list) => {
+            permission.prefix_list_ids(ec2::PrefixListId::builder().prefix_list_id(list).build()).build()
         }
     }
 }
@@ -170,40 +200,91 @@ impl AwsCloud {
         Ok(found.and_then(|group| group.group_id().map(str::to_owned)).or_else(|| self.recalled(marks, slot)))
     }
 
-    /// Makes a group's rules exactly these: adds what is missing before it takes away what is too much.
-    pub(crate) async fn mend_rules(&self, id: &str, wanted: &BTreeSet<Rule>) -> Result<(), CloudError> {
+    /// Makes a group's rules exactly these, both ways: adds what is missing before it takes away what is too much.
+    pub(crate) async fn mend_rules(
+        &self,
+        id: &str,
+        inwards: &BTreeSet<Rule>,
+        outwards: &BTreeSet<Rule>,
+    ) -> Result<(), CloudError> {
         let send = self.account.ec2.describe_security_groups().group_ids(id).send();
-        let found = self.account.read("ec2:DescribeSecurityGroups", send).await;
-        let now = match found {
-            Ok(found) => {
-                let groups = found.security_groups.unwrap_or_default();
-                groups.first().map(|group| seen(group.ip_permissions())).unwrap_or_default()
-            }
-            // Made a moment ago, and not known everywhere yet: it has no rules.
-            Err(refusal) if refusal.is_not_found() => BTreeSet::new(),
+        let found = match self.account.read("ec2:DescribeSecurityGroups", send).await {
+            Ok(found) => found.security_groups.unwrap_or_default().into_iter().next(),
+            Err(refusal) if refusal.is_not_found() => None,
             Err(refusal) => return Err(refusal.into()),
         };
-        let missing: Vec<_> = wanted.difference(&now).map(permission).collect();
-        if !missing.is_empty() {
-            let send =
-                self.account.ec2.authorize_security_group_ingress().group_id(id).set_ip_permissions(Some(missing));
-            match self.account.change("ec2:AuthorizeSecurityGroupIngress", send.send()).await {
-                Ok(_) => {}
-                Err(refusal) if refusal.is(&["InvalidPermission.Duplicate"]) => {}
-                Err(refusal) => return Err(refusal.into()),
+        let shown = |group: ec2::SecurityGroup| (seen(group.ip_permissions()), seen(group.ip_permissions_egress()));
+        // Made a moment ago, and not known everywhere yet: it lets nobody in, and everything out.
+        let (now_in, now_out) = found.map_or_else(|| (BTreeSet::new(), outwards.clone()), shown);
+        for (direction, wanted, now) in [(Direction::In, inwards, now_in), (Direction::Out, outwards, now_out)] {
+            self.permit(id, direction, wanted.difference(&now)).await?;
+            let extra: Vec<_> = now.difference(wanted).collect();
+            if !extra.is_empty() {
+                tracing::warn!(
+                    group = id,
+                    rules = extra.len(),
+                    ?direction,
+                    "Revoking rules that somebody added to a group"
+                );
             }
-        }
-        let extra: Vec<_> = now.difference(wanted).map(permission).collect();
-        if !extra.is_empty() {
-            tracing::warn!(group = id, rules = extra.len(), "Revoking rules that somebody added to a security group");
-            let send = self.account.ec2.revoke_security_group_ingress().group_id(id).set_ip_permissions(Some(extra));
-            match self.account.change("ec2:RevokeSecurityGroupIngress", send.send()).await {
-                Ok(_) => {}
-                Err(refusal) if refusal.is(&["InvalidPermission.NotFound"]) => {}
-                Err(refusal) => return Err(refusal.into()),
-            }
+            self.revoke(id, direction, extra).await?;
         }
         Ok(())
+    }
+
+    async fn permit(
+        &self,
+        id: &str,
+        direction: Direction,
+        rules: impl IntoIterator<Item = &Rule>,
+    ) -> Result<(), CloudError> {
+        let rules: Vec<_> = rules.into_iter().map(permission).collect();
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let (account, rules) = (&self.account, Some(rules));
+        let done = match direction {
+            Direction::In => {
+                let send = account.ec2.authorize_security_group_ingress().group_id(id).set_ip_permissions(rules);
+                account.change("ec2:AuthorizeSecurityGroupIngress", send.send()).await.map(drop)
+            }
+            Direction::Out => {
+                let send = account.ec2.authorize_security_group_egress().group_id(id).set_ip_permissions(rules);
+                account.change("ec2:AuthorizeSecurityGroupEgress", send.send()).await.map(drop)
+            }
+        };
+        match done {
+            Err(refusal) if !refusal.is(&["InvalidPermission.Duplicate"]) => Err(refusal.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes rules of a group away; those that are gone already are no matter.
+    pub(crate) async fn revoke(
+        &self,
+        id: &str,
+        direction: Direction,
+        rules: impl IntoIterator<Item = &Rule>,
+    ) -> Result<(), CloudError> {
+        let rules: Vec<_> = rules.into_iter().map(permission).collect();
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let (account, rules) = (&self.account, Some(rules));
+        let done = match direction {
+            Direction::In => {
+                let send = account.ec2.revoke_security_group_ingress().group_id(id).set_ip_permissions(rules);
+                account.change("ec2:RevokeSecurityGroupIngress", send.send()).await.map(drop)
+            }
+            Direction::Out => {
+                let send = account.ec2.revoke_security_group_egress().group_id(id).set_ip_permissions(rules);
+                account.change("ec2:RevokeSecurityGroupEgress", send.send()).await.map(drop)
+            }
+        };
+        match done {
+            Err(refusal) if !refusal.is(&["InvalidPermission.NotFound"]) => Err(refusal.into()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -216,9 +297,24 @@ mod tests {
         let wanted = of_nodes("sg-1", "sg-2", &["192.0.2.0/24".into()]);
         let mut shown: Vec<_> = wanted.iter().map(permission).collect();
         assert_eq!(seen(&shown), wanted);
-        let stranger = Rule::tcp(22, Source::Cidr("0.0.0.0/0".into()));
-        shown.push(permission(&stranger));
-        assert_eq!(seen(&shown).difference(&wanted).collect::<Vec<_>>(), [&stranger]);
+        for source in [Source::Cidr(EVERYWHERE.into()), Source::Cidr("::/0".into()), Source::PrefixList("pl-1".into())]
+        {
+            let stranger = Rule::tcp(22, source);
+            shown.push(permission(&stranger));
+            assert_eq!(seen(&shown).difference(&wanted).collect::<Vec<_>>(), [&stranger]);
+            shown.pop();
+        }
+    }
+
+    #[test]
+    fn everything_may_go_out_and_by_ipv6_where_there_is_some() {
+        assert_eq!(outwards(false), BTreeSet::from([Rule::all(Source::Cidr("0.0.0.0/0".into()))]));
+        assert_eq!(
+            outwards(true).difference(&outwards(false)).collect::<Vec<_>>(),
+            [&Rule::all(Source::Cidr("::/0".into()))]
+        );
+        let shown: Vec<_> = outwards(true).iter().map(permission).collect();
+        assert_eq!(seen(&shown), outwards(true));
     }
 
     #[test]

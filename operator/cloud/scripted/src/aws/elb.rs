@@ -48,7 +48,7 @@ impl World {
             }
             "DescribeTargetGroups" => {
                 let found = named(self, Kind::Targets, "TargetGroupNotFound")?;
-                Ok(format!("<TargetGroups>{}</TargetGroups>", members([found.xml()])))
+                Ok(format!("<TargetGroups>{}</TargetGroups>", members([self.target_group(&found)])))
             }
             "DescribeTags" => {
                 let found = self.must(request.text("ResourceArns.member.1"), "LoadBalancerNotFound")?;
@@ -78,11 +78,7 @@ impl World {
                 let all = self.of(Kind::Listener).into_iter().filter(|one| one.get("balancer") == balancer);
                 Ok(format!("<Listeners>{}</Listeners>", members(all.map(Object::xml))))
             }
-            "DeleteLoadBalancer" => {
-                let id = self.must(request.text("LoadBalancerArn"), "LoadBalancerNotFound")?.id.clone();
-                self.objects.retain(|_, one| one.id != id && one.get("balancer") != id);
-                Ok(String::new())
-            }
+            "DeleteLoadBalancer" => self.delete_balancer(request),
             "DeleteTargetGroup" => self.delete(request.text("TargetGroupArn"), "TargetGroupNotFound", "ResourceInUse"),
             "DescribeTargetHealth" => {
                 let group = self.must(request.text("TargetGroupArn"), "TargetGroupNotFound")?;
@@ -103,6 +99,27 @@ impl World {
             }
             _ => panic!("the endpoint has no {action}"),
         }
+    }
+
+    /// A target group with the load balancers that use it.
+    fn target_group(&self, group: &Object) -> String {
+        let users = self.of(Kind::Listener).into_iter().filter(|one| one.get("targets") == group.id);
+        let users = members(users.map(|one| one.get("balancer").to_owned()));
+        format!("{}<LoadBalancerArns>{users}</LoadBalancerArns>", group.xml())
+    }
+
+    /// Its listeners go with it; protected, or used by an endpoint service, it stays.
+    fn delete_balancer(&mut self, request: &Tree) -> Reply {
+        let found = self.must(request.text("LoadBalancerArn"), "LoadBalancerNotFound")?;
+        if found.get("protected") == "true" {
+            return Err((400, "OperationNotPermitted"));
+        }
+        if !found.get("service").is_empty() {
+            return Err((400, "ResourceInUse"));
+        }
+        let id = found.id.clone();
+        self.objects.retain(|_, one| one.id != id && one.get("balancer") != id);
+        Ok(String::new())
     }
 
     fn set_attribute(&mut self, action: &str, request: &Tree) -> Reply {

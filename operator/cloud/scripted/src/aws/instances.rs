@@ -48,7 +48,39 @@ impl World {
         ];
         *self.made.entry(token.clone()).or_default() += 1;
         let made = self.add(Kind::Instance, &id, &attributes, tags);
+        // It was taken and ends a moment later, as EC2 does when it finds no room, no volume or no key only then.
+        if let Some(code) = self.endings.pop_front() {
+            self.end_by_itself(&id, code);
+        }
         reply(&made)
+    }
+
+    /// An instance ends by itself, for a reason.
+    pub fn end_by_itself(&mut self, id: &str, code: &str) {
+        let one = self.objects.get_mut(id).unwrap();
+        let said = [
+            ("instance-state-name", "terminated".to_owned()),
+            ("transition", "Server.InternalError".to_owned()),
+            ("code", code.to_owned()),
+            ("why", format!("{code}: scripted")),
+        ];
+        one.attributes.extend(said);
+    }
+
+    pub(super) fn terminate(&mut self, id: Option<&str>) -> Reply {
+        let fade = self.fade;
+        let one = self.must(id, "InvalidInstanceID.NotFound")?;
+        if one.get("instance-state-name") != "terminated" {
+            let said = [
+                ("instance-state-name", "shutting-down"),
+                ("transition", "User initiated (2026-11-23 00:00:00 GMT)"),
+                ("code", "Client.UserInitiatedShutdown"),
+                ("why", "Client.UserInitiatedShutdown: User initiated shutdown"),
+            ];
+            one.attributes.extend(said.map(|(name, text)| (name, text.to_owned())));
+            one.fading.get_or_insert(fade);
+        }
+        Ok("<instancesSet/>".into())
     }
 
     pub(super) fn describe_instances(&mut self, request: &Tree) -> String {

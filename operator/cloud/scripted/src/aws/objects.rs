@@ -5,20 +5,25 @@ use std::{
     fmt::Write as _,
 };
 
-use super::model::Tree;
+use super::{groups, model::Tree};
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    Acl,
     Balancer,
+    EgressGateway,
     Gateway,
     Group,
     Instance,
     Interface,
     Listener,
+    RouteTable,
     Subnet,
     Targets,
     Vpc,
+    VpcEndpoint,
+    VpnGateway,
 }
 
 /// One object.
@@ -28,8 +33,10 @@ pub struct Object {
     pub id: String,
     pub attributes: BTreeMap<&'static str, String>,
     pub tags: BTreeMap<String, String>,
-    /// Rules of a group: protocol, from, to, network or group. Targets of a target group.
+    /// What a group lets in: protocol, from, to, and a network, group or prefix list. Targets of a target group.
     pub members: BTreeSet<String>,
+    /// What a group lets out.
+    pub out: BTreeSet<String>,
     /// Lists show it from this call on.
     pub seen_from: u64,
     /// For instances: lists that still show it while it goes.
@@ -47,6 +54,12 @@ impl Object {
             let values = filter.texts("Value");
             match filter.text("Name").unwrap() {
                 "tag-key" => values.iter().any(|key| self.tags.contains_key(*key)),
+                // An object with a VPC is attached to it, and an interface's attribute names its groups.
+                "attachment.vpc-id" => values.contains(&self.get("vpc-id")),
+                "attachment.state" => values.contains(&"attached"),
+                "association.main" => false,
+                "ip-permission.group-id" => names(&self.members, &values),
+                "egress.ip-permission.group-id" => names(&self.out, &values),
                 name => match name.strip_prefix("tag:") {
                     Some(key) => self.tags.get(key).is_some_and(|value| values.contains(&value.as_str())),
                     None => values.contains(&self.get(name)),
@@ -64,19 +77,25 @@ impl Object {
             .filter(|(name, _)| !["private", "public", "launched", "token", "user-data"].contains(*name))
             .map(|(name, value)| format!("{name}={}", told(value)))
             .collect();
-        let members: BTreeSet<_> = self.members.iter().map(|member| told(member)).collect();
-        format!("{:?} {} {:?} {members:?}", self.kind, shown.join(" "), self.tags)
+        let [members, out] =
+            [&self.members, &self.out].map(|all| all.iter().map(|one| told(one)).collect::<BTreeSet<_>>());
+        format!("{:?} {} {:?} {members:?} {out:?}", self.kind, shown.join(" "), self.tags)
     }
 
     pub fn xml(&self) -> String {
         let tags = items(self.tags.iter().map(|(k, v)| format!("<key>{k}</key><value>{v}</value>")));
         let of = |name: &str| self.get(name).to_owned();
         match self.kind {
-            Kind::Vpc => format!(
-                "<vpcId>{}</vpcId><cidrBlock>{}</cidrBlock><state>available</state><tagSet>{tags}</tagSet>",
-                self.id,
-                of("cidr")
-            ),
+            Kind::Vpc => {
+                let block = |state: &str| format!("<ipv6CidrBlockState><state>{state}</state></ipv6CidrBlockState>");
+                let six = items(Some(self.get("six")).filter(|state| !state.is_empty()).map(block));
+                format!(
+                    "<vpcId>{}</vpcId><cidrBlock>{}</cidrBlock><state>available</state><tagSet>{tags}</tagSet>\
+                     <ipv6CidrBlockAssociationSet>{six}</ipv6CidrBlockAssociationSet>",
+                    self.id,
+                    of("cidr")
+                )
+            }
             Kind::Subnet => format!(
                 "<subnetId>{}</subnetId><vpcId>{}</vpcId><cidrBlock>{}</cidrBlock><availabilityZone>{}</availabilityZone>\
                  <tagSet>{tags}</tagSet>",
@@ -94,23 +113,10 @@ impl Object {
                 )
             }
             Kind::Group => {
-                let rules = items(self.members.iter().map(|rule| {
-                    let [protocol, from, to, source] = rule.split(' ').collect::<Vec<_>>().try_into().unwrap();
-                    let ports = if protocol == "-1" {
-                        String::new()
-                    } else {
-                        format!("<fromPort>{from}</fromPort><toPort>{to}</toPort>")
-                    };
-                    let source = if source.starts_with("sg-") {
-                        format!("<groups><item><groupId>{source}</groupId></item></groups>")
-                    } else {
-                        format!("<ipRanges><item><cidrIp>{source}</cidrIp></item></ipRanges>")
-                    };
-                    format!("<ipProtocol>{protocol}</ipProtocol>{ports}{source}")
-                }));
+                let (rules, out) = (groups::xml(&self.members), groups::xml(&self.out));
                 format!(
                     "<groupId>{}</groupId><groupName>{}</groupName><vpcId>{}</vpcId><ipPermissions>{rules}</ipPermissions>\
-                     <tagSet>{tags}</tagSet>",
+                     <ipPermissionsEgress>{out}</ipPermissionsEgress><tagSet>{tags}</tagSet>",
                     self.id,
                     of("group-name"),
                     of("vpc-id")
@@ -121,7 +127,7 @@ impl Object {
                  <instanceType>{}</instanceType><placement><availabilityZone>{}</availabilityZone></placement>\
                  <privateIpAddress>{}</privateIpAddress><ipAddress>{}</ipAddress><launchTime>{}</launchTime>\
                  <cpuOptions><coreCount>1</coreCount><threadsPerCore>2</threadsPerCore></cpuOptions>\
-                 <stateReason><message>{}</message></stateReason><tagSet>{tags}</tagSet>",
+                 <reason>{}</reason><stateReason><code>{}</code><message>{}</message></stateReason><tagSet>{tags}</tagSet>",
                 self.id,
                 of("image"),
                 of("instance-state-name"),
@@ -130,6 +136,8 @@ impl Object {
                 of("private"),
                 of("public"),
                 of("launched"),
+                of("transition"),
+                of("code"),
                 of("why"),
             ),
             Kind::Interface => format!(
@@ -147,8 +155,29 @@ impl Object {
                 format!("<TargetGroupArn>{}</TargetGroupArn><TargetGroupName>{}</TargetGroupName>", self.id, of("name"))
             }
             Kind::Listener => format!("<ListenerArn>{}</ListenerArn><Port>{}</Port>", self.id, of("port")),
+            Kind::Acl => format!("<networkAclId>{}</networkAclId><tagSet>{tags}</tagSet>", self.id),
+            Kind::EgressGateway => format!(
+                "<egressOnlyInternetGatewayId>{}</egressOnlyInternetGatewayId><attachmentSet><item><vpcId>{}</vpcId></item>\
+                 </attachmentSet><tagSet>{tags}</tagSet>",
+                self.id,
+                of("vpc-id")
+            ),
+            Kind::RouteTable => format!("<routeTableId>{}</routeTableId><tagSet>{tags}</tagSet>", self.id),
+            Kind::VpcEndpoint => {
+                format!(
+                    "<vpcEndpointId>{}</vpcEndpointId><state>{}</state><tagSet>{tags}</tagSet>",
+                    self.id,
+                    of("state")
+                )
+            }
+            Kind::VpnGateway => format!("<vpnGatewayId>{}</vpnGatewayId><tagSet>{tags}</tagSet>", self.id),
         }
     }
+}
+
+/// Whether a rule names one of these groups.
+fn names(rules: &BTreeSet<String>, groups: &[&str]) -> bool {
+    rules.iter().any(|rule| groups.iter().any(|group| rule.split(' ').any(|word| word == *group)))
 }
 
 /// `<item>` around each.

@@ -40,6 +40,8 @@ pub struct World {
     pub refusals: BTreeMap<&'static str, VecDeque<Refused>>,
     /// What somebody answers to the next calls of an action, word by word.
     pub words: BTreeMap<&'static str, VecDeque<(u16, String)>>,
+    /// Why the next instances end by themselves after their launch was taken.
+    pub endings: VecDeque<&'static str>,
     /// Zones without capacity.
     pub full: BTreeSet<String>,
     /// How many calls it takes until lists show what was made.
@@ -58,7 +60,7 @@ pub struct World {
     pub offers: Vec<&'static str>,
     /// Instances that were ever made, by token; more than one is a duplicate.
     pub made: BTreeMap<String, u32>,
-    routes: BTreeMap<String, String>,
+    pub(super) routes: BTreeMap<String, String>,
     pub(super) next: u64,
     dies: bool,
 }
@@ -71,6 +73,7 @@ impl World {
             violations: Vec::new(),
             refusals: BTreeMap::new(),
             words: BTreeMap::new(),
+            endings: VecDeque::new(),
             full: BTreeSet::new(),
             lag: 0,
             fade: 1,
@@ -154,8 +157,8 @@ impl World {
     ) -> Object {
         let attributes = attributes.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let seen_from = u64::try_from(self.log.len()).unwrap() + self.lag;
-        let object =
-            Object { kind, id: id.to_owned(), attributes, tags, members: BTreeSet::new(), seen_from, fading: None };
+        let (members, out) = (BTreeSet::new(), BTreeSet::new());
+        let object = Object { kind, id: id.to_owned(), attributes, tags, members, out, seen_from, fading: None };
         self.objects.insert(id.to_owned(), object.clone());
         object
     }
@@ -187,7 +190,11 @@ impl World {
             other.id != id
                 && other.get("instance-state-name") != "terminated"
                 && (other.attributes.values().any(|value| value.split(',').any(|part| part == id))
-                    || other.members.iter().any(|member| other.kind == Kind::Group && member.ends_with(id)))
+                    || other
+                        .members
+                        .iter()
+                        .chain(&other.out)
+                        .any(|rule| other.kind == Kind::Group && rule.ends_with(id)))
         })
     }
 
@@ -266,62 +273,31 @@ impl World {
                 }
                 self.delete(id, "InvalidInternetGatewayID.NotFound", "DependencyViolation")
             }
-            "DescribeRouteTables" => {
-                let vpc = request.text("Filter.1.Value.1").unwrap();
-                let route = self.routes.get(vpc).map(|gateway| {
-                    format!("<destinationCidrBlock>0.0.0.0/0</destinationCidrBlock><gatewayId>{gateway}</gatewayId>")
-                });
-                let table = format!("<routeTableId>rtb-{vpc}</routeTableId><routeSet>{}</routeSet>", items(route));
-                Ok(format!("<routeTableSet>{}</routeTableSet>", items([table])))
-            }
             "CreateRoute" | "ReplaceRoute" => {
                 let vpc = request.text("RouteTableId").unwrap().trim_start_matches("rtb-").to_owned();
                 self.routes.insert(vpc, request.text("GatewayId").unwrap().to_owned());
                 Ok("<return>true</return>".into())
             }
-            "CreateSecurityGroup" => {
-                let name = request.text("GroupName").unwrap().to_owned();
-                if self.of(Kind::Group).iter().any(|one| one.get("group-name") == name && one.get("vpc-id") == vpc) {
-                    return Err((400, "InvalidGroup.Duplicate"));
-                }
-                let id = self.id("sg");
-                self.add(Kind::Group, &id, &[("group-name", &name), ("vpc-id", &vpc)], tags);
-                Ok(format!("<groupId>{id}</groupId>"))
+            "CreateSecurityGroup" => self.create_group(request, tags),
+            "DescribeSecurityGroups" if request.text("Filter.1.Name") == Some("vpc-id") => {
+                let all = self.shown(Kind::Group, request);
+                let of_vpc = self.default_of(Kind::Group, &vpc).filter(|_| request.at("Filter.2").is_none());
+                let all = items(of_vpc.into_iter().chain(all.iter().map(Object::xml)));
+                Ok(format!("<securityGroupInfo>{all}</securityGroupInfo>"))
             }
             "DescribeSecurityGroups" => {
                 self.list(Kind::Group, "securityGroupInfo", request, "GroupId", "InvalidGroup.NotFound")
             }
-            "AuthorizeSecurityGroupIngress" | "RevokeSecurityGroupIngress" => {
-                let rules = rules(request);
-                let group = self.must(request.text("GroupId"), "InvalidGroup.NotFound")?;
-                if action.starts_with('A') {
-                    group.members.extend(rules);
-                } else {
-                    group.members.retain(|rule| !rules.contains(rule));
-                }
-                Ok("<return>true</return>".into())
-            }
+            "AuthorizeSecurityGroupEgress"
+            | "AuthorizeSecurityGroupIngress"
+            | "RevokeSecurityGroupEgress"
+            | "RevokeSecurityGroupIngress" => self.change_rules(action, request),
             "DeleteSecurityGroup" => {
                 self.delete(request.text("GroupId"), "InvalidGroup.NotFound", "DependencyViolation")
             }
-            "DescribeNetworkInterfaces" => self.list(
-                Kind::Interface,
-                "networkInterfaceSet",
-                request,
-                "NetworkInterfaceId",
-                "InvalidNetworkInterfaceID.NotFound",
-            ),
             "RunInstances" => self.run(request, tags),
             "DescribeInstances" => Ok(self.describe_instances(request)),
-            "TerminateInstances" => {
-                let fade = self.fade;
-                let one = self.must(request.text("InstanceId.1"), "InvalidInstanceID.NotFound")?;
-                if one.get("instance-state-name") != "terminated" {
-                    one.attributes.insert("instance-state-name", "shutting-down".into());
-                    one.fading.get_or_insert(fade);
-                }
-                Ok("<instancesSet/>".into())
-            }
+            "TerminateInstances" => self.terminate(request.text("InstanceId.1")),
             "DescribeInstanceTypes" => {
                 let known = [("m6a.large", true), ("m7i.large", false)];
                 let asked: Vec<_> =
@@ -354,7 +330,7 @@ impl World {
                 );
                 Ok(format!("<imagesSet>{}</imagesSet>", items([image])))
             }
-            _ => panic!("the endpoint has no {action}"),
+            _ => self.parts(action, request).unwrap_or_else(|| panic!("the endpoint has no {action}")),
         }
     }
 }
@@ -443,17 +419,4 @@ impl Scripted for World {
 pub(super) fn tags(request: &Tree, path: &str) -> BTreeMap<String, String> {
     let pair = |tag: &Tree| Some((tag.text("Key")?.to_owned(), tag.text("Value")?.to_owned()));
     request.list(path).into_iter().filter_map(pair).collect()
-}
-
-/// Rules of a request, each as protocol, from, to and source.
-fn rules(request: &Tree) -> BTreeSet<String> {
-    let mut all = BTreeSet::new();
-    for rule in request.list("IpPermissions") {
-        let of = |name: &str| rule.text(name).unwrap_or("-1").to_owned();
-        let (protocol, from, to) = (of("IpProtocol"), of("FromPort"), of("ToPort"));
-        let groups = rule.list("Groups").into_iter().filter_map(|group| group.text("GroupId"));
-        let networks = rule.list("IpRanges").into_iter().filter_map(|range| range.text("CidrIp"));
-        all.extend(groups.chain(networks).map(|source| format!("{protocol} {from} {to} {source}")));
-    }
-    all
 }
