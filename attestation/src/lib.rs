@@ -44,6 +44,7 @@ pub mod seal;
 pub mod session;
 pub mod snp;
 pub mod tdx;
+pub mod told;
 pub mod tpm;
 pub mod verified;
 pub mod x509;
