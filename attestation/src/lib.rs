@@ -45,6 +45,7 @@ pub mod session;
 pub mod settings;
 pub mod snp;
 pub mod tdx;
+pub mod told;
 pub mod tpm;
 pub mod verified;
 pub mod x509;

@@ -94,6 +94,31 @@ pub enum Error {
     Serialize,
 }
 
+impl Error {
+    /// The clause that doesn't hold of a node that gave its verifier nothing to appraise; nothing where that isn't the
+    /// node's doing: a connection that broke, or what failed on our side.
+    #[must_use]
+    pub fn clause(&self) -> Option<&'static str> {
+        match self {
+            Self::Hello(_) => Some("hello.keys"),
+            Self::Credential(_) => Some("hello.endorsement-key"),
+            Self::Purpose(_) => Some("hello.purpose"),
+            Self::Channel(channel::Error::Malformed { .. } | channel::Error::FrameTooLong(..)) => {
+                Some("evidence.malformed")
+            }
+            Self::Channel(channel::Error::Timeout(_)) => Some("evidence.late"),
+            Self::Attester(..)
+            | Self::Challenge
+            | Self::Channel(_)
+            | Self::NoSecret
+            | Self::Random
+            | Self::Refused { .. }
+            | Self::Seal(_)
+            | Self::Serialize => None,
+        }
+    }
+}
+
 /// What a verifier answers to a Hello: it may say no before it has seen any evidence.
 #[derive(serde::Deserialize)]
 #[serde(untagged)]

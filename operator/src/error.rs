@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use constellation_crds::condition::reason;
+use constellation_crds::{condition::reason, node::AttestationResult};
 
-use crate::cloud::{CloudError, custody::CustodyError};
+use crate::{
+    cloud::{CloudError, custody::CustodyError},
+    init::talk,
+};
 
 /// How to react.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,9 @@ pub enum Error {
     /// The lease wasn't renewed in time: another operator may lead by now.
     #[error("another operator may lead by now")]
     NotLeading,
+    /// The owner's conversation with a node came to nothing.
+    #[error(transparent)]
+    Talk(Box<talk::Error>),
     /// It took longer than it may.
     #[error("{0} took too long")]
     Time(&'static str),
@@ -83,6 +89,7 @@ impl Error {
             Self::Cloud(CloudError::NotFound(_) | CloudError::Transient(_))
             | Self::Custody(CustodyError::Transient(_))
             | Self::NotLeading
+            | Self::Talk(_)
             | Self::Time(_) => Class::Transient,
             Self::Kube { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.is_forbidden() => Class::Denied,
@@ -102,8 +109,17 @@ impl Error {
             Self::Cloud(CloudError::Unsupported(_)) => Some(reason::INVALID_SPEC),
             Self::Cloud(CloudError::Denied(_)) | Self::Custody(CustodyError::Denied(_)) => Some(reason::ACCESS_DENIED),
             Self::Custody(CustodyError::Foreign(_) | CustodyError::Key(_)) => Some(reason::SECRET_INVALID),
+            Self::Talk(_) => self.refusal().map(|_| reason::ATTESTATION_REFUSED),
             _ => None,
         }
+    }
+
+    /// The appraisal by which the owner refused a node's evidence.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&AttestationResult> {
+        let Self::Talk(error) = self else { return None };
+        let talk::Error::Refused(result) = &**error else { return None };
+        Some(result)
     }
 
     /// Whether nothing will come of it without somebody's help: such a failure is `Stalled`, and a warning.

@@ -25,37 +25,25 @@ pub const ACCEPTED: &str = "Accepted";
 /// Verdict of a refusal.
 pub const REFUSED: &str = "Refused";
 
-/// Reasons that one refusal may list. A TPM policy has at most 24 registers; this leaves room for the other clauses.
-const REASONS_MAX: usize = 32;
-/// Characters of one text. Event-log entries come from the peer and go into a status that people read.
-const TEXT_MAX: usize = 400;
 /// Time between two recorded refusals of one node: whoever knocks can't make the API server write more often.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// The appraisal's reasons, cut to what a status can hold; a refusal always has one.
+/// The appraisal's reasons, as they go into a status.
 #[must_use]
 pub fn mismatches(appraisal: &Appraisal) -> Vec<Mismatch> {
     if appraisal.accepted {
         return Vec::new();
     }
-    let mut reasons: Vec<Mismatch> = appraisal
-        .reasons()
-        .take(REASONS_MAX)
-        .map(|mismatch| Mismatch {
-            clause: text(&mismatch.clause),
-            expected: mismatch.expected.as_deref().map(text),
-            actual: mismatch.actual.as_deref().map(text),
-            message: text(&mismatch.message),
-        })
-        .collect();
-    if reasons.is_empty() {
-        reasons.push(Mismatch {
-            clause: "evidence".to_owned(),
-            message: "the evidence wasn't accepted".to_owned(),
-            ..Mismatch::default()
-        });
-    }
+    let reasons = constellation_attestation::told::reasons(appraisal.reasons());
     reasons
+        .into_iter()
+        .map(|reason| Mismatch {
+            clause: reason.clause,
+            expected: reason.expected,
+            actual: reason.actual,
+            message: reason.message,
+        })
+        .collect()
 }
 
 /// What the status says about a good appraisal.
@@ -172,10 +160,6 @@ impl Quiet {
     }
 }
 
-fn text(value: &str) -> String {
-    value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT_MAX).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,11 +260,5 @@ mod tests {
             }
             assert!(!attributable(Some(&member), Door::Own, &appraisal), "{appraisal:?}");
         }
-    }
-
-    #[test]
-    fn texts_of_the_peer_are_cut_and_cleaned() {
-        assert_eq!(text("a\u{1b}[31m\nb"), "a [31m b");
-        assert_eq!(text(&"x".repeat(TEXT_MAX + 1)).len(), TEXT_MAX);
     }
 }

@@ -330,15 +330,8 @@ fn endorsers(texts: &BTreeMap<String, String>) -> Endorsers {
 /// What is wrong with a peer that came as far as the challenge and gave nothing to appraise; nothing where it is no
 /// fault of its own: a connection that broke, or a member that we asked and that is slow.
 fn unproven(error: &session::Error, door: Door) -> Option<Mismatch> {
-    let clause = match error {
-        session::Error::Hello(_) => "hello.keys",
-        session::Error::Credential(_) => "hello.endorsement-key",
-        session::Error::Channel(channel::Error::Malformed { .. } | channel::Error::FrameTooLong(..)) => {
-            "evidence.malformed"
-        }
-        session::Error::Channel(channel::Error::Timeout(_)) if door == Door::Join => "evidence.late",
-        _ => return None,
-    };
+    let slow = matches!(error, session::Error::Channel(channel::Error::Timeout(_)));
+    let clause = error.clause().filter(|_| !slow || door == Door::Join)?;
     Some(reason(clause, None, None, &chain(error)))
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use constellation_attestation::platform::Unknown;
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
-    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, TrustBundleSpec,
+    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle,
     cluster::{DeletionPolicy, LocalRef},
     node::Role,
 };
@@ -18,8 +18,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Memory,
-    observe::{self, ANNOTATION_FAILURES, ANNOTATION_SPEC_SIZE, World, trust_bundle_name},
+    Memory, bundle,
+    observe::{self, ANNOTATION_FAILURES, ANNOTATION_SPEC_SIZE, World},
     plan::Step,
     secrets,
     sweep::LABEL_ORPHANED,
@@ -39,7 +39,9 @@ use crate::{
 const NODE_CIDR: &str = "10.77.0.0/24";
 const CLOUD_NODE_CIDR: &str = "10.77.0.0/16";
 
-fn missing(what: &str) -> Error {
+/// What a step needs and isn't there.
+#[must_use]
+pub fn missing(what: &str) -> Error {
     Error::Invalid(format!("{what} is not there yet"))
 }
 
@@ -92,7 +94,7 @@ async fn check(world: &World, cloud: &dyn Cloud) -> Result<(), Error> {
 }
 
 /// Carries a step out.
-pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Step) -> Result<(), Error> {
+pub async fn apply(ctx: &Context, world: &mut World, memory: &mut Memory, step: &Step) -> Result<(), Error> {
     let client = &ctx.client;
     let cluster = &world.cluster;
     match step {
@@ -166,7 +168,7 @@ pub async fn apply(ctx: &Context, world: &World, memory: &mut Memory, step: &Ste
             let endpoint = world.network.as_ref().map(|network| network.endpoint.as_str()).unwrap_or_default();
             install::install(workload, endpoint).await.map_err(Error::kube("installing our kinds and rights"))
         }
-        Step::WriteTrust => write_trust(world).await,
+        Step::WriteTrust => bundle::write(ctx, world, memory).await,
         Step::SetTargets(targets) => {
             let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
             let ids: Vec<_> = targets.iter().cloned().map(InstanceId).collect();
@@ -211,7 +213,7 @@ async fn finalizers(ctx: &Context, cluster: &ConstellationCluster, ours: bool) -
 async fn remove_network(ctx: &Context, world: &World, memory: &mut Memory) -> Result<(), Error> {
     if let (Some(workload), true) = (&world.workload, world.seen.simulated) {
         let api: Api<TrustBundle> = Api::namespaced(workload.client(), workload.namespace());
-        let name = trust_bundle_name(workload, &world.cluster);
+        let name = bundle::name(workload, &world.cluster);
         gone(api.delete(&name, &DeleteParams::default()).await, "deleting the trust bundle")?;
     }
     let groups: Api<NodeGroup> = namespaced(ctx, &world.cluster);
@@ -399,7 +401,7 @@ fn peer<'a>(ctx: &Context, world: &'a World, name: &str) -> Result<(init::Peer, 
     let address = node.status.as_ref().and_then(|status| status.address.as_ref()?.parse().ok());
     let uid = node.uid().unwrap_or_default();
     let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
-    let revision = world.facts.trust_revision.or_else(|| world.cluster.status.as_ref()?.trust_revision).unwrap_or(0);
+    let revision = bundle::known(world).unwrap_or(0);
     let accepted = &world.seen.accepted;
     let peer = init::Peer {
         cloud: Arc::clone(cloud),
@@ -434,29 +436,6 @@ async fn start_init(ctx: &Context, world: &World, name: &str) -> Result<(), Erro
     let request = begin::request(&world.cluster, node, network, kubernetes, platform, &master, &ca);
     ctx.inits.start(peer, request);
     Ok(())
-}
-
-async fn write_trust(world: &World) -> Result<(), Error> {
-    let workload = world.workload.as_ref().ok_or_else(|| missing("the cluster's API server"))?;
-    let owner = world.owner.as_ref().ok_or_else(|| missing("the owner key"))?;
-    let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
-    let api: Api<TrustBundle> = Api::namespaced(workload.client(), workload.namespace());
-    let name = trust_bundle_name(workload, &world.cluster);
-    let recorded = world.cluster.status.as_ref().and_then(|status| status.trust_revision);
-    let revision = world.facts.trust_revision.max(recorded).unwrap_or(0) + 1;
-    let (roots, place) = (world.roots.clone(), trust::place(&world.cluster.spec.provider));
-    let policy = trust::policy(&world.uid.0, revision, &world.seen.accepted, cloud.platform(), roots, place);
-    if !world.seen.simulated {
-        policy.validate().map_err(|error| Error::Invalid(format!("the trust policy can't be used: {error}")))?;
-    }
-    let bundle = TrustBundle::new(
-        &name,
-        TrustBundleSpec { envelope: trust::sign(&policy, owner), collateral: world.collateral.clone() },
-    );
-    api.patch(&name, &PatchParams::apply(install::MANAGER).force(), &Patch::Apply(&bundle))
-        .await
-        .map(drop)
-        .map_err(Error::kube("writing the trust bundle"))
 }
 
 #[cfg(test)]

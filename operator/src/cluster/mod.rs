@@ -1,6 +1,7 @@
 //! `ConstellationCluster`: observe, plan, apply, report.
 
 pub mod apply;
+pub mod bundle;
 pub mod observe;
 pub mod plan;
 pub mod report;
@@ -14,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use constellation_attestation::policy::TrustPolicy;
 use constellation_crds::{
     ConfidentialNode, ConstellationCluster, ConstellationClusterStatus, NodeGroup, NodeVersion,
     condition::{self, Status, kind, reason},
@@ -72,6 +74,8 @@ pub struct Memory {
     pub answered: Option<Instant>,
     /// The endpoint's targets as they were set last.
     pub targets: Option<Vec<String>>,
+    /// The trust policy that was signed last.
+    pub trust: Option<TrustPolicy>,
     /// When the key of the master secret was asked for its newest version, and the answer.
     pub key: Option<(Instant, Option<String>)>,
 }
@@ -147,7 +151,9 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     world.facts.collateral = tend(ctx, &world);
     let plan = plan::plan(&world.seen);
     ctx.fence.check()?;
-    let failure = carry_out(ctx, &world, memory, &plan.steps).await.err();
+    let failure = carry_out(ctx, &mut world, memory, &plan.steps).await.err();
+    // A step may have written its status.
+    let cluster = Arc::clone(&world.cluster);
     // A conflict says only that the next look will see more: nobody needs to read that.
     let told = failure.as_ref().filter(|error| !error.is_conflict());
     world.facts.error = told.map(|error| chain(error));
@@ -196,7 +202,7 @@ fn tend(ctx: &Context, world: &World) -> Option<collateral::Notice> {
     ctx.collector.tend(&case, Timestamp::now())
 }
 
-async fn carry_out(ctx: &Context, world: &World, memory: &mut Memory, steps: &[Step]) -> Result<(), Error> {
+async fn carry_out(ctx: &Context, world: &mut World, memory: &mut Memory, steps: &[Step]) -> Result<(), Error> {
     for step in steps {
         let (namespace, name) = (world.cluster.namespace(), &world.seen.name);
         tracing::info!(namespace, name, step = step.words(), "Step");
@@ -250,6 +256,18 @@ async fn write(
     cluster: &ConstellationCluster,
     status: &ConstellationClusterStatus,
 ) -> Result<(), Error> {
+    match put_status(ctx, cluster, status).await {
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
+        other => other.map(drop).map_err(Error::kube(format!("writing the status of cluster {}", cluster.name_any()))),
+    }
+}
+
+/// The cluster with this status, unless it changed since it was looked at.
+async fn put_status(
+    ctx: &Context,
+    cluster: &ConstellationCluster,
+    status: &ConstellationClusterStatus,
+) -> kube::Result<ConstellationCluster> {
     let name = cluster.name_any();
     let api: Api<ConstellationCluster> = Api::namespaced(ctx.client.clone(), &cluster.namespace().unwrap_or_default());
     // With the uid: an object of the same name that was made anew is another cluster. With the version that was looked
@@ -258,10 +276,7 @@ async fn write(
         "apiVersion": "constellation.dev/v1alpha1", "kind": "ConstellationCluster",
         "metadata": {"name": name, "uid": cluster.uid(), "resourceVersion": cluster.resource_version()}, "status": status,
     });
-    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await {
-        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
-        other => other.map(drop).map_err(Error::kube(format!("writing the status of cluster {name}"))),
-    }
+    api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await
 }
 
 /// One Event per change of `Ready`, one when something can't be fetched, and one per reason for which strangers are

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 
 use super::{
-    Memory,
+    Memory, bundle,
     report::Facts,
     secrets,
     seen::{GroupSeen, Init, NodeSeen, Observed, VersionSeen},
@@ -41,8 +41,6 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// A node of a cluster that doesn't answer is offered its disk key again this long after the last time: it may have lost
 /// its power once more, or have been refused by what was accepted then.
 const OFFER_AGAIN: Duration = Duration::from_secs(30);
-/// Name of the trust bundle in a real cluster.
-const TRUST_BUNDLE: &str = "constellation";
 
 /// What was seen, and what acting on it needs. Holds secrets: no `Debug`.
 pub struct World {
@@ -72,15 +70,6 @@ pub struct World {
     pub roots: Vec<String>,
     /// What makers and clouds said about machines, see [`crate::collateral`].
     pub collateral: BTreeMap<String, String>,
-}
-
-/// Name of the trust bundle: several simulated clusters may share a namespace.
-#[must_use]
-pub fn trust_bundle_name(workload: &Workload, cluster: &ConstellationCluster) -> String {
-    match workload {
-        Workload::Real { .. } => TRUST_BUNDLE.to_owned(),
-        Workload::Simulated { .. } => format!("{}-{TRUST_BUNDLE}", cluster.name_any()),
-    }
 }
 
 /// Looks.
@@ -331,14 +320,14 @@ async fn inside(
             Inside { reachable: true, installed: install::installed(&client, simulated).await?, ..Inside::default() };
         let (true, Some(owner), Some(cloud)) = (inside.installed, given.owner, given.cloud) else { return Ok(inside) };
         let bundles: Api<TrustBundle> = Api::namespaced(client, workload.namespace());
-        let found = bundles.get_opt(&trust_bundle_name(workload, cluster)).await?;
+        let found = bundles.get_opt(&bundle::name(workload, cluster)).await?;
         inside.refusals = found.as_ref().and_then(|bundle| bundle.status.clone()).and_then(|status| status.refusals);
         let words = found.as_ref().is_some_and(|bundle| bundle.spec.collateral == *given.collateral);
         let there = found.and_then(|bundle| trust::read(&bundle.spec.envelope, &owner.public_spki()));
         let accepted = cluster.status.as_ref().map(|s| s.accepted_versions.as_slice()).unwrap_or_default();
         let place = trust::place(&cluster.spec.provider);
         let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), given.roots.to_vec(), place);
-        inside.trust_current = words && there.as_ref().is_some_and(|there| trust::same(there, &wanted));
+        inside.trust_current = words && bundle::is_current(there.as_ref(), &wanted, bundle::taken(cluster));
         inside.revision = there.map(|there| there.revision);
         Ok::<_, kube::Error>(inside)
     };

@@ -28,7 +28,7 @@ pub struct Facts {
     pub endpoint: Option<String>,
     /// Name of the Secret with the kubeconfig, once it is there.
     pub kubeconfig: Option<String>,
-    /// Revision of the trust bundle.
+    /// Revision of the trust bundle that lies in the made cluster.
     pub trust_revision: Option<u64>,
     /// What of makers' and clouds' words can't be had: reason and message.
     pub collateral: Option<(&'static str, String)>,
@@ -85,7 +85,7 @@ pub fn report(
         current_version: if all_target { target.map(str::to_owned) } else { before.current_version.clone() },
         target_version: target.map(str::to_owned).or_else(|| before.target_version.clone()),
         accepted_versions: if seen.deleting { before.accepted_versions.clone() } else { accepted(plan) },
-        trust_revision: facts.trust_revision.or(before.trust_revision),
+        trust_revision: facts.trust_revision.max(before.trust_revision),
         refusals: facts.refusals.clone().or_else(|| before.refusals.clone()),
         resources: if facts.resources.is_empty() { before.resources.clone() } else { facts.resources.clone() },
         initialization: initialized_at.map(|at| Initialization { control_plane_initialized_at: Some(at) }),

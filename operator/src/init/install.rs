@@ -24,18 +24,22 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 const ANNOTATION: &str = "constellation.dev/installed";
 const CLUSTER_INFO: &str = "cluster-info";
 const LAST: &str = "constellation:verifier";
+const MESH: &str = "constellation:mesh";
 /// How long an API server may take to serve a new kind.
 const ESTABLISH_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Kind, name, namespace, body.
 fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
     let ours = "constellation.dev";
-    let mesh = json!([{"apiGroups": [ours], "resources": ["nodeadmissions"], "verbs": ["get", "list", "watch"]}]);
+    // What the bootstrapper's mesh asks with its kubelet's certificate: the list of its namespace, and its changes. Rights
+    // know no fields, so every node may read what verifiers found about the others as well; there is no secret in it.
+    let mesh = json!([{"apiGroups": [ours], "resources": ["nodeadmissions"], "verbs": ["list", "watch"]}]);
+    // What a node is and what is trusted say the operator and the owner: of those a verifier writes the status only.
     let verifier = json!([
-        {"apiGroups": [ours], "resources": ["nodeadmissions", "nodeadmissions/status"],
-         "verbs": ["get", "list", "watch", "update", "patch"]},
-        {"apiGroups": [ours], "resources": ["trustbundles"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [ours], "resources": ["trustbundles/status"], "verbs": ["get", "patch"]},
+        {"apiGroups": [ours], "resources": ["nodeadmissions"], "verbs": ["get", "list"]},
+        {"apiGroups": [ours], "resources": ["nodeadmissions/status"], "verbs": ["update", "patch"]},
+        {"apiGroups": [ours], "resources": ["trustbundles"], "verbs": ["get"]},
+        {"apiGroups": [ours], "resources": ["trustbundles/status"], "verbs": ["patch"]},
     ]);
     let config = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"],
         "verbs": ["get"]}]);
@@ -54,8 +58,8 @@ fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
             None,
             binding("ClusterRole", "system:kubelet-api-admin", kubelets),
         ),
-        ("ClusterRole", "constellation:mesh", None, json!({"rules": mesh})),
-        ("ClusterRoleBinding", "constellation:mesh", None, binding("ClusterRole", "constellation:mesh", nodes)),
+        ("Role", MESH, system, json!({"rules": mesh})),
+        ("RoleBinding", MESH, system, binding("Role", MESH, nodes)),
         ("Role", LAST, system, json!({"rules": config})),
         ("RoleBinding", LAST, system, binding("Role", LAST, user)),
         ("ClusterRole", LAST, None, json!({"rules": verifier})),
@@ -114,6 +118,15 @@ pub async fn install(workload: &Workload, endpoint: &str) -> kube::Result<()> {
     let Workload::Real { ca, .. } = workload else { return Ok(()) };
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-public");
     maps.patch(CLUSTER_INFO, &params, &Patch::Apply(cluster_info(endpoint, ca))).await?;
+    grant(client).await
+}
+
+/// Gives verifiers and nodes their rights; what is written last says that everything is there.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub async fn grant(client: &Client) -> kube::Result<()> {
+    let params = PatchParams::apply(MANAGER).force();
     for (kind, name, namespace, body) in rights() {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", kind));
         let mut object = DynamicObject::new(name, &resource).data(body);
@@ -132,6 +145,45 @@ pub async fn install(workload: &Workload, endpoint: &str) -> kube::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is granted: resource and verb, each by itself.
+    fn granted() -> Vec<(String, String)> {
+        let words = |list: &Value| -> Vec<String> { serde_json::from_value(list.clone()).unwrap() };
+        let all = rights();
+        let rules = all.iter().flat_map(|(.., body)| body["rules"].as_array().cloned().unwrap_or_default());
+        let each = rules.flat_map(|rule| {
+            let verbs = words(&rule["verbs"]);
+            let pairs = words(&rule["resources"]).into_iter();
+            pairs.flat_map(move |resource| verbs.clone().into_iter().map(move |verb| (resource.clone(), verb)))
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn what_nodes_are_and_what_is_trusted_is_read_and_only_its_status_written() {
+        let reads = |verb: &str| ["get", "list", "watch"].contains(&verb);
+        let granted = granted();
+        for (resource, verb) in &granted {
+            let whole = !resource.ends_with("/status");
+            assert!(reads(verb) == whole, "{verb} on {resource}");
+        }
+        for resource in ["nodeadmissions/status", "trustbundles/status"] {
+            assert!(granted.iter().any(|(known, _)| known == resource), "{resource}");
+        }
+    }
+
+    #[test]
+    fn nodes_read_admissions_of_one_namespace_and_nothing_more() {
+        let of_nodes = |body: &Value| body["subjects"].to_string().contains("system:nodes");
+        let all = rights();
+        let bindings: Vec<_> = all.iter().filter(|(.., body)| of_nodes(body)).collect();
+        assert_eq!(bindings.len(), 1);
+        let (kind, _, namespace, body) = bindings[0];
+        assert_eq!((*kind, *namespace), ("RoleBinding", Some("kube-system")));
+        let role = all.iter().find(|(kind, name, ..)| json!(kind) == body["roleRef"]["kind"] && *name == MESH).unwrap();
+        assert_eq!(role.3["rules"].as_array().unwrap().len(), 1);
+        assert_eq!(role.3["rules"][0]["resources"], json!(["nodeadmissions"]));
+    }
 
     #[test]
     fn the_verifier_may_not_create_or_delete_and_no_secret_is_named() {

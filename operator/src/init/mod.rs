@@ -15,12 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use constellation_attestation::protocol::Purpose;
-use constellation_crds::node::AttestationResult;
+use constellation_attestation::{protocol::Purpose, told};
+use constellation_crds::node::{AttestationResult, Refusals};
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
-use crate::collateral::plan::{lacking, names};
+use crate::{
+    collateral::plan::{lacking, names},
+    error::chain,
+    events,
+};
 pub use talk::{Error, Peer};
 
 /// How many lines of a node's output are kept for its status.
@@ -55,6 +59,8 @@ impl fmt::Debug for Outcome {
 pub struct InitState {
     /// Result of the appraisal, once there was one.
     pub attestation: Option<AttestationResult>,
+    /// Refusals of whoever answered, that say nothing about the node.
+    pub refusals: Option<Refusals>,
     /// The last lines that the node streamed.
     pub progress: Vec<String>,
     /// How it ended.
@@ -66,6 +72,7 @@ pub struct InitState {
 #[derive(Default)]
 struct Entry {
     attestation: Option<AttestationResult>,
+    refusals: Option<Refusals>,
     progress: VecDeque<String>,
     outcome: Option<Outcome>,
     ended: Option<Instant>,
@@ -93,8 +100,9 @@ impl fmt::Debug for Registry {
 pub struct Journal(Arc<Mutex<Entry>>);
 
 impl Journal {
-    /// One more line of the node.
-    pub fn line(&self, text: String) {
+    /// One more line, of the node or about it; it is cut and cleaned.
+    pub fn line(&self, text: &str) {
+        let text = told::text(text);
         self.with(|entry| {
             if entry.progress.len() == LINES {
                 entry.progress.pop_front();
@@ -106,6 +114,24 @@ impl Journal {
     /// The result of the appraisal.
     pub fn attestation(&self, result: AttestationResult) {
         self.with(|entry| entry.attestation = Some(result));
+    }
+
+    /// A refusal that says nothing about the node.
+    pub fn refused(&self, result: AttestationResult) {
+        self.with(|entry| {
+            let before = entry.refusals.take();
+            let count = before.as_ref().map_or(0, |before| before.count).saturating_add(1);
+            let since = before.as_ref().and_then(|before| before.since.clone()).or_else(|| result.time.clone());
+            // Of the same reasons only the time differs, which must not make the status change each time.
+            let known = before.map(|before| before.last).filter(|last| last.refusal_id == result.refusal_id);
+            entry.refusals = Some(Refusals { count, since, last: known.unwrap_or(result) });
+        });
+    }
+
+    /// Why the last one was refused, for the end of a sentence.
+    fn last_refusal(&self) -> String {
+        let last = self.with(|entry| entry.refusals.as_ref().map(|refusals| events::first(&refusals.last)));
+        last.map_or_else(String::new, |first| format!("; last refused{first}"))
     }
 
     fn end(&self, outcome: Outcome) {
@@ -128,6 +154,7 @@ impl Registry {
         let entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
         Some(InitState {
             attestation: entry.attestation.clone(),
+            refusals: entry.refusals.clone(),
             progress: entry.progress.iter().cloned().collect(),
             outcome: entry.outcome.clone(),
             ended: entry.ended,
@@ -173,7 +200,7 @@ async fn run<S: talk::Secret>(peer: Peer, secret: S, journal: Journal) {
                 Ok(kubeconfig) => return Outcome::Done(kubeconfig),
                 // For want of what others have to have said nobody is refused for good: it is being fetched.
                 Err(Error::Refused(result)) if !lacking(&result).is_empty() => {
-                    journal.line(format!("trying again when there is {}", names(&lacking(&result))));
+                    journal.line(&format!("trying again when there is {}", names(&lacking(&result))));
                     journal.attestation(*result);
                 }
                 Err(Error::Refused(result)) => {
@@ -183,8 +210,12 @@ async fn run<S: talk::Secret>(peer: Peer, secret: S, journal: Journal) {
                 // A node that can't be recovered now keeps its disk: it is asked again, never replaced for this.
                 Err(Error::Node(message)) if S::PURPOSE == Purpose::Init => return Outcome::Failed(message),
                 Err(error) => {
-                    tracing::info!(node = peer.node_uid, %error, "a conversation broke off and is begun again");
-                    journal.line(format!("trying again: {error}"));
+                    let why = chain(&error);
+                    tracing::info!(node = peer.node_uid, error = why, "a conversation broke off and is begun again");
+                    journal.line(&format!("trying again: {why}"));
+                    if let Error::Unproven(result) = error {
+                        journal.refused(*result);
+                    }
                 }
             }
             tokio::time::sleep(pause).await;
@@ -192,9 +223,10 @@ async fn run<S: talk::Secret>(peer: Peer, secret: S, journal: Journal) {
         }
     };
     let outcome = if S::PURPOSE == Purpose::Init {
-        tokio::time::timeout(LIMIT, attempts)
-            .await
-            .unwrap_or_else(|_| Outcome::Failed(format!("the node was not done in {} minutes", LIMIT.as_secs() / 60)))
+        tokio::time::timeout(LIMIT, attempts).await.unwrap_or_else(|_| {
+            let minutes = LIMIT.as_secs() / 60;
+            Outcome::Failed(format!("the node was not done in {minutes} minutes{}", journal.last_refusal()))
+        })
     } else {
         attempts.await
     };
@@ -209,7 +241,7 @@ mod tests {
     #[test]
     fn a_journal_keeps_the_last_lines_only() {
         let journal = Journal(Arc::default());
-        (0..50).for_each(|n| journal.line(n.to_string()));
+        (0..50).for_each(|n| journal.line(&n.to_string()));
         let registry = Registry::default();
         registry.all(|all| all.insert("a".into(), Talk { entry: Arc::clone(&journal.0), task: None }));
         let state = registry.state("a").unwrap();
@@ -219,6 +251,27 @@ mod tests {
         assert!(registry.state("a").unwrap().ended.is_some());
         registry.forget("a");
         assert!(registry.state("a").is_none());
+    }
+
+    #[test]
+    fn a_line_of_a_node_is_cut_and_cleaned() {
+        let journal = Journal(Arc::default());
+        journal.line(&("\u{1b}[2J".to_owned() + &"x".repeat(1 << 20)));
+        let line = journal.with(|entry| entry.progress[0].clone());
+        assert!(line.starts_with(" [2Jx") && line.len() == told::TEXT_MAX, "{line}");
+    }
+
+    #[test]
+    fn refusals_are_counted_and_one_for_the_same_reason_stays_as_it_was() {
+        let journal = Journal(Arc::default());
+        for (id, time) in [("a", "1"), ("a", "2"), ("b", "3")] {
+            let (refusal_id, time) = (Some(id.to_owned()), Some(time.to_owned()));
+            journal.refused(AttestationResult { refusal_id, time, ..AttestationResult::default() });
+            let told = journal.with(|entry| entry.refusals.clone()).unwrap();
+            let last = told.last.time.as_deref();
+            assert_eq!((told.since.as_deref(), last), (Some("1"), if id == "a" { Some("1") } else { Some("3") }));
+        }
+        assert_eq!(journal.with(|entry| entry.refusals.as_ref().unwrap().count), 3);
     }
 
     #[test]

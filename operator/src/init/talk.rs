@@ -1,7 +1,11 @@
 //! One conversation with a node: dial, ask, challenge, appraise, and give it what it proved to be worth.
 
+#[cfg(test)]
+mod tests;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use aws_lc_rs::hmac;
 use constellation_attestation::{
     appraise::{self, Appraisal, LaunchRegister, Presented, appraise, clause, pcr15_after_join, pcr15_before_join},
     binding::VerifierRole,
@@ -12,6 +16,7 @@ use constellation_attestation::{
     policy::{LAUNCH_PCR, TrustPolicy},
     protocol::{BOOTSTRAPPER_PORT, Progress, Purpose, machine::Machine},
     session::{self, Proof},
+    told,
 };
 use constellation_crds::{
     ConstellationCluster,
@@ -19,13 +24,14 @@ use constellation_crds::{
 };
 use kube::ResourceExt as _;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::Journal;
 use crate::{
     cloud::{Cloud, CloudError, ClusterUid, Stream},
     collateral::{Collector, store},
+    error::chain,
+    events,
 };
 
 /// Pause after the first failed attempt to reach a node; doubled with each.
@@ -36,6 +42,8 @@ pub const GREATEST_PAUSE: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_mins(10);
 /// How long a node may be silent while it works. Images are in the disk, so no step waits for the network.
 const SILENCE_LIMIT: Duration = Duration::from_mins(15);
+/// Bytes of a refusal's id, as a verifier's.
+const ID_BYTES: usize = 8;
 
 /// Why a conversation did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -56,11 +64,20 @@ pub enum Error {
     #[error("reading the collateral failed")]
     Words(#[from] kube::Error),
     /// The evidence was refused.
-    #[error("the node's evidence was refused")]
+    #[error("the node's evidence was refused{}", reason(.0))]
     Refused(Box<AttestationResult>),
-    /// The node did not keep to the protocol.
+    /// The conversation broke off, which nobody may be blamed for.
     #[error("the conversation failed: {0}")]
     Session(#[from] session::Error),
+    /// The node was refused before there was anything to appraise. That says nothing about it: whoever answers at its
+    /// address may have done so in its name.
+    #[error("the node showed nothing that could be appraised{}", reason(.0))]
+    Unproven(Box<AttestationResult>),
+}
+
+/// The first reason of a refusal, and where to find the others.
+fn reason(result: &AttestationResult) -> String {
+    format!("{} (refusal {})", events::first(result), result.refusal_id.as_deref().unwrap_or("without id"))
 }
 
 /// A node, and what it must prove.
@@ -144,15 +161,33 @@ fn expected(peer: &Peer, purpose: Purpose) -> Vec<LaunchRegister> {
     }
 }
 
-/// Asks for evidence and appraises it; a refusal is told to the node and is an error.
+/// Asks for evidence and appraises it; a refusal is an error, and is told to the node as far as it listens.
 pub async fn prove(
     peer: &Peer,
     channel: &mut Channel<Box<dyn Stream>>,
     purpose: Purpose,
 ) -> Result<(Proof, AttestationResult), Error> {
+    let examined = examine(peer, channel, purpose).await;
+    if let Err(Error::Refused(result) | Error::Unproven(result)) = &examined {
+        // Who sent nonsense, or hung up, can't be told; the refusal stands.
+        let _ = session::refuse(channel, result.refusal_id.as_deref().unwrap_or_default()).await;
+    }
+    examined
+}
+
+async fn examine(
+    peer: &Peer,
+    channel: &mut Channel<Box<dyn Stream>>,
+    purpose: Purpose,
+) -> Result<(Proof, AttestationResult), Error> {
     let platform: Platform = peer.cloud.platform().parse()?;
-    let hello = session::ask(channel, purpose).await?;
-    let proof = session::challenge(channel, hello, VerifierRole::Owner, peer.policy.revision, platform).await?;
+    let hello = session::ask(channel, purpose).await.map_err(|error| match error {
+        session::Error::Purpose(_) => unproven(peer, error),
+        // A first message that isn't a Hello says nothing that could be told.
+        _ => Error::Session(error),
+    })?;
+    let challenged = session::challenge(channel, hello, VerifierRole::Owner, peer.policy.revision, platform).await;
+    let proof = challenged.map_err(|error| unproven(peer, error))?;
     let endorsers = peer.words.about(proof.evidence.machine.as_ref(), platform).await?;
     let now = jiff::Timestamp::now();
     let mut result: Option<AttestationResult> = None;
@@ -171,29 +206,42 @@ pub async fn prove(
             now,
         );
         let only_launch = only_launch_register(&appraisal);
-        let mut this = convert(peer, appraisal, now);
+        let mut reasons = if appraisal.accepted { Vec::new() } else { told::reasons(appraisal.reasons()) };
         if proof.hello.node_uid != peer.node_uid || proof.hello.cluster_uid != peer.cluster.0 {
-            "Refused".clone_into(&mut this.verdict);
-            this.mismatches.push(Mismatch {
-                clause: "node.uid".to_owned(),
-                expected: Some(peer.node_uid.clone()),
-                actual: Some(proof.hello.node_uid.clone()),
-                message: "another node answers at this node's address".to_owned(),
-            });
+            reasons.truncate(told::REASONS_MAX - 1);
+            reasons.insert(0, another_node(peer, &proof.hello.node_uid));
         }
-        if this.verdict == "Accepted" {
-            return Ok((proof, this));
+        let evidence = (Some(appraisal.evidence_digest), appraisal.set);
+        if appraisal.accepted && reasons.is_empty() {
+            return Ok((proof, verdict(peer, reasons, evidence, now)));
         }
-        result.get_or_insert(this);
+        result.get_or_insert(verdict(peer, reasons, evidence, now));
         if !only_launch {
             break;
         }
     }
-    let mut result = result.unwrap_or_default();
-    let id = hex::encode(&Sha256::digest(proof.binding)[..8]);
-    session::refuse(channel, &id).await?;
-    result.refusal_id = Some(id);
-    Err(Error::Refused(Box::new(result)))
+    Err(Error::Refused(Box::new(result.unwrap_or_default())))
+}
+
+fn another_node(peer: &Peer, uid: &str) -> appraise::Mismatch {
+    appraise::Mismatch {
+        clause: "node.uid".to_owned(),
+        expected: Some(peer.node_uid.clone()),
+        actual: Some(told::text(uid)),
+        message: "another node answers at this node's address".to_owned(),
+    }
+}
+
+/// A refusal where the node is to blame for having shown nothing.
+fn unproven(peer: &Peer, error: session::Error) -> Error {
+    let Some(clause) = error.clause() else { return Error::Session(error) };
+    let reason = appraise::Mismatch {
+        clause: clause.to_owned(),
+        expected: None,
+        actual: None,
+        message: told::text(&chain(&error)),
+    };
+    Error::Unproven(Box::new(verdict(peer, vec![reason], (None, None), jiff::Timestamp::now())))
 }
 
 fn only_launch_register(appraisal: &Appraisal) -> bool {
@@ -201,7 +249,14 @@ fn only_launch_register(appraisal: &Appraisal) -> bool {
     !appraisal.accepted && appraisal.mismatches.iter().all(|mismatch| mismatch.clause == launch)
 }
 
-fn convert(peer: &Peer, appraisal: Appraisal, now: jiff::Timestamp) -> AttestationResult {
+/// What the status says: refused where there are reasons.
+fn verdict(
+    peer: &Peer,
+    reasons: Vec<appraise::Mismatch>,
+    (evidence_digest, measurement_set): (Option<String>, Option<String>),
+    now: jiff::Timestamp,
+) -> AttestationResult {
+    let accepted = reasons.is_empty();
     let public = |m: appraise::Mismatch| Mismatch {
         clause: m.clause,
         expected: m.expected,
@@ -209,39 +264,52 @@ fn convert(peer: &Peer, appraisal: Appraisal, now: jiff::Timestamp) -> Attestati
         message: m.message,
     };
     AttestationResult {
-        mismatches: appraisal.reasons().map(public).collect(),
-        verdict: if appraisal.accepted { "Accepted" } else { "Refused" }.to_owned(),
+        verdict: if accepted { "Accepted" } else { "Refused" }.to_owned(),
         platform: peer.cloud.platform().to_owned(),
-        measurement_set: appraisal.set,
+        measurement_set,
         trust_revision: Some(peer.policy.revision),
         time: Some(now.to_string()),
-        evidence_digest: Some(appraisal.evidence_digest),
-        refusal_id: None,
+        evidence_digest,
+        refusal_id: (!accepted).then(|| refusal_id(peer, &reasons)),
+        mismatches: reasons.into_iter().map(public).collect(),
     }
+}
+
+/// The same id while the same clauses don't hold of a node, so that it is told once however often it comes. Made with a
+/// secret that only members know: nobody else can try out which clauses an id stands for.
+fn refusal_id(peer: &Peer, reasons: &[appraise::Mismatch]) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &peer.cluster_id);
+    let mut context = hmac::Context::with_key(&key);
+    let clauses = reasons.iter().map(|reason| reason.clause.as_str());
+    for word in ["constellation.refusal-id.v1", &peer.node_uid].into_iter().chain(clauses) {
+        context.update(word.as_bytes());
+        context.update(&[0]);
+    }
+    hex::encode(context.sign().as_ref().get(..ID_BYTES).unwrap_or_default())
 }
 
 /// Gives a node its secret after it proved itself, and listens until it is done.
 pub async fn give<S: Secret>(peer: &Peer, secret: &S, journal: &Journal) -> Result<Zeroizing<String>, Error> {
     let mut channel = open(peer).await?;
-    journal.line("the node answers; it is asked for evidence".to_owned());
+    journal.line("the node answers; it is asked for evidence");
     let (proof, result) = prove(peer, &mut channel, S::PURPOSE).await?;
     journal.attestation(result);
     session::grant(&mut channel, &proof, secret).await?;
-    journal.line("the evidence was accepted".to_owned());
-    listen(&mut channel, |line| journal.line(line)).await
+    journal.line("the evidence was accepted");
+    listen(&mut channel, |line| journal.line(&line)).await
 }
 
-/// Listens to a node that works.
+/// Listens to a node that works; what it says is cut and cleaned.
 pub async fn listen(
     channel: &mut Channel<Box<dyn Stream>>,
     mut line: impl FnMut(String),
 ) -> Result<Zeroizing<String>, Error> {
     loop {
         match channel.receive_within(SILENCE_LIMIT).await? {
-            Progress::Phase { name } => line(format!("phase {name}")),
-            Progress::Line { text } => line(text),
+            Progress::Phase { name } => line(told::text(&format!("phase {name}"))),
+            Progress::Line { text } => line(told::text(&text)),
             Progress::Done { kubeconfig } => return Ok(Zeroizing::new(kubeconfig)),
-            Progress::Failed { message } => return Err(Error::Node(message)),
+            Progress::Failed { message } => return Err(Error::Node(told::text(&message))),
         }
     }
 }

@@ -49,6 +49,7 @@ pub async fn apply(context: &Context, look: &Look, plan: &Plan) -> Outcome {
                     _ => error.reason().unwrap_or(reason::CLOUD_ERROR),
                 };
                 outcome.failed = Some((step.clone(), why, chain(&error)));
+                outcome.refused = error.refusal().cloned();
                 break;
             }
         }
@@ -179,7 +180,7 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
         policy,
         words: init::talk::Words { collector: Arc::clone(&context.collector), object: Arc::new(cluster.clone()) },
     };
-    init::leave::leave(&peer).await.map_err(|error| Error::Cloud(CloudError::Transient(chain(&error))))
+    init::leave::leave(&peer).await.map_err(|error| Error::Talk(Box::new(error)))
 }
 
 /// The made cluster; a step that needs it is planned only when it can be asked.

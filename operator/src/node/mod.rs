@@ -67,7 +67,9 @@ pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + 
 
 async fn reconcile(node: Arc<ConfidentialNode>, context: Arc<Context>) -> Result<Action, Error> {
     let look = Box::pin(async {
-        tokio::time::timeout(LIMIT, pass(&context, &node)).await.map_err(|_| Error::Time("reconciling a node"))?
+        tokio::time::timeout(LIMIT, Box::pin(pass(&context, &node)))
+            .await
+            .map_err(|_| Error::Time("reconciling a node"))?
     });
     let action = context.metrics.pass("node", look).await?;
     context.failures.forget(&node.uid().unwrap_or_default());

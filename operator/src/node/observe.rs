@@ -164,11 +164,12 @@ async fn launch_config(
 
 fn talk(context: &Context, node: &ConfidentialNode) -> Option<TalkSeen> {
     let state = context.inits.state(&node.uid()?)?;
-    let failed = match state.outcome {
+    let init::InitState { attestation, refusals, progress, outcome, .. } = state;
+    let failed = match outcome {
         Some(Outcome::Failed(why)) => Some(why),
         _ => None,
     };
-    Some(TalkSeen { attestation: state.attestation, progress: state.progress, failed })
+    Some(TalkSeen { attestation, refusals, progress, failed })
 }
 
 async fn admission(workload: &Workload, uid: &str) -> Result<Option<AdmissionSeen>, Error> {

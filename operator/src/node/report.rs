@@ -3,7 +3,7 @@
 use constellation_crds::{
     ConfidentialNodeStatus,
     condition::{self, Status, kind, reason},
-    node::Phase,
+    node::{AttestationResult, Phase},
 };
 
 use super::{plan::Step, seen::Observed};
@@ -13,19 +13,21 @@ use crate::{
 };
 
 /// What was done of a plan.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// Steps that were carried out.
     pub done: Vec<Step>,
     /// The step that failed, why, and the condition reason.
     pub failed: Option<(Step, &'static str, String)>,
+    /// The appraisal by which the owner refused the node in that step.
+    pub refused: Option<AttestationResult>,
 }
 
 /// The status.
 #[must_use]
 pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
     let before = seen.before();
-    let attestation = seen.attestation();
+    let attestation = attestation(seen, outcome);
     let failure = seen.failure();
     let (phase, summary) = phase(seen, outcome, failure.as_ref());
     let mut status = ConfidentialNodeStatus {
@@ -79,7 +81,8 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
     }
     let (state, why) =
         if seen.deleting() { (Status::True, reason::DRAINING) } else { (Status::False, reason::NOT_DRAINING) };
-    condition::set(&mut status.conditions, kind::DRAINING, state, why, "", status.observed_generation, seen.now);
+    let message = if seen.deleting() && outcome.failed.is_some() { summary } else { String::new() };
+    condition::set(&mut status.conditions, kind::DRAINING, state, why, message, status.observed_generation, seen.now);
     if phase == Phase::Failed {
         status.phase_times.entry("Failed".into()).or_insert_with(|| second(seen));
     }
@@ -89,14 +92,23 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
     status
 }
 
+/// The last appraisal; the owner's, just now, before a verifier's earlier one. A refusal for the reasons that are told
+/// already is no news.
+fn attestation(seen: &Observed, outcome: &Outcome) -> Option<AttestationResult> {
+    let Some(refused) = &outcome.refused else { return seen.attestation() };
+    let known = seen.before().attestation.filter(|known| known.refusal_id == refused.refusal_id);
+    known.or_else(|| Some(refused.clone()))
+}
+
 fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, String)>) -> (Phase, String) {
     let going = seen.instance.as_ref().is_none_or(|instance| instance.state == InstanceState::Terminating);
     if seen.deleting() {
-        return match (going, seen.kube) {
+        let (phase, summary) = match (going, seen.kube) {
             (false, Some(kube)) if kube.pods > 0 => (Phase::Draining, format!("{} pod(s) are leaving", kube.pods)),
             (false, Some(_)) => (Phase::Draining, "leaving the cluster".into()),
             _ => (Phase::Terminating, "the VM is being removed".into()),
         };
+        return (phase, failed_words(outcome).unwrap_or(summary));
     }
     if let Some((_, why)) = failure {
         return (Phase::Failed, format!("{why}; it will be replaced"));
@@ -118,10 +130,14 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
         (Some(_), None) => (Phase::Booting, format!("the VM boots; waiting for its evidence{}", seen.last_refusal())),
     };
     // A step that failed changes what is said, not how far the node is.
-    match &outcome.failed {
-        Some((step, _, why)) if phase != Phase::Ready => (phase, format!("{step:?} failed: {why}")),
+    match failed_words(outcome) {
+        Some(words) if phase != Phase::Ready => (phase, words),
         _ => (phase, summary),
     }
+}
+
+fn failed_words(outcome: &Outcome) -> Option<String> {
+    outcome.failed.as_ref().map(|(step, _, why)| format!("{step:?} failed: {why}"))
 }
 
 fn second(seen: &Observed) -> String {

@@ -66,6 +66,8 @@ pub struct KubeSeen {
 pub struct TalkSeen {
     /// Result of the appraisal.
     pub attestation: Option<AttestationResult>,
+    /// Refusals of whoever answered, that say nothing about the node.
+    pub refusals: Option<Refusals>,
     /// The last lines.
     pub progress: Vec<String>,
     /// Why it failed for good.
@@ -139,7 +141,16 @@ impl Observed {
     /// Refusals in the node's name that say nothing about it; what was told before counts while nobody can be asked.
     #[must_use]
     pub fn refusals(&self) -> Option<Refusals> {
-        self.admission.as_ref().and_then(|admission| admission.refusals.clone()).or_else(|| self.before().refusals)
+        let before = self.before().refusals;
+        let verifier = self.admission.as_ref().and_then(|admission| admission.refusals.clone());
+        let owner = self.talk.as_ref().and_then(|talk| talk.refusals.clone());
+        // A verifier tells its number seldom. The owner's is told when the reason changes, and each time that it has
+        // doubled, so that whoever answers with nonsense can't make the status change each time.
+        let is_news = |now: &Refusals| {
+            let same = before.as_ref().filter(|before| before.last.refusal_id == now.last.refusal_id);
+            same.is_none_or(|before| now.count / 2 >= before.count)
+        };
+        verifier.or_else(|| owner.filter(is_news)).or(before)
     }
 
     /// What is said of a node that waits: perhaps it was the one that was refused.
@@ -182,6 +193,9 @@ impl Observed {
         }
         let late = self.since("Launched").is_some_and(|seconds| seconds > limit);
         let ready = self.since("Ready").is_some() || self.kube.is_some_and(|kube| kube.ready);
-        (late && !ready).then(|| (reason::NODE_TIMED_OUT, format!("it wasn't Ready {limit} s after its launch")))
+        (late && !ready).then(|| {
+            let message = format!("it wasn't Ready {limit} s after its launch{}", self.last_refusal());
+            (reason::NODE_TIMED_OUT, message)
+        })
     }
 }

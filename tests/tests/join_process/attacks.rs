@@ -10,10 +10,10 @@ use constellation_attestation::{
     protocol::{Evidence, Hello, LaunchConfig, MAX_FRAME, Purpose, Role, Ticket, Verdict},
     session,
 };
-use constellation_crds::TrustBundle;
+use constellation_crds::{NodeAdmission, TrustBundle};
 use kube::{
-    Api,
-    api::{Patch, PatchParams},
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SubjectPublicKeyInfo};
 use serde_json::json;
@@ -318,16 +318,13 @@ async fn a_request_for_other_names_and_usages_gets_the_admitted_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workers_certificate_and_the_verifiers_change_neither_admissions_nor_trust() {
     let (scene, mut machine) = Scene::with_worker("rights").await.unwrap();
-    let ticket: Ticket = machine.join(scene.verifier).await.unwrap();
+    let worker = workers_client(&scene, &mut machine).await;
     let control_plane = ControlPlane::shared();
-    let (certificate, key) = (scene.folder.path().join("kubelet.crt"), scene.folder.path().join("kubelet.key"));
-    std::fs::write(&certificate, &ticket.kubelet_certificate).unwrap();
-    std::fs::write(&key, machine.secrets.kubelet_key_pem().as_bytes()).unwrap();
+    let verifier = control_plane.client(&control_plane.kubeconfig("verifier")).await.unwrap();
     let promote = Patch::Merge(json!({ "spec": { "role": "control-plane" } }));
     let distrust = Patch::Merge(json!({ "spec": { "envelope": "{}" } }));
     let params = PatchParams::default();
-    for kubeconfig in [control_plane.kubeconfig_of(&certificate, &key), control_plane.kubeconfig("verifier")] {
-        let client = control_plane.client(&kubeconfig).await.unwrap();
+    for client in [worker, verifier] {
         let nodes = scene.nodes_of(client.clone());
         let refused = nodes.patch(WORKER, &params, &promote).await.unwrap_err();
         assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
@@ -335,6 +332,35 @@ async fn a_workers_certificate_and_the_verifiers_change_neither_admissions_nor_t
         let refused = bundles.patch("constellation", &params, &distrust).await.unwrap_err();
         assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_certificate_lists_the_admissions_of_its_mesh_and_reads_nothing_beside_them() {
+    let (scene, mut machine) = Scene::with_worker("mesh-rights").await.unwrap();
+    let client = workers_client(&scene, &mut machine).await;
+    let all = ListParams::default();
+    // Where the operator keeps those of a cluster; the mesh asks there.
+    let nodes: Api<NodeAdmission> = Api::namespaced(client.clone(), "kube-system");
+    nodes.list(&all).await.unwrap();
+    let bundles: Api<TrustBundle> = Api::namespaced(client.clone(), "kube-system");
+    let refused = [
+        scene.nodes_of(client).list(&all).await.map(drop),
+        nodes.get(WORKER).await.map(drop),
+        bundles.list(&all).await.map(drop),
+    ];
+    for refused in refused {
+        assert!(matches!(&refused, Err(kube::Error::Api(status)) if status.code == 403), "{refused:?}");
+    }
+}
+
+/// A client with the certificate that a worker's kubelet got.
+async fn workers_client(scene: &Scene, machine: &mut Machine) -> Client {
+    let ticket: Ticket = machine.join(scene.verifier).await.unwrap();
+    let (certificate, key) = (scene.folder.path().join("kubelet.crt"), scene.folder.path().join("kubelet.key"));
+    std::fs::write(&certificate, &ticket.kubelet_certificate).unwrap();
+    std::fs::write(&key, machine.secrets.kubelet_key_pem().as_bytes()).unwrap();
+    let control_plane = ControlPlane::shared();
+    control_plane.client(&control_plane.kubeconfig_of(&certificate, &key)).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

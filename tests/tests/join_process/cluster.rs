@@ -12,16 +12,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use constellation_crds::{NodeAdmission, TrustBundle};
+use constellation_operator::init::install;
 use constellation_tests::{
     controlplane::{self, Options},
     swtpm::alone,
 };
 use k8s_openapi::{
-    api::{
-        core::v1::ConfigMap,
-        rbac::v1::{ClusterRole, ClusterRoleBinding},
-    },
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::core::v1::ConfigMap, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client, CustomResourceExt as _,
@@ -116,9 +113,6 @@ async fn prepare(client: &Client) -> Result<()> {
     for definition in [NodeAdmission::crd(), TrustBundle::crd()] {
         definitions.create(&params, &definition).await?;
     }
-    let (role, binding) = permissions()?;
-    Api::<ClusterRole>::all(client.clone()).create(&params, &role).await?;
-    Api::<ClusterRoleBinding>::all(client.clone()).create(&params, &binding).await?;
     let config: ConfigMap = serde_json::from_value(json!({
         "metadata": { "name": "kubelet-config" }, "data": { "kubelet": KUBELET_CONFIG },
     }))?;
@@ -129,32 +123,17 @@ async fn prepare(client: &Client) -> Result<()> {
         // The namespace comes a moment after the API server.
         let there = maps.create(&params, &config).await.is_ok() || maps.get("kubelet-config").await.is_ok();
         let all = ListParams::default();
-        if there && nodes.list(&all).await.is_ok() && bundles.list(&all).await.is_ok() {
+        // The product's own rights, so that these tests fail when a verifier needs more.
+        if there
+            && install::grant(client).await.is_ok()
+            && nodes.list(&all).await.is_ok()
+            && bundles.list(&all).await.is_ok()
+        {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;
     }
     bail!("the definitions aren't served");
-}
-
-/// Exactly what the verifier needs, so that these tests fail when it needs more.
-fn permissions() -> Result<(ClusterRole, ClusterRoleBinding)> {
-    let role = serde_json::from_value(json!({
-        "metadata": { "name": "constellation:verifier" },
-        "rules": [
-            { "apiGroups": ["constellation.dev"], "resources": ["nodeadmissions"], "verbs": ["get", "list"] },
-            { "apiGroups": ["constellation.dev"], "resources": ["nodeadmissions/status"], "verbs": ["update", "patch"] },
-            { "apiGroups": ["constellation.dev"], "resources": ["trustbundles"], "verbs": ["get"] },
-            { "apiGroups": ["constellation.dev"], "resources": ["trustbundles/status"], "verbs": ["patch"] },
-            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"], "verbs": ["get"] },
-        ],
-    }))?;
-    let binding = serde_json::from_value(json!({
-        "metadata": { "name": "constellation:verifier" },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "constellation:verifier" },
-        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "constellation:verifier" }],
-    }))?;
-    Ok((role, binding))
 }
 
 /// As kubeadm with `encryptionAlgorithm: ECDSA-P256` does it: keys in SEC1 form. Also under the harness's names.

@@ -129,3 +129,13 @@ fn what_was_written_once_stays() {
     assert_eq!(second.initialization, first.initialization);
     assert!(!is_true(&second.conditions, kind::AVAILABLE));
 }
+
+#[test]
+fn the_revision_in_the_status_never_goes_back() {
+    let before = ConstellationClusterStatus { trust_revision: Some(5), ..ConstellationClusterStatus::default() };
+    let seen = running();
+    for (live, expected) in [(None, 5), (Some(1), 5), (Some(5), 5), (Some(6), 6)] {
+        let facts = Facts { trust_revision: live, ..Facts::default() };
+        assert_eq!(report(&seen, &plan(&seen), &facts, &before, at(1)).trust_revision, Some(expected));
+    }
+}

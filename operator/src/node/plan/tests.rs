@@ -3,7 +3,7 @@
 use constellation_crds::{
     ConfidentialNodeSpec, FINALIZER_NODE,
     cluster::LocalRef,
-    node::{AttestationResult, Role},
+    node::{AttestationResult, Mismatch, Phase, Refusals, Role},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,7 +11,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::*;
 use crate::{
     cloud::{Instance, InstanceId, NodeUid},
-    node::seen::{AdmissionSeen, ClusterSeen, KubeSeen},
+    node::{
+        report::{Outcome, report},
+        seen::{AdmissionSeen, ClusterSeen, KubeSeen, TalkSeen},
+    },
 };
 
 const NOW: i64 = 10_000;
@@ -197,7 +200,6 @@ fn only_a_vm_that_was_launched_and_ended_is_lost() {
 
 #[test]
 fn a_launch_that_the_cloud_refused_says_why_in_its_condition() {
-    use crate::node::report::{Outcome, report};
     let reason = |step, why| {
         let outcome = Outcome { failed: Some((step, why, "no room".into())), ..Outcome::default() };
         let status = report(&given(Role::Worker), &outcome);
@@ -206,4 +208,52 @@ fn a_launch_that_the_cloud_refused_says_why_in_its_condition() {
     };
     assert_eq!(reason(Step::Launch, "NoCapacity"), ("NoCapacity".to_owned(), true));
     assert_eq!(reason(Step::AddFinalizer, "CloudError"), ("Pending".to_owned(), true));
+}
+
+fn refused(id: &str, time: &str) -> AttestationResult {
+    let mismatch = Mismatch { clause: "tpm.pcr.11".into(), message: "another image".into(), ..Mismatch::default() };
+    AttestationResult {
+        verdict: "Refused".into(),
+        time: Some(time.into()),
+        refusal_id: Some(id.into()),
+        mismatches: vec![mismatch],
+        ..AttestationResult::default()
+    }
+}
+
+#[test]
+fn a_node_that_is_refused_while_it_leaves_is_told_with_its_reasons_and_again_only_for_others() {
+    let mut seen = going(member(Role::ControlPlane), 1);
+    let mut told = |id: &str, time: &str| {
+        let failed = Some((Step::Leave, "AttestationRefused", "refused: tpm.pcr.11: another image".to_owned()));
+        let outcome = Outcome { failed, refused: Some(refused(id, time)), ..Outcome::default() };
+        let status = report(&seen, &outcome);
+        seen.node.status = Some(status.clone());
+        status
+    };
+    let status = told("a", "1");
+    assert_eq!((status.phase, status.attestation), (Some(Phase::Draining), Some(refused("a", "1"))));
+    assert!(status.summary.is_some_and(|text| text.contains("Leave failed") && text.contains("tpm.pcr.11")));
+    let condition = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+    assert_eq!(condition("Attested").reason, "AttestationRefused");
+    assert!(condition("Draining").message.contains("tpm.pcr.11"));
+    assert_eq!(told("a", "2").attestation, Some(refused("a", "1")), "the same reasons are no news");
+    assert_eq!(told("b", "3").attestation, Some(refused("b", "3")));
+}
+
+#[test]
+fn what_the_owner_refused_without_evidence_is_told_by_reason_and_at_each_doubling() {
+    let mut seen = running(given(Role::ControlPlane));
+    seen.cluster.as_mut().unwrap().initialized = false;
+    let mut told = |count, id: &str| {
+        let refusals = Some(Refusals { count, since: None, last: refused(id, "1") });
+        seen.talk = Some(TalkSeen { refusals, ..TalkSeen::default() });
+        let status = report(&seen, &Outcome::default());
+        seen.node.status = Some(status.clone());
+        assert_eq!((status.phase, status.attestation), (Some(Phase::Booting), None), "it says nothing about the node");
+        assert!(status.summary.unwrap().contains("tpm.pcr.11"));
+        status.refusals.unwrap().count
+    };
+    let counts = [(1, "a"), (2, "a"), (3, "a"), (4, "a"), (7, "a"), (8, "a"), (9, "b"), (1, "b")];
+    assert_eq!(counts.map(|(count, id)| told(count, id)), [1, 2, 2, 4, 4, 8, 9, 9]);
 }
