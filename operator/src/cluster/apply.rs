@@ -415,7 +415,7 @@ fn peer<'a>(ctx: &Context, world: &'a World, name: &str) -> Result<(init::Peer, 
             accepted,
             cloud.platform(),
             world.roots.clone(),
-            trust::place(&world.cluster.spec.provider),
+            &world.cluster.spec,
         ),
         words: init::talk::Words { collector: Arc::clone(&ctx.collector), object: Arc::clone(&world.cluster) },
     };
@@ -444,8 +444,8 @@ async fn write_trust(world: &World) -> Result<(), Error> {
     let name = trust_bundle_name(workload, &world.cluster);
     let recorded = world.cluster.status.as_ref().and_then(|status| status.trust_revision);
     let revision = world.facts.trust_revision.max(recorded).unwrap_or(0) + 1;
-    let (roots, place) = (world.roots.clone(), trust::place(&world.cluster.spec.provider));
-    let policy = trust::policy(&world.uid.0, revision, &world.seen.accepted, cloud.platform(), roots, place);
+    let (roots, spec) = (world.roots.clone(), &world.cluster.spec);
+    let policy = trust::policy(&world.uid.0, revision, &world.seen.accepted, cloud.platform(), roots, spec);
     if !world.seen.simulated {
         policy.validate().map_err(|error| Error::Invalid(format!("the trust policy can't be used: {error}")))?;
     }

@@ -336,8 +336,7 @@ async fn inside(
         let words = found.as_ref().is_some_and(|bundle| bundle.spec.collateral == *given.collateral);
         let there = found.and_then(|bundle| trust::read(&bundle.spec.envelope, &owner.public_spki()));
         let accepted = cluster.status.as_ref().map(|s| s.accepted_versions.as_slice()).unwrap_or_default();
-        let place = trust::place(&cluster.spec.provider);
-        let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), given.roots.to_vec(), place);
+        let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), given.roots.to_vec(), &cluster.spec);
         inside.trust_current = words && there.as_ref().is_some_and(|there| trust::same(there, &wanted));
         inside.revision = there.map(|there| there.revision);
         Ok::<_, kube::Error>(inside)

@@ -165,7 +165,7 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
         &status.accepted_versions,
         cloud.platform(),
         roots,
-        init::trust::place(&cluster.spec.provider),
+        &cluster.spec,
     );
     let cluster_id = master.cluster_id();
     let peer = init::Peer {
