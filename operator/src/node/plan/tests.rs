@@ -2,8 +2,8 @@
 
 use constellation_crds::{
     ConfidentialNodeSpec, FINALIZER_NODE,
-    cluster::LocalRef,
-    node::{AttestationResult, Role},
+    cluster::{LocalRef, OnFailure},
+    node::{AttestationResult, Mismatch, Role},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -42,6 +42,7 @@ fn given(role: Role) -> Observed {
         other_control_planes: 0,
         drain_seconds: 60,
         node_seconds: 900,
+        on_failure: OnFailure::Report,
     };
     Observed {
         node,
@@ -70,7 +71,7 @@ fn member(role: Role) -> Observed {
     let mut seen = running(given(role));
     let appraisal = AttestationResult { verdict: "Accepted".into(), ..AttestationResult::default() };
     seen.admission = Some(AdmissionSeen { admitted: true, evicted: false, appraisal: Some(appraisal), refusals: None });
-    seen.kube = Some(KubeSeen { ready: true, cordoned: false, labelled: true, pods: 0 });
+    seen.kube = Some(KubeSeen { ready: true, cordoned: false, labelled: true, unattested: false, pods: 0 });
     seen
 }
 
@@ -206,4 +207,83 @@ fn a_launch_that_the_cloud_refused_says_why_in_its_condition() {
     };
     assert_eq!(reason(Step::Launch, "NoCapacity"), ("NoCapacity".to_owned(), true));
     assert_eq!(reason(Step::AddFinalizer, "CloudError"), ("Pending".to_owned(), true));
+}
+
+/// A member that verifiers refuse for this clause, and whether it has our taint already.
+fn refused(on_failure: OnFailure, clause: &str, unattested: bool) -> Observed {
+    let mut seen = reached(member(Role::Worker), "Joined", 500);
+    let mismatch = Mismatch {
+        clause: clause.into(),
+        expected: Some("snp-crl.Milan".into()),
+        message: "why".into(),
+        ..Mismatch::default()
+    };
+    let appraisal =
+        AttestationResult { verdict: "Refused".into(), mismatches: vec![mismatch], ..AttestationResult::default() };
+    seen.admission.as_mut().unwrap().appraisal = Some(appraisal);
+    seen.cluster.as_mut().unwrap().on_failure = on_failure;
+    seen.kube.as_mut().unwrap().unattested = unattested;
+    seen
+}
+
+#[test]
+fn a_refused_member_is_tainted_where_that_is_wanted_and_as_long_as_it_is_refused() {
+    use OnFailure::{Replace, Report, Taint};
+    let accepted = |on_failure, unattested| {
+        let appraisal = member(Role::Worker).admission.unwrap().appraisal;
+        let mut seen = refused(on_failure, "", unattested);
+        seen.admission.as_mut().unwrap().appraisal = appraisal;
+        seen
+    };
+    let paused = |mut seen: Observed| {
+        seen.cluster.as_mut().unwrap().paused = true;
+        seen
+    };
+    let unheard = |mut seen: Observed| {
+        seen.cluster.as_mut().unwrap().initialized = false;
+        Observed { admission: None, kube: None, ..seen }
+    };
+    let (image, silence) = ("tpm.pcr.11", "evidence.absent");
+    let table = vec![
+        ("refused", refused(Taint, image, false), vec![Step::Taint]),
+        ("silent", refused(Taint, silence, false), vec![Step::Taint]),
+        ("tainted already", refused(Taint, image, true), vec![]),
+        ("accepted", accepted(Taint, false), vec![]),
+        ("accepted again", accepted(Taint, true), vec![Step::Untaint]),
+        ("not wanted", refused(Report, image, false), vec![]),
+        ("not wanted any more", refused(Report, image, true), vec![Step::Untaint]),
+        ("to be replaced", refused(Replace, image, false), vec![]),
+        ("to be replaced instead", refused(Replace, image, true), vec![Step::Untaint]),
+        ("only collateral is wanting", refused(Taint, "evidence.collateral", false), vec![]),
+        ("paused", paused(refused(Taint, image, false)), vec![]),
+        ("nobody can be asked", unheard(refused(Taint, image, true)), vec![]),
+    ];
+    for (what, seen, expected) in table {
+        assert_eq!(steps(&seen), expected, "{what}");
+        assert_eq!(seen.failure(), None, "{what}: a member isn't ended for it");
+    }
+}
+
+#[test]
+fn who_is_no_member_yet_is_not_tainted_but_fails() {
+    let mut seen = refused(OnFailure::Taint, "tpm.pcr.11", false);
+    (seen.kube, seen.node.status) = (None, None);
+    assert_eq!((steps(&seen), seen.refused_member()), (vec![], None));
+    assert_eq!(seen.failure().unwrap().0, constellation_crds::condition::reason::ATTESTATION_REFUSED);
+}
+
+#[test]
+fn a_refused_member_says_so_and_what_follows() {
+    use crate::node::report::{Outcome, report};
+    for (on_failure, words) in [
+        (OnFailure::Report, "nothing else follows"),
+        (OnFailure::Taint, "pods are sent away"),
+        (OnFailure::Replace, "status.plan of the cluster"),
+    ] {
+        let status = report(&refused(on_failure, "tpm.pcr.11", false), &Outcome::default());
+        let summary = status.summary.unwrap();
+        assert!(summary.contains("tpm.pcr.11: why") && summary.contains(words), "{summary}");
+        assert_eq!(status.phase, Some(constellation_crds::node::Phase::Ready));
+    }
+    assert_eq!(report(&member(Role::Worker), &Outcome::default()).summary.as_deref(), Some("ready"));
 }
