@@ -230,6 +230,9 @@ pub struct TrustPolicy {
     /// Where machines of a cloud may be; absent refuses all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
+    /// Seconds between two re-attestations of a member; 0: never. Absent: as its verifiers were started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reattestation_interval_seconds: Option<u32>,
 }
 
 impl TrustPolicy {
@@ -457,12 +460,29 @@ mod tests {
             sets: vec![good()],
             endorsement_roots: vec![],
             place: None,
+            reattestation_interval_seconds: None,
         };
         assert_eq!(policy.validate(), Ok(()));
         policy.sets.push(good());
         assert_eq!(policy.validate(), Err(Error::Name("a".into())));
         policy.sets.clear();
         assert!(matches!(policy.validate(), Err(Error::Empty(_))));
+    }
+
+    #[test]
+    fn a_policy_says_how_often_members_are_asked_and_one_from_before_that_is_read() {
+        let before = format!(
+            r#"{{"clusterUid":"c","revision":1,"sets":[{}],"endorsementRoots":[]}}"#,
+            serde_json::to_string(&good()).unwrap()
+        );
+        let mut policy: TrustPolicy = serde_json::from_str(&before).unwrap();
+        assert_eq!(policy.reattestation_interval_seconds, None);
+        assert_eq!(serde_json::to_string(&policy).unwrap(), before);
+        policy.reattestation_interval_seconds = Some(0);
+        let told = serde_json::to_string(&policy).unwrap();
+        assert_eq!(serde_json::from_str::<TrustPolicy>(&told).unwrap(), policy);
+        let unknown = told.replace("reattestationIntervalSeconds", "reattestationIntervalMinutes");
+        assert!(serde_json::from_str::<TrustPolicy>(&unknown).is_err());
     }
 
     #[test]

@@ -149,6 +149,7 @@ fn policy(platform: Platform, evidence: &Evidence, place: Place) -> TrustPolicy 
         sets: vec![set],
         endorsement_roots: vec![],
         place: Some(place),
+        reattestation_interval_seconds: None,
     }
 }
 

@@ -124,6 +124,7 @@ fn policy(proof: &Proof, swtpm: &Swtpm) -> TrustPolicy {
         )],
         endorsement_roots: swtpm.endorsement_roots().unwrap(),
         place: None,
+        reattestation_interval_seconds: None,
     }
 }
 

@@ -92,6 +92,14 @@ pub struct ConstellationClusterSpec {
     pub deletion_policy: Option<DeletionPolicy>,
 }
 
+impl ConstellationClusterSpec {
+    /// What a failed re-attestation leads to.
+    #[must_use]
+    pub fn on_failure(&self) -> OnFailure {
+        self.attestation.as_ref().and_then(|after| after.on_failure).unwrap_or(OnFailure::Report)
+    }
+}
+
 /// Where the VMs run: exactly one member.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -318,23 +326,25 @@ pub struct LocalRef {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AttestationPolicy {
-    /// Seconds between re-attestations of a node. Absent: 3600. 0: never.
+    /// Seconds between re-attestations of a node. Absent: 3600. 0: never. The verifiers follow a change within ten minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 31_536_000))]
     pub reattestation_interval_seconds: Option<u32>,
-    /// What a failed re-attestation leads to. Absent: `Report`.
+    /// What follows when a member's evidence is refused, or when it gives none in three rounds (and 15 minutes). Absent:
+    /// `Report`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_failure: Option<OnFailure>,
 }
 
-/// What a failed re-attestation leads to.
+/// What a failed re-attestation leads to. Conditions and an Event say so in any case.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum OnFailure {
-    /// The node is replaced.
+    /// The node is replaced, one at a time and only once another one proved itself and is Ready. A control-plane node only
+    /// while the others have a majority, so never the only one.
     Replace,
-    /// Conditions and an Event say so.
+    /// Nothing else.
     Report,
-    /// The node is tainted `constellation.dev/unattested:NoExecute`.
+    /// The node is tainted `constellation.dev/unattested:NoExecute` until it is accepted again.
     Taint,
 }
 

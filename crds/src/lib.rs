@@ -50,3 +50,5 @@ pub const ANNOTATION_RETIRE: &str = "constellation.dev/retire";
 
 /// Taint of ours on nodes that are being replaced.
 pub const TAINT_ROLLING: &str = "constellation.dev/rolling";
+/// Taint of ours on members whose evidence is refused, effect `NoExecute`, where the cluster asks for it.
+pub const TAINT_UNATTESTED: &str = "constellation.dev/unattested";

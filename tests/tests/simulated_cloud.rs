@@ -96,6 +96,7 @@ impl Story {
             sets: vec![MeasurementSet::of_registers("v1".into(), Platform::Simulated, pcrs)],
             endorsement_roots: Vec::new(),
             place: None,
+            reattestation_interval_seconds: None,
         };
         let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&policy).unwrap(), &story.owner);
         let bundle =

@@ -206,6 +206,7 @@ fn policy_of_the_genuine_quote(change: impl FnOnce(&mut tdx::Policy)) -> (tempfi
         sets: vec![set],
         endorsement_roots: Vec::new(),
         place: None,
+        reattestation_interval_seconds: None,
     };
     let file = tempfile::NamedTempFile::new().unwrap();
     serde_json::to_writer(&file, &policy).unwrap();

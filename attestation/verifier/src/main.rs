@@ -16,7 +16,7 @@ use constellation_verifier::{
     home::{self, Home, Paths},
     join::{self, Outcome},
     metrics,
-    reattest::{self, Schedule},
+    reattest::{self, Interval, Schedule},
     refusals,
     server::{self, Limits},
     store::{self, Cluster},
@@ -70,7 +70,7 @@ struct Serve {
     /// Where Prometheus finds the counters.
     #[arg(long, default_value = "127.0.0.1:9102")]
     metrics: SocketAddr,
-    /// Seconds between two rounds of re-attestation; 0: none.
+    /// Seconds between two rounds of re-attestation where the trust bundle says nothing; 0: none.
     #[arg(long, default_value_t = 3600)]
     reattest_seconds: u64,
     /// Port of the nodes' bootstrappers.
@@ -121,7 +121,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         () = &mut stop => return Ok(()),
     };
     let schedule = Schedule {
-        interval: (args.reattest_seconds > 0).then(|| Duration::from_secs(args.reattest_seconds)),
+        interval: Interval::of_seconds(args.reattest_seconds),
         port: args.bootstrapper_port,
         own_address: args.own_address,
     };

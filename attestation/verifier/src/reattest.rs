@@ -2,7 +2,8 @@
 //!
 //! The first control-plane node was appraised by its owner, before there was an API to record it in; the same is true
 //! after Recover. So each verifier asks the bootstrapper beside it for evidence as a member, and records that.
-//! Only what changed is written: while nothing changes, nothing is written.
+//! Only what changed is written: while nothing changes, nothing is written. How often members are asked is the owner's
+//! word, in the trust bundle; who doesn't answer is counted by [`silence`].
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,12 +15,12 @@ use constellation_crds::NodeAdmission;
 use futures::StreamExt as _;
 use tokio::{
     net::TcpStream,
-    time::{MissedTickBehavior, interval_at, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
     admit::{self, Door, reason},
-    join::Outcome,
+    record, silence,
     store::Store,
     verifier::{Error, Examined, Settled, Verifier, chain, introduction},
 };
@@ -27,12 +28,49 @@ use crate::{
 /// When and where members are asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
-    /// Time between two rounds; nothing: no rounds.
-    pub interval: Option<Duration>,
+    /// Time between two rounds, where the owner's bundle says nothing.
+    pub interval: Interval,
     /// Port of the bootstrappers.
     pub port: u16,
     /// Address of the bootstrapper beside us.
     pub own_address: IpAddr,
+}
+
+/// Time between two rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interval {
+    /// This long.
+    Every(Duration),
+    /// There are none.
+    Never,
+}
+
+impl Interval {
+    /// From a setting, whose 0 means never.
+    #[must_use]
+    pub const fn of_seconds(seconds: u64) -> Self {
+        if seconds == 0 { Self::Never } else { Self::Every(Duration::from_secs(seconds)) }
+    }
+
+    /// When the round after the one that began at `last` is due.
+    fn after(self, last: Instant) -> Option<Instant> {
+        match self {
+            Self::Every(period) => last.checked_add(period),
+            Self::Never => None,
+        }
+    }
+}
+
+/// What came of asking a member.
+enum Answer {
+    /// It proved itself.
+    Accepted,
+    /// It was deleted meanwhile.
+    Gone,
+    /// Refused under this id, for its own evidence or for what is no fault of its own.
+    Refused(String),
+    /// Refused under this id, and nothing that came was evidence of its own.
+    Strange(String),
 }
 
 /// Members asked at a time; each costs a quote there and an appraisal here.
@@ -43,6 +81,11 @@ const CONVERSATION: Duration = Duration::from_mins(2);
 /// The operator writes our admission right after Init; nodes that join meanwhile can't reach our pods before.
 const ENROL_FIRST: Duration = Duration::from_secs(1);
 const ENROL_SLOWEST: Duration = Duration::from_secs(15);
+/// How long another interval may go unnoticed: one read in ten minutes is nothing to an API server, and at twice this a
+/// person who asks for shorter rounds would wonder whether they come.
+const LOOK: Duration = Duration::from_mins(10);
+/// The same while there is no bundle that can be believed: the operator writes the first one right after Init.
+const LOOK_SOON: Duration = Duration::from_mins(1);
 
 /// Returns when the node that we run on is recorded with the keys of this boot.
 pub async fn enrol<A: Store>(verifier: &Verifier<A>, schedule: &Schedule) {
@@ -50,14 +93,14 @@ pub async fn enrol<A: Store>(verifier: &Verifier<A>, schedule: &Schedule) {
     let mut pause = ENROL_FIRST;
     loop {
         match own(verifier, uid, schedule).await {
-            Ok(Some(Outcome::Admitted { uid })) => {
+            Ok(Answer::Accepted) => {
                 tracing::info!(node_uid = uid, "Enrolled our own node");
                 return;
             }
-            Ok(Some(Outcome::Refused { id })) => {
+            Ok(Answer::Refused(id) | Answer::Strange(id)) => {
                 tracing::error!(refusal = id, "Our own node doesn't pass; its status has the reasons");
             }
-            Ok(None) => tracing::debug!("Our own node has no admission yet"),
+            Ok(Answer::Gone) => tracing::debug!("Our own node has no admission yet"),
             Err(error) => {
                 verifier.own_fault(&error);
                 tracing::info!(error = %chain(&error), "Enrolling our own node failed, trying again");
@@ -68,15 +111,32 @@ pub async fn enrol<A: Store>(verifier: &Verifier<A>, schedule: &Schedule) {
     }
 }
 
-/// Asks all members, again and again.
+/// Asks all members, again and again, as often as the owner's bundle says by then.
 pub async fn rounds<A: Store>(verifier: &Verifier<A>, schedule: &Schedule) {
-    let Some(period) = schedule.interval else { return std::future::pending().await };
-    let mut clock = interval_at(tokio::time::Instant::now() + period, period);
-    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
+    let mut interval = schedule.interval;
     loop {
-        clock.tick().await;
-        round(verifier, schedule).await;
+        let told = owners(verifier, schedule.interval).await;
+        interval = told.unwrap_or(interval);
+        let (now, due) = (Instant::now(), interval.after(last));
+        if due.is_some_and(|due| due <= now) {
+            last = now;
+            round(verifier, schedule).await;
+        } else {
+            let look = now + if told.is_some() { LOOK } else { LOOK_SOON };
+            sleep_until(due.map_or(look, |due| due.min(look))).await;
+        }
     }
+}
+
+/// The interval that the owner wants; nothing while no bundle can be believed, which joins tell the owner.
+async fn owners<A: Store>(verifier: &Verifier<A>, default: Interval) -> Option<Interval> {
+    let policy = match verifier.store.bundle().await {
+        Ok(bundle) => verifier.trust.accept(&bundle.envelope).map_err(|error| chain(&error)),
+        Err(error) => Err(chain(&error)),
+    };
+    let seconds = policy.inspect_err(|error| tracing::debug!(error, "The bundle says no interval")).ok()?;
+    Some(seconds.reattestation_interval_seconds.map_or(default, |seconds| Interval::of_seconds(seconds.into())))
 }
 
 /// Asks all members once.
@@ -88,22 +148,46 @@ pub async fn round<A: Store>(verifier: &Verifier<A>, schedule: &Schedule) {
             return;
         }
     };
-    let members = nodes.into_iter().filter_map(|node| member(&node, schedule.port).map(|address| (node, address)));
+    let members: Vec<_> =
+        nodes.into_iter().filter_map(|node| member(&node, schedule.port).map(|address| (node, address))).collect();
+    verifier.silence.keep(&members.iter().map(|(node, _)| node.spec.node_uid.clone()).collect());
     futures::stream::iter(members)
-        .for_each_concurrent(ABREAST, |(node, address)| async move {
-            let uid = node.spec.node_uid.clone();
-            match within(verifier, &uid, address, Door::Member).await {
-                Ok(Some(Outcome::Admitted { .. })) => verifier.metrics.reattest_accepted.add(),
-                Ok(Some(Outcome::Refused { .. })) => verifier.metrics.reattest_refused.add(),
-                Ok(None) => {}
-                Err(error) => {
-                    verifier.metrics.reattest_failed.add();
-                    verifier.own_fault(&error);
-                    tracing::info!(node_uid = uid, error = %chain(&error), "A member gave no evidence");
-                }
-            }
-        })
+        .for_each_concurrent(ABREAST, |(node, address)| async move { visit(verifier, &node, address).await })
         .await;
+}
+
+/// Asks one member, and remembers whether it was heard.
+async fn visit<A: Store>(verifier: &Verifier<A>, node: &NodeAdmission, address: SocketAddr) {
+    let uid = node.spec.node_uid.as_str();
+    let (metrics, silence) = (&verifier.metrics, &verifier.silence);
+    let why = match within(verifier, uid, address, Door::Member).await {
+        Ok(Answer::Gone) => return,
+        Ok(Answer::Accepted) => {
+            metrics.reattest_accepted.add();
+            return silence.heard(uid);
+        }
+        Ok(Answer::Refused(_)) => {
+            metrics.reattest_refused.add();
+            return silence.heard(uid);
+        }
+        Ok(Answer::Strange(id)) => {
+            metrics.reattest_refused.add();
+            format!("what answered was refused under {id}")
+        }
+        Err(error) => {
+            metrics.reattest_failed.add();
+            verifier.own_fault(&error);
+            let why = chain(&error);
+            tracing::info!(node_uid = uid, error = why, "A member gave no evidence");
+            if !silence::is_silence(&error) {
+                return;
+            }
+            why
+        }
+    };
+    if let Err(error) = silence::missed(verifier, node, &why, Instant::now().into_std()).await {
+        tracing::warn!(node_uid = uid, error = %chain(&error), "Recording a silent member failed, trying again");
+    }
 }
 
 /// Where to reach a node that has to prove itself; nothing for one that isn't a member, or leaves.
@@ -115,30 +199,20 @@ fn member(node: &NodeAdmission, port: u16) -> Option<SocketAddr> {
     Some(SocketAddr::new(admission.address.parse().ok()?, port))
 }
 
-async fn own<A: Store>(verifier: &Verifier<A>, uid: &str, schedule: &Schedule) -> Result<Option<Outcome>, Error> {
+async fn own<A: Store>(verifier: &Verifier<A>, uid: &str, schedule: &Schedule) -> Result<Answer, Error> {
     if !admit::is_uid(uid) || verifier.store.node(uid).await?.is_none() {
-        return Ok(None);
+        return Ok(Answer::Gone);
     }
     within(verifier, uid, SocketAddr::new(schedule.own_address, schedule.port), Door::Own).await
 }
 
-async fn within<A: Store>(
-    verifier: &Verifier<A>,
-    uid: &str,
-    address: SocketAddr,
-    door: Door,
-) -> Result<Option<Outcome>, Error> {
+async fn within<A: Store>(verifier: &Verifier<A>, uid: &str, address: SocketAddr, door: Door) -> Result<Answer, Error> {
     let late = channel::Error::Timeout("the re-attestation");
     timeout(CONVERSATION, ask(verifier, uid, address, door)).await.map_err(|_| late)?
 }
 
-/// One conversation; nothing when the node was deleted meanwhile.
-async fn ask<A: Store>(
-    verifier: &Verifier<A>,
-    uid: &str,
-    address: SocketAddr,
-    door: Door,
-) -> Result<Option<Outcome>, Error> {
+/// One conversation.
+async fn ask<A: Store>(verifier: &Verifier<A>, uid: &str, address: SocketAddr, door: Door) -> Result<Answer, Error> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| channel::Error::Timeout("connecting"))?
@@ -158,27 +232,39 @@ async fn ask<A: Store>(
     if let Some(reason) = refused {
         let id = verifier.refuse_unproven(uid, reason)?;
         let _ = session::refuse(&mut channel, &id).await;
-        return Ok(Some(Outcome::Refused { id }));
+        return Ok(Answer::Strange(id));
     }
     // Read as late as possible, so that the compare-and-swap is against what is true now.
-    let Some(node) = verifier.store.node(uid).await? else { return Ok(None) };
+    let Some(node) = verifier.store.node(uid).await? else { return Ok(Answer::Gone) };
     let bundle = verifier.store.bundle().await?;
-    let settled = match verifier.examine(&mut channel, hello, &node, &bundle, door).await? {
-        Examined::Appraised(case) => verifier.settle(node, &case, |_| Ok(())).await?,
-        Examined::Refused(id) => Settled::Refused(id),
-    };
-    let outcome = match settled {
+    let (settled, refused): (_, fn(String) -> Answer) =
+        match verifier.examine(&mut channel, hello, &node, &bundle, door).await? {
+            Examined::Appraised(case) => {
+                // Who was refused for want of others' words alone has shown what it has.
+                let own = record::attributable(node.status.as_ref(), door, &case.appraisal)
+                    || !case.appraisal.lacking.is_empty();
+                let settled = verifier.settle(node, &case, |_| Ok(())).await?;
+                (settled, if own { Answer::Refused } else { Answer::Strange })
+            }
+            // No member can help it that the bundle isn't believed.
+            Examined::Refused(id) if verifier.trust.accept(&bundle.envelope).is_err() => {
+                (Settled::Refused(id), Answer::Refused)
+            }
+            Examined::Refused(id) => (Settled::Refused(id), Answer::Strange),
+        };
+    let answer = match settled {
         Settled::Granted(()) => {
-            session::accept(&mut channel).await?;
-            Outcome::Admitted { uid: uid.to_owned() }
+            // It is recorded: that the member doesn't wait to hear it changes nothing.
+            let _ = session::accept(&mut channel).await;
+            Answer::Accepted
         }
         Settled::Refused(id) => {
             let _ = session::refuse(&mut channel, &id).await;
-            Outcome::Refused { id }
+            refused(id)
         }
     };
     channel.close().await;
-    Ok(Some(outcome))
+    Ok(answer)
 }
 
 #[cfg(test)]

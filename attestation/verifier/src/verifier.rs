@@ -30,6 +30,7 @@ use crate::{
     metrics::Metrics,
     record::{self, Quiet},
     refusals::{Ledger, Name},
+    silence::Silence,
     store::{self, Store},
     ticket,
     trust::{self, Trust},
@@ -97,6 +98,8 @@ pub struct Verifier<A> {
     pub turns: Turns,
     /// Refusals that say nothing about a node, on their way to the owner.
     pub ledger: Ledger,
+    /// Members that give no evidence when they are asked.
+    pub silence: Silence,
     quiet: Quiet,
 }
 
@@ -142,6 +145,7 @@ impl<A: Store> Verifier<A> {
             places: Semaphore::new(ABREAST),
             turns: Turns::default(),
             ledger: Ledger::default(),
+            silence: Silence::default(),
             quiet: Quiet::default(),
         }
     }
@@ -368,7 +372,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn fresh_id() -> Result<String, Error> {
+/// An id for a refusal.
+pub(crate) fn fresh_id() -> Result<String, Error> {
     let mut bytes = [0; ID_BYTES];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::Random)?;
     Ok(hex::encode(bytes))

@@ -417,7 +417,7 @@ fn peer<'a>(ctx: &Context, world: &'a World, name: &str) -> Result<(init::Peer, 
             accepted,
             cloud.platform(),
             world.roots.clone(),
-            trust::place(&world.cluster.spec.provider),
+            &world.cluster.spec,
         ),
         words: init::talk::Words { collector: Arc::clone(&ctx.collector), object: Arc::clone(&world.cluster) },
     };

@@ -59,8 +59,8 @@ pub async fn write(ctx: &Context, world: &mut World, memory: &mut Memory) -> Res
     let cloud = world.cloud.as_ref().ok_or_else(|| missing("the cloud"))?;
     let (api, name): (Api<TrustBundle>, _) =
         (Api::namespaced(workload.client(), workload.namespace()), name(workload, &world.cluster));
-    let (roots, place) = (world.roots.clone(), trust::place(&world.cluster.spec.provider));
-    let wanted = trust::policy(&world.uid.0, 0, &world.seen.accepted, cloud.platform(), roots, place);
+    let (roots, spec) = (world.roots.clone(), &world.cluster.spec);
+    let wanted = trust::policy(&world.uid.0, 0, &world.seen.accepted, cloud.platform(), roots, spec);
     let next = next(wanted, memory.trust.as_ref(), known(world));
     if !world.seen.simulated {
         let policy = next.policy();

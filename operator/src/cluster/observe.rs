@@ -8,7 +8,7 @@ use constellation_crds::{
     NodeVersion, TrustBundle,
     cluster::{AcceptedVersion, CloudResource, DeletionPolicy},
     condition::{self, kind},
-    node::{Phase, Refusals},
+    node::{AttestationResult, Phase, Refusals},
 };
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
@@ -25,6 +25,7 @@ use crate::{
         custody::must_rewrap,
         offer::{is_simulated, provider},
     },
+    collateral::plan::lacking,
     context::Context,
     custody::{self, Master},
     error::{Class, Error, chain},
@@ -143,6 +144,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         installed: inside.installed,
         trust_current: inside.trust_current,
         control_plane_replicas: cluster.spec.control_plane.replicas,
+        on_failure: cluster.spec.on_failure(),
         max_surge: max_surge(&cluster, version.as_ref()),
         groups: cluster.spec.node_groups.iter().map(|group| group_seen(group, &groups)).collect(),
         stale_groups: groups
@@ -243,6 +245,8 @@ fn group_seen(group: &constellation_crds::cluster::WorkerGroup, existing: &[Node
 fn node(node: &ConfidentialNode) -> NodeSeen {
     let status = node.status.clone().unwrap_or_default();
     let at = |phase: &str| Some(status.phase_times.get(phase)?.parse::<Timestamp>().ok()?.as_second());
+    let was_joined = at("Joined").is_some() || at("Ready").is_some();
+    let refused = |result: &AttestationResult| result.verdict == "Refused" && lacking(result).is_empty();
     NodeSeen {
         name: node.name_any(),
         uid: node.uid().unwrap_or_default(),
@@ -254,9 +258,10 @@ fn node(node: &ConfidentialNode) -> NodeSeen {
         deleting: node.metadata.deletion_timestamp.is_some(),
         delete_first: node.annotations().contains_key(ANNOTATION_DELETE_FIRST),
         accepted: status.attestation.as_ref().map(|result| result.verdict == "Accepted"),
+        refused: was_joined && status.attestation.as_ref().is_some_and(refused),
         created: node.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         failed_at: at("Failed"),
-        was_joined: at("Joined").is_some() || at("Ready").is_some(),
+        was_joined,
         was_ready: at("Ready").is_some(),
         ready_at: at("Ready"),
         failures: node.annotations().get(ANNOTATION_FAILURES).and_then(|text| text.parse().ok()).unwrap_or(0),
@@ -325,8 +330,7 @@ async fn inside(
         let words = found.as_ref().is_some_and(|bundle| bundle.spec.collateral == *given.collateral);
         let there = found.and_then(|bundle| trust::read(&bundle.spec.envelope, &owner.public_spki()));
         let accepted = cluster.status.as_ref().map(|s| s.accepted_versions.as_slice()).unwrap_or_default();
-        let place = trust::place(&cluster.spec.provider);
-        let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), given.roots.to_vec(), place);
+        let wanted = trust::policy(&uid.0, 0, accepted, cloud.platform(), given.roots.to_vec(), &cluster.spec);
         inside.trust_current = words && bundle::is_current(there.as_ref(), &wanted, bundle::taken(cluster));
         inside.revision = there.map(|there| there.revision);
         Ok::<_, kube::Error>(inside)

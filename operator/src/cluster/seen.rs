@@ -1,7 +1,7 @@
 //! What was seen of a cluster: plain values for plan and report.
 
 use constellation_crds::{
-    cluster::{AcceptedVersion, DeletionPolicy},
+    cluster::{AcceptedVersion, DeletionPolicy, OnFailure},
     node::{Phase, Role},
 };
 
@@ -68,6 +68,8 @@ pub struct NodeSeen {
     pub delete_first: bool,
     /// Its last evidence was accepted; or refused; or there was none.
     pub accepted: Option<bool>,
+    /// It is a member and its evidence is refused, for more than what is being fetched.
+    pub refused: bool,
     /// When it was made, seconds since 1970.
     pub created: i64,
     /// When it failed, seconds since 1970.
@@ -173,6 +175,8 @@ pub struct Observed {
     pub trust_current: bool,
     /// Wanted number of control-plane nodes.
     pub control_plane_replicas: u32,
+    /// What follows when a member is refused.
+    pub on_failure: OnFailure,
     /// How many nodes more than asked for there may be during a roll.
     pub max_surge: u32,
     /// Groups of the spec.

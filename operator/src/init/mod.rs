@@ -124,7 +124,7 @@ impl Journal {
             let since = before.as_ref().and_then(|before| before.since.clone()).or_else(|| result.time.clone());
             // Of the same reasons only the time differs, which must not make the status change each time.
             let known = before.map(|before| before.last).filter(|last| last.refusal_id == result.refusal_id);
-            entry.refusals = Some(Refusals { count, since, last: known.unwrap_or(result) });
+            entry.refusals = Some(Refusals { count, since, last: known.unwrap_or(result), others: Vec::new() });
         });
     }
 

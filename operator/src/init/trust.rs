@@ -8,11 +8,14 @@ use constellation_attestation::{
     place::Place,
     policy::{MeasurementSet, TRUST_POLICY_TYPE, TrustPolicy},
 };
-use constellation_crds::cluster::{AcceptedVersion, Provider};
+use constellation_crds::{
+    ConstellationClusterSpec,
+    cluster::{AcceptedVersion, Provider},
+};
 
 use crate::version::appraise::private;
 
-/// The policy that accepts these versions on one platform.
+/// The policy that accepts these versions on one platform, with what the cluster's spec says of places and of members.
 #[must_use]
 pub fn policy(
     cluster_uid: &str,
@@ -20,7 +23,7 @@ pub fn policy(
     accepted: &[AcceptedVersion],
     platform: &str,
     endorsement_roots: Vec<String>,
-    place: Option<Place>,
+    spec: &ConstellationClusterSpec,
 ) -> TrustPolicy {
     let mut names = BTreeSet::new();
     let mut sets = Vec::new();
@@ -36,12 +39,21 @@ pub fn policy(
             sets.push(MeasurementSet { name, ..set });
         }
     }
-    TrustPolicy { cluster_uid: cluster_uid.to_owned(), revision, sets, endorsement_roots, place }
+    TrustPolicy {
+        cluster_uid: cluster_uid.to_owned(),
+        revision,
+        sets,
+        endorsement_roots,
+        place: place(&spec.provider),
+        reattestation_interval_seconds: spec
+            .attestation
+            .as_ref()
+            .and_then(|after| after.reattestation_interval_seconds),
+    }
 }
 
 /// Where a cluster's machines may be, as far as its spec says.
-#[must_use]
-pub fn place(provider: &Provider) -> Option<Place> {
+fn place(provider: &Provider) -> Option<Place> {
     let google = provider.gcp.as_ref().map(|gcp| Place::google(gcp.project.clone(), &gcp.region));
     let aws = || provider.aws.as_ref().map(|aws| Place::aws(aws.region.clone()));
     google.or_else(aws).or_else(|| provider.azure.as_ref().map(|_| Place::azure()))
@@ -73,7 +85,7 @@ pub fn same(a: &TrustPolicy, b: &TrustPolicy) -> bool {
 mod tests {
     use constellation_attestation::reference::Requirement;
     use constellation_crds::{
-        cluster::LocalProvider,
+        cluster::{AttestationPolicy, ControlPlane, LocalProvider, Tee},
         provider::{AwsProvider, AzureProvider, GcpProvider},
         version::MeasurementSet as Set,
     };
@@ -92,10 +104,27 @@ mod tests {
         AcceptedVersion { digest: digest.into(), name: "v".into(), sets: vec![set] }
     }
 
+    fn spec() -> ConstellationClusterSpec {
+        ConstellationClusterSpec {
+            provider: Provider { local: Some(LocalProvider {}), ..Provider::default() },
+            tee: Tee::Vtpm,
+            node_version: "v".into(),
+            control_plane: ControlPlane { replicas: 1, instance_type: "2x2048".into(), state_disk: None },
+            node_groups: vec![],
+            network: None,
+            master_secret: None,
+            attestation: None,
+            rollout: None,
+            paused: None,
+            deletion_protection: None,
+            deletion_policy: None,
+        }
+    }
+
     #[test]
     fn sets_of_another_platform_are_left_out_and_names_stay_unique() {
         let accepted = [version("a", "qemu-vtpm"), version("b", "qemu-vtpm"), version("c", "simulated")];
-        let policy = policy("u", 1, &accepted, "qemu-vtpm", vec![], None);
+        let policy = policy("u", 1, &accepted, "qemu-vtpm", vec![], &spec());
         policy.validate().unwrap();
         assert_eq!(policy.sets.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["base", "base-b"]);
     }
@@ -116,9 +145,21 @@ mod tests {
     }
 
     #[test]
+    fn another_interval_is_another_policy() {
+        let with = |seconds| {
+            let after = AttestationPolicy { reattestation_interval_seconds: seconds, on_failure: None };
+            policy("u", 1, &[], "x", vec![], &ConstellationClusterSpec { attestation: Some(after), ..spec() })
+        };
+        assert_eq!(with(Some(60)).reattestation_interval_seconds, Some(60));
+        assert!(same(&policy("u", 7, &[], "x", vec![], &spec()), &with(None)), "as before there was a setting");
+        assert!(same(&with(Some(60)), &with(Some(60))));
+        assert!(!same(&with(None), &with(Some(60))) && !same(&with(Some(0)), &with(Some(60))));
+    }
+
+    #[test]
     fn only_the_owners_signature_is_believed() {
         let (owner, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
-        let policy = policy("u", 7, &[version("a", "x")], "x", vec![], None);
+        let policy = policy("u", 7, &[version("a", "x")], "x", vec![], &spec());
         let envelope = sign(&policy, &owner);
         assert_eq!(read(&envelope, &owner.public_spki()), Some(policy));
         assert_eq!(read(&envelope, &other.public_spki()), None);

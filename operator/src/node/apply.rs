@@ -7,9 +7,10 @@ use constellation_attestation::{
     protocol::VERIFIER_PORT,
 };
 use constellation_crds::{
-    ConfidentialNode, ConstellationCluster, NodeAdmission, NodeAdmissionSpec, cluster::DiskIntegrity, condition::reason,
+    ConfidentialNode, ConstellationCluster, NodeAdmission, NodeAdmissionSpec, TAINT_ROLLING, TAINT_UNATTESTED,
+    cluster::DiskIntegrity, condition::reason,
 };
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, EvictParams, Patch, PatchParams},
@@ -35,6 +36,9 @@ const MANAGER: &str = "constellation-node";
 /// Absent: 8 GiB, sparse.
 const DISK_GIB: u32 = 8;
 const GIB: u64 = 1 << 30;
+/// Effects of taints. Source: Kubernetes, "Taints and Tolerations".
+pub const NO_EXECUTE: &str = "NoExecute";
+const NO_SCHEDULE: &str = "NoSchedule";
 
 /// Carries out a plan.
 pub async fn apply(context: &Context, look: &Look, plan: &Plan) -> Outcome {
@@ -73,10 +77,9 @@ async fn one(context: &Context, look: &Look, step: &Step) -> Result<(), Error> {
         Step::Admit => admit(look).await,
         Step::Evict => evict(look).await,
         Step::Label => patch_node(look, json!({"metadata": {"labels": {LABEL_ATTESTED: "true"}}})).await,
-        Step::Cordon => {
-            let taint = json!({"key": constellation_crds::TAINT_ROLLING, "effect": "NoSchedule"});
-            patch_node(look, json!({"spec": {"taints": [taint]}})).await
-        }
+        Step::Cordon => taint(look, TAINT_ROLLING, NO_SCHEDULE, Wanted::There).await,
+        Step::Taint => taint(look, TAINT_UNATTESTED, NO_EXECUTE, Wanted::There).await,
+        Step::Untaint => taint(look, TAINT_UNATTESTED, NO_EXECUTE, Wanted::Gone).await,
         Step::Drain => drain(look).await,
         Step::Forget => forget(look).await,
     }
@@ -166,7 +169,7 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
         &status.accepted_versions,
         cloud.platform(),
         roots,
-        init::trust::place(&cluster.spec.provider),
+        &cluster.spec,
     );
     let cluster_id = master.cluster_id();
     let peer = init::Peer {
@@ -234,6 +237,44 @@ async fn patch_node(look: &Look, body: serde_json::Value) -> Result<(), Error> {
     )
 }
 
+/// Whether a taint shall be on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    There,
+    Gone,
+}
+
+/// Puts a taint of ours on the Kubernetes node, or takes it off. The list is one value to the API server, so it is read,
+/// and written whole under the version that was read: nobody else's taint is lost.
+async fn taint(look: &Look, key: &str, effect: &str, wanted: Wanted) -> Result<(), Error> {
+    let nodes: Api<Node> = Api::all(workload(look)?.client());
+    let name = look.seen.node.name_any();
+    let found = nodes.get_opt(&name).await.map_err(Error::kube(format!("reading Kubernetes node {name}")))?;
+    let Some(found) = found else { return Ok(()) };
+    let version = found.resource_version();
+    let there = found.spec.and_then(|spec| spec.taints).unwrap_or_default();
+    let Some(taints) = with_taint(there, key, effect, wanted) else { return Ok(()) };
+    let body = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
+    match nodes.patch(&name, &PatchParams::default(), &Patch::Merge(&body)).await {
+        // Somebody else wrote first: the next look, which is soon, sees what and tries again.
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(()),
+        result => gone_is_fine(result, "writing a Kubernetes node's taints"),
+    }
+}
+
+/// The taints with or without one of ours; nothing where that is so already.
+fn with_taint(mut taints: Vec<Taint>, key: &str, effect: &str, wanted: Wanted) -> Option<Vec<Taint>> {
+    let is_ours = |taint: &Taint| taint.key == key && taint.effect == effect;
+    match (wanted, taints.iter().any(is_ours)) {
+        (Wanted::There, false) => {
+            taints.push(Taint { key: key.to_owned(), effect: effect.to_owned(), ..Taint::default() });
+        }
+        (Wanted::Gone, true) => taints.retain(|taint| !is_ours(taint)),
+        (Wanted::There, true) | (Wanted::Gone, false) => return None,
+    }
+    Some(taints)
+}
+
 async fn drain(look: &Look) -> Result<(), Error> {
     let workload = workload(look)?;
     for pod in leaving(workload, &look.seen.node.name_any()).await? {
@@ -269,5 +310,29 @@ fn gone_is_fine<T>(result: Result<T, kube::Error>, doing: &str) -> Result<(), Er
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => Err(Error::kube(doing)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taint_comes_and_goes_and_others_stay_as_they_are() {
+        let of = |key: &str, effect: &str| Taint { key: key.into(), effect: effect.into(), ..Taint::default() };
+        let ours = || of(TAINT_UNATTESTED, NO_EXECUTE);
+        // Of the same key, with another effect: somebody else's.
+        let others = || vec![of("gpu", NO_EXECUTE), of(TAINT_UNATTESTED, NO_SCHEDULE)];
+        let both = || [others(), vec![ours()]].concat();
+        for (there, wanted, expected) in [
+            (others(), Wanted::There, Some(both())),
+            (both(), Wanted::There, None),
+            (both(), Wanted::Gone, Some(others())),
+            (others(), Wanted::Gone, None),
+            (vec![], Wanted::There, Some(vec![ours()])),
+            (vec![ours()], Wanted::Gone, Some(vec![])),
+        ] {
+            assert_eq!(with_taint(there.clone(), TAINT_UNATTESTED, NO_EXECUTE, wanted), expected, "{there:?}");
+        }
     }
 }

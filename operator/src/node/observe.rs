@@ -125,6 +125,7 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
             .unwrap_or(DRAIN_SECONDS)
             .into(),
         node_seconds: of_version.node_timeout_seconds.or(rollout.node_timeout_seconds).unwrap_or(NODE_SECONDS).into(),
+        on_failure: cluster.spec.on_failure(),
     });
     Ok(Look { seen, cluster: Some(cluster), workload, launch_config })
 }
@@ -210,6 +211,9 @@ async fn kube_node(workload: &Workload, node: &ConfidentialNode) -> Result<Optio
         ready,
         cordoned: taints.iter().any(|taint| taint.key == constellation_crds::TAINT_ROLLING),
         labelled: found.labels().contains_key(LABEL_ATTESTED),
+        unattested: taints
+            .iter()
+            .any(|taint| taint.key == constellation_crds::TAINT_UNATTESTED && taint.effect == super::apply::NO_EXECUTE),
         pods: u32::try_from(pods).unwrap_or(u32::MAX),
     }))
 }

@@ -1,5 +1,7 @@
 //! From what was seen to what is done with one node. Pure.
 
+use constellation_crds::cluster::OnFailure;
+
 use crate::cloud::InstanceState;
 
 use super::seen::Observed;
@@ -27,8 +29,12 @@ pub enum Step {
     Launch,
     /// Ask the node to leave etcd.
     Leave,
+    /// Send pods away from a member that is refused.
+    Taint,
     /// Remove the VM.
     Terminate,
+    /// Let pods come again.
+    Untaint,
 }
 
 /// What is done now, and whether something is awaited that nobody tells us about.
@@ -69,6 +75,13 @@ pub fn plan(seen: &Observed) -> Plan {
     let accepted = seen.attestation().is_some_and(|result| result.verdict == "Accepted");
     if accepted && seen.kube.is_some_and(|kube| !kube.labelled) {
         steps.push(Step::Label);
+    }
+    let shunned = cluster.on_failure == OnFailure::Taint && seen.refused_member().is_some();
+    match seen.kube.map(|kube| kube.unattested) {
+        Some(false) if shunned => steps.push(Step::Taint),
+        // Nobody takes it back for want of an answer.
+        Some(true) if !shunned && seen.admission.is_some() => steps.push(Step::Untaint),
+        _ => {}
     }
     let ready = seen.kube.is_some_and(|kube| kube.ready);
     Plan { soon: !ready || seen.instance.is_none() || !steps.is_empty(), steps }

@@ -2,6 +2,7 @@
 
 use constellation_crds::{
     ConfidentialNodeStatus,
+    cluster::OnFailure,
     condition::{self, Status, kind, reason},
     node::{AttestationResult, Phase},
 };
@@ -10,6 +11,7 @@ use super::{plan::Step, seen::Observed};
 use crate::{
     cloud::InstanceState,
     collateral::plan::{lacking, names},
+    events,
 };
 
 /// What was done of a plan.
@@ -118,8 +120,8 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
     let (phase, summary) = match (&seen.instance, seen.kube) {
         (None, _) if seen.cluster.is_none() => (Phase::Pending, "the cluster it names doesn't exist".into()),
         (None, _) => (Phase::Pending, "waiting for the network, then for the VM".into()),
-        (Some(_), Some(kube)) if kube.ready => (Phase::Ready, "ready".into()),
-        (Some(_), Some(_)) => (Phase::Joined, "waiting until the kubelet says it is ready".into()),
+        (Some(_), Some(kube)) if kube.ready => (Phase::Ready, member(seen, "ready")),
+        (Some(_), Some(_)) => (Phase::Joined, member(seen, "waiting until the kubelet says it is ready")),
         (Some(_), None) if accepted => {
             let last = seen.talk.as_ref().and_then(|talk| talk.progress.last().cloned());
             (Phase::Attested, last.unwrap_or_else(|| "its evidence was accepted; waiting until it joins".into()))
@@ -138,6 +140,17 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
 
 fn failed_words(outcome: &Outcome) -> Option<String> {
     outcome.failed.as_ref().map(|(step, _, why)| format!("{step:?} failed: {why}"))
+}
+
+/// What is said of a member: also that it is refused, and what follows from that.
+fn member(seen: &Observed, words: &str) -> String {
+    let Some(refused) = seen.refused_member() else { return words.to_owned() };
+    let follows = match seen.cluster.map(|cluster| cluster.on_failure) {
+        Some(OnFailure::Replace) => "; status.plan of the cluster says when it is replaced",
+        Some(OnFailure::Taint) => "; pods are sent away until it is accepted",
+        Some(OnFailure::Report) | None => "; spec.attestation.onFailure says that nothing else follows",
+    };
+    format!("{words}, but its evidence is refused{}{follows}", events::first(refused))
 }
 
 fn second(seen: &Observed) -> String {

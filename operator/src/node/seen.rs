@@ -2,6 +2,7 @@
 
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeStatus,
+    cluster::OnFailure,
     node::{AttestationResult, Refusals, Role},
 };
 use jiff::Timestamp;
@@ -32,6 +33,8 @@ pub struct ClusterSeen {
     pub drain_seconds: i64,
     /// Seconds from launch to Ready.
     pub node_seconds: i64,
+    /// What follows when a member is refused.
+    pub on_failure: OnFailure,
 }
 
 /// The node's admission in the cluster that was made.
@@ -57,6 +60,8 @@ pub struct KubeSeen {
     pub cordoned: bool,
     /// It has our label.
     pub labelled: bool,
+    /// It has our taint for members that are refused.
+    pub unattested: bool,
     /// Pods that have to leave before it goes.
     pub pods: u32,
 }
@@ -138,6 +143,20 @@ impl Observed {
         verifier.or(owner).or_else(|| self.before().attestation)
     }
 
+    /// Whether Kubernetes knows it, or did.
+    #[must_use]
+    pub fn has_joined(&self) -> bool {
+        self.kube.is_some() || self.since("Joined").is_some()
+    }
+
+    /// Why the verifiers refuse this member. Only what they say now counts: nothing is done to a node for what its owner
+    /// or an older look says of it. Nor for what is only wanting, which is being fetched.
+    #[must_use]
+    pub fn refused_member(&self) -> Option<&AttestationResult> {
+        let last = self.admission.as_ref()?.appraisal.as_ref()?;
+        (self.has_joined() && last.verdict == "Refused" && lacking(last).is_empty()).then_some(last)
+    }
+
     /// Refusals in the node's name that say nothing about it; what was told before counts while nobody can be asked.
     #[must_use]
     pub fn refusals(&self) -> Option<Refusals> {
@@ -167,8 +186,8 @@ impl Observed {
         if let Some(why) = self.talk.as_ref().and_then(|talk| talk.failed.clone()) {
             return Some((reason::INSTANCE_FAILED, why));
         }
-        let joined = self.kube.is_some() || self.since("Joined").is_some();
-        let refused = self.attestation().filter(|result| result.verdict == "Refused" && !joined);
+        // A member isn't ended for it: the cluster's plan replaces it, if that is wanted, once another is Ready.
+        let refused = self.attestation().filter(|result| result.verdict == "Refused" && !self.has_joined());
         // What is only wanting is being fetched, and the node asks again until its time is up.
         if let Some(result) = refused.filter(|result| lacking(result).is_empty()) {
             return Some((reason::ATTESTATION_REFUSED, format!("its evidence was refused{}", events::first(&result))));

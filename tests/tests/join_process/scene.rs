@@ -341,6 +341,7 @@ pub fn policy(revision: u64, machines: &[&Machine]) -> Result<TrustPolicy> {
         sets: vec![MeasurementSet::of_registers("good".to_owned(), Platform::QemuVtpm, pcrs)],
         endorsement_roots: roots,
         place: None,
+        reattestation_interval_seconds: None,
     })
 }
 

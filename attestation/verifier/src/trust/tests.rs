@@ -40,6 +40,7 @@ fn given_policy(revision: u64) -> TrustPolicy {
         sets: vec![set],
         endorsement_roots: vec![given_root()],
         place: None,
+        reattestation_interval_seconds: None,
     }
 }
 

@@ -1,8 +1,13 @@
 //! Settling a case against an API that others write to as well: nothing leaves before it is recorded.
 
+mod members;
+
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use constellation_attestation::{
@@ -35,6 +40,8 @@ struct FakeStore {
     script: Mutex<VecDeque<Write>>,
     writes: Mutex<Vec<NodeAdmissionStatus>>,
     told: Mutex<Vec<News>>,
+    bundle: Mutex<Option<TrustBundleSpec>>,
+    rounds: AtomicU32,
 }
 
 impl Store for FakeStore {
@@ -43,6 +50,7 @@ impl Store for FakeStore {
     }
 
     async fn nodes(&self) -> Result<Vec<NodeAdmission>, store::Error> {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
         Ok(vec![self.node.lock().unwrap().clone()])
     }
 
@@ -67,7 +75,7 @@ impl Store for FakeStore {
     }
 
     async fn bundle(&self) -> Result<TrustBundleSpec, store::Error> {
-        Err(store::Error::Missing("TrustBundle constellation"))
+        self.bundle.lock().unwrap().clone().ok_or(store::Error::Missing("TrustBundle constellation"))
     }
 
     async fn kubelet_config(&self) -> Result<String, store::Error> {
@@ -79,6 +87,8 @@ struct Given {
     verifier: Verifier<FakeStore>,
     node: NodeAdmission,
     case: Case,
+    owner: SigningKey,
+    begun: Instant,
     _dir: TempDir,
 }
 
@@ -107,9 +117,11 @@ fn given(script: impl IntoIterator<Item = Write>) -> Given {
         script: Mutex::new(script.into_iter().collect()),
         writes: Mutex::default(),
         told: Mutex::default(),
+        bundle: Mutex::default(),
+        rounds: AtomicU32::default(),
     };
     let verifier = Verifier::new(home, trust, store, Platform::QemuVtpm);
-    Given { verifier, node, case: given_case(launch), _dir: dir }
+    Given { verifier, node, case: given_case(launch), owner, begun: Instant::now(), _dir: dir }
 }
 
 fn given_case(launch: [u8; 32]) -> Case {

@@ -12,6 +12,7 @@ fn wanted(roots: &str) -> TrustPolicy {
         sets: vec![],
         endorsement_roots: vec![roots.into()],
         place: None,
+        reattestation_interval_seconds: None,
     }
 }
 

@@ -1,8 +1,13 @@
 //! How many nodes, and which: replace, scale, roll. Part of the plan: total and pure.
+//!
+//! A member whose evidence is refused is replaced, where that is wanted, as one of another version is: a new node has to
+//! prove itself and be Ready before the old one goes, one at a time. It isn't taken for failed: a trust bundle that refuses
+//! everybody would end everybody. As it is, the one new node is refused too, and nothing else happens.
 
 use std::cmp::Reverse;
 
 use constellation_crds::{
+    cluster::OnFailure,
     condition::reason,
     node::{Phase, Role},
 };
@@ -29,7 +34,8 @@ pub fn failed(seen: &Observed, plan: &mut Plan) {
         let live = seen.nodes.iter().filter(|other| other.alive() && other.group == node.group).count();
         // During a roll the failed one may be the surplus node: its place is kept, with its count of failures.
         let rolling = seen.nodes.iter().any(|other| {
-            other.alive() && other.group == node.group && seen.target().is_some_and(|target| other.digest != target)
+            let goes = seen.target().is_some_and(|target| other.digest != target) || replaced(seen, other);
+            other.alive() && other.group == node.group && goes
         });
         let wanted = size(seen, &node.group) + usize::from(rolling);
         let booting = seen.nodes.iter().filter(|other| other.booting()).count() + creating(plan);
@@ -92,9 +98,30 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// How many are of another version.
     fn outdated(&self, target: &str) -> usize {
         self.live.iter().filter(|node| node.digest != target).count()
     }
+
+    /// How many others shall take the place of: those, and members that are refused.
+    fn leaving(&self, seen: &Observed, target: &str) -> usize {
+        self.live.iter().filter(|node| leaves(seen, node, target)).count()
+    }
+}
+
+/// Whether another node shall take this one's place.
+fn leaves(seen: &Observed, node: &NodeSeen, target: &str) -> bool {
+    node.digest != target || replaced(seen, node)
+}
+
+/// Whether a member is replaced for being refused. One of the control plane only while the others have a majority: etcd
+/// goes on whatever the refused one does, and a node that won't leave is ended. The only one stays, and is told of.
+fn replaced(seen: &Observed, node: &NodeSeen) -> bool {
+    let quorum = || {
+        let others = |other: &&NodeSeen| other.alive() && other.phase == Phase::Ready && other.name != node.name;
+        seen.control_plane().filter(others).count() * 2 > seen.control_plane().filter(|other| other.was_joined).count()
+    };
+    seen.on_failure == OnFailure::Replace && node.refused && (node.role == Role::Worker || quorum())
 }
 
 /// Brings every group to its size and version, workers first.
@@ -134,16 +161,15 @@ fn place<'a>(seen: &'a Observed, group: &'a str, role: Role) -> Place<'a> {
     Place { group, role, wanted: size(seen, group), live: of.into_iter().filter(|node| node.alive()).collect(), held }
 }
 
-/// Too many: the one that is asked to go first, then outdated ones, then those not Ready, then the newest.
+/// Too many: the one that is asked to go first, then refused and outdated ones, then those not Ready, then the newest.
 fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
     let mut surplus = place.live.len().saturating_sub(place.wanted);
-    let outdated = place.outdated(target);
     if surplus == 0 {
         return;
     }
-    let careful = place.role == Role::ControlPlane || outdated > 0;
+    let careful = place.role == Role::ControlPlane || place.leaving(seen, target) > 0;
     if careful {
-        let newcomers_ready = place.live.iter().all(|node| node.digest != target || node.phase == Phase::Ready);
+        let newcomers_ready = place.live.iter().all(|node| leaves(seen, node, target) || node.phase == Phase::Ready);
         let going = seen.nodes.iter().any(|node| node.deleting && node.role == place.role);
         // More than the roll's own surplus goes at once: the user asked for fewer.
         if going || (!newcomers_ready && surplus <= usize::try_from(seen.max_surge).unwrap_or(1)) {
@@ -153,7 +179,8 @@ fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
     }
     let mut candidates = place.live.clone();
     candidates.sort_by_key(|node| {
-        (!node.delete_first, node.digest == target, node.phase == Phase::Ready, Reverse((node.created, node.index)))
+        let stays = (!node.delete_first, !replaced(seen, node), node.digest == target, node.phase == Phase::Ready);
+        (stays, Reverse((node.created, node.index)))
     });
     for node in candidates.into_iter().take(surplus) {
         if place.role == Role::ControlPlane {
@@ -163,7 +190,9 @@ fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
                 return;
             }
         }
-        let why = if node.digest == target {
+        let why = if replaced(seen, node) {
+            "its evidence is refused, and its replacement is Ready".to_owned()
+        } else if node.digest == target {
             format!("group {} has more nodes than the {} it wants", place.group, place.wanted)
         } else {
             "it runs another version than the wanted one, and its replacement is Ready".to_owned()
@@ -172,24 +201,47 @@ fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
     }
 }
 
-/// One place at a time gets one more node of the wanted version than it wants; [`shrink`] then takes an outdated one.
+/// One place at a time gets one more node of the wanted version than it wants; [`shrink`] then takes an outdated one, or
+/// a refused one.
 fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &mut Plan) {
-    let mut old = places.iter().filter(|place| place.outdated(target) > 0);
+    announce(seen, places, target, plan);
+    let mut old = places.iter().filter(|place| place.leaving(seen, target) > 0);
     let workers_first = old.clone().find(|place| place.role == Role::Worker);
     let Some(place) = workers_first.or_else(|| old.next()) else { return };
-    let outdated: usize = places.iter().map(|place| place.outdated(target)).sum();
-    plan.next.push(format!("Replace {outdated} nodes that run another version, workers first"));
-    let unready = seen.nodes.iter().any(|node| node.alive() && node.digest == target && node.phase != Phase::Ready);
+    let unready =
+        seen.nodes.iter().any(|node| node.alive() && !leaves(seen, node, target) && node.phase != Phase::Ready);
     let going = seen.nodes.iter().any(|node| node.deleting)
         || plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { .. }));
     let surge = match place.role {
-        // One more etcd member at a time.
-        Role::ControlPlane => 1,
-        Role::Worker => usize::try_from(seen.max_surge.max(1)).unwrap_or(1),
+        Role::Worker if place.outdated(target) > 0 => usize::try_from(seen.max_surge.max(1)).unwrap_or(1),
+        // One more etcd member at a time. And one for refused ones: who is refused next may be its replacement.
+        Role::ControlPlane | Role::Worker => 1,
     };
     let extra = place.live.len().saturating_sub(place.wanted);
-    if may && !unready && !going && extra < surge && extra < place.outdated(target) {
+    if may && !unready && !going && extra < surge && extra < place.leaving(seen, target) {
         create(seen, plan, place.group, place.role, 0);
+    }
+}
+
+/// Says what of that is to come.
+fn announce(seen: &Observed, places: &[Place<'_>], target: &str, plan: &mut Plan) {
+    let outdated: usize = places.iter().map(|place| place.outdated(target)).sum();
+    if outdated > 0 {
+        plan.next.push(format!("Replace {outdated} nodes that run another version, workers first"));
+    }
+    if seen.on_failure != OnFailure::Replace {
+        return;
+    }
+    for node in seen.nodes.iter().filter(|node| node.refused && node.alive()) {
+        plan.next.push(if replaced(seen, node) {
+            format!("Replace node {}, whose evidence is refused, once another is Ready", node.name)
+        } else {
+            let name = &node.name;
+            format!(
+                "Replace node {name}, whose evidence is refused, when the other control-plane nodes have a majority: a \
+                 single one needs `controlPlane.replicas: 3` before"
+            )
+        });
     }
 }
 
@@ -204,5 +256,8 @@ fn waits(seen: &Observed, plan: &mut Plan) {
     } else if let Some(node) = seen.nodes.iter().find(|node| node.deleting) {
         let message = format!("node {} is leaving", node.name);
         plan.blocked = Some(super::Blocked { reason: reason::TERMINATING, message, stalled: false });
+    } else if let Some(node) = seen.nodes.iter().find(|node| node.refused) {
+        let message = format!("the evidence of node {} is refused: its status.attestation says why", node.name);
+        plan.blocked = Some(super::Blocked { reason: reason::ATTESTATION_REFUSED, message, stalled: false });
     }
 }

@@ -1,7 +1,7 @@
 //! Tables: seen, and what follows.
 
 use constellation_crds::{
-    cluster::{AcceptedVersion, DeletionPolicy},
+    cluster::{AcceptedVersion, DeletionPolicy, OnFailure},
     condition::reason,
     node::{Phase, Role},
 };
@@ -38,6 +38,7 @@ pub(crate) fn empty() -> Observed {
         installed: false,
         trust_current: false,
         control_plane_replicas: 1,
+        on_failure: OnFailure::Report,
         max_surge: 1,
         groups: vec![GroupSeen {
             name: "w".into(),
@@ -70,6 +71,7 @@ pub(crate) fn node(index: u32, role: Role, digest: &str, phase: Phase) -> NodeSe
         deleting: false,
         delete_first: false,
         accepted: ready.then_some(true),
+        refused: false,
         created: 1000 + i64::from(index),
         failed_at: (phase == Phase::Failed).then_some(9_990),
         was_joined: ready,
@@ -383,4 +385,105 @@ fn a_simulated_cluster_gets_its_trust_bundle_first_and_is_never_talked_to() {
     assert_eq!(plan(&seen).steps, []);
     let refused = Observed { provider_refused: Some("--allow-simulated".into()), ..seen };
     assert!(plan(&refused).blocked.unwrap().stalled);
+}
+
+/// All well but for these members, which are refused and shall be replaced.
+fn refusing(mut seen: Observed, names: &[&str]) -> Observed {
+    seen.on_failure = OnFailure::Replace;
+    for node in seen.nodes.iter_mut().filter(|node| names.contains(&node.name.as_str())) {
+        (node.accepted, node.refused) = (Some(false), true);
+    }
+    seen
+}
+
+/// Three control-plane nodes and no workers.
+fn three() -> Observed {
+    let nodes = (1..=3).map(|index| node(index, Role::ControlPlane, "a", Phase::Ready)).collect();
+    let targets = Some(["id1", "id2", "id3"].map(String::from).into());
+    Observed { control_plane_replicas: 3, groups: vec![], nodes, targets, ..running() }
+}
+
+#[test]
+fn a_refused_worker_goes_when_another_one_proved_itself_and_only_where_that_is_wanted() {
+    for on_failure in [OnFailure::Report, OnFailure::Taint] {
+        let seen = Observed { on_failure, ..refusing(running(), &["n2"]) };
+        assert_eq!((plan(&seen).steps, plan(&seen).blocked.unwrap().reason), (vec![], reason::ATTESTATION_REFUSED));
+    }
+    let mut seen = refusing(running(), &["n2"]);
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 4, 0)]);
+    for phase in [Phase::Booting, Phase::Attested, Phase::Joined] {
+        seen.nodes.truncate(3);
+        seen.nodes.push(node(4, Role::Worker, "a", phase));
+        assert_eq!(plan(&seen).steps, [], "{phase:?}");
+    }
+    seen.nodes[3] = node(4, Role::Worker, "a", Phase::Ready);
+    assert_eq!(deleted(&seen), ["n2"]);
+    seen.nodes[1].deleting = true;
+    assert_eq!(plan(&seen).steps, []);
+    seen.nodes.remove(1);
+    assert_eq!((plan(&seen).steps, plan(&seen).blocked), (vec![], None));
+}
+
+#[test]
+fn a_refused_worker_that_is_accepted_again_or_not_to_be_replaced_any_more_stays() {
+    let mut seen = refusing(running(), &["n2"]);
+    seen.nodes.push(node(4, Role::Worker, "a", Phase::Ready));
+    assert_eq!(deleted(&seen), ["n2"]);
+    assert_eq!(deleted(&Observed { on_failure: OnFailure::Report, ..seen.clone() }), ["n4"]);
+    (seen.nodes[1].accepted, seen.nodes[1].refused) = (Some(true), false);
+    assert_eq!(deleted(&seen), ["n4"]);
+}
+
+#[test]
+fn of_two_refused_workers_one_is_replaced_at_a_time_also_when_one_is_down() {
+    let mut seen = Observed { max_surge: 2, ..refusing(running(), &["n2", "n3"]) };
+    seen.nodes[1].phase = Phase::Joined;
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 4, 0)]);
+    seen.nodes.push(node(4, Role::Worker, "a", Phase::Ready));
+    assert_eq!(deleted(&seen), ["n2"]);
+    seen.nodes.remove(1);
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 2, 0)]);
+}
+
+#[test]
+fn a_bundle_that_refuses_everybody_ends_nobody() {
+    let mut seen = refusing(three(), &["n1", "n2", "n3"]);
+    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 4, 0)]);
+    // The new one is refused as well, stays for people to read why, and is tried again after growing holds.
+    seen.nodes.push(NodeSeen { accepted: Some(false), ..node(4, Role::ControlPlane, "a", Phase::Failed) });
+    assert_eq!(plan(&seen).steps, []);
+    seen.now = 9_990 + 60;
+    assert_eq!(
+        plan(&seen).steps,
+        [
+            create("control-plane", Role::ControlPlane, 5, 1),
+            Step::DeleteNode { name: "n4".into(), why: "it failed: it broke".into() },
+        ]
+    );
+    seen.nodes[3].failures = 1;
+    assert_eq!(plan(&seen).steps, []);
+}
+
+#[test]
+fn a_refused_control_plane_node_goes_only_while_the_others_have_a_majority_and_the_only_one_never() {
+    let only = refusing(running(), &["n1"]);
+    assert_eq!(plan(&only).steps, []);
+    assert!(plan(&only).next.iter().any(|words| words.contains("controlPlane.replicas: 3")), "{:?}", plan(&only).next);
+    let mut seen = refusing(three(), &["n1"]);
+    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 4, 0)]);
+    seen.nodes[1].phase = Phase::Joined;
+    assert_eq!(plan(&seen).steps, [], "one of the other two is down");
+    seen.nodes[1].phase = Phase::Ready;
+    seen.nodes.push(node(4, Role::ControlPlane, "a", Phase::Joined));
+    assert_eq!(deleted(&seen), Vec::<String>::new(), "it has no etcd yet");
+    seen.nodes[3] = node(4, Role::ControlPlane, "a", Phase::Ready);
+    assert_eq!(deleted(&seen), ["n1"]);
+    seen.nodes[2].phase = Phase::Joined;
+    assert_eq!(deleted(&seen), Vec::<String>::new(), "another one is down");
+}
+
+#[test]
+fn a_refused_node_is_not_replaced_while_there_is_no_version_that_can_be_used() {
+    let seen = Observed { version: VersionSeen::NotReady("x".into()), ..refusing(running(), &["n2"]) };
+    assert_eq!(plan(&seen).steps, []);
 }

@@ -178,6 +178,7 @@ fn peer(does: Does) -> Peer {
             revision: 3,
             sets: vec![],
             endorsement_roots: vec![],
+            reattestation_interval_seconds: None,
             place: None,
         },
         words: Words { collector: Arc::new(collector), object: Arc::new(ConstellationCluster::new("c", spec)) },

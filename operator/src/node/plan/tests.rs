@@ -2,7 +2,7 @@
 
 use constellation_crds::{
     ConfidentialNodeSpec, FINALIZER_NODE,
-    cluster::LocalRef,
+    cluster::{LocalRef, OnFailure},
     node::{AttestationResult, Mismatch, Phase, Refusals, Role},
 };
 use jiff::Timestamp;
@@ -45,6 +45,7 @@ fn given(role: Role) -> Observed {
         other_control_planes: 0,
         drain_seconds: 60,
         node_seconds: 900,
+        on_failure: OnFailure::Report,
     };
     Observed {
         node,
@@ -73,7 +74,7 @@ fn member(role: Role) -> Observed {
     let mut seen = running(given(role));
     let appraisal = AttestationResult { verdict: "Accepted".into(), ..AttestationResult::default() };
     seen.admission = Some(AdmissionSeen { admitted: true, evicted: false, appraisal: Some(appraisal), refusals: None });
-    seen.kube = Some(KubeSeen { ready: true, cordoned: false, labelled: true, pods: 0 });
+    seen.kube = Some(KubeSeen { ready: true, cordoned: false, labelled: true, unattested: false, pods: 0 });
     seen
 }
 
@@ -210,7 +211,7 @@ fn a_launch_that_the_cloud_refused_says_why_in_its_condition() {
     assert_eq!(reason(Step::AddFinalizer, "CloudError"), ("Pending".to_owned(), true));
 }
 
-fn refused(id: &str, time: &str) -> AttestationResult {
+fn refusal(id: &str, time: &str) -> AttestationResult {
     let mismatch = Mismatch { clause: "tpm.pcr.11".into(), message: "another image".into(), ..Mismatch::default() };
     AttestationResult {
         verdict: "Refused".into(),
@@ -226,19 +227,19 @@ fn a_node_that_is_refused_while_it_leaves_is_told_with_its_reasons_and_again_onl
     let mut seen = going(member(Role::ControlPlane), 1);
     let mut told = |id: &str, time: &str| {
         let failed = Some((Step::Leave, "AttestationRefused", "refused: tpm.pcr.11: another image".to_owned()));
-        let outcome = Outcome { failed, refused: Some(refused(id, time)), ..Outcome::default() };
+        let outcome = Outcome { failed, refused: Some(refusal(id, time)), ..Outcome::default() };
         let status = report(&seen, &outcome);
         seen.node.status = Some(status.clone());
         status
     };
     let status = told("a", "1");
-    assert_eq!((status.phase, status.attestation), (Some(Phase::Draining), Some(refused("a", "1"))));
+    assert_eq!((status.phase, status.attestation), (Some(Phase::Draining), Some(refusal("a", "1"))));
     assert!(status.summary.is_some_and(|text| text.contains("Leave failed") && text.contains("tpm.pcr.11")));
     let condition = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
     assert_eq!(condition("Attested").reason, "AttestationRefused");
     assert!(condition("Draining").message.contains("tpm.pcr.11"));
-    assert_eq!(told("a", "2").attestation, Some(refused("a", "1")), "the same reasons are no news");
-    assert_eq!(told("b", "3").attestation, Some(refused("b", "3")));
+    assert_eq!(told("a", "2").attestation, Some(refusal("a", "1")), "the same reasons are no news");
+    assert_eq!(told("b", "3").attestation, Some(refusal("b", "3")));
 }
 
 #[test]
@@ -246,7 +247,7 @@ fn what_the_owner_refused_without_evidence_is_told_by_reason_and_at_each_doublin
     let mut seen = running(given(Role::ControlPlane));
     seen.cluster.as_mut().unwrap().initialized = false;
     let mut told = |count, id: &str| {
-        let refusals = Some(Refusals { count, since: None, last: refused(id, "1") });
+        let refusals = Some(Refusals { count, since: None, last: refusal(id, "1"), others: Vec::new() });
         seen.talk = Some(TalkSeen { refusals, ..TalkSeen::default() });
         let status = report(&seen, &Outcome::default());
         seen.node.status = Some(status.clone());
@@ -256,4 +257,83 @@ fn what_the_owner_refused_without_evidence_is_told_by_reason_and_at_each_doublin
     };
     let counts = [(1, "a"), (2, "a"), (3, "a"), (4, "a"), (7, "a"), (8, "a"), (9, "b"), (1, "b")];
     assert_eq!(counts.map(|(count, id)| told(count, id)), [1, 2, 2, 4, 4, 8, 9, 9]);
+}
+
+/// A member that verifiers refuse for this clause, and whether it has our taint already.
+fn refused(on_failure: OnFailure, clause: &str, unattested: bool) -> Observed {
+    let mut seen = reached(member(Role::Worker), "Joined", 500);
+    let mismatch = Mismatch {
+        clause: clause.into(),
+        expected: Some("snp-crl.Milan".into()),
+        message: "why".into(),
+        ..Mismatch::default()
+    };
+    let appraisal =
+        AttestationResult { verdict: "Refused".into(), mismatches: vec![mismatch], ..AttestationResult::default() };
+    seen.admission.as_mut().unwrap().appraisal = Some(appraisal);
+    seen.cluster.as_mut().unwrap().on_failure = on_failure;
+    seen.kube.as_mut().unwrap().unattested = unattested;
+    seen
+}
+
+#[test]
+fn a_refused_member_is_tainted_where_that_is_wanted_and_as_long_as_it_is_refused() {
+    use OnFailure::{Replace, Report, Taint};
+    let accepted = |on_failure, unattested| {
+        let appraisal = member(Role::Worker).admission.unwrap().appraisal;
+        let mut seen = refused(on_failure, "", unattested);
+        seen.admission.as_mut().unwrap().appraisal = appraisal;
+        seen
+    };
+    let paused = |mut seen: Observed| {
+        seen.cluster.as_mut().unwrap().paused = true;
+        seen
+    };
+    let unheard = |mut seen: Observed| {
+        seen.cluster.as_mut().unwrap().initialized = false;
+        Observed { admission: None, kube: None, ..seen }
+    };
+    let (image, silence) = ("tpm.pcr.11", "evidence.absent");
+    let table = vec![
+        ("refused", refused(Taint, image, false), vec![Step::Taint]),
+        ("silent", refused(Taint, silence, false), vec![Step::Taint]),
+        ("tainted already", refused(Taint, image, true), vec![]),
+        ("accepted", accepted(Taint, false), vec![]),
+        ("accepted again", accepted(Taint, true), vec![Step::Untaint]),
+        ("not wanted", refused(Report, image, false), vec![]),
+        ("not wanted any more", refused(Report, image, true), vec![Step::Untaint]),
+        ("to be replaced", refused(Replace, image, false), vec![]),
+        ("to be replaced instead", refused(Replace, image, true), vec![Step::Untaint]),
+        ("only collateral is wanting", refused(Taint, "evidence.collateral", false), vec![]),
+        ("paused", paused(refused(Taint, image, false)), vec![]),
+        ("nobody can be asked", unheard(refused(Taint, image, true)), vec![]),
+    ];
+    for (what, seen, expected) in table {
+        assert_eq!(steps(&seen), expected, "{what}");
+        assert_eq!(seen.failure(), None, "{what}: a member isn't ended for it");
+    }
+}
+
+#[test]
+fn who_is_no_member_yet_is_not_tainted_but_fails() {
+    let mut seen = refused(OnFailure::Taint, "tpm.pcr.11", false);
+    (seen.kube, seen.node.status) = (None, None);
+    assert_eq!((steps(&seen), seen.refused_member()), (vec![], None));
+    assert_eq!(seen.failure().unwrap().0, constellation_crds::condition::reason::ATTESTATION_REFUSED);
+}
+
+#[test]
+fn a_refused_member_says_so_and_what_follows() {
+    use crate::node::report::{Outcome, report};
+    for (on_failure, words) in [
+        (OnFailure::Report, "nothing else follows"),
+        (OnFailure::Taint, "pods are sent away"),
+        (OnFailure::Replace, "status.plan of the cluster"),
+    ] {
+        let status = report(&refused(on_failure, "tpm.pcr.11", false), &Outcome::default());
+        let summary = status.summary.unwrap();
+        assert!(summary.contains("tpm.pcr.11: why") && summary.contains(words), "{summary}");
+        assert_eq!(status.phase, Some(constellation_crds::node::Phase::Ready));
+    }
+    assert_eq!(report(&member(Role::Worker), &Outcome::default()).summary.as_deref(), Some("ready"));
 }

@@ -60,6 +60,7 @@ fn trust(images: &[&str]) -> TrustPolicy {
         sets: images.iter().map(set).collect(),
         endorsement_roots: Vec::new(),
         place: None,
+        reattestation_interval_seconds: None,
     }
 }
 
