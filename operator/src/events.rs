@@ -28,11 +28,12 @@ pub fn refused(before: Option<&Refusals>, after: Option<&Refusals>, whose: &str)
     let Some(after) = after else { return Vec::new() };
     let known = |id| before.into_iter().flat_map(Refusals::reasons).any(|told| told.refusal_id == id);
     let times = if after.count == 1 { "once".to_owned() } else { format!("{} times", after.count) };
-    let news = after.reasons().filter(|result| !known(result.refusal_id.clone()));
-    let tell = |result| Told {
+    let which = std::iter::once("last").chain(std::iter::repeat("also"));
+    let news = which.zip(after.reasons()).filter(|(_, result)| !known(result.refusal_id.clone()));
+    let tell = |(which, result)| Told {
         warning: true,
         reason: reason::PEER_REFUSED.to_owned(),
-        note: format!("{whose}; {times} so far, one{}", first(result)),
+        note: format!("{whose}; {times} so far, {which}{}", first(result)),
     };
     news.map(tell).collect()
 }

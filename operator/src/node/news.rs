@@ -95,5 +95,9 @@ mod tests {
         assert!(told[0].note.contains("3 times") && told[0].note.contains("tpm.pcr.11: another image"), "{told:?}");
         assert_eq!(news(&with(3, "1"), &with(10_000, "1")), []);
         assert_eq!(news(&with(3, "1"), &with(4, "2")).len(), 1);
+        let mut both = with(5, "2");
+        both.refusals.as_mut().unwrap().others = vec![result("Refused", "3"), result("Refused", "1")];
+        let told: Vec<_> = news(&with(3, "1"), &both).into_iter().map(|told| told.note).collect();
+        assert!(told.len() == 2 && told[0].contains("last: tpm") && told[1].contains("also: tpm"), "{told:?}");
     }
 }
