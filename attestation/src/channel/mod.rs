@@ -86,6 +86,16 @@ pub enum Error {
     VerifierCa,
 }
 
+impl Error {
+    /// Whether the peer broke off because it found a certificate of ours out of its time (TLS alert 45, RFC 8446, 6.2).
+    #[must_use]
+    pub fn is_out_of_time(&self) -> bool {
+        let Self::Handshake(error) = self else { return false };
+        let source = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+        matches!(source, Some(rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired)))
+    }
+}
+
 /// The authority under which a peer's certificate was signed, which decides what the peer may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {

@@ -1,4 +1,5 @@
-//! Whether the peer's certificate is one we accept; every refusal looks the same to the peer.
+//! Whether the peer's certificate is one we accept. Every refusal looks the same to the peer, but for one out of its time:
+//! a verifier whose clock runs ahead can't know it otherwise.
 //!
 //! A node trusts one key, its owner's, and no name: a chain is good when it ends in a signature by that key. Whether
 //! the leaf was signed by the owner directly or by a verifier CA decides what its holder may ask for ([`Trust`]).
@@ -54,7 +55,11 @@ enum Refusal {
 
 impl From<Refusal> for rustls::Error {
     fn from(refusal: Refusal) -> Self {
-        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
+        Self::InvalidCertificate(match refusal {
+            Refusal::Chain(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
+            Refusal::Chain(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
+            other => CertificateError::Other(OtherError(Arc::new(other))),
+        })
     }
 }
 

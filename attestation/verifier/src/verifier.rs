@@ -267,10 +267,12 @@ impl<A: Store> Verifier<A> {
         Ok(id)
     }
 
-    /// Tells the owner that a join failed because of us, where it did: no peer can bring that about.
+    /// Tells the owner that a join failed because of us, where it did. No peer can bring that about, but for saying that our
+    /// certificate, which is new, is out of its time: then either clock is wrong.
     pub fn own_fault(&self, error: &Error) {
         let clause = match error {
             Error::Home(_) => "verifier.files",
+            Error::Channel(error) if error.is_out_of_time() => "verifier.clock",
             Error::Ticket(_) => "verifier.ticket",
             Error::Trust(_) | Error::Store(store::Error::Missing(store::TRUST)) => "verifier.trust",
             // An API server that is away can't be told anything either; one that refuses can.
@@ -278,7 +280,13 @@ impl<A: Store> Verifier<A> {
             _ => return,
         };
         let Ok(id) = fresh_id() else { return };
-        let reasons = vec![reason(clause, None, None, &chain(error))];
+        let message = match clause {
+            "verifier.clock" => {
+                "a caller finds our certificate, which is new, out of its time: is our clock right?".into()
+            }
+            _ => chain(error),
+        };
+        let reasons = vec![reason(clause, None, None, &message)];
         let result = record::refused(reasons, None, self.platform, None, &id, Timestamp::now());
         self.ledger.note(Name::Nobody, result, Instant::now());
     }

@@ -13,7 +13,7 @@ use constellation_attestation::{
     protocol::{Evidence, Hello, Purpose, Verdict},
     session::{self, EVIDENCE_TIMEOUT},
 };
-use constellation_crds::NodeAdmissionStatus;
+use constellation_crds::{NodeAdmissionStatus, node::Refusals};
 use jiff::Zoned;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -103,7 +103,8 @@ async fn a_verifier_whose_clock_is_years_off_admits_nobody_says_so_and_goes_on_w
     set("+0");
     machine.join(scene.verifier).await.unwrap();
     // The owner is told, of the cluster and not of the node: at once or, where the API server wasn't believed, later.
-    scene.strangers(|told| told.last.mismatches[0].clause == "verifier.files").await;
+    let has = |told: &Refusals, clause: &str| told.reasons().any(|result| result.mismatches[0].clause == clause);
+    scene.strangers(|told| has(told, "verifier.files") && has(told, "verifier.clock")).await;
     // One that starts with a wrong clock waits for the right one.
     set("-2y");
     scene.begin_restart().unwrap();
