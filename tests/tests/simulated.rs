@@ -7,12 +7,12 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use constellation_crds::{ConfidentialNodeStatus, NodeAdmission, TrustBundle, node::Refusals};
+use constellation_crds::{ConfidentialNodeStatus, ConstellationCluster, NodeAdmission, TrustBundle, node::Refusals};
 use constellation_tests::{
     scan::{Places, Secret},
     world::World,
 };
-use k8s_openapi::api::core::v1::{Event, Secret as KubeSecret};
+use k8s_openapi::api::core::v1::{Event, Node, Secret as KubeSecret};
 use kube::{
     Api,
     api::{ListParams, Patch, PatchParams},
@@ -205,6 +205,48 @@ async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node
     let told = refusals(&world, &refused).await;
     assert_eq!(told.len(), 1, "{told:#?}");
     assert!(told[0].series.is_none() && told[0].message.as_ref().unwrap().contains("tpm.pcr.4"), "{told:#?}");
+}
+
+#[tokio::test]
+async fn a_member_that_is_refused_is_tainted_or_replaced_as_its_owner_wants() {
+    let mut world = world("refused-member").await;
+    world.operator(&["--allow-simulated"]);
+    world.apply("simulated/nodeversion.yaml").await;
+    world.apply("simulated/cluster.yaml").await;
+    world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
+    let clusters: Api<ConstellationCluster> = Api::default_namespaced(world.client());
+    let on_failure = async |what: &str| {
+        let body = json!({"spec": {"attestation": {"onFailure": what}}});
+        clusters.patch("quickstart", &PatchParams::default(), &Patch::Merge(body)).await.unwrap();
+    };
+    let tainted = async |w: &World| -> Vec<String> {
+        let nodes = w.kube_nodes().await.into_iter();
+        let ours = |node: &Node| {
+            let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+            taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == "constellation.dev/unattested"))
+        };
+        nodes.filter(ours).filter_map(|node| node.metadata.name).collect()
+    };
+    let victim = world.workers().await.pop().unwrap();
+    on_failure("Taint").await;
+    world.script(json!({"broken-evidence": victim})).await;
+    world.until("its taint", LONG, async |w| tainted(w).await == [victim.clone()]).await;
+    assert_eq!(world.nodes().await.len(), 3);
+    world.script(json!({})).await;
+    world.until("no taint", LONG, async |w| tainted(w).await.is_empty() && w.condition("Ready").await).await;
+    assert!(world.workers().await.contains(&victim), "it proved itself again, and stays");
+
+    on_failure("Replace").await;
+    world.script(json!({"broken-evidence": victim})).await;
+    world
+        .until("a replacement", LONG, async |w| {
+            !w.workers().await.contains(&victim)
+                && w.ready_workers().await == 2
+                && w.machines().await.len() == 3
+                && w.condition("Ready").await
+        })
+        .await;
+    world.assert_one_machine_per_node();
 }
 
 #[tokio::test]

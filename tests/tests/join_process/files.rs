@@ -196,3 +196,21 @@ async fn a_bundle_of_the_owner_that_is_no_policy_of_this_cluster_admits_nobody_a
         machine.join(scene.verifier).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_speaks_for_its_tpms_so_a_policy_without_endorsers_is_used_there_and_nowhere_else() {
+    for (platform, clause) in [("gcp-sev-es", "hello.keys"), ("qemu-vtpm", "trust.policy")] {
+        let argument = format!("--platform={platform}");
+        let scene = Scene::start(platform, &[&argument]).await.unwrap();
+        let launch = scene.launch("worker-1", Role::Worker);
+        scene.announce(&launch).await.unwrap();
+        let mut machine = Machine::boot(&launch).unwrap();
+        let mut trusted = policy(1, &[]).unwrap();
+        trusted.endorsement_roots = Vec::new();
+        let payload = serde_json::to_vec(&trusted).unwrap();
+        scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &payload, &scene.owner)).await.unwrap();
+        // It is no machine of Google, which is the next thing that is wrong there.
+        let id = refusal(machine.join(scene.verifier).await);
+        scene.assert_told(&launch.node_uid, &id, &[clause]).await;
+    }
+}
