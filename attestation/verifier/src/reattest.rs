@@ -13,6 +13,7 @@ use std::{
 use constellation_attestation::{channel, protocol::Purpose, session};
 use constellation_crds::NodeAdmission;
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, sleep_until, timeout},
@@ -185,7 +186,7 @@ async fn visit<A: Store>(verifier: &Verifier<A>, node: &NodeAdmission, address: 
             why
         }
     };
-    if let Err(error) = silence::missed(verifier, node, &why, Instant::now().into_std()).await {
+    if let Err(error) = silence::missed(verifier, node, &why, (Instant::now().into_std(), Timestamp::now())).await {
         tracing::warn!(node_uid = uid, error = %chain(&error), "Recording a silent member failed, trying again");
     }
 }

@@ -111,11 +111,10 @@ pub async fn missed<A: Store>(
     verifier: &Verifier<A>,
     asked: &NodeAdmission,
     why: &str,
-    now: Instant,
+    (now, time): (Instant, Timestamp),
 ) -> Result<(), Error> {
     let uid = asked.spec.node_uid.as_str();
     let Some(admission) = admission_of(asked) else { return Ok(()) };
-    let time = Timestamp::now();
     let Some(absence) = verifier.silence.missed(uid, admission, now, time) else { return Ok(()) };
     // Read anew: others may have heard it, refused it or sent it away since the round began.
     let Some(node) = verifier.store.node(uid).await? else { return Ok(()) };

@@ -43,7 +43,13 @@ impl Given {
     /// The member is asked in the nth round, an hour after the one before, and gives no evidence.
     async fn silent(&self, round: u32) -> Result<(), Error> {
         let asked = self.verifier.store.node.lock().unwrap().clone();
-        silence::missed(&self.verifier, &asked, "connecting took too long", self.begun + round * HOUR).await
+        silence::missed(
+            &self.verifier,
+            &asked,
+            "connecting took too long",
+            (self.begun + round * HOUR, Timestamp::now()),
+        )
+        .await
     }
 
     fn last(&self) -> AttestationResult {
@@ -129,7 +135,7 @@ async fn who_joined_again_or_was_sent_away_meanwhile_is_not_silent() {
         given.silent(0).await.unwrap();
         given.silent(1).await.unwrap();
         change(&mut given.verifier.store.node.lock().unwrap());
-        silence::missed(&given.verifier, &asked, "", given.begun + 2 * HOUR).await.unwrap();
+        silence::missed(&given.verifier, &asked, "", (given.begun + 2 * HOUR, Timestamp::now())).await.unwrap();
         assert_eq!((given.writes(), given.last().verdict.as_str()), (1, record::ACCEPTED));
     }
 }
