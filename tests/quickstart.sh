@@ -30,7 +30,8 @@ echo $! >"$dir/management.pid"
 for _ in $(seq 600); do [ -s "$KUBECONFIG" ] && kubectl get --raw /readyz >/dev/null 2>&1 && break; sleep 0.1; done
 kubectl apply --server-side -f charts/constellation-crds/crds >/dev/null
 kubectl wait --for=condition=Established crd --all --timeout=60s >/dev/null
-"$bin/constellation-operator" run --allow-simulated >"$dir/operator.log" 2>&1 &
+# Alone, so without a lease: a laptop that sleeps would end it.
+"$bin/constellation-operator" run --leader-elect=false --allow-simulated >"$dir/operator.log" 2>&1 &
 echo $! >"$dir/operator.pid"
 
 say "kubectl apply -f examples/simulated (SIMULATED: these nodes prove nothing)"
