@@ -7,7 +7,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 version=27.1.0
 files=(attestation/verifier/src/{admit,record,ticket,trust,home,authority,verifier,join}.rs
   attestation/src/{session,appraise,credential,endorsement,policy,binding}.rs
-  operator/src/{cluster,node,group,version}/plan.rs)
+  operator/src/{cluster/plan,cluster/plan/sizes,collateral/plan,node/plan}.rs)
 [ $# -gt 0 ] && files=("$@")
 tools=$PWD/target/tools
 if ! "$tools/bin/cargo-mutants" --version 2>/dev/null | grep -qF " $version"; then
