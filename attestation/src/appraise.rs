@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 use crate::{
     endorsement,
     endorsers::{Endorsers, Need, needs},
-    machine::tpm_nonce,
+    machine::quote_nonce,
     platform::Platform,
     policy::{LAUNCH_PCR, MeasurementSet, TrustPolicy},
     protocol::{
@@ -292,7 +292,7 @@ fn is_signed(presented: &Presented<'_>) -> bool {
         Some(Machine::Azure { report, .. }) => Some(report.as_slice()),
         Some(Machine::Aws { report, .. } | Machine::Google { report, .. }) => report.as_ref().map(Report::signed),
     };
-    let nonce = report.map_or(*presented.binding, |report| tpm_nonce(presented.binding, report));
+    let nonce = quote_nonce(presented.binding, report);
     let ak = Public::parse(&presented.hello.ak_public).ok().filter(Public::is_attestation_key);
     let signature = Signature::parse(&evidence.signature).ok();
     let attest = Attest::parse(&evidence.quote).ok();

@@ -23,6 +23,12 @@ pub fn tpm_nonce(binding: &[u8; 32], report: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(NONCE).chain_update(binding).chain_update(Sha256::digest(report)).finalize().into()
 }
 
+/// What the TPM is asked with: as [`tpm_nonce`], or the binding itself where there is no report.
+#[must_use]
+pub fn quote_nonce(binding: &[u8; 32], report: Option<&[u8]>) -> [u8; 32] {
+    report.map_or(*binding, |report| tpm_nonce(binding, report))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use crate::{
     bytes::{Bytes, Hex},
     endorsers::{Amd, Endorsers},
     gcp::{self, Technology},
-    machine::{report_data, tpm_nonce},
+    machine::{quote_nonce, report_data, tpm_nonce},
     nitro,
     place::{self, Place},
     platform::{Platform, Tee},
@@ -234,7 +234,7 @@ impl Case<'_> {
 
     /// What the TPM must be asked with.
     fn nonce(&self, report: Option<&Report>) -> Bytes {
-        Bytes(report.map_or(*self.binding, |report| tpm_nonce(self.binding, report.signed())).to_vec())
+        Bytes(quote_nonce(self.binding, report.map(Report::signed)).to_vec())
     }
 
     /// The processor's report where the platform has one: genuine, and what the set wants.

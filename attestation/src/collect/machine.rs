@@ -9,7 +9,7 @@ use super::{
 use crate::{
     azure::hcl::{self, Kind},
     guest::{nsm::Request, thim::Certificates},
-    machine::{report_data, tpm_nonce},
+    machine::{quote_nonce, report_data, tpm_nonce},
     protocol::machine::{self as protocol, Machine, Report},
     tpm::public::Public,
 };
@@ -210,7 +210,7 @@ pub fn aws<W: Wire>(
 /// What the TPM attests to: the report, or the conversation alone where there is none.
 #[must_use]
 pub fn nonce(binding: &[u8; 32], report: Option<&Attested>) -> [u8; 32] {
-    report.map_or(*binding, |report| tpm_nonce(binding, &report.report))
+    quote_nonce(binding, report.map(|report| report.report.as_slice()))
 }
 
 fn attested(
