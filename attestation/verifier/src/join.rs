@@ -102,6 +102,7 @@ where
         (Err(reason), None) => return verifier.refuse_stranger(uid, reason).map(Some),
     };
     let Some(bundle) = bundle? else { return Err(store::Error::Missing(store::TRUST).into()) };
+    let looked = begun.elapsed();
     // Until the ticket has left.
     let _turn = verifier.turns.take(uid).ok_or(Error::Turns)?;
     // Both take a while, the one at the node, the other at the API server; a node of ours waits for the longer one.
@@ -109,7 +110,7 @@ where
         tokio::join!(verifier.examine(channel, hello, &node, &bundle, Door::Join), verifier.store.kubelet_config());
     let case = match examined? {
         Examined::Appraised(case) => case,
-        Examined::Refused(id) => return Ok(Some(id)),
+        Examined::Distrusted(id) | Examined::Refused(id) => return Ok(Some(id)),
     };
     let kubelet_config = if case.appraisal.accepted { kubelet_config? } else { String::new() };
     let examined = begun.elapsed();
@@ -124,8 +125,9 @@ where
             session::grant(channel, &case.proof, &ticket).await?;
             let took = begun.elapsed();
             verifier.metrics.ticket_seconds.observe(took);
-            let (microseconds, examined) = (took.as_micros(), examined.as_micros());
-            tracing::info!(node_uid = case.proof.hello.node_uid, microseconds, examined, "Admitted a node");
+            // When what is known of the node had been read, and when its evidence had been appraised.
+            let [looked, examined, microseconds] = [looked, examined, took].map(|part| part.as_micros());
+            tracing::info!(node_uid = case.proof.hello.node_uid, looked, examined, microseconds, "Admitted a node");
             Ok(None)
         }
         Settled::Refused(id) => Ok(Some(id)),

@@ -248,9 +248,7 @@ async fn ask<A: Store>(verifier: &Verifier<A>, uid: &str, address: SocketAddr, d
                 (settled, if own { Answer::Refused } else { Answer::Strange })
             }
             // No member can help it that the bundle isn't believed.
-            Examined::Refused(id) if verifier.trust.accept(&bundle.envelope).is_err() => {
-                (Settled::Refused(id), Answer::Refused)
-            }
+            Examined::Distrusted(id) => (Settled::Refused(id), Answer::Refused),
             Examined::Refused(id) => (Settled::Refused(id), Answer::Strange),
         };
     let answer = match settled {

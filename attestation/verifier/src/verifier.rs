@@ -107,6 +107,8 @@ pub struct Verifier<A> {
 pub enum Examined {
     /// The evidence was appraised, well or badly; [`Verifier::settle`] decides.
     Appraised(Box<Case>),
+    /// Refused under this id because the trust bundle isn't believed: nobody's fault who was asked.
+    Distrusted(String),
     /// Refused before any evidence, under this id.
     Refused(String),
 }
@@ -166,7 +168,7 @@ impl<A: Store> Verifier<A> {
             Ok(policy) => policy,
             Err(error) => {
                 let Some(reason) = error.reason() else { return Err(Error::Trust(error)) };
-                return self.refuse_unproven(&node.spec.node_uid, reason).map(Examined::Refused);
+                return self.refuse_unproven(&node.spec.node_uid, reason).map(Examined::Distrusted);
             }
         };
         let launch = admit::launch_digest(&node.spec, &self.home.launch);

@@ -10,7 +10,7 @@ use crate::{
     AwsCloud, Placement,
     error::Refusal,
     network::{GATEWAY, Marks, SUBNETS, VPC},
-    security::{self, Direction, ENDPOINT, NODES, Rule, Source},
+    security::{self, Change, Direction, ENDPOINT, NODES, Rule, Source},
 };
 
 /// Codes of what can't go yet.
@@ -68,8 +68,8 @@ impl AwsCloud {
             let named = |rule: &&Rule| matches!(&rule.source, Source::Group(id) if ids.contains(id));
             let id = group.group_id().unwrap_or_default();
             let (inwards, outwards) = (group.ip_permissions(), group.ip_permissions_egress());
-            self.revoke(id, Direction::In, security::seen(inwards).iter().filter(named)).await?;
-            self.revoke(id, Direction::Out, security::seen(outwards).iter().filter(named)).await?;
+            self.alter(id, Change::Revoke, Direction::In, security::seen(inwards).iter().filter(named)).await?;
+            self.alter(id, Change::Revoke, Direction::Out, security::seen(outwards).iter().filter(named)).await?;
         }
         let mut stay = Vec::new();
         for id in &ids {

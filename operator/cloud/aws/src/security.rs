@@ -59,6 +59,15 @@ pub enum Direction {
     Out,
 }
 
+/// What becomes of rules.
+#[derive(Clone, Copy)]
+pub(crate) enum Change {
+    /// They hold.
+    Permit,
+    /// They don't.
+    Revoke,
+}
+
 /// What may come in or go out, one source and one range of ports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
@@ -217,7 +226,7 @@ impl AwsCloud {
         // Made a moment ago, and not known everywhere yet: it lets nobody in, and everything out.
         let (now_in, now_out) = found.map_or_else(|| (BTreeSet::new(), outwards.clone()), shown);
         for (direction, wanted, now) in [(Direction::In, inwards, now_in), (Direction::Out, outwards, now_out)] {
-            self.permit(id, direction, wanted.difference(&now)).await?;
+            self.alter(id, Change::Permit, direction, wanted.difference(&now)).await?;
             let extra: Vec<_> = now.difference(wanted).collect();
             if !extra.is_empty() {
                 tracing::warn!(
@@ -227,14 +236,16 @@ impl AwsCloud {
                     "Revoking rules that somebody added to a group"
                 );
             }
-            self.revoke(id, direction, extra).await?;
+            self.alter(id, Change::Revoke, direction, extra).await?;
         }
         Ok(())
     }
 
-    async fn permit(
+    /// Gives rules to a group, or takes them away. What is so already is no matter.
+    pub(crate) async fn alter(
         &self,
         id: &str,
+        change: Change,
         direction: Direction,
         rules: impl IntoIterator<Item = &Rule>,
     ) -> Result<(), CloudError> {
@@ -242,47 +253,31 @@ impl AwsCloud {
         if rules.is_empty() {
             return Ok(());
         }
-        let (account, rules) = (&self.account, Some(rules));
-        let done = match direction {
-            Direction::In => {
-                let send = account.ec2.authorize_security_group_ingress().group_id(id).set_ip_permissions(rules);
-                account.change("ec2:AuthorizeSecurityGroupIngress", send.send()).await.map(drop)
+        let (account, ec2, rules) = (&self.account, &self.account.ec2, Some(rules));
+        let done = match (change, direction) {
+            (Change::Permit, Direction::In) => {
+                let call = ec2.authorize_security_group_ingress().group_id(id).set_ip_permissions(rules);
+                account.change("ec2:AuthorizeSecurityGroupIngress", call.send()).await.map(drop)
             }
-            Direction::Out => {
-                let send = account.ec2.authorize_security_group_egress().group_id(id).set_ip_permissions(rules);
-                account.change("ec2:AuthorizeSecurityGroupEgress", send.send()).await.map(drop)
+            (Change::Permit, Direction::Out) => {
+                let call = ec2.authorize_security_group_egress().group_id(id).set_ip_permissions(rules);
+                account.change("ec2:AuthorizeSecurityGroupEgress", call.send()).await.map(drop)
             }
-        };
-        match done {
-            Err(refusal) if !refusal.is(&["InvalidPermission.Duplicate"]) => Err(refusal.into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes rules of a group away; those that are gone already are no matter.
-    pub(crate) async fn revoke(
-        &self,
-        id: &str,
-        direction: Direction,
-        rules: impl IntoIterator<Item = &Rule>,
-    ) -> Result<(), CloudError> {
-        let rules: Vec<_> = rules.into_iter().map(permission).collect();
-        if rules.is_empty() {
-            return Ok(());
-        }
-        let (account, rules) = (&self.account, Some(rules));
-        let done = match direction {
-            Direction::In => {
-                let send = account.ec2.revoke_security_group_ingress().group_id(id).set_ip_permissions(rules);
-                account.change("ec2:RevokeSecurityGroupIngress", send.send()).await.map(drop)
+            (Change::Revoke, Direction::In) => {
+                let call = ec2.revoke_security_group_ingress().group_id(id).set_ip_permissions(rules);
+                account.change("ec2:RevokeSecurityGroupIngress", call.send()).await.map(drop)
             }
-            Direction::Out => {
-                let send = account.ec2.revoke_security_group_egress().group_id(id).set_ip_permissions(rules);
-                account.change("ec2:RevokeSecurityGroupEgress", send.send()).await.map(drop)
+            (Change::Revoke, Direction::Out) => {
+                let call = ec2.revoke_security_group_egress().group_id(id).set_ip_permissions(rules);
+                account.change("ec2:RevokeSecurityGroupEgress", call.send()).await.map(drop)
             }
         };
+        let so_already = match change {
+            Change::Permit => "InvalidPermission.Duplicate",
+            Change::Revoke => "InvalidPermission.NotFound",
+        };
         match done {
-            Err(refusal) if !refusal.is(&["InvalidPermission.NotFound"]) => Err(refusal.into()),
+            Err(refusal) if !refusal.is(&[so_already]) => Err(refusal.into()),
             _ => Ok(()),
         }
     }
