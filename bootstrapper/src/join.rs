@@ -28,20 +28,17 @@ const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Asks every verifier in turn until the node is a member, by one of them or by its owner, or must be replaced.
-pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>) {
-    // The network is up and the launch configuration measured.
-    let began = Instant::now();
-    // A TPM gives its certificate slowly, and then it is known: meanwhile a verifier is found and the channel opened.
-    let first = Arc::clone(&machine);
-    tokio::task::spawn_blocking(move || first.tpm.blocking_lock().endorsement().map(drop));
+/// Asks every verifier in turn until the node is a member, by one of them or by its owner, or must be replaced. The
+/// network is up since `up`.
+pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>, up: Instant) {
+    let measured = up.elapsed().as_millis();
     let mut pause = FIRST;
     while machine.wants_grant().await {
         match attempt(&machine, source.as_ref()).await {
             Ok((ticket, took)) => {
-                let milliseconds = began.elapsed().as_millis();
+                let milliseconds = up.elapsed().as_millis();
                 let [channel, hello, proof] = took.map(|part| part.as_millis());
-                tracing::info!(milliseconds, channel, hello, proof, "Admitted");
+                tracing::info!(milliseconds, measured, channel, hello, proof, "Admitted");
                 if machine.claim() {
                     machine.carry_out(Grant::Join(ticket)).await;
                 }

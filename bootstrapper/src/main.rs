@@ -1,12 +1,18 @@
 //! `constellation-bootstrapper`: the node agent.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use constellation_attestation::{dumps, protocol::BOOTSTRAPPER_PORT};
 use constellation_bootstrapper::{
     attester,
+    error::Error,
     host::block,
     join,
     machine::Machine,
@@ -77,14 +83,22 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         }
         tracing::warn!("SIMULATED HOST: nothing is started, files go below the folder");
     }
+    let platform = if simulated { Platform::Local } else { Platform::detect(TABLES.as_ref()) };
+    let authority = run.metadata.clone();
+    // A TPM is slow to make its keys and to give its certificate: it does both while the network comes up.
+    let tpm = tokio::task::spawn_blocking(move || {
+        let mut tpm = attester::open(platform, &run.tcti, &authority)?;
+        // Who needs it finds it known, or asks again and tells what is wrong.
+        let _ = tpm.endorsement();
+        Ok::<_, Error>(tpm)
+    });
     let hint = if simulated { None } else { Hint::read(HINT.as_ref())? };
     let mut address = run.listen.ip().to_string();
     if let Some(hint) = &hint {
         network::configure(hint).await?;
         address = hint.ip()?.to_string();
     }
-    let platform = if simulated { Platform::Local } else { Platform::detect(TABLES.as_ref()) };
-    let authority = run.metadata.clone();
+    let up = Instant::now();
     let source = source::of(platform, run.metadata);
     let mut pause = Duration::from_millis(100);
     let (bytes, launch) = loop {
@@ -103,7 +117,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         }
         (None, None) => {}
     }
-    let tpm = attester::open(platform, &run.tcti, &authority).context("opening the TPM")?;
+    let tpm = tpm.await?.context("opening the TPM")?;
     let device_key = if simulated { None } else { mesh::key_in_use().await };
     let device_key = device_key.as_ref().map(|key| key.as_str());
     let machine = Machine::measure(tpm, bytes, launch, address, run.simulated_host, device_key)?;
@@ -118,7 +132,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
             }
         });
     }
-    let joining = tokio::spawn(join::join(machine.clone(), source));
+    let joining = tokio::spawn(join::join(machine.clone(), source, up));
     let meshing = tokio::spawn(mesh::keep(machine.clone()));
     let ended = tokio::select! {
         served = serve::serve(Arc::clone(&machine), listener) => served.map_err(Into::into),

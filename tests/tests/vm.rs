@@ -94,7 +94,8 @@ async fn says(world: &World, role: Role, text: &str) -> bool {
     ids.iter().any(|id| cloud.console(&cluster, id).is_ok_and(|console| console.contains(text)))
 }
 
-/// What the VMs of a role say of their admission: milliseconds from network and measurement to ticket.
+/// What the VMs of a role say of admissions: a worker how long it waited from network and measurement to ticket, a
+/// control-plane node's verifier how long its parts took.
 async fn admissions(world: &World, role: Role) -> Vec<String> {
     let (cloud, cluster, ids) = host(world, role).await;
     let consoles = ids.iter().filter_map(|id| cloud.console(&cluster, id).ok());
@@ -150,8 +151,10 @@ impl Story {
             assert_eq!((result.platform.as_str(), result.verdict.as_str()), ("qemu-vtpm", "Accepted"));
             self.say(&format!("  phases of {}: {:?}", node.metadata.name.unwrap(), status.phase_times));
         }
-        for line in admissions(&self.world, Role::Worker).await {
-            self.say(&format!("  the worker: {line}"));
+        for role in [Role::Worker, Role::ControlPlane] {
+            for line in admissions(&self.world, role).await {
+                self.say(&format!("  {role:?}: {line}"));
+            }
         }
     }
 
