@@ -84,18 +84,17 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Measures the launch configuration into PCR 15, or recognises that this was done before the process was restarted;
-    /// then `device_key` is the mesh's private key, which others know by its public half.
+    /// Measures the launch configuration into PCR 15, or recognises that this was done before the process was restarted.
     ///
     /// # Errors
     /// [`Error::Register`] when PCR 15 holds anything else.
     pub fn measure(
         mut tpm: Tpm,
+        secrets: BootSecrets,
         launch_bytes: Vec<u8>,
         launch: LaunchConfig,
         address: String,
         simulated: Option<PathBuf>,
-        device_key: Option<&str>,
     ) -> Result<Arc<Self>, Error> {
         let owner_spki = STANDARD
             .decode(&launch.owner_public_key)
@@ -124,7 +123,6 @@ impl Machine {
             }
             State::Member
         };
-        let secrets = device_key.map_or_else(BootSecrets::generate, BootSecrets::with_device_key)?;
         let log = Log::default();
         if state == State::Member {
             // An owner that lost its connection comes again, also after this process was restarted. A worker has none.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use constellation_attestation::{dumps, protocol::BOOTSTRAPPER_PORT};
+use constellation_attestation::{boot::BootSecrets, dumps, protocol::BOOTSTRAPPER_PORT};
 use constellation_bootstrapper::{
     attester,
     error::Error,
@@ -85,12 +85,17 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     }
     let platform = if simulated { Platform::Local } else { Platform::detect(TABLES.as_ref()) };
     let authority = run.metadata.clone();
-    // A TPM is slow to make its keys and to give its certificate: it does both while the network comes up.
+    // A TPM is slow to make its keys and to give its certificate, and a processor that is emulated to find randomness for
+    // ours: both go on while the network comes up.
     let tpm = tokio::task::spawn_blocking(move || {
         let mut tpm = attester::open(platform, &run.tcti, &authority)?;
         // Who needs it finds it known, or asks again and tells what is wrong.
         let _ = tpm.endorsement();
         Ok::<_, Error>(tpm)
+    });
+    let device_key = if simulated { None } else { mesh::key_in_use().await };
+    let secrets = tokio::task::spawn_blocking(move || {
+        device_key.map_or_else(BootSecrets::generate, |key| BootSecrets::with_device_key(&key))
     });
     let hint = if simulated { None } else { Hint::read(HINT.as_ref())? };
     let mut address = run.listen.ip().to_string();
@@ -110,17 +115,16 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         pause = (pause * 2).min(LONGEST);
     };
     match (&hint, source.address()) {
-        (Some(hint), _) => network::name(&launch.node_name, hint.ip()?, Some(&hint.gateway)).await?,
+        (Some(hint), _) => network::name(&launch.node_name, hint.ip()?, Some(&hint.gateway))?,
         (None, Some(own)) => {
-            network::name(&launch.node_name, own, None).await?;
+            network::name(&launch.node_name, own, None)?;
             address = own.to_string();
         }
         (None, None) => {}
     }
     let tpm = tpm.await?.context("opening the TPM")?;
-    let device_key = if simulated { None } else { mesh::key_in_use().await };
-    let device_key = device_key.as_ref().map(|key| key.as_str());
-    let machine = Machine::measure(tpm, bytes, launch, address, run.simulated_host, device_key)?;
+    let secrets = secrets.await?.map_err(Error::from)?;
+    let machine = Machine::measure(tpm, secrets, bytes, launch, address, run.simulated_host)?;
     tracing::info!(node = machine.launch.node_name, state = ?machine.state(), "Measured the launch configuration");
     let listener = TcpListener::bind(run.listen).await.with_context(|| format!("listening on {}", run.listen))?;
     if !simulated {

@@ -64,9 +64,9 @@ pub async fn own(address: IpAddr) -> Result<(), Error> {
 ///
 /// # Errors
 /// When a file can't be written.
-pub async fn name(host: &str, address: IpAddr, resolver: Option<&str>) -> Result<(), Error> {
-    command::run(&["hostname", host]).await?;
+pub fn name(host: &str, address: IpAddr, resolver: Option<&str>) -> Result<(), Error> {
     let mut files = vec![
+        ("/proc/sys/kernel/hostname", host.to_owned()),
         ("/etc/hostname", format!("{host}\n")),
         ("/etc/hosts", format!("127.0.0.1 localhost\n{address} {host}\n")),
     ];

@@ -36,6 +36,18 @@ pub enum Outcome {
 /// A node that took its ticket closes the connection; we don't wait longer than this for it.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Between two reads that keep connections to the API server open; kube's client closes them after 90 s of silence.
+const READY: Duration = Duration::from_secs(30);
+
+/// Keeps the connections open that a join reads with, two at once: to open them takes longer than all its calls, and a
+/// node would wait for that. What is wrong is told by the next join.
+pub async fn keep_ready<A: Store>(verifier: &Verifier<A>) {
+    loop {
+        let _ = tokio::join!(verifier.store.bundle(), verifier.store.kubelet_config());
+        tokio::time::sleep(READY).await;
+    }
+}
+
 /// Serves one connection.
 ///
 /// # Errors

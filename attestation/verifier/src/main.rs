@@ -135,6 +135,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         tokio::join!(
             reattest::enrol(&verifier, &schedule),
             reattest::rounds(&verifier, &schedule),
+            join::keep_ready(&verifier),
             refusals::tell(&verifier.ledger, &verifier.store)
         )
     };

@@ -160,8 +160,8 @@ impl Cluster {
             .map_err(|error| Error::Kubeconfig(path.to_owned(), error))?;
         // The node knocks again by itself; retries in here would only make it wait.
         config.default_retry = false;
-        config.read_timeout = Some(CALL_TIMEOUT);
-        config.reset_reader_on_write = true;
+        // [`call`] has the limit; kube's would close connections that are idle for as long.
+        config.read_timeout = None;
         let client = Client::try_from(config).map_err(|error| Error::Api("preparing a client", Box::new(error)))?;
         Ok(Self {
             nodes: Api::namespaced(client.clone(), namespace),
