@@ -110,14 +110,7 @@ impl Keeper {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the operator, or another one in place of one that is killed. Nobody who asks whether it runs sees the
-    /// moment between.
-    fn start(&self) {
-        let mut running = self.running();
-        if let Some(operator) = running.operator.take() {
-            running.kills += 1;
-            operator.kill();
-        }
+    fn start(&self, running: &mut Running) {
         let through: Vec<_> = std::iter::once("env").chain(self.environment.iter().map(String::as_str)).collect();
         let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
         match Operator::start_program(self.program, &self.dir, &running.kubeconfig, &through, &arguments) {
@@ -128,12 +121,25 @@ impl Keeper {
 }
 
 impl Process for Keeper {
+    /// Nobody who asks whether it runs sees the moment between. Where none runs the lane is over.
     fn kill(&self) {
-        self.start();
+        let mut running = self.running();
+        if let Some(operator) = running.operator.take() {
+            running.kills += 1;
+            operator.kill();
+            self.start(&mut running);
+        }
     }
 
     fn suspend(&self) {
         self.running().operator.iter().for_each(Operator::pause);
+    }
+}
+
+impl Drop for Lane {
+    /// Connections outlive the lane for a while, and they know the keeper; its operator ends here.
+    fn drop(&mut self) {
+        self.keeper.running().operator = None;
     }
 }
 
@@ -178,8 +184,10 @@ impl Lane {
         });
         let process: Arc<dyn Process> = Arc::<Keeper>::clone(&keeper);
         let proxy = Proxy::start(Client::try_from(config)?, plan, process).await?;
-        keeper.running().kubeconfig = proxy.kubeconfig(name);
-        keeper.start();
+        let mut running = keeper.running();
+        running.kubeconfig = proxy.kubeconfig(name);
+        keeper.start(&mut running);
+        drop(running);
         Ok(Self { name: name.to_owned(), proxy, client, keeper, setting })
     }
 
@@ -208,7 +216,7 @@ impl Lane {
 
     /// Kills the operator and starts it again.
     pub fn restart(&self) {
-        self.keeper.start();
+        self.keeper.kill();
     }
 
     /// Objects of the lane's namespace.

@@ -202,10 +202,19 @@ fn note(shared: &Shared, call: &Call, effect: String, body: &[u8]) {
     }
 }
 
-/// Passes events on, one by one.
+/// A task that ends with what it works for.
+struct Worker(AbortHandle);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Passes events on, one by one, for as long as somebody reads them.
 fn watch(shared: Arc<Shared>, body: Body) -> UnsyncBoxBody<Bytes, io::Error> {
     let (mut to, from) = mpsc::channel::<io::Result<Frame<Bytes>>>(16);
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let mut chunks = body.into_data_stream();
         let mut rest = Vec::new();
         while let Some(Ok(chunk)) = chunks.next().await {
@@ -235,7 +244,11 @@ fn watch(shared: Arc<Shared>, body: Body) -> UnsyncBoxBody<Bytes, io::Error> {
             }
         }
     });
-    StreamBody::new(from).boxed_unsync()
+    let worker = Worker(task.abort_handle());
+    let events = from.inspect(move |_| {
+        let _ = &worker;
+    });
+    StreamBody::new(events).boxed_unsync()
 }
 
 fn refusal(code: u16) -> io::Result<Answer> {
