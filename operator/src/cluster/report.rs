@@ -113,7 +113,7 @@ pub fn converged(seen: &Observed, plan: &Plan) -> bool {
             node.alive()
                 && node.phase == Phase::Ready
                 && Some(node.digest.as_str()) == target
-                && node.accepted != Some(false)
+                && node.accepted == Some(true)
         })
 }
 
@@ -235,20 +235,28 @@ fn why_not_ready(seen: &Observed, plan: &Plan, facts: &Facts, rolling: bool) -> 
             (reason::ROLLING_OUT, "nodes are being replaced by nodes of the wanted version".to_owned())
         }
         (Some(blocked), _) => (blocked.reason, blocked.message.clone()),
-        (None, _) => {
-            let words = plan.words().into_iter().next().unwrap_or_else(|| "nodes are being made".to_owned());
-            (reason::CREATING_NODES, words)
-        }
+        (None, _) => match (plan.words().into_iter().next(), refused(seen)) {
+            (None, names) if !names.is_empty() => (reason::ATTESTATION_REFUSED, refused_words(&names)),
+            (words, _) => (reason::CREATING_NODES, words.unwrap_or_else(|| "nodes are being made".to_owned())),
+        },
     }
 }
 
+/// Nodes whose evidence was refused.
+fn refused(seen: &Observed) -> Vec<&str> {
+    let refused = seen.nodes.iter().filter(|node| !node.deleting && node.accepted == Some(false));
+    refused.map(|node| node.name.as_str()).collect()
+}
+
+fn refused_words(names: &[&str]) -> String {
+    format!("the evidence of {} was refused: see status.attestation of the node", names.join(", "))
+}
+
 fn attestation(seen: &Observed, board: &mut Board<'_>) {
-    let of = |verdict| seen.nodes.iter().filter(move |node| !node.deleting && node.accepted == verdict);
-    let refused: Vec<_> = of(Some(false)).map(|node| node.name.as_str()).collect();
-    let pending = of(None).count();
+    let refused = refused(seen);
+    let pending = seen.nodes.iter().filter(|node| !node.deleting && node.accepted.is_none()).count();
     if !refused.is_empty() {
-        let message = format!("the evidence of {} was refused: see status.attestation of the node", refused.join(", "));
-        board.set(kind::ATTESTATION_VERIFIED, Status::False, reason::ATTESTATION_REFUSED, message);
+        board.set(kind::ATTESTATION_VERIFIED, Status::False, reason::ATTESTATION_REFUSED, refused_words(&refused));
     } else if pending > 0 || seen.nodes.is_empty() {
         let message = format!("{pending} nodes have shown no evidence yet");
         board.set(kind::ATTESTATION_VERIFIED, Status::Unknown, reason::ATTESTATION_PENDING, message);

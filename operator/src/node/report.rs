@@ -55,12 +55,14 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
             .unwrap_or(before.progress),
     };
     let accepted = attestation.as_ref().map(|result| result.verdict == "Accepted");
+    let kubelet_ready = seen.kube.is_some_and(|kube| kube.ready);
+    let not_ready = if kubelet_ready { reason::ATTESTATION_PENDING } else { reason::KUBELET_NOT_READY };
     let facts = [
         (kind::LAUNCHED, seen.instance.is_some(), reason::LAUNCHED, reason::PENDING),
         (kind::BOOTED, attestation.is_some() || seen.talk.is_some(), reason::BOOTED, reason::BOOTING),
         (kind::ATTESTED, accepted == Some(true), reason::ATTESTATION_ACCEPTED, reason::ATTESTATION_PENDING),
         (kind::JOINED, seen.kube.is_some(), reason::JOINED, reason::JOINING),
-        (kind::READY, seen.kube.is_some_and(|kube| kube.ready), reason::KUBELET_READY, reason::KUBELET_NOT_READY),
+        (kind::READY, kubelet_ready && attestation.is_some(), reason::KUBELET_READY, not_ready),
     ];
     for (what, holds, yes, no) in facts {
         if holds {
@@ -120,7 +122,9 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
     let (phase, summary) = match (&seen.instance, seen.kube) {
         (None, _) if seen.cluster.is_none() => (Phase::Pending, "the cluster it names doesn't exist".into()),
         (None, _) => (Phase::Pending, "waiting for the network, then for the VM".into()),
-        (Some(_), Some(kube)) if kube.ready => (Phase::Ready, member(seen, "ready")),
+        (Some(_), Some(kube)) if kube.ready && seen.attestation().is_some() => (Phase::Ready, member(seen, "ready")),
+        // Read before a verifier had recorded it; nothing is said to be Ready on no evidence.
+        (Some(_), Some(kube)) if kube.ready => (Phase::Joined, "waiting for the record of its evidence".into()),
         (Some(_), Some(_)) => (Phase::Joined, member(seen, "waiting until the kubelet says it is ready")),
         (Some(_), None) if accepted => {
             let last = seen.talk.as_ref().and_then(|talk| talk.progress.last().cloned());

@@ -12,6 +12,9 @@ use super::{
     picture,
 };
 
+/// An operator that was started has looked at everything once in less.
+const QUIET: Duration = Duration::from_secs(3);
+
 /// A flow with a crash at every side effect takes a minute on two idle cores.
 pub const LONG: Duration = Duration::from_mins(8);
 
@@ -107,15 +110,15 @@ pub async fn story(lane: &Lane, flow: Flow) -> Result<Vec<String>> {
     }
     lane.proxy.plan().arm();
     match flow.run(lane, SMALL).await? {
-        // What is written after the end is written at once.
+        // What is written after the end is written at once, by an operator that is not killed once more.
         Some(want) => {
-            let mut last = picture::of(lane).await?;
+            let mut last = (lane.kills(), picture::of(lane).await?);
             loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(QUIET).await;
                 lane.settled(want, LONG).await?;
-                let next = picture::of(lane).await?;
+                let next = (lane.kills(), picture::of(lane).await?);
                 if next == last {
-                    return Ok(next);
+                    return Ok(next.1);
                 }
                 last = next;
             }

@@ -41,6 +41,19 @@ fn a_steady_cluster_is_ready_and_available() {
 }
 
 #[test]
+fn a_cluster_is_ready_only_when_every_node_is_attested() {
+    for (accepted, verified) in [(None, reason::ATTESTATION_PENDING), (Some(false), reason::ATTESTATION_REFUSED)] {
+        let mut seen = running();
+        seen.nodes[2].accepted = accepted;
+        let status = status(&seen, &Facts::default());
+        assert!(!is_true(&status.conditions, kind::READY), "{accepted:?}");
+        let condition = status.conditions.iter().find(|c| c.type_ == kind::ATTESTATION_VERIFIED).unwrap();
+        assert_eq!(condition.reason, verified);
+        assert_eq!(ready_reason(&status) == reason::ATTESTATION_REFUSED, accepted == Some(false));
+    }
+}
+
+#[test]
 fn a_report_of_the_same_is_the_same() {
     let seen = running();
     let first = status(&seen, &Facts::default());

@@ -323,6 +323,21 @@ fn who_is_no_member_yet_is_not_tainted_but_fails() {
 }
 
 #[test]
+fn a_node_is_ready_only_when_its_evidence_is_recorded() {
+    use crate::node::report::{Outcome, report};
+    let seen_ready = |seen: &Observed| {
+        let status = report(seen, &Outcome::default());
+        let ready = status.conditions.into_iter().find(|condition| condition.type_ == "Ready").unwrap();
+        (status.phase, ready.status == "True", ready.reason)
+    };
+    let mut seen = member(Role::Worker);
+    assert_eq!(seen_ready(&seen), (Some(Phase::Ready), true, "KubeletReady".to_owned()));
+    // Read a moment before the verifier wrote it, and the Node a moment after.
+    seen.admission.as_mut().unwrap().appraisal = None;
+    assert_eq!(seen_ready(&seen), (Some(Phase::Joined), false, "AttestationPending".to_owned()));
+}
+
+#[test]
 fn a_refused_member_says_so_and_what_follows() {
     use crate::node::report::{Outcome, report};
     for (on_failure, words) in [
