@@ -88,10 +88,11 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     // A TPM is slow to make its keys and to give its certificate, and a processor that is emulated to find randomness for
     // ours: both go on while the network comes up.
     let tpm = tokio::task::spawn_blocking(move || {
-        let mut tpm = attester::open(platform, &run.tcti, &authority)?;
-        // Who needs it finds it known, or asks again and tells what is wrong.
-        let _ = tpm.endorsement();
-        Ok::<_, Error>(tpm)
+        attester::open(platform, &run.tcti, &authority).map(|mut tpm| {
+            // Who needs it finds it known, or asks again and tells what is wrong.
+            let _ = tpm.endorsement();
+            tpm
+        })
     });
     let device_key = if simulated { None } else { mesh::key_in_use().await };
     let secrets = tokio::task::spawn_blocking(move || {
@@ -123,7 +124,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         (None, None) => {}
     }
     let tpm = tpm.await?.context("opening the TPM")?;
-    let secrets = secrets.await?.map_err(Error::from)?;
+    let secrets = secrets.await?.map_err(Error::Keys)?;
     let machine = Machine::measure(tpm, secrets, bytes, launch, address, run.simulated_host)?;
     tracing::info!(node = machine.launch.node_name, state = ?machine.state(), "Measured the launch configuration");
     let listener = TcpListener::bind(run.listen).await.with_context(|| format!("listening on {}", run.listen))?;

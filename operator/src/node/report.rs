@@ -117,12 +117,13 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
     if let Some((_, why)) = failure {
         return (Phase::Failed, format!("{why}; it will be replaced"));
     }
-    let accepted = seen.attestation().is_some_and(|result| result.verdict == "Accepted");
-    let wanting = seen.attestation().map(|result| lacking(&result)).filter(|wanting| !wanting.is_empty());
+    let recorded = seen.attestation();
+    let accepted = recorded.as_ref().is_some_and(|result| result.verdict == "Accepted");
+    let wanting = recorded.as_ref().map(lacking).filter(|wanting| !wanting.is_empty());
     let (phase, summary) = match (&seen.instance, seen.kube) {
         (None, _) if seen.cluster.is_none() => (Phase::Pending, "the cluster it names doesn't exist".into()),
         (None, _) => (Phase::Pending, "waiting for the network, then for the VM".into()),
-        (Some(_), Some(kube)) if kube.ready && seen.attestation().is_some() => (Phase::Ready, member(seen, "ready")),
+        (Some(_), Some(kube)) if kube.ready && recorded.is_some() => (Phase::Ready, member(seen, "ready")),
         // Read before a verifier had recorded it; nothing is said to be Ready on no evidence.
         (Some(_), Some(kube)) if kube.ready => (Phase::Joined, "waiting for the record of its evidence".into()),
         (Some(_), Some(_)) => (Phase::Joined, member(seen, "waiting until the kubelet says it is ready")),

@@ -184,10 +184,8 @@ impl Lane {
         });
         let process: Arc<dyn Process> = Arc::<Keeper>::clone(&keeper);
         let proxy = Proxy::start(Client::try_from(config)?, plan, process).await?;
-        let mut running = keeper.running();
-        running.kubeconfig = proxy.kubeconfig(name);
-        keeper.start(&mut running);
-        drop(running);
+        keeper.running().kubeconfig = proxy.kubeconfig(name);
+        keeper.start(&mut keeper.running());
         Ok(Self { name: name.to_owned(), proxy, client, keeper, setting })
     }
 

@@ -53,7 +53,7 @@ pub struct Seen {
 /// A running proxy; ends when dropped.
 pub struct Proxy {
     url: String,
-    task: AbortHandle,
+    _task: Worker,
     shared: Arc<Shared>,
 }
 
@@ -73,8 +73,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let shared = Arc::new(Shared { client, plan, process, seen: Mutex::default() });
-        let task = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
-        Ok(Self { url, task, shared })
+        let task = Worker::start(accept(listener, Arc::clone(&shared)));
+        Ok(Self { url, _task: task, shared })
     }
 
     /// A kubeconfig that leads here. The proxy has the credentials.
@@ -97,12 +97,6 @@ impl Proxy {
     /// What went through until now.
     pub fn seen<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
         look(&mut self.shared.seen())
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -205,6 +199,12 @@ fn note(shared: &Shared, call: &Call, effect: String, body: &[u8]) {
 /// A task that ends with what it works for.
 struct Worker(AbortHandle);
 
+impl Worker {
+    fn start(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(task).abort_handle())
+    }
+}
+
 impl Drop for Worker {
     fn drop(&mut self) {
         self.0.abort();
@@ -214,7 +214,7 @@ impl Drop for Worker {
 /// Passes events on, one by one, for as long as somebody reads them.
 fn watch(shared: Arc<Shared>, body: Body) -> UnsyncBoxBody<Bytes, io::Error> {
     let (mut to, from) = mpsc::channel::<io::Result<Frame<Bytes>>>(16);
-    let task = tokio::spawn(async move {
+    let worker = Worker::start(async move {
         let mut chunks = body.into_data_stream();
         let mut rest = Vec::new();
         while let Some(Ok(chunk)) = chunks.next().await {
@@ -244,7 +244,6 @@ fn watch(shared: Arc<Shared>, body: Body) -> UnsyncBoxBody<Bytes, io::Error> {
             }
         }
     });
-    let worker = Worker(task.abort_handle());
     let events = from.inspect(move |_| {
         let _ = &worker;
     });
