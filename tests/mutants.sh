@@ -1,42 +1,58 @@
 #!/usr/bin/env bash
 # Changes the code that decides on joins, and what is done, place by place, and asks the tests whether they notice (cargo-mutants).
-# Usage: tests/mutants.sh [FILE...]; without files all of FILES below. What was missed is in
-# target/mutants-*/mutants.out/missed.txt.
+# Usage: tests/mutants.sh [FILE...]; without files all that ROOMS names. What was missed is in
+# target/mutants-ROOM/mutants.out/missed.txt.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 version=27.1.0
-files=(attestation/verifier/src/{admit,record,ticket,trust,home,authority,verifier,join}.rs
-  attestation/src/{session,appraise,credential,endorsement,policy,binding}.rs
-  operator/src/{cluster/plan,cluster/plan/sizes,collateral/plan,node/plan}.rs)
-[ $# -gt 0 ] && files=("$@")
 tools=$PWD/target/tools
 if ! "$tools/bin/cargo-mutants" --version 2>/dev/null | grep -qF " $version"; then
   cargo install --quiet --locked --debug --root "$tools" "cargo-mutants@$version"
 fi
-# A change that a lint refuses is to be judged by a test.
+# A change that a lint refuses is to be judged by a test. Every room builds the same packages, and a step of a debugger is wanted
+# by nobody.
 unset RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS
-run() { # NAME FEATURES TESTS FILE...: these tests of one package
-  local name=$1 features=$2 tests=() only=() file
-  read -ra tests <<<"$3"
-  shift 3
-  for file in "$@"; do only+=(--file "$file"); done
-  # A mutant that makes a loop endless is caught by the limit; the unit tests take seconds. 2: some were missed.
-  CARGO_INCREMENTAL=1 "$tools/bin/cargo-mutants" mutants --output "target/mutants-$name" --timeout 60 \
-    ${features:+--features "$features"} "${only[@]}" -- "${tests[@]}" || [ $? -eq 2 ]
-}
-verifier=() library=() vectors=() joins=() planners=()
-for file in "${files[@]}"; do
-  case $file in
-    attestation/verifier/*) verifier+=("$file") ;;
-    operator/*) planners+=("$file") ;;
-    # What these are tested with is whole evidence.
-    attestation/src/endorsement.rs) vectors+=("$file") ;;
-    attestation/src/appraise.rs) joins+=("$file") ;;
-    *) library+=("$file") ;;
+export CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/mutants}
+# ROOM: the tests that whole evidence of its kind is in, beside the unit tests of its package.
+declare -A rooms=(
+  [appraise]="join_swtpm cloud_swtpm"
+  [azure]=azure_vectors
+  [credential]=""
+  [collect]="collect_swtpm cloud_swtpm"
+  [gcp]=gcp_vectors
+  [nitro]=nitro_vectors
+  [snp]="snp_vectors snp_synthetic signed_mutations"
+  [tdx]="tdx_vectors tdx_synthetic tdx_mutations"
+  [tpm]="tpm_vectors"
+  [common]="endorsers snp_vectors tdx_vectors tdx_synthetic tpm_vectors gcp_vectors nitro_vectors"
+  [verifier]="" [planners]=""
+)
+room() { # FILE: the room it is in
+  case $1 in
+    operator/*) echo planners ;;
+    attestation/verifier/*) echo verifier ;;
+    attestation/src/endorsement.rs) echo tpm ;;
+    attestation/src/credential.rs) echo credential ;;
+    attestation/src/appraise*) echo appraise ;;
+    attestation/src/{azure,collect,gcp,nitro,snp,tdx,tpm}/*) echo "$1" | cut -d/ -f3 ;;
+    *) echo common ;;
   esac
+}
+[ $# -gt 0 ] || set -- attestation/verifier/src/{admit,record,ticket,trust,home,authority,verifier,join}.rs \
+  operator/src/{cluster/plan,cluster/plan/sizes,collateral/plan,node/plan}.rs \
+  $(find attestation/src -name '*.rs' ! -name tests.rs | sort)
+declare -A files=()
+for file in "$@"; do files[$(room "$file")]+=" $file"; done
+for room in "${!files[@]}"; do
+  # Where few functions are run often, compiling them well costs more than it gains.
+  arguments=(--output "target/mutants-$room" --timeout 30
+    --cargo-arg=--config=profile.dev.package.constellation-attestation.opt-level=0
+    --cargo-arg=--config=profile.dev.package.constellation-verifier.opt-level=0)
+  case $room in planners | verifier) ;; *) arguments+=(--features "channel,collect") ;; esac
+  for file in ${files[$room]}; do arguments+=(--file "$file"); done
+  # For the build too: what is given to the tests alone would leave all of them to be linked.
+  arguments+=(--cargo-arg=--lib)
+  for test in ${rooms[$room]}; do arguments+=(--cargo-arg=--test="$test"); done
+  # A mutant that makes a loop endless is caught by the limit; the tests take seconds. 2: some were missed.
+  "$tools/bin/cargo-mutants" mutants "${arguments[@]}" || [ $? -eq 2 ]
 done
-[ ${#verifier[@]} -eq 0 ] || run verifier "" --lib "${verifier[@]}"
-[ ${#library[@]} -eq 0 ] || run attestation channel,collect --lib "${library[@]}"
-[ ${#vectors[@]} -eq 0 ] || run vectors channel,collect "--test tpm_vectors" "${vectors[@]}"
-[ ${#joins[@]} -eq 0 ] || run joins channel,collect "--test join_swtpm --test cloud_swtpm" "${joins[@]}"
-[ ${#planners[@]} -eq 0 ] || run planners "" --lib "${planners[@]}"
