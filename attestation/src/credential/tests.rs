@@ -14,8 +14,8 @@ pub(crate) enum SoftEk {
     Rsa(PrivateDecryptingKey),
 }
 
-/// Attributes of EK templates L-1 and L-2: those demanded, and adminWithPolicy.
-const TEMPLATE_ATTRIBUTES: u32 = EK_ATTRIBUTES | 1 << 7;
+/// Attributes of EK templates L-1 and L-2 (TCG EK Credential Profile, B.3.3 and B.3.4): those demanded, and adminWithPolicy.
+const TEMPLATE_ATTRIBUTES: u32 = 0x0003_00b2;
 
 impl SoftEk {
     pub(crate) fn ecc() -> Self {
@@ -161,8 +161,11 @@ fn an_endorsement_key_with_one_wrong_field_is_refused() {
         ("type", 3, 0x08),
         ("name algorithm", 5, 0x0c),
         ("restricted", 7, 0x02),
+        ("decrypt", 7, 0x01),
         ("sign", 7, 0x07),
         ("fixedTPM", 9, 0xb0),
+        ("fixedParent", 9, 0xa2),
+        ("sensitiveDataOrigin", 9, 0x92),
         ("symmetric algorithm", 45, 0x10),
         ("key bits", 46, 0x01),
         ("mode", 49, 0x42),

@@ -1,4 +1,5 @@
-//! Whole conversations between two ends of a pipe, with a TPM in software.
+//! Whole conversations between two ends of a pipe, with a TPM in software. Time is paused, so that an end that fails leaves the other
+//! one waiting for no time at all.
 
 use tokio::io::{DuplexStream, duplex};
 
@@ -72,7 +73,7 @@ async fn node_joins(world: &World) -> Ends {
     (ours.unwrap(), nodes.unwrap())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_owner_hands_a_node_its_secret() {
     let mut world = world(Purpose::Recover);
     let (mut ours, mut nodes) = owner_calls(&world).await;
@@ -96,7 +97,7 @@ async fn the_owner_hands_a_node_its_secret() {
     assert!(unseal::<RecoverKey>(&verdict, &binding, &other.opener).is_err());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refused_node_learns_an_id_and_no_more() {
     let mut world = world(Purpose::Join);
     let (mut ours, mut nodes) = node_joins(&world).await;
@@ -113,7 +114,7 @@ async fn a_refused_node_learns_an_id_and_no_more() {
     assert!(matches!(error, Err(Error::Refused { id }) if id == "refusal-1"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reattestation_ends_with_a_plain_yes_that_holds_no_secret() {
     let mut world = world(Purpose::Reattest);
     let (mut ours, mut nodes) = owner_calls(&world).await;
@@ -157,7 +158,7 @@ async fn bindings(node_role: VerifierRole, alter: impl FnOnce(&mut Hello)) -> (V
     tokio::join!(verifier, node).0
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn evidence_for_another_conversation_has_another_binding() {
     let (shown, expected) = bindings(VerifierRole::Cluster, |_| ()).await;
     assert_eq!(shown, expected);
@@ -177,7 +178,7 @@ async fn evidence_for_another_conversation_has_another_binding() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_hello_with_one_wrong_shape_is_refused_before_the_challenge() {
     let alterations: [fn(&mut Hello); 9] = [
         |hello| hello.node_uid.clear(),
@@ -205,7 +206,7 @@ async fn a_hello_with_one_wrong_shape_is_refused_before_the_challenge() {
     ));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_endorsement_key_is_there_exactly_where_the_verifiers_platform_has_one() {
     let mut world = world(Purpose::Join);
     let named = world.hello.clone();
@@ -232,7 +233,7 @@ async fn an_endorsement_key_is_there_exactly_where_the_verifiers_platform_has_on
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_node_that_answers_for_another_purpose_is_left() {
     let world = world(Purpose::Join);
     let (mut ours, mut nodes) = owner_calls(&world).await;
@@ -240,7 +241,7 @@ async fn a_node_that_answers_for_another_purpose_is_left() {
     assert!(matches!(ask(&mut ours, Purpose::Init).await, Err(Error::Purpose(Purpose::Join))));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_tpm_that_cannot_open_the_credential_sends_no_evidence() {
     let world = world(Purpose::Join);
     let (mut ours, mut nodes) = node_joins(&world).await;
@@ -260,7 +261,7 @@ async fn a_tpm_that_cannot_open_the_credential_sends_no_evidence() {
     assert!(matches!(verifier, Err(Error::Channel(_))));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_challenge_without_a_proper_nonce_is_refused() {
     let mut world = world(Purpose::Join);
     let (mut ours, mut nodes) = node_joins(&world).await;

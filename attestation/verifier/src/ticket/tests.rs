@@ -1,6 +1,6 @@
 //! The certificate names the admitted node whatever was asked for; only control planes get what makes one.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use constellation_attestation::owner::SigningKey;
 use rcgen::{
@@ -106,7 +106,7 @@ fn a_greedy_request_gets_the_admitted_name_and_nothing_else() {
 #[test]
 fn the_certificate_lasts_a_year_but_never_longer_than_the_ca() {
     let (csr, _) = given_greedy_request();
-    let year = i64::try_from(authority::LIFE.as_secs()).unwrap();
+    let year = 31_536_000;
     for (from, until, expected) in
         [(NOW - 100_000, NOW + 2 * year, (NOW - 300, NOW + year)), (NOW - 10, NOW + 50, (NOW - 10, NOW + 50))]
     {
@@ -120,12 +120,37 @@ fn the_certificate_lasts_a_year_but_never_longer_than_the_ca() {
 }
 
 #[test]
+fn serial_numbers_are_new_positive_and_of_one_length() {
+    let (csr, _) = given_greedy_request();
+    let ca = given_good_ca();
+    let serials: BTreeSet<_> = (0..100)
+        .map(|_| {
+            let pem = kubelet_certificate(&ca.certificate, &ca.key, &csr, "worker-1", now()).unwrap();
+            let mut serial = Vec::new();
+            parsed(&pem, |certificate| serial = certificate.raw_serial().to_vec());
+            assert!(serial.len() == 16 && (0x40..0x80).contains(&serial[0]), "{serial:?}");
+            serial
+        })
+        .collect();
+    assert_eq!(serials.len(), 100);
+}
+
+#[test]
+fn a_ca_signs_in_its_first_and_last_second() {
+    let (csr, _) = given_greedy_request();
+    for ca in [given_ca(NOW, NOW + 100), given_ca(NOW - 100, NOW + 1)] {
+        kubelet_certificate(&ca.certificate, &ca.key, &csr, "worker-1", now()).unwrap();
+    }
+}
+
+#[test]
 fn an_expired_early_or_foreign_ca_signs_nothing() {
     let (csr, _) = given_greedy_request();
     let good = given_good_ca();
     let leaf = kubelet_certificate(&good.certificate, &good.key, &csr, "worker-1", now()).unwrap();
     let cases = [
         given_ca(NOW - 100, NOW - 1),
+        given_ca(NOW - 100, NOW),
         given_ca(NOW + 1, NOW + 100),
         Ca { certificate: good.certificate.clone(), key: given_good_ca().key },
         Ca { certificate: leaf, key: good.key.clone() },

@@ -190,6 +190,44 @@ fn refused<T>(settled: &Result<Settled<T>, Error>) -> bool {
     matches!(settled, Ok(Settled::Refused(_)))
 }
 
+#[test]
+fn a_hello_is_checked_before_anybody_is_asked() {
+    let given = given([]);
+    let good = || given.case.proof.hello.clone();
+    let said = |hello: Hello| introduction(&hello, &given.verifier.home.launch, Purpose::Join).map_err(|m| m.clause);
+    assert_eq!(said(good()), Ok(()));
+    for (clause, hello) in [
+        ("hello.purpose", Hello { purpose: Purpose::Reattest, ..good() }),
+        ("hello.node", Hello { node_uid: "../uid-1".to_owned(), ..good() }),
+        ("hello.node", Hello { node_uid: String::new(), ..good() }),
+        ("hello.cluster", Hello { cluster_uid: "cluster-2".to_owned(), ..good() }),
+        ("hello.address", Hello { address: "10.77.0.11:9000".to_owned(), ..good() }),
+    ] {
+        assert_eq!(said(hello), Err(clause.to_owned()));
+    }
+}
+
+#[test]
+fn an_error_is_told_with_its_causes_each_once() {
+    let cause = || store::Error::Timeout("recording an admission");
+    assert_eq!(chain(&cause()), "recording an admission took too long");
+    let told = chain(&Error::Store(cause()));
+    assert_eq!(told, "the Kubernetes API gave no answer: recording an admission took too long");
+    let told = chain(&Repeating(cause()));
+    assert_eq!(told, "recording an admission took too long, again");
+}
+
+/// Says what its cause says.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}, again")]
+struct Repeating(#[source] store::Error);
+
+#[test]
+fn each_refusal_has_an_id_of_its_own() {
+    let ids: std::collections::BTreeSet<_> = (0..100).map(|_| fresh_id().unwrap()).collect();
+    assert!(ids.len() == 100 && ids.iter().all(|id| id.len() == 2 * ID_BYTES));
+}
+
 #[tokio::test]
 async fn what_is_granted_was_recorded_first() {
     let given = given([]);

@@ -319,6 +319,8 @@ fn without_a_usable_version_a_cluster_that_runs_is_recovered_and_keeps_its_trust
     let old = Observed { trust_current: false, targets: None, version: version.clone(), ..running() };
     assert_eq!(plan(&old).steps, [Step::SetTargets(vec!["id1".into()]), Step::WriteTrust]);
     assert_eq!(plan(&old).blocked.unwrap().reason, reason::NODE_VERSION_NOT_READY);
+    let homeless = Observed { network: false, targets: None, version: version.clone(), ..running() };
+    assert_eq!(plan(&homeless).steps, [Step::EnsureNetwork], "what has to lie in it waits");
     let mut smaller = Observed { version, ..running() };
     smaller.groups[0].current = Some(3);
     assert_eq!(plan(&smaller).steps, [], "nothing is made");
