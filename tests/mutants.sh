@@ -45,7 +45,7 @@ declare -A files=()
 for file in "$@"; do files[$(room "$file")]+=" $file"; done
 for room in "${!files[@]}"; do
   # Where few functions are run often, compiling them well costs more than it gains.
-  arguments=(--output "target/mutants-$room" --timeout 30
+  arguments=(--output "target/mutants-$room" --timeout 60
     --cargo-arg=--config=profile.dev.package.constellation-attestation.opt-level=0
     --cargo-arg=--config=profile.dev.package.constellation-verifier.opt-level=0)
   case $room in planners | verifier) ;; *) arguments+=(--features "channel,collect") ;; esac

@@ -83,9 +83,15 @@ impl Case {
         appraisal
     }
 
-    /// What is all that stands against it, by name.
+    /// What is all that stands against it, by name; the owner is told of that first.
     fn lacking(&self) -> Vec<String> {
-        self.judge().lacking.iter().map(|need| need.key.to_string()).collect()
+        let appraisal = self.judge();
+        let lacking: Vec<_> = appraisal.lacking.iter().map(|need| need.key.to_string()).collect();
+        let told: Vec<_> = appraisal.reasons().collect();
+        let (first, rest) = told.split_at(lacking.len());
+        assert!(first.iter().map(|reason| reason.expected.as_ref()).eq(lacking.iter().map(Some)), "{told:?}");
+        assert_eq!(rest, appraisal.mismatches);
+        lacking
     }
 
     /// With one thing wrong, these clauses and no others say so.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use constellation_attestation::{
     appraise::{
-        Appraisal, LaunchRegister, Presented, appraise, pcr15_after_join, pcr15_before_join, pcr15_from_digest,
+        Appraisal, LaunchRegister, Origin, Presented, appraise, pcr15_after_join, pcr15_before_join, pcr15_from_digest,
     },
     binding::VerifierRole,
     boot::BootSecrets,
@@ -27,6 +27,7 @@ use constellation_attestation::{
     reference::Requirement,
     session::{self, Attester as _, Proof},
     snp, tdx,
+    tpm::attest::Attest,
 };
 use sha2::{Digest as _, Sha256};
 use swtpm::Swtpm;
@@ -189,6 +190,68 @@ async fn live_evidence_is_accepted_and_with_one_thing_wrong_refused() {
     let member = join(&mut tpm, &boot, &hello).await;
     assert!(judge(&member, &pcr15_after_join(&before, &[4; 32]), &policy).accepted);
     only(judge(&member, &before, &policy), "tpm.pcr.15");
+}
+
+fn clauses(appraisal: &Appraisal) -> Vec<String> {
+    appraisal.reasons().map(|reason| reason.clause).collect()
+}
+
+#[tokio::test]
+async fn an_appraisal_says_whose_word_it_is_of_and_how_the_nearest_set_differs() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    tpm.extend_pcr15(&Sha256::digest(b"launch config").into()).unwrap();
+    let boot = BootSecrets::generate().unwrap();
+    let hello = hello(&mut tpm, &boot);
+    let good = join(&mut tpm, &boot, &hello).await;
+    let (policy, before) = (policy(&good, &swtpm), pcr15_before_join(b"launch config"));
+    let appraisal = judge(&good, &before, &policy);
+    let attest = Attest::parse(&good.evidence.quote).unwrap();
+    let counters = (appraisal.reset_count, appraisal.restart_count, appraisal.clock);
+    assert_eq!(counters, (attest.reset_count, attest.restart_count, attest.clock));
+    assert_eq!((appraisal.accepted, appraisal.origin, clauses(&appraisal)), (true, Origin::Machine, vec![]));
+
+    // Whose word: the key's without its maker's, and nobody's without the key's own.
+    let changes: [(&str, Origin, fn(&mut Proof)); 7] = [
+        ("tpm.ak.credential", Origin::Key, |proof| proof.evidence.activated[0] ^= 1),
+        ("tpm.ak.credential", Origin::Key, |proof| {
+            proof.evidence.activated.clear();
+            proof.credential_secret.clear();
+        }),
+        ("tpm.ek.certificate", Origin::Key, |proof| proof.hello.ek_public.truncate(20)),
+        ("tpm.ek.certificate", Origin::Key, |proof| proof.hello.ek_certificate.clear()),
+        ("tpm.quote.nonce", Origin::Unknown, |proof| proof.binding[0] ^= 1),
+        ("tpm.signature", Origin::Unknown, |proof| *proof.evidence.signature.last_mut().unwrap() ^= 1),
+        ("tpm.ak.attributes", Origin::Unknown, |proof| proof.hello.ak_public.truncate(20)),
+    ];
+    for (clause, origin, change) in changes {
+        let mut changed = join(&mut tpm, &boot, &hello).await;
+        change(&mut changed);
+        let appraisal = judge(&changed, &before, &policy);
+        assert_eq!((appraisal.accepted, appraisal.origin, &appraisal.set), (false, origin, &None), "{clause}");
+        assert_eq!(clauses(&appraisal), [clause]);
+        assert_eq!(appraisal.ak_name.is_empty(), clause == "tpm.ak.attributes");
+    }
+
+    let mut near = policy.sets[0].clone();
+    near.pcrs.insert(4, vec!["a".repeat(64)]);
+    let mut far = near.clone();
+    far.pcrs.insert(11, vec!["b".repeat(64)]);
+    let sets =
+        |sets: &[&MeasurementSet]| TrustPolicy { sets: sets.iter().copied().cloned().collect(), ..policy.clone() };
+    for sets in [sets(&[&far, &near]), sets(&[&near, &far])] {
+        assert_eq!(clauses(&judge(&good, &before, &sets)), ["tpm.pcr.4"]);
+    }
+    assert!(judge(&good, &before, &sets(&[&far, &policy.sets[0], &near])).accepted);
+    assert_eq!(clauses(&judge(&good, &before, &sets(&[]))), ["policy.empty"]);
+
+    // Of another cluster, or of none.
+    let other = TrustPolicy { cluster_uid: "other".into(), ..policy.clone() };
+    assert_eq!(clauses(&judge(&good, &before, &other)), ["policy.cluster"]);
+    let mut nowhere = good;
+    nowhere.hello.cluster_uid.clear();
+    let none = TrustPolicy { cluster_uid: String::new(), ..policy };
+    assert_eq!(clauses(&judge(&nowhere, &before, &none)), ["policy.cluster"]);
 }
 
 /// A set as strict as its platform can have one, which a TPM's registers would satisfy if they were all.

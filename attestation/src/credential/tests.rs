@@ -182,6 +182,25 @@ fn an_endorsement_key_with_one_wrong_field_is_refused() {
 }
 
 #[test]
+fn an_rsa_endorsement_key_is_one_of_2048_bits_with_the_usual_exponent() {
+    let ek = SoftEk::rsa().public();
+    let with = |changes: &[(usize, u8)]| {
+        let mut changed = ek.clone();
+        changes.iter().for_each(|(offset, value)| changed[*offset] = *value);
+        EndorsementKey::parse(&changed).is_ok()
+    };
+    assert!(with(&[]) && with(&[(55, 1), (57, 1)]), "0 and 65537");
+    for (field, changes) in [
+        ("bits", vec![(52, 0x04)]),
+        ("exponent 3", vec![(57, 3)]),
+        ("exponent 65539", vec![(55, 1), (57, 3)]),
+        ("a modulus of 2047 bits", vec![(60, ek[60] & 0x7f)]),
+    ] {
+        assert!(!with(&changes), "{field}");
+    }
+}
+
+#[test]
 fn a_point_off_the_curve_is_refused() {
     let mut ek = SoftEk::ecc().public();
     let last = ek.len() - 1;
