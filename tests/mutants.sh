@@ -34,8 +34,11 @@ room() { # FILE: the room it is in
     attestation/src/endorsement.rs) echo tpm ;;
     attestation/src/credential.rs) echo credential ;;
     attestation/src/appraise*) echo appraise ;;
-    attestation/src/{azure,collect,gcp,nitro,snp,tdx,tpm}/*) echo "$1" | cut -d/ -f3 ;;
-    *) echo common ;;
+    *)
+      local room
+      room=$(cut -d/ -f3 <<<"$1")
+      [ -n "${rooms[$room]+is}" ] && echo "$room" || echo common
+      ;;
   esac
 }
 [ $# -gt 0 ] || set -- attestation/verifier/src/{admit,record,ticket,trust,home,authority,verifier,join}.rs \

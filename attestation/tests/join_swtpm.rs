@@ -192,6 +192,9 @@ async fn live_evidence_is_accepted_and_with_one_thing_wrong_refused() {
     only(judge(&member, &before, &policy), "tpm.pcr.15");
 }
 
+/// Changes one thing of what was shown.
+type Alteration = fn(&mut Proof);
+
 fn clauses(appraisal: &Appraisal) -> Vec<String> {
     appraisal.reasons().map(|reason| reason.clause).collect()
 }
@@ -212,7 +215,7 @@ async fn an_appraisal_says_whose_word_it_is_of_and_how_the_nearest_set_differs()
     assert_eq!((appraisal.accepted, appraisal.origin, clauses(&appraisal)), (true, Origin::Machine, vec![]));
 
     // Whose word: the key's without its maker's, and nobody's without the key's own.
-    let changes: [(&str, Origin, fn(&mut Proof)); 7] = [
+    let alterations: [(&str, Origin, Alteration); 7] = [
         ("tpm.ak.credential", Origin::Key, |proof| proof.evidence.activated[0] ^= 1),
         ("tpm.ak.credential", Origin::Key, |proof| {
             proof.evidence.activated.clear();
@@ -224,10 +227,10 @@ async fn an_appraisal_says_whose_word_it_is_of_and_how_the_nearest_set_differs()
         ("tpm.signature", Origin::Unknown, |proof| *proof.evidence.signature.last_mut().unwrap() ^= 1),
         ("tpm.ak.attributes", Origin::Unknown, |proof| proof.hello.ak_public.truncate(20)),
     ];
-    for (clause, origin, change) in changes {
-        let mut changed = join(&mut tpm, &boot, &hello).await;
-        change(&mut changed);
-        let appraisal = judge(&changed, &before, &policy);
+    for (clause, origin, alter) in alterations {
+        let mut proof = join(&mut tpm, &boot, &hello).await;
+        alter(&mut proof);
+        let appraisal = judge(&proof, &before, &policy);
         assert_eq!((appraisal.accepted, appraisal.origin, &appraisal.set), (false, origin, &None), "{clause}");
         assert_eq!(clauses(&appraisal), [clause]);
         assert_eq!(appraisal.ak_name.is_empty(), clause == "tpm.ak.attributes");

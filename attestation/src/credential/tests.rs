@@ -186,7 +186,9 @@ fn an_rsa_endorsement_key_is_one_of_2048_bits_with_the_usual_exponent() {
     let ek = SoftEk::rsa().public();
     let with = |changes: &[(usize, u8)]| {
         let mut changed = ek.clone();
-        changes.iter().for_each(|(offset, value)| changed[*offset] = *value);
+        for (offset, value) in changes {
+            changed[*offset] = *value;
+        }
         EndorsementKey::parse(&changed).is_ok()
     };
     assert!(with(&[]) && with(&[(55, 1), (57, 1)]), "0 and 65537");
