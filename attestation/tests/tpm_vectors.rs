@@ -9,12 +9,13 @@ use constellation_attestation::{
     endorsement,
     result::Checks,
     tpm::{
-        Hash,
+        Error, Hash,
         attest::Attest,
         eventlog::EventLog,
         public::Public,
         quote::{self, Presented, Values},
         replay,
+        signature::Signature,
     },
 };
 use proptest::prelude::*;
@@ -68,6 +69,26 @@ fn each_bad_quote_is_refused_for_its_own_reason() {
         assert!(wrong.iter().any(|c| c == wanted), "{case}: {wrong:?}");
     }
     assert_eq!(check("neg_wrong_nonce", "ak_rsa.tpm2b_public"), Err(vec![clause::NONCE.to_owned()]));
+}
+
+#[test]
+fn a_structure_with_a_byte_behind_it_is_none() {
+    for kind in ["ecc", "rsa"] {
+        let attest = read(&format!("qemu-swtpm/good_{kind}_sha256/quote.msg"));
+        let signature = read(&format!("qemu-swtpm/good_{kind}_sha256/quote.sig"));
+        let public = read(&format!("qemu-swtpm/ak_{kind}.tpm2b_public"));
+        let more = |bytes: &[u8]| [bytes, &[0]].concat();
+        // The byte lies in the public area, or behind what holds that.
+        let area = [&u16::try_from(public.len() - 1).unwrap().to_be_bytes(), &more(&public)[2..]].concat();
+        assert!(
+            Attest::parse(&attest).is_ok() && Signature::parse(&signature).is_ok() && Public::parse(&public).is_ok()
+        );
+        let behind = Some(Error::Trailing(1));
+        assert_eq!(Attest::parse(&more(&attest)).err(), behind, "{kind}");
+        assert_eq!(Signature::parse(&more(&signature)).err(), behind, "{kind}");
+        assert_eq!(Public::parse(&more(&public)).err(), behind, "{kind}");
+        assert_eq!(Public::parse(&area).err(), behind, "{kind}");
+    }
 }
 
 #[test]
