@@ -361,6 +361,59 @@ async fn an_eviction_counts_also_where_nothing_is_left_to_be_written() {
     }
 }
 
+#[test]
+fn what_is_our_own_fault_is_told_of_the_cluster_and_what_is_a_peers_is_not() {
+    let io = || std::io::Error::other("no");
+    let expired = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired);
+    let expired = std::io::Error::new(std::io::ErrorKind::InvalidData, expired);
+    let faults = [
+        (Error::Home(home::Error::Malformed("launch.json".into())), Some("verifier.files")),
+        (Error::Channel(channel::Error::Handshake(expired)), Some("verifier.clock")),
+        (Error::Channel(channel::Error::Handshake(io())), None),
+        (Error::Channel(channel::Error::Closed), None),
+        (Error::Ticket(ticket::Error::Name("x".to_owned())), Some("verifier.ticket")),
+        (Error::Trust(trust::Error::Floor("trust-revision".into(), io())), Some("verifier.trust")),
+        (Error::Store(store::Error::Missing(store::TRUST)), Some("verifier.trust")),
+        (Error::Store(store::Error::Missing("ConfigMap kubelet-config")), Some("verifier.api")),
+        (Error::Store(store::Error::Timeout("reading")), None),
+        (Error::Gone, None),
+    ];
+    for (fault, clause) in faults {
+        let given = given([]);
+        given.verifier.own_fault(&fault);
+        let told = given.verifier.ledger.due(Instant::now());
+        let clauses: Vec<_> = told.iter().flat_map(|news| &news.reasons).flat_map(|told| &told.mismatches).collect();
+        assert!(clauses.iter().map(|mismatch| mismatch.clause.as_str()).eq(clause), "{fault}: {clauses:?}");
+        assert!(told.iter().all(|news| news.name == Name::Nobody));
+        let clock = clauses.iter().any(|mismatch| mismatch.message.contains("is our clock right?"));
+        assert_eq!(clock, clause == Some("verifier.clock"), "{clauses:?}");
+    }
+}
+
+#[test]
+fn a_stranger_is_told_an_id_under_which_the_owner_finds_why() {
+    let given = given([]);
+    let id = given.verifier.refuse_stranger(&"x".repeat(1000), reason("hello.node", None, None, "why")).unwrap();
+    let told = given.verifier.ledger.due(Instant::now()).remove(0);
+    assert_eq!((told.name, told.reasons[0].refusal_id.as_deref()), (Name::Nobody, Some(id.as_str())));
+}
+
+#[test]
+fn a_peer_that_gives_nothing_to_appraise_is_refused_where_that_is_its_own_fault() {
+    let late = || session::Error::Channel(channel::Error::Timeout("receiving a message"));
+    for (error, door, clause) in [
+        (session::Error::Hello("attestation key"), Door::Join, Some("hello.keys")),
+        (session::Error::Hello("attestation key"), Door::Member, Some("hello.keys")),
+        (late(), Door::Join, Some("evidence.late")),
+        (late(), Door::Member, None),
+        (session::Error::Channel(channel::Error::Closed), Door::Join, None),
+    ] {
+        let said = unproven(&error, door);
+        assert_eq!(said.as_ref().map(|mismatch| mismatch.clause.as_str()), clause, "{error}");
+        assert!(said.is_none_or(|mismatch| mismatch.message.starts_with(&error.to_string())));
+    }
+}
+
 /// Time stands still as long as there is something to do.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_told_when_it_is_due_while_another_name_waits() {
