@@ -6,14 +6,16 @@ use std::{fs, path::PathBuf};
 
 use constellation_attestation::{
     appraise::clause,
+    bytes::Bytes,
     endorsement,
+    reference::Requirement,
     result::Checks,
     tpm::{
         Error, Hash,
         attest::Attest,
         eventlog::EventLog,
         public::Public,
-        quote::{self, Presented, Values},
+        quote::{self, Claim, Presented, Values},
         replay,
         signature::Signature,
     },
@@ -53,6 +55,36 @@ fn check(case: &str, ak: &str) -> Result<(), Vec<String>> {
 fn good_quotes_of_both_key_kinds_are_accepted() {
     assert_eq!(check("good_ecc_sha256", "ak_ecc.tpm2b_public"), Ok(()));
     assert_eq!(check("good_rsa_sha256", "ak_rsa.tpm2b_public"), Ok(()));
+    // Clause by clause, as clouds' evidence is looked at.
+    for kind in ["ecc", "rsa"] {
+        let file = |name: &str| read(&format!("qemu-swtpm/good_{kind}_sha256/{name}"));
+        let key = Public::parse(&read(&format!("qemu-swtpm/ak_{kind}.tpm2b_public"))).unwrap().key;
+        let signature = Signature::parse(&file("quote.sig")).unwrap();
+        let values = Values::cut(Hash::Sha256, &ALL, &file("pcrs.bin")).unwrap();
+        for (nonce, good) in [(NONCE, true), (&NONCE[1..], false)] {
+            let (attest, nonce) = (file("quote.msg"), Requirement::Exact(Bytes(nonce.to_vec())));
+            let claim = Claim { attest: &attest, signature: &signature, key: &key, values: &values, nonce: &nonce };
+            let mut checks = Checks::default();
+            assert_eq!((quote::check(&claim, &mut checks).is_some(), checks.accepted()), (good, good), "{kind}");
+        }
+    }
+}
+
+#[test]
+fn values_are_cut_where_they_are_all_there_each_once_and_in_order() {
+    let values = [7; 64];
+    let cut =
+        |pcrs: &[u8], values: &[u8]| Values::cut(Hash::Sha256, pcrs, values).map(|it| it.pcrs.into_keys().collect());
+    assert_eq!(cut(&[0, 3], &values), Some(vec![0, 3]));
+    for (pcrs, values) in [
+        (&[3, 0][..], &values[..]),
+        (&[3, 3], &values),
+        (&[0, 3], &values[1..]),
+        (&[0, 3, 4], &values),
+        (&[0], &values),
+    ] {
+        assert_eq!(cut(pcrs, values), None, "{pcrs:?}");
+    }
 }
 
 #[test]
