@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Changes the code that decides on joins, and what is done, place by place, and asks the tests whether they notice (cargo-mutants).
 # Usage: tests/mutants.sh [FILE...]; without files all that ROOMS names. What was missed is in
-# target/mutants-ROOM/mutants.out/missed.txt.
+# target/mutants-ROOM/mutants.out/missed.txt. RESUME=1 leaves out what was caught by the run before.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 version=27.1.0
@@ -9,8 +9,7 @@ tools=$PWD/target/tools
 if ! "$tools/bin/cargo-mutants" --version 2>/dev/null | grep -qF " $version"; then
   cargo install --quiet --locked --debug --root "$tools" "cargo-mutants@$version"
 fi
-# A change that a lint refuses is to be judged by a test. Every room builds the same packages, and a step of a debugger is wanted
-# by nobody.
+# A change that a lint refuses is to be judged by a test. All rooms build the same packages, and nobody debugs a mutant.
 unset RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS
 export CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/mutants}
 # ROOM: the tests that whole evidence of its kind is in, beside the unit tests of its package.
@@ -48,7 +47,7 @@ declare -A files=()
 for file in "$@"; do files[$(room "$file")]+=" $file"; done
 for room in "${!files[@]}"; do
   # Where few functions are run often, compiling them well costs more than it gains.
-  arguments=(--output "target/mutants-$room" --timeout 60
+  arguments=(${RESUME:+--iterate} --output "target/mutants-$room" --timeout 60
     --cargo-arg=--config=profile.dev.package.constellation-attestation.opt-level=0
     --cargo-arg=--config=profile.dev.package.constellation-verifier.opt-level=0)
   case $room in planners | verifier) ;; *) arguments+=(--features "channel,collect") ;; esac
