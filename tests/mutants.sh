@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Changes the code that decides on joins, and what is done, place by place, and asks the tests whether they notice (cargo-mutants).
-# Usage: tests/mutants.sh [FILE...]; without files all that ROOMS names. What was missed is in
+# Usage: tests/mutants.sh [FILE...]; without files the whole library, the verifier and the planners. What was missed is in
 # target/mutants-ROOM/mutants.out/missed.txt. RESUME=1 leaves out what was caught by the run before.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -9,7 +9,7 @@ tools=$PWD/target/tools
 if ! "$tools/bin/cargo-mutants" --version 2>/dev/null | grep -qF " $version"; then
   cargo install --quiet --locked --debug --root "$tools" "cargo-mutants@$version"
 fi
-# A change that a lint refuses is to be judged by a test. All rooms build the same packages, and nobody debugs a mutant.
+# A change that a lint refuses is to be judged by a test. All rooms share what they build, and nobody debugs a mutant.
 unset RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS
 export CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/mutants}
 # ROOM: the tests that whole evidence of its kind is in, beside the unit tests of its package.
