@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::{
         linux::net::SocketAddrExt as _,
@@ -214,19 +215,28 @@ fn launch(folder: &Path) -> Result<(Child, Ports)> {
     bail!("swtpm found no free ports in {ATTEMPTS} attempts");
 }
 
-/// Whether it listens on its control port, which takes any number of clients, before it ends.
-fn answers(child: &mut Child, port: u16) -> Result<bool> {
+/// Whether it serves before it ends. It listens on its control port first, and on the other a moment later; so it is asked
+/// for a word, which it gives when it listens on both.
+fn answers(child: &mut Child, control: u16) -> Result<bool> {
     let begun = Instant::now();
     while begun.elapsed() < START {
         if child.try_wait()?.is_some() {
             return Ok(false);
         }
-        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if ask(control).is_ok() {
             return Ok(true);
         }
         std::thread::yield_now();
     }
-    bail!("swtpm doesn't listen");
+    bail!("swtpm doesn't answer");
+}
+
+/// Asks what it is capable of: `CMD_GET_CAPABILITY`, answered by a result and flags, four bytes each (`swtpm_ioctls(3)`).
+fn ask(control: u16) -> io::Result<()> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, control))?;
+    stream.set_read_timeout(Some(START))?;
+    stream.write_all(&1_u32.to_be_bytes())?;
+    stream.read_exact(&mut [0; 4 + 4])
 }
 
 /// Two ports in a row: swtpm's clients expect the control port right after the other. Whoever tries a pair holds its
