@@ -41,6 +41,8 @@ pub mod reference;
 pub mod result;
 pub mod seal;
 #[cfg(feature = "channel")]
+pub mod seats;
+#[cfg(feature = "channel")]
 pub mod session;
 pub mod settings;
 pub mod snp;

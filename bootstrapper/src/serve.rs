@@ -1,17 +1,17 @@
 //! Port 9000: Init, Recover and Leave for the owner alone, Reattest for the owner and the verifiers.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use constellation_attestation::{
     binding::VerifierRole,
     channel::{self, Channel, Trust},
     protocol::{Progress, Purpose, Request, Verdict},
+    seats::Seats,
     session,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    task::AbortHandle,
     time::{sleep, timeout},
 };
 
@@ -24,9 +24,8 @@ use crate::{
 
 /// Conversations at a time: the owner and a few verifiers; others of them wait.
 const CONVERSATIONS: usize = 16;
-/// Callers at a time that aren't anybody yet. One more, and the oldest is left: who is honest needs some round trips, and
-/// would be the oldest only if so many came meanwhile. Each costs a file and a handshake; a process may have 1024 files
-/// open unless it asks for more (systemd, `DefaultLimitNOFILE`).
+/// Callers at a time that aren't anybody yet. Each costs a file and a handshake; a process may have 1024 files open unless
+/// it asks for more (systemd, `DefaultLimitNOFILE`).
 const STRANGERS: usize = 256;
 /// A stranger gets this long to become someone.
 const HANDSHAKE: Duration = Duration::from_secs(20);
@@ -36,7 +35,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Answers callers for ever.
 pub async fn serve(machine: Arc<Machine>, listener: TcpListener) -> Result<(), Error> {
     let slots = Arc::new(Semaphore::new(CONVERSATIONS));
-    let mut strangers = Strangers::default();
+    let strangers = Seats::new(STRANGERS);
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -48,34 +47,17 @@ pub async fn serve(machine: Arc<Machine>, listener: TcpListener) -> Result<(), E
             }
         };
         let (machine, slots) = (Arc::clone(&machine), Arc::clone(&slots));
-        let ended = move |error: Error| tracing::warn!(%peer, %error, "Conversation ended");
-        let greeting = async move {
-            match greeted(&machine, stream).await {
-                // A task of its own, so that who has become somebody isn't left with the strangers.
-                Ok((channel, purpose, role)) => drop(tokio::spawn(async move {
-                    let Ok(_slot) = slots.acquire().await else { return };
-                    converse(machine, channel, purpose, role).await.unwrap_or_else(ended);
-                })),
-                Err(error) => ended(error),
-            }
-        };
-        strangers.add(tokio::spawn(greeting).abort_handle());
-    }
-}
-
-/// Callers that aren't anybody yet, the oldest first.
-#[derive(Default)]
-struct Strangers(VecDeque<AbortHandle>);
-
-impl Strangers {
-    fn add(&mut self, stranger: AbortHandle) {
-        self.0.retain(|stranger| !stranger.is_finished());
-        if self.0.len() >= STRANGERS
-            && let Some(oldest) = self.0.pop_front()
-        {
-            oldest.abort();
-        }
-        self.0.push_back(stranger);
+        let mut stranger = strangers.take(peer.ip());
+        tokio::spawn(async move {
+            let Some(greeted) = stranger.hold(greeted(&machine, stream)).await else { return };
+            drop(stranger);
+            let conversation = async {
+                let (channel, purpose, role) = greeted?;
+                let Ok(_slot) = slots.acquire().await else { return Ok(()) };
+                converse(machine, channel, purpose, role).await
+            };
+            conversation.await.unwrap_or_else(|error| tracing::warn!(%peer, %error, "Conversation ended"));
+        });
     }
 }
 
@@ -215,18 +197,5 @@ mod tests {
         ] {
             assert_eq!(may(purpose, trust, control_plane, state), expected, "{} of {state:?}", purpose.as_str());
         }
-    }
-    #[tokio::test]
-    async fn the_oldest_stranger_makes_room_for_the_next() {
-        let mut strangers = Strangers::default();
-        let tasks: Vec<_> = (0..=STRANGERS).map(|_| tokio::spawn(std::future::pending::<()>())).collect();
-        for task in &tasks {
-            strangers.add(task.abort_handle());
-        }
-        let mut tasks = tasks.into_iter();
-        assert!(tasks.next().unwrap().await.unwrap_err().is_cancelled());
-        assert!(tasks.all(|task| !task.is_finished()));
-        assert_eq!(strangers.0.len(), STRANGERS);
-        strangers.0.iter().for_each(AbortHandle::abort);
     }
 }

@@ -1,13 +1,17 @@
 //! One Join, from the first byte to the ticket.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use constellation_attestation::{
     channel::{self, Channel},
     protocol::{Hello, Purpose},
+    seats::Seat,
     session,
 };
-use constellation_crds::NodeAdmissionSpec;
+use constellation_crds::{NodeAdmission, NodeAdmissionSpec, TrustBundleSpec};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -48,34 +52,52 @@ pub async fn keep_ready<A: Store>(verifier: &Verifier<A>) {
     }
 }
 
-/// Serves one connection.
+/// Serves one connection, from a caller of this address that has a seat among the strangers.
 ///
 /// # Errors
 /// When there is no verdict: the node finds its connection closed and tries again.
-pub async fn serve<S, A>(verifier: &Verifier<A>, stream: S) -> Result<Outcome, Error>
+pub async fn serve<S, A>(verifier: &Verifier<A>, stream: S, address: IpAddr, stranger: Seat) -> Result<Outcome, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     A: Store,
 {
-    let outcome = converse(verifier, stream).await;
+    let outcome = converse(verifier, stream, address, stranger).await;
     if let Err(error) = &outcome {
         verifier.own_fault(error);
     }
     outcome
 }
 
-async fn converse<S, A>(verifier: &Verifier<A>, stream: S) -> Result<Outcome, Error>
+async fn converse<S, A>(
+    verifier: &Verifier<A>,
+    stream: S,
+    address: IpAddr,
+    mut stranger: Seat,
+) -> Result<Outcome, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     A: Store,
 {
-    let identity = verifier.home.identity()?;
-    let mut channel = channel::verifier_accept(stream, &identity).await?;
-    let hello: Hello = session::greeting(&mut channel).await?;
+    let meeting = async {
+        let identity = verifier.home.identity()?;
+        let mut channel = channel::verifier_accept(stream, &identity).await?;
+        let hello: Hello = session::greeting(&mut channel).await?;
+        // Nobody closes the semaphore.
+        let place = verifier.places.acquire().await.map_err(|_| channel::Error::Closed)?;
+        let met = meet(verifier, &hello).await?;
+        Ok::<_, Error>((channel, hello, place, met))
+    };
+    let (mut channel, hello, _place, met) = stranger.hold(meeting).await.ok_or(Error::Displaced)??;
     let uid = hello.node_uid.clone();
-    // Nobody closes the semaphore.
-    let _place = verifier.places.acquire().await.map_err(|_| channel::Error::Closed)?;
-    let outcome = if let Some(id) = conversation(verifier, &mut channel, hello).await? {
+    let refused = match met {
+        Met::Known(known) => {
+            let turn = verifier.turns.take(&uid, address);
+            drop(stranger);
+            conversation(verifier, &mut channel, hello, known, turn).await?
+        }
+        Met::Refused(id) => Some(id),
+    };
+    let outcome = if let Some(id) = refused {
         // Who sent too much or too late has lost its channel; the refusal stands.
         let _ = session::refuse(&mut channel, &id).await;
         Outcome::Refused { id }
@@ -86,19 +108,29 @@ where
     Ok(outcome)
 }
 
-/// Everything after the Hello; gives the refusal's id, or nothing when the ticket has left.
-async fn conversation<S, A>(
-    verifier: &Verifier<A>,
-    channel: &mut Channel<S>,
-    hello: Hello,
-) -> Result<Option<String>, Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-    A: Store,
-{
+/// Who said Hello.
+enum Met {
+    /// Somebody who names a node of ours.
+    Known(Box<Known>),
+    /// Nobody of ours, refused under this id.
+    Refused(String),
+}
+
+/// What is there to appraise a node with.
+struct Known {
+    node: NodeAdmission,
+    bundle: TrustBundleSpec,
+    /// When its Hello had its place.
+    begun: Instant,
+    /// How long the reads took.
+    looked: Duration,
+}
+
+/// Looks up whom a Hello names.
+async fn meet<A: Store>(verifier: &Verifier<A>, hello: &Hello) -> Result<Met, Error> {
     let begun = Instant::now();
     let uid = hello.node_uid.as_str();
-    let introduced = introduction(&hello, &verifier.home.launch, Purpose::Join);
+    let introduced = introduction(hello, &verifier.home.launch, Purpose::Join);
     // Whoever knows our cluster doesn't wait for one after the other; who doesn't costs us one call.
     let knows = introduced.is_ok();
     let node = async { if admit::is_uid(uid) { verifier.store.node(uid).await } else { Ok(None) } };
@@ -108,18 +140,34 @@ where
         (Ok(()), Some(node)) => node,
         (Ok(()), None) => {
             let unknown = reason("admission.unknown", None, None, "no NodeAdmission has this uid");
-            return verifier.refuse_stranger(uid, unknown).map(Some);
+            return verifier.refuse_stranger(uid, unknown).map(Met::Refused);
         }
-        (Err(reason), Some(_)) => return verifier.refuse_unproven(uid, reason).map(Some),
-        (Err(reason), None) => return verifier.refuse_stranger(uid, reason).map(Some),
+        (Err(reason), Some(_)) => return verifier.refuse_unproven(uid, reason).map(Met::Refused),
+        (Err(reason), None) => return verifier.refuse_stranger(uid, reason).map(Met::Refused),
     };
-    let Some(bundle) = bundle? else { return Err(store::Error::Missing(store::TRUST).into()) };
-    let looked = begun.elapsed();
-    // Until the ticket has left.
-    let _turn = verifier.turns.take(uid).ok_or(Error::Turns)?;
+    let bundle = bundle?.ok_or(store::Error::Missing(store::TRUST))?;
+    Ok(Met::Known(Box::new(Known { node, bundle, begun, looked: begun.elapsed() })))
+}
+
+/// Everything after the introduction; gives the refusal's id, or nothing when the ticket has left. The turn can be lost
+/// until there is evidence, and is kept until the ticket has left.
+async fn conversation<S, A>(
+    verifier: &Verifier<A>,
+    channel: &mut Channel<S>,
+    hello: Hello,
+    known: Box<Known>,
+    mut turn: Seat,
+) -> Result<Option<String>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    A: Store,
+{
+    let Known { node, bundle, begun, looked } = *known;
     // Both take a while, the one at the node, the other at the API server; a node of ours waits for the longer one.
-    let (examined, kubelet_config) =
-        tokio::join!(verifier.examine(channel, hello, &node, &bundle, Door::Join), verifier.store.kubelet_config());
+    let both = async {
+        tokio::join!(verifier.examine(channel, hello, &node, &bundle, Door::Join), verifier.store.kubelet_config())
+    };
+    let (examined, kubelet_config) = turn.hold(both).await.ok_or(Error::Displaced)?;
     let case = match examined? {
         Examined::Appraised(case) => case,
         Examined::Distrusted(id) | Examined::Refused(id) => return Ok(Some(id)),

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use constellation_attestation::{dumps, platform::Platform, protocol::BOOTSTRAPPER_PORT};
+use constellation_attestation::{dumps, platform::Platform, protocol::BOOTSTRAPPER_PORT, seats::Seat};
 use constellation_verifier::{
     home::{self, Home, Paths},
     join::{self, Outcome},
@@ -21,10 +21,10 @@ use constellation_verifier::{
     server::{self, Limits},
     store::{self, Cluster},
     trust::Trust,
-    verifier::{Verifier, chain},
+    verifier::{Error, Verifier, chain},
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     time::sleep,
 };
@@ -139,9 +139,10 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
             refusals::tell(&verifier.ledger, &verifier.store)
         )
     };
-    let joins = server::listen(listener, Limits::default(), &verifier.metrics, stop, |stream, peer| {
+    let joins = server::listen(listener, Limits::default(), stop, |stream, peer, stranger| {
         let verifier = verifier.clone();
-        async move { serve_join(&verifier, stream).await }.instrument(tracing::info_span!("join", %peer))
+        async move { serve_join(&verifier, stream, peer.ip(), stranger).await }
+            .instrument(tracing::info_span!("join", %peer))
     });
     tokio::select! {
         () = joins => Ok(()),
@@ -150,11 +151,14 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
     }
 }
 
-async fn serve_join(verifier: &Verifier<Cluster>, stream: tokio::net::TcpStream) {
-    match join::serve(verifier, stream).await {
+async fn serve_join(verifier: &Verifier<Cluster>, stream: TcpStream, address: IpAddr, stranger: Seat) {
+    match join::serve(verifier, stream, address, stranger).await {
         Ok(Outcome::Admitted { .. }) => verifier.metrics.joins_admitted.add(),
         Ok(Outcome::Refused { .. }) => verifier.metrics.joins_refused.add(),
         Err(error) => {
+            if matches!(error, Error::Displaced) {
+                verifier.metrics.dropped.add();
+            }
             verifier.metrics.joins_failed.add();
             tracing::info!(error = %chain(&error), "A join ended without a verdict");
         }

@@ -68,7 +68,7 @@ impl Histogram {
 /// All counters.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Connections closed because there were too many.
+    /// Of the joins without a verdict, those that made room for another caller.
     pub dropped: Counter,
     /// Joins that ended with a ticket.
     pub joins_admitted: Counter,

@@ -1,24 +1,22 @@
-//! Takes connections: a bounded number at a time, each for a bounded time.
+//! Takes connections: a bounded number of strangers at a time, each conversation for a bounded time.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
+use constellation_attestation::seats::{Seat, Seats};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
 
-use crate::metrics::Metrics;
-
 /// How much strangers may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at a time. Until its Hello, a caller costs a handshake and at most 32 KiB
-    /// ([`constellation_attestation::session::HELLO_MAX`]), and is left after two steps of ten seconds. Half of the
-    /// 1024 files that a process may have open unless it asks for more (systemd, `DefaultLimitNOFILE`), so that calls
-    /// to the API still find one. Those who said Hello wait for one of [`crate::verifier::ABREAST`] places.
-    pub connections: usize,
+    /// Connections at a time of callers that have named no node of ours. Until its Hello, one costs a handshake and at
+    /// most 32 KiB ([`constellation_attestation::session::HELLO_MAX`]), and is left after two steps of ten seconds. Half of
+    /// the 1024 files that a process may have open unless it asks for more (systemd, `DefaultLimitNOFILE`), so that calls
+    /// to the API still find one, and those who hold one of [`crate::verifier::ABREAST`] places.
+    pub strangers: usize,
     /// Longest conversation. The single steps have shorter limits; this is for peers who use each of them up.
     pub conversation: Duration,
     /// How long running conversations may go on after we were told to stop.
@@ -27,28 +25,21 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 512, conversation: Duration::from_secs(150), farewell: Duration::from_secs(5) }
+        Self { strangers: 512, conversation: Duration::from_secs(150), farewell: Duration::from_secs(5) }
     }
 }
 
 /// Accepting fails when we are out of file descriptors; asking again at once would burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections until `stop` is done, and gives each to `handle`.
-///
-/// Over the limit a connection is closed at once: whoever is honest tries again, and nobody waits in a queue that
-/// strangers fill.
-pub async fn listen<H, F>(
-    listener: TcpListener,
-    limits: Limits,
-    metrics: &Metrics,
-    stop: impl Future<Output = ()>,
-    handle: H,
-) where
-    H: Fn(TcpStream, SocketAddr) -> F,
+/// Accepts connections until `stop` is done, and gives each to `handle`, with a seat among the strangers that is left when
+/// the caller has become somebody.
+pub async fn listen<H, F>(listener: TcpListener, limits: Limits, stop: impl Future<Output = ()>, handle: H)
+where
+    H: Fn(TcpStream, SocketAddr, Seat) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let strangers = Seats::new(limits.strangers);
     let mut conversations = JoinSet::new();
     tokio::pin!(stop);
     loop {
@@ -65,18 +56,12 @@ pub async fn listen<H, F>(
                 continue;
             }
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            metrics.dropped.add();
-            tracing::debug!(%peer, "Dropped a connection over the limit");
-            continue;
-        };
         let _ = stream.set_nodelay(true);
-        let conversation = handle(stream, peer);
+        let conversation = handle(stream, peer, strangers.take(peer.ip()));
         conversations.spawn(async move {
             if timeout(limits.conversation, conversation).await.is_err() {
                 tracing::info!(%peer, "Closed a conversation that took too long");
             }
-            drop(slot);
         });
     }
     drop(listener);
@@ -90,6 +75,7 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpSocket,
         sync::oneshot,
     };
 
@@ -97,29 +83,26 @@ mod tests {
 
     struct Running {
         address: SocketAddr,
-        metrics: Arc<Metrics>,
         stop: oneshot::Sender<()>,
         server: tokio::task::JoinHandle<()>,
     }
 
-    /// Each conversation says hello and waits for a byte.
+    /// Each conversation says hello and waits for a byte, for which it needs its seat.
     async fn given_server(limits: Limits) -> Running {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let metrics = Arc::new(Metrics::default());
-        let counters = metrics.clone();
         let server = tokio::spawn(async move {
             let stop = async {
                 let _ = stopped.await;
             };
-            listen(listener, limits, &counters, stop, |mut stream, _| async move {
+            listen(listener, limits, stop, |mut stream, _, mut seat| async move {
                 let _ = stream.write_all(b"h").await;
-                let _ = stream.read_u8().await;
+                let _ = seat.hold(stream.read_u8()).await;
             })
             .await;
         });
-        Running { address, metrics, stop, server }
+        Running { address, stop, server }
     }
 
     async fn greeted(address: SocketAddr) -> Option<TcpStream> {
@@ -128,20 +111,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn over_the_limit_connections_are_closed_and_a_free_slot_is_used_again() {
-        let server = given_server(Limits { connections: 2, ..Limits::default() }).await;
-        let first = greeted(server.address).await.unwrap();
-        let _second = greeted(server.address).await.unwrap();
-        assert!(greeted(server.address).await.is_none());
-        assert_eq!(server.metrics.dropped.value(), 1);
-        drop(first);
-        let again = async { while greeted(server.address).await.is_none() {} };
-        timeout(Duration::from_secs(5), again).await.unwrap();
+    async fn one_stranger_too_many_takes_the_seat_of_the_oldest_of_the_greediest_address() {
+        let server = given_server(Limits { strangers: 2, ..Limits::default() }).await;
+        let honest = TcpSocket::new_v4().unwrap();
+        honest.bind((Ipv4Addr::new(127, 0, 0, 2), 0).into()).unwrap();
+        let mut honest = honest.connect(server.address).await.unwrap();
+        honest.read_u8().await.unwrap();
+        let mut oldest = greeted(server.address).await.unwrap();
+        let mut newest = greeted(server.address).await.unwrap();
+        assert!(timeout(Duration::from_secs(5), oldest.read_u8()).await.unwrap().is_err());
+        for stream in [&mut honest, &mut newest] {
+            assert!(timeout(Duration::from_millis(50), stream.read_u8()).await.is_err(), "still open");
+        }
     }
 
     #[tokio::test]
     async fn a_peer_that_says_nothing_is_dropped_in_time() {
-        let limits = Limits { connections: 1, conversation: Duration::from_millis(50), ..Limits::default() };
+        let limits = Limits { strangers: 1, conversation: Duration::from_millis(50), ..Limits::default() };
         let server = given_server(limits).await;
         let mut silent = greeted(server.address).await.unwrap();
         let ended = timeout(Duration::from_secs(5), silent.read_u8()).await.unwrap();

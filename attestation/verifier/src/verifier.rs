@@ -34,7 +34,7 @@ use crate::{
     store::{self, Store},
     ticket,
     trust::{self, Trust},
-    turns::{PER_NODE as TURNS, Turns},
+    turns::Turns,
 };
 
 /// Each loss of the race means that somebody else's write succeeded; more than this on one node isn't honest work.
@@ -66,9 +66,9 @@ pub enum Error {
     /// The conversation failed.
     #[error("the conversation with the node failed")]
     Session(#[from] session::Error),
-    /// Others talk in the node's name already.
-    #[error("{TURNS} conversations in the node's name are open already")]
-    Turns,
+    /// There were too many callers, or too many in the node's name.
+    #[error("the conversation made room for another caller")]
+    Displaced,
     /// The API gave nothing.
     #[error("the Kubernetes API gave no answer")]
     Store(#[from] store::Error),

@@ -1,6 +1,6 @@
 //! The attacks on a join that need a hostile peer: each refused for its own reason, beside a twin that is accepted.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use constellation_attestation::{
     binding::VerifierRole,
@@ -21,13 +21,14 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::FromDer as _;
 
 use crate::{
     WORKER,
     cluster::ControlPlane,
     gate::{Turn, relay_until},
-    hostile::{Forger, MiddleMan, bare, closed, dressed_up, software_key},
+    hostile::{Forger, MiddleMan, bare, bare_on, closed, dressed_up, from_elsewhere, software_key},
     machine::{IMAGE, Machine},
     refusal,
     scene::{Scene, policy},
@@ -398,12 +399,16 @@ async fn a_bundle_that_is_empty_unsigned_or_edited_in_place_trusts_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_say_nothing_too_little_or_too_much_are_left_and_keep_nobody_out() {
     let (scene, mut machine) = Scene::with_worker("crowd").await.unwrap();
+    let hello = machine.hello(Purpose::Join).unwrap();
+    let mut early = bare(scene.verifier).await.unwrap();
     let mut silent = Vec::new();
-    for _ in 0..200 {
-        silent.push(TcpStream::connect(scene.verifier).await.unwrap());
+    // More than the verifier keeps.
+    for _ in 0..520 {
+        silent.push(from_elsewhere(scene.verifier).await.unwrap());
     }
-    // The crowd is connected, and the honest node's first try succeeds.
+    // The crowd is connected, and the honest node's first try succeeds, as does one that began before it.
     machine.join(scene.verifier).await.unwrap();
+    challenged_bare(&mut early, &hello).await.unwrap();
     let mut slow = bare(scene.verifier).await.unwrap();
     slow.write_all(&[0, 0]).await.unwrap();
     let mut long = bare(scene.verifier).await.unwrap();
@@ -424,39 +429,49 @@ async fn who_knows_the_uid_of_one_node_takes_no_place_from_the_others() {
     let launch = scene.launch("worker-2", Role::Worker);
     scene.announce(&launch).await.unwrap();
     let mut other = Machine::boot_like(&machine, &launch).unwrap();
-    let hello = serde_json::to_vec(&machine.hello(Purpose::Join).unwrap()).unwrap();
-    let mut held = Vec::new();
-    // More than there are places for joins that are past their Hello.
+    let hello = machine.hello(Purpose::Join).unwrap();
+    // The node itself, which is slow.
+    let mut slow = bare(scene.verifier).await.unwrap();
+    challenged_bare(&mut slow, &hello).await.unwrap();
+    let mut crowd = Vec::new();
+    // More than there are places for joins that are past their Hello; each has its turn, and displaces an older one.
     for _ in 0..40 {
-        let mut stream = bare(scene.verifier).await.unwrap();
-        stream.write_all(&u32::try_from(hello.len()).unwrap().to_be_bytes()).await.unwrap();
-        stream.write_all(&hello).await.unwrap();
-        held.push(stream);
+        let mut stream = bare_on(from_elsewhere(scene.verifier).await.unwrap()).await.unwrap();
+        challenged_bare(&mut stream, &hello).await.unwrap();
+        crowd.push(stream);
     }
     other.join(scene.verifier).await.unwrap();
-    let mut challenged = 0;
-    for stream in &mut held {
-        challenged += usize::from(stream.read_u32().await.is_ok());
-    }
-    assert_eq!(challenged, 8, "the others were left");
-    for mut stream in held {
-        stream.shutdown().await.unwrap();
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    }
     machine.join(scene.verifier).await.unwrap();
+    let mut answered = Vec::new();
+    for stream in &mut crowd {
+        answered.push(shown_nonsense(stream).await.is_ok());
+    }
+    // Of eight turns the node took two.
+    assert_eq!(answered, [[false; 34].as_slice(), &[true; 6]].concat());
+    shown_nonsense(&mut slow).await.unwrap();
+}
+
+/// Says Hello and reads the challenge.
+async fn challenged_bare(stream: &mut TlsStream<TcpStream>, hello: &Hello) -> io::Result<()> {
+    let hello = serde_json::to_vec(hello).unwrap();
+    stream.write_all(&u32::try_from(hello.len()).unwrap().to_be_bytes()).await?;
+    stream.write_all(&hello).await?;
+    let mut challenge = vec![0; usize::try_from(stream.read_u32().await?).unwrap()];
+    stream.read_exact(&mut challenge).await?;
+    Ok(())
+}
+
+/// Shows what is no evidence; a verifier that still listens has an answer.
+async fn shown_nonsense(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+    stream.write_all(&[0, 0, 0, 1, b'x']).await?;
+    stream.read_u32().await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_of_more_than_a_mebibyte_is_not_read() {
     let (scene, mut machine) = Scene::with_worker("too-long").await.unwrap();
-    let hello = machine.hello(Purpose::Join).unwrap();
     let mut stream = bare(scene.verifier).await.unwrap();
-    let json = serde_json::to_vec(&hello).unwrap();
-    stream.write_all(&u32::try_from(json.len()).unwrap().to_be_bytes()).await.unwrap();
-    stream.write_all(&json).await.unwrap();
-    let length = stream.read_u32().await.unwrap();
-    let mut challenge = vec![0; usize::try_from(length).unwrap()];
-    stream.read_exact(&mut challenge).await.unwrap();
+    challenged_bare(&mut stream, &machine.hello(Purpose::Join).unwrap()).await.unwrap();
     stream.write_all(&u32::try_from(MAX_FRAME + 1).unwrap().to_be_bytes()).await.unwrap();
     let end = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut [0])).await.unwrap();
     assert!(closed(&end));

@@ -1,6 +1,10 @@
 //! Peers that don't keep to the protocol: a middle man, keys in software, and a caller that speaks TLS and nothing else.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use aws_lc_rs::{
@@ -19,7 +23,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
 };
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// Bytes of x or y at the end of a P-256 `TPM2B_PUBLIC`, with their length.
@@ -100,6 +104,18 @@ impl MiddleMan<'_> {
 
 /// A TLS connection to a verifier, by a client that checks nothing and keeps to nothing.
 pub async fn bare(verifier: SocketAddr) -> Result<TlsStream<TcpStream>> {
+    bare_on(TcpStream::connect(verifier).await?).await
+}
+
+/// A connection from the next address of this machine: somebody else's, for who counts by addresses.
+pub async fn from_elsewhere(verifier: SocketAddr) -> Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::new(127, 0, 0, 2), 0).into())?;
+    Ok(socket.connect(verifier).await?)
+}
+
+/// The same over a connection.
+pub async fn bare_on(stream: TcpStream) -> Result<TlsStream<TcpStream>> {
     let key = rcgen::KeyPair::generate()?;
     let certificate = rcgen::CertificateParams::default().self_signed(&key)?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -110,7 +126,6 @@ pub async fn bare(verifier: SocketAddr) -> Result<TlsStream<TcpStream>> {
         .with_custom_certificate_verifier(Arc::new(Trusting))
         .with_client_auth_cert(vec![certificate.der().clone()], key)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    let stream = TcpStream::connect(verifier).await?;
     let name = ServerName::try_from("peer.constellation.invalid")?;
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("the handshake")
 }
