@@ -87,7 +87,7 @@ where
         let met = meet(verifier, &hello).await?;
         Ok::<_, Error>((channel, hello, place, met))
     };
-    let (mut channel, hello, _place, met) = stranger.hold(meeting).await.ok_or(Error::Displaced)??;
+    let (mut channel, hello, _place, met) = stranger.hold(Box::pin(meeting)).await.ok_or(Error::Displaced)??;
     let uid = hello.node_uid.clone();
     let refused = match met {
         Met::Known(known) => {
@@ -167,7 +167,7 @@ where
     let both = async {
         tokio::join!(verifier.examine(channel, hello, &node, &bundle, Door::Join), verifier.store.kubelet_config())
     };
-    let (examined, kubelet_config) = turn.hold(both).await.ok_or(Error::Displaced)?;
+    let (examined, kubelet_config) = turn.hold(Box::pin(both)).await.ok_or(Error::Displaced)?;
     let case = match examined? {
         Examined::Appraised(case) => case,
         Examined::Distrusted(id) | Examined::Refused(id) => return Ok(Some(id)),
