@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::needs::{Need, google_need, snp_needs, tdx_needs};
-use self::needs::{fmspc, google_issuer, vcek};
+use self::needs::{brought, fmspc, google_issuer, vcek};
 use crate::{
     collateral::{self, Cache, Key},
     gcp,
@@ -87,25 +87,25 @@ impl Endorsers {
         Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))).map(Self::pinned)
     }
 
-    /// What AMD says about the processor of a report: the certificate that came with it (a table of the host's), else
-    /// the one that was fetched.
+    /// What AMD says about the processor of a report: the certificate that came with it (a table of the host's) where it is
+    /// the report's key's, else the one that was fetched.
     ///
     /// # Errors
     /// When there is no certificate.
     pub fn amd<'a>(&'a self, report: &[u8], table: &'a [u8], now: Timestamp) -> Result<Amd<'a>, Error> {
         // A table that can't be read is none: what it holds are hints.
         let table = Table::parse(table).unwrap_or_default();
-        let vek = match table.of(Kind::Vcek).or_else(|| table.of(Kind::Vlek)) {
+        let vek = match brought(report, &table) {
             Some(vek) => vek,
             None => self.collateral.get(&vcek(report).ok_or(Error::Unnamed)?.1, now, self.greatest_age)?,
         };
         Ok(self.amd_of(vek, table.of(Kind::Ask).unwrap_or_default(), now))
     }
 
-    /// The same, for a certificate that is there already, with what came as its issuer's.
+    /// The same, for a certificate that is there already, with what came as its issuer's: used where it is.
     #[must_use]
     pub fn amd_of<'a>(&'a self, vek: &'a [u8], intermediate: &'a [u8], now: Timestamp) -> Amd<'a> {
-        let intermediate = snp::intermediate_of(vek).filter(|_| intermediate.is_empty()).unwrap_or(intermediate);
+        let intermediate = snp::intermediate_of(vek).filter(|_| !issues(intermediate, vek)).unwrap_or(intermediate);
         let crl = product(vek).map(|product| Key::SnpCrl { product: product.to_string() });
         let crl = crl.and_then(|key| self.collateral.get(&key, now, self.greatest_age).ok());
         Amd { vek, intermediate, crl }
@@ -140,6 +140,14 @@ fn certificates(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         bytes = rest;
         Some(certificate)
     })
+}
+
+/// Whether a certificate says that it is the issuer's of another one.
+fn issues(issuer: &[u8], certificate: &[u8]) -> bool {
+    match (x509::certificate(issuer), x509::certificate(certificate)) {
+        (Ok(issuer), Ok(certificate)) => issuer.subject().as_raw() == certificate.issuer().as_raw(),
+        _ => false,
+    }
 }
 
 fn product(vek: &[u8]) -> Option<Product> {

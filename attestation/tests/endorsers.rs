@@ -59,6 +59,37 @@ fn a_report_needs_the_list_of_its_root_and_the_certificate_that_its_host_did_not
 }
 
 #[test]
+fn of_a_hosts_table_only_the_certificate_of_the_reports_key_is_used() {
+    let (processor, cloud) = (Amd::new(KeyKind::Vcek), Amd::new(KeyKind::Vlek));
+    let both = Amd::table_of([&processor.vek_entry(), &cloud.vek_entry(), &cloud.ask_entry()]);
+    let endorsers = pinned();
+    for (own, brought_issuer) in [(&processor, false), (&cloud, true)] {
+        let report = own.report(&[1; 64]);
+        let said = endorsers.amd(&report, &both, now()).unwrap();
+        assert_eq!(said.vek, own.vek());
+        // The other kind's issuer isn't this one's.
+        assert_eq!(said.intermediate == cloud.intermediate(), brought_issuer);
+        assert_eq!(snp_needs(&report, &both), [list("Milan")]);
+    }
+    // After an update: what the host gives is of the TCB before, and the right one is to be had.
+    let mut template = Template::good(Product::Milan, KeyKind::Vcek);
+    *template.claim(&[3, 8]) = vec![2, 1, 1];
+    let old = Amd::made(&template).table();
+    let (chip, tcb) = Amd::names();
+    let vcek = Key::SnpVcek { product: "Milan".into(), chip, tcb };
+    let report = processor.report(&[1; 64]);
+    assert_eq!(snp_needs(&report, &old), [vcek.clone(), list("Milan")]);
+    assert!(endorsers.amd(&report, &old, now()).is_err());
+    let mut fetched = pinned();
+    fetched.collateral.put(vcek, Entry { bytes: processor.vek(), fetched: now() }).unwrap();
+    assert_eq!(fetched.amd(&report, &old, now()).unwrap().vek, processor.vek());
+    // Who hides the processor can't be helped: it is refused for its TCB.
+    let mut hidden = report;
+    hidden[416..480].fill(0);
+    assert!(endorsers.amd(&hidden, &old, now()).is_ok());
+}
+
+#[test]
 fn nobody_is_asked_for_the_certificate_of_a_clouds_key_or_of_a_hidden_processor() {
     let amd = Amd::new(KeyKind::Vlek);
     let report = amd.report(&[1; 64]);

@@ -103,8 +103,7 @@ pub fn only_wanting<'a>(clauses: impl IntoIterator<Item = &'a str>) -> bool {
 pub fn snp_needs(report: &[u8], table: &[u8]) -> Vec<Key> {
     let table = Table::parse(table).unwrap_or_default();
     let list = |product: Product| Key::SnpCrl { product: product.to_string() };
-    let brought = table.of(Kind::Vcek).or_else(|| table.of(Kind::Vlek)).and_then(product);
-    match (brought, vcek(report)) {
+    match (brought(report, &table).and_then(product), vcek(report)) {
         (Some(product), _) => vec![list(product)],
         (None, Some((product, key))) => vec![key, list(product)],
         (None, None) => Vec::new(),
@@ -151,6 +150,20 @@ pub fn place(certificate: &[u8]) -> Option<String> {
             _ => None,
         })
     })
+}
+
+/// The certificate of a report's key that its host gave: of the kind that the report names. After an update a host may
+/// still give a processor's certificate of the TCB before; it is left out where the right one can be fetched.
+pub(super) fn brought<'a>(report: &[u8], table: &Table<'a>) -> Option<&'a [u8]> {
+    let fetchable = vcek(report).map(|(product, _)| product);
+    let report = snp::Report::parse(report).ok()?;
+    let current =
+        |vek: &&[u8]| fetchable.is_none_or(|product| report.reported_tcb.of(product) == snp::endorsement::tcb_of(vek));
+    match KeyKind::of_report(report.key_info) {
+        Some(KeyKind::Vcek) => table.of(Kind::Vcek).filter(current),
+        Some(KeyKind::Vlek) => table.of(Kind::Vlek),
+        None => None,
+    }
 }
 
 pub(super) fn vcek(report: &[u8]) -> Option<(Product, Key)> {

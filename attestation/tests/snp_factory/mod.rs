@@ -323,16 +323,32 @@ impl Amd {
 
     /// The host's table with both certificates (AMD document 56421, 4.1.8.1).
     pub fn table(&self) -> Vec<u8> {
-        let vek = match self.kind {
+        Self::table_of([&self.vek_entry(), &self.ask_entry()])
+    }
+
+    /// The row of the table that the certificate of the key that signs reports has.
+    pub fn vek_entry(&self) -> (u128, Vec<u8>) {
+        let guid = match self.kind {
             KeyKind::Vcek => 0x63da_758d_e664_4564_adc5_f4b9_3be8_accd_u128,
             KeyKind::Vlek => 0xa807_4bc2_a25a_483e_aae6_39c0_45a0_b8a1,
         };
-        let entries = [(vek, &self.vek), (0x4ab7_b379_bbac_4fe4_a02f_05ae_f327_c782, &self.ask)];
+        (guid, self.vek.clone())
+    }
+
+    /// The row of its issuer's, whose name is the same for both kinds.
+    pub fn ask_entry(&self) -> (u128, Vec<u8>) {
+        (0x4ab7_b379_bbac_4fe4_a02f_05ae_f327_c782, self.ask.clone())
+    }
+
+    /// A table of these rows.
+    pub fn table_of<'a>(entries: impl IntoIterator<Item = &'a (u128, Vec<u8>), IntoIter: Clone>) -> Vec<u8> {
+        let entries = entries.into_iter();
         let (mut rows, mut bodies) = (Vec::new(), Vec::new());
+        let begin = 24 * (entries.clone().count() + 1);
         for (guid, body) in entries {
             let number = |value: usize| u32::try_from(value).unwrap().to_le_bytes();
             rows.extend(guid.to_be_bytes());
-            rows.extend(number(72 + bodies.len()));
+            rows.extend(number(begin + bodies.len()));
             rows.extend(number(body.len()));
             bodies.extend(body);
         }
