@@ -423,6 +423,9 @@ fn a_certificate_says_each_thing_once_and_in_one_form() {
         };
         refused("twice", twice, &[clause::VEK_EXTENSIONS]);
     }
+    // What nobody reads, and whether it is an issuer.
+    let unread = |s: &mut Scene| s.amd.claims.extend([1, 2].map(|version| (vec![1], vec![2, 1, version])));
+    refused("a version of its form twice", unread, &[clause::VEK_EXTENSIONS]);
     // 4 and 219 in forms that DER doesn't have, and as other types.
     for (arc, value) in [
         (&[3, 1][..], &[2, 2, 0, 4][..]),

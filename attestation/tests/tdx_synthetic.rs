@@ -62,6 +62,7 @@ fn attributes_are_refused_each_by_its_name() {
 #[test]
 fn service_tds_are_refused_whenever_they_were_bound() {
     refused("bound at start", |s| s.body[place::MRSERVICETD] = 1, &[clause::MRSERVICETD]);
+    refused("bound when it was made", |s| s.body[place::INIT_SERVICE_TD] = 1, &[clause::MRSERVICETD]);
     refused("bound later", |s| s.body[place::CURRENT_SERVICE_TD] = 1, &[clause::MRSERVICETD]);
 }
 

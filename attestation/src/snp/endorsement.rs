@@ -174,7 +174,7 @@ pub(crate) fn verify(
     let vek = parsed(checks, clause::VEK_STRUCTURE, x509::certificate(evidence.vek))?;
     holds(checks, clause::VEK_ISSUER, x509::issued(&vek, &intermediate, ALLOWED), "the intermediate issued it");
     dated(checks, clause::VEK_VALIDITY, &vek, now);
-    let kind = x509::common_name(vek.subject()).and_then(KeyKind::of_certificate).filter(|_| !vek.is_ca());
+    let kind = x509::common_name(vek.subject()).and_then(KeyKind::of_certificate).filter(|_| is_leaf(&vek));
     checks.check(
         clause::VEK_KIND,
         kind == Some(issues),
@@ -233,6 +233,11 @@ fn root(
     if list.in_date(now).is_ok() { Revocation::Current } else { Revocation::OutOfDate }
 }
 
+/// Whether a certificate is nobody's issuer; one that says so twice may be.
+fn is_leaf(certificate: &X509Certificate<'_>) -> bool {
+    certificate.basic_constraints().is_ok_and(|found| found.is_none_or(|constraints| !constraints.value.ca))
+}
+
 fn holds(checks: &mut Checks, name: &str, result: Result<(), x509::Error>, message: &str) {
     match result {
         Ok(()) => checks.holds(name, message),
@@ -249,12 +254,19 @@ fn parsed<T>(checks: &mut Checks, name: &str, result: Result<T, x509::Error>) ->
     result.map_err(|error| checks.fails(name, &error.to_string())).ok()
 }
 
+/// The TCB that a processor's certificate says it is of. Nothing about it is verified: a hint for whoever picks one.
+pub(crate) fn tcb_of(vek: &[u8]) -> Option<Tcb> {
+    claims(&x509::certificate(vek).ok()?, KeyKind::Vcek).ok().map(|claims| claims.tcb)
+}
+
 /// AMD's arc of extensions: 1.3.6.1.4.1.3704.1. The error is the name of what is lacking.
 fn claims(vek: &X509Certificate<'_>, kind: KeyKind) -> Result<Claims, &'static str> {
     let value = |arc: &[u64], what| {
         let oid = Oid::from(&[&[1, 3, 6, 1, 4, 1, 3704, 1], arc].concat()).map_err(|_| what)?;
         vek.get_extension_unique(&oid).map_err(|_| what)
     };
+    // RFC 5280, 4.2: no extension twice, whether or not it says anything here.
+    vek.extensions_map().map_err(|_| "one of its extensions")?;
     let version = |arc, what| value(&[3, arc], what)?.ok_or(what).and_then(|e| security_version(e.value).ok_or(what));
     // The parts that had no meaning yet when the certificate was made.
     for (arc, what) in [(4, "spl4"), (5, "spl5"), (6, "spl6"), (7, "spl7")] {

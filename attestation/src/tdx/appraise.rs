@@ -120,10 +120,16 @@ fn measurements(report: &TdReport, policy: &Policy, checks: &mut Checks) {
     // Intel's quoting enclave never makes a TD 1.0 body for a trust domain with service TDs.
     let bound = report.v1_5.as_ref().map_or(Measurement::ZERO, |v1_5| v1_5.mrservicetd);
     apply(clause::MRSERVICETD, &policy.mrservicetd, &bound, "service TDs bound to the TD");
-    // Service TDs bound later stand only here, and only when there are any.
-    let now = report.v1_5.as_ref().and_then(|v1_5| v1_5.extended.as_ref()).map(|ex| ex.current_servtd.hash);
-    if let Some(now) = now.filter(|hash| *hash != Measurement::ZERO) {
-        apply(clause::MRSERVICETD, &policy.mrservicetd, &now, "service TDs bound to the TD after it started");
+    // Service TDs that were bound first, or are bound later, stand only here, and only when there are any.
+    if let Some(extended) = report.v1_5.as_ref().and_then(|v1_5| v1_5.extended.as_ref()) {
+        for (service, when) in [
+            (&extended.init_servtd, "service TDs that were bound to the TD when it was made"),
+            (&extended.current_servtd, "service TDs bound to the TD after it started"),
+        ] {
+            if service.hash != Measurement::ZERO {
+                apply(clause::MRSERVICETD, &policy.mrservicetd, &service.hash, when);
+            }
+        }
     }
 }
 

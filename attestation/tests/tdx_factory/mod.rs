@@ -28,6 +28,7 @@ pub mod place {
     pub const MRTD: usize = 136;
     pub const TEE_TCB_SVN_2: usize = 584;
     pub const MRSERVICETD: usize = 600;
+    pub const INIT_SERVICE_TD: usize = 729;
     pub const CURRENT_SERVICE_TD: usize = 829;
     /// In the QE report.
     pub const QE_MISCSELECT: usize = 16;
