@@ -17,7 +17,7 @@ use constellation_attestation::{
 use jiff::Timestamp;
 
 use super::{
-    ABSENT,
+    ABSENT, WAIVED,
     form::{Azure, AzureParts, Quote, Vapor},
     manifest::{Kind, MixedCase, SnpPolicy},
     mixed::needed,
@@ -29,15 +29,17 @@ use crate::input::{self, Error};
 const MAX_CHAIN: usize = 8;
 
 /// What a case wants, besides its anchors, and the time.
-struct Wanted {
+struct Wanted<'a> {
     nonce: Option<Vec<u8>>,
     registers: Registers,
     log: Option<Vec<u8>>,
     now: Timestamp,
+    /// Clauses that are waived besides those that these manifests can't name. What makes evidence genuine can't be.
+    waived: &'a [String],
 }
 
-/// Evaluates one case. Nothing that these manifests can name is a matter of policy alone.
-pub(super) fn evaluate(folder: &Path, case: &MixedCase, now: Timestamp) -> Result<Checks, Error> {
+/// Evaluates one case, with these clauses waived.
+pub(super) fn evaluate(folder: &Path, case: &MixedCase, now: Timestamp, waived: &[String]) -> Result<Checks, Error> {
     let file = |path: Option<&PathBuf>| path.map(|path| input::read(&folder.join(path))).transpose();
     let root = case.root.as_ref().map(|path| input::certificate(&folder.join(path))).transpose()?;
     let named = |error: &dyn std::error::Error| Error::value("root", error);
@@ -47,6 +49,7 @@ pub(super) fn evaluate(folder: &Path, case: &MixedCase, now: Timestamp) -> Resul
         registers: registers(folder, case.pcrs.as_deref())?,
         log: file(case.log.as_ref())?,
         now: case.now.unwrap_or(now),
+        waived,
     };
     let mut checks = Checks::default();
     match case.kind {
@@ -124,7 +127,7 @@ fn about(nonce: Option<Vec<u8>>) -> Requirement<Bytes> {
 fn document_of(
     document: &[u8],
     anchors: &Anchors,
-    wanted: &Wanted,
+    wanted: &Wanted<'_>,
     checks: &mut Checks,
 ) -> Option<constellation_attestation::verified::Verified<nitro::Tpm>> {
     let mut policy = nitro::Policy::strict();
@@ -133,13 +136,16 @@ fn document_of(
     }
     policy.nonce = about(wanted.nonce.clone());
     policy.registers = wanted.registers.clone();
+    for name in wanted.waived {
+        policy.waive(name, WAIVED);
+    }
     let tpm = nitro::verify(document, anchors, wanted.now, checks)?;
     nitro::appraise(&tpm, &policy, wanted.now, checks);
     Some(tpm)
 }
 
 /// A document with the TPM's own quote, each held against the other.
-fn nitro(evidence: &[u8], anchors: &Anchors, wanted: Wanted, checks: &mut Checks) -> Result<(), String> {
+fn nitro(evidence: &[u8], anchors: &Anchors, wanted: Wanted<'_>, checks: &mut Checks) -> Result<(), String> {
     let sent = Vapor::parse(evidence)?;
     let (Quote { attest, signature, values }, key) = (sent.quote()?, sent.key()?);
     let nonce = remembered(&sent, wanted.nonce.as_deref(), checks)?;
@@ -152,7 +158,7 @@ fn nitro(evidence: &[u8], anchors: &Anchors, wanted: Wanted, checks: &mut Checks
     Ok(())
 }
 
-fn gcp(evidence: &[u8], anchors: &Anchors, wanted: Wanted, checks: &mut Checks) -> Result<(), String> {
+fn gcp(evidence: &[u8], anchors: &Anchors, wanted: Wanted<'_>, checks: &mut Checks) -> Result<(), String> {
     let sent = Vapor::parse(evidence)?;
     let chain = sent.chain().ok_or("there are no certificates of the attestation key")?;
     let chain = x509::from_pem(chain.as_bytes(), MAX_CHAIN).map_err(|e| e.to_string())?;
@@ -165,6 +171,9 @@ fn gcp(evidence: &[u8], anchors: &Anchors, wanted: Wanted, checks: &mut Checks) 
     }
     policy.nonce = about(Some(remembered(&sent, wanted.nonce.as_deref(), checks)?));
     policy.registers = wanted.registers;
+    for name in wanted.waived {
+        policy.waive(name, WAIVED);
+    }
     let log = wanted.log.as_deref();
     let evidence = gcp::Evidence { chain: &chain, attest: &attest, signature: &signature, values: &values, log };
     checks.extend(gcp::verify_and_appraise(&evidence, anchors, &policy, wanted.now));
@@ -179,12 +188,18 @@ fn gcp(evidence: &[u8], anchors: &Anchors, wanted: Wanted, checks: &mut Checks) 
 
 /// What is right for every machine: a guest that nobody debugs, in front of whom the paravisor stands. The evidence
 /// brings no intermediate; AMD's are known.
-fn azure(sent: &AzureParts, anchors: &snp::Anchors, wanted: Wanted) -> Result<Checks, Error> {
+fn azure(sent: &AzureParts, anchors: &snp::Anchors, wanted: Wanted<'_>) -> Result<Checks, Error> {
     let mut hardware = wanted_of_snp(&SnpPolicy { allow_debug: Some(false), ..SnpPolicy::default() })?;
     hardware.vmpl = Requirement::Exact(0);
+    for name in wanted.waived {
+        hardware.waive(name, WAIVED);
+    }
     let mut policy = azure::Policy::strict(azure::Hardware::Snp(Box::new(hardware)));
     for name in azure::clause::REFERENCE {
         policy.waive(name, ABSENT);
+    }
+    for name in wanted.waived {
+        policy.waive(name, WAIVED);
     }
     policy.nonce = about(wanted.nonce);
     policy.registers = wanted.registers;

@@ -20,7 +20,9 @@ pub(super) fn evaluate(folder: &Path, case: &MixedCase, now: Timestamp, waived: 
     match case.kind {
         Kind::Eventlog => event_log(folder, case).map(Evaluated::from),
         Kind::Tdx => tdx(folder, case, now, waived),
-        Kind::AzSnpVtpm | Kind::GcpVtpm | Kind::Nitrotpm => cloud::evaluate(folder, case, now).map(Evaluated::from),
+        Kind::AzSnpVtpm | Kind::GcpVtpm | Kind::Nitrotpm => {
+            cloud::evaluate(folder, case, now, waived).map(Evaluated::from)
+        }
     }
 }
 

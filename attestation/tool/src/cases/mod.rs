@@ -11,9 +11,9 @@ mod mixed;
 mod snp;
 mod tdx;
 
-use std::{path::Path, str::FromStr};
+use std::path::Path;
 
-use constellation_attestation::{reference::Requirement, result::Checks};
+use constellation_attestation::{bytes::Hex, reference::Requirement, result::Checks};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -117,10 +117,10 @@ fn judge(name: &str, expect: Expect, evaluate: impl Fn(&[String]) -> Result<Eval
     Ok(Line { name: name.to_owned(), verdict, clauses, expect: expect.as_str(), ok: as_wanted && strict.facts })
 }
 
-/// Any of the values in a manifest.
-fn any_of<T: FromStr<Err = impl std::error::Error>>(name: &str, values: &[String]) -> Result<Requirement<T>, Error> {
-    let parsed = values.iter().map(|value| value.parse().map_err(|e| Error::value(name, &e)));
-    Ok(Requirement::AnyOf(parsed.collect::<Result<_, _>>()?))
+/// Any of the values in a manifest. One of another length is none of them: evidence never equals it.
+fn any_of<const N: usize>(name: &str, values: &[String]) -> Result<Requirement<Hex<N>>, Error> {
+    let values = values.iter().map(|digits| input::hex(name, digits)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Requirement::AnyOf(values.into_iter().filter_map(|value| value.try_into().ok().map(Hex)).collect()))
 }
 
 #[cfg(test)]

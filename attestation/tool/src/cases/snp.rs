@@ -98,7 +98,7 @@ pub(super) fn wanted(case: &SnpPolicy) -> Result<Policy, Error> {
         policy.id_key_digest = any_of(clause::ID_KEY_DIGEST, values)?;
     }
     if let Some(value) = &case.report_data {
-        policy.report_data = Requirement::Exact(parse(clause::REPORT_DATA, value)?);
+        policy.report_data = any_of(clause::REPORT_DATA, std::slice::from_ref(value))?;
     }
     Ok(policy)
 }
