@@ -97,15 +97,11 @@ pub mod kind {
 
     /// Version: the publisher's signature of the manifest holds, or the sets are inline.
     pub const SIGNATURE_VERIFIED: &str = "SignatureVerified";
-    /// Version and cluster: nodes are being replaced by nodes of this version.
-    pub const ROLLING_OUT: &str = "RollingOut";
 
     /// Group: nodes are being added.
     pub const SCALING_UP: &str = "ScalingUp";
     /// Group: nodes are being removed.
     pub const SCALING_DOWN: &str = "ScalingDown";
-    /// Group: the cloud gave every VM that was asked for.
-    pub const CAPACITY_AVAILABLE: &str = "CapacityAvailable";
 
     /// Node: the cloud has its VM.
     pub const LAUNCHED: &str = "Launched";
@@ -124,7 +120,6 @@ pub mod kind {
         ATTESTED,
         AVAILABLE,
         BOOTED,
-        CAPACITY_AVAILABLE,
         COLLATERAL_UNAVAILABLE,
         CONTROL_PLANE_INITIALIZED,
         DEGRADED,
@@ -138,7 +133,6 @@ pub mod kind {
         PAUSED,
         READY,
         RECONCILING,
-        ROLLING_OUT,
         SCALING_DOWN,
         SCALING_UP,
         SIGNATURE_VERIFIED,
@@ -154,8 +148,6 @@ pub mod reason {
     pub const RECONCILED: &str = "Reconciled";
     /// Work is going on; the message says which step.
     pub const IN_PROGRESS: &str = "InProgress";
-    /// It waits for something else, named in the message.
-    pub const WAITING: &str = "Waiting";
     /// It can't be told at present.
     pub const UNKNOWN: &str = "Unknown";
     /// The user paused it: `spec.paused` or the annotation `constellation.dev/paused`.
@@ -164,8 +156,6 @@ pub mod reason {
     pub const NOT_PAUSED: &str = "NotPaused";
     /// The spec can't be carried out; the message says what to change.
     pub const INVALID_SPEC: &str = "InvalidSpec";
-    /// There is no cluster of that name.
-    pub const CLUSTER_NOT_FOUND: &str = "ClusterNotFound";
     /// There is no `NodeVersion` of that name.
     pub const NODE_VERSION_NOT_FOUND: &str = "NodeVersionNotFound";
     /// The `NodeVersion` is not verified yet, or refused.
@@ -206,8 +196,6 @@ pub mod reason {
     pub const QUORUM_AT_RISK: &str = "QuorumAtRisk";
     /// Nodes are being replaced by nodes of another version.
     pub const ROLLING_OUT: &str = "RollingOut";
-    /// A replacement was refused or not Ready in time; nothing more is replaced.
-    pub const ROLLOUT_STOPPED: &str = "RolloutStopped";
     /// Every node runs the wanted version.
     pub const UP_TO_DATE: &str = "UpToDate";
     /// Nodes are being added.
@@ -218,8 +206,6 @@ pub mod reason {
     pub const STABLE: &str = "Stable";
     /// A failed node is being replaced.
     pub const REPLACING_NODE: &str = "ReplacingNode";
-    /// No node failed.
-    pub const ALL_HEALTHY: &str = "AllHealthy";
     /// The last evidence of every node was accepted.
     pub const ALL_ATTESTED: &str = "AllAttested";
     /// Some node has not shown evidence yet.
@@ -230,8 +216,6 @@ pub mod reason {
     pub const ATTESTATION_REFUSED: &str = "AttestationRefused";
     /// Event only: somebody was refused in a node's name, or in no node's; nothing is wrong with the node itself.
     pub const PEER_REFUSED: &str = "PeerRefused";
-    /// The last accepted evidence is older than the interval allows.
-    pub const ATTESTATION_STALE: &str = "AttestationStale";
     /// An entry of `ConfigMap` `constellation-collateral` can't be read, and so none of them is used.
     pub const COLLATERAL_INVALID: &str = "CollateralInvalid";
     /// What makers or clouds have to have said can't be fetched; the message names the host, the cause and the cure.
@@ -258,8 +242,6 @@ pub mod reason {
     pub const LAUNCH_FAILED: &str = "LaunchFailed";
     /// The cloud has no room for such a VM now.
     pub const NO_CAPACITY: &str = "NoCapacity";
-    /// The cloud gave every VM that was asked for.
-    pub const CAPACITY_AVAILABLE: &str = "CapacityAvailable";
     /// The operator's host lacks something for VMs of provider `local`; the message says what to install or to free.
     pub const HOST_NOT_READY: &str = "HostNotReady";
     /// A quota of the cloud is used up.
@@ -288,8 +270,6 @@ pub mod reason {
     pub const NODE_TIMED_OUT: &str = "NodeTimedOut";
     /// The node's pods are leaving.
     pub const DRAINING: &str = "Draining";
-    /// The node's pods have left, or their time was up.
-    pub const DRAINED: &str = "Drained";
     /// Pods stay.
     pub const NOT_DRAINING: &str = "NotDraining";
     /// The VM is being removed.
@@ -298,32 +278,28 @@ pub mod reason {
     pub const DELETING: &str = "Deleting";
     /// Something outside stands in the way of deletion; `deletionPolicy: Orphan` is the way out.
     pub const DELETION_BLOCKED: &str = "DeletionBlocked";
-    /// Nobody deletes it.
-    pub const NOT_DELETING: &str = "NotDeleting";
+
+    /// Event only: the operator acts in a cloud by a key that is kept in a Secret, which doesn't expire.
+    pub const STATIC_CREDENTIALS: &str = "StaticCredentials";
 
     /// Every reason.
     pub const ALL: &[&str] = &[
         ACCESS_DENIED,
         ALL_ATTESTED,
-        ALL_HEALTHY,
         API_SERVER_REACHABLE,
         API_SERVER_UNREACHABLE,
         ATTESTATION_ACCEPTED,
         ATTESTATION_PENDING,
         ATTESTATION_REFUSED,
-        ATTESTATION_STALE,
         BOOTED,
         BOOTING,
-        CAPACITY_AVAILABLE,
         CLOUD_ERROR,
-        CLUSTER_NOT_FOUND,
         COLLATERAL_INVALID,
         CONTROL_PLANE_INITIALIZED,
         CREATING_INFRASTRUCTURE,
         CREATING_NODES,
         DELETING,
         DELETION_BLOCKED,
-        DRAINED,
         DRAINING,
         FETCHING_OFF,
         FETCH_FAILED,
@@ -350,7 +326,6 @@ pub mod reason {
         NODE_TIMED_OUT,
         NODE_VERSION_NOT_FOUND,
         NODE_VERSION_NOT_READY,
-        NOT_DELETING,
         NOT_DRAINING,
         NOT_PAUSED,
         NOT_YET_RECONCILED,
@@ -366,7 +341,6 @@ pub mod reason {
         RECONCILED,
         REPLACING_NODE,
         ROLLING_OUT,
-        ROLLOUT_STOPPED,
         SCALING_DOWN,
         SCALING_UP,
         SECRET_INVALID,
@@ -374,10 +348,10 @@ pub mod reason {
         SIGNATURE_INVALID,
         SIGNATURE_VALID,
         STABLE,
+        STATIC_CREDENTIALS,
         TERMINATING,
         UNKNOWN,
         UP_TO_DATE,
-        WAITING,
         WAITING_FOR_CONTROL_PLANE,
     ];
 }
@@ -393,7 +367,7 @@ mod tests {
     #[test]
     fn transition_time_moves_only_with_the_status() {
         let mut list = Vec::new();
-        set(&mut list, kind::READY, Status::False, reason::WAITING, "a", Some(1), at(1));
+        set(&mut list, kind::READY, Status::False, reason::IN_PROGRESS, "a", Some(1), at(1));
         set(&mut list, kind::READY, Status::False, reason::IN_PROGRESS, "b", Some(2), at(2));
         assert_eq!(list[0].last_transition_time.0, at(1));
         assert_eq!((list[0].reason.as_str(), list[0].observed_generation), (reason::IN_PROGRESS, Some(2)));

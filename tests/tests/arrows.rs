@@ -37,6 +37,19 @@ fn dependencies(package: &Value, all: bool) -> BTreeSet<String> {
 }
 
 #[test]
+fn every_word_of_conditions_and_events_is_said_somewhere() {
+    let said = sources(&root().join("operator/src")).into_iter().map(|path| fs::read_to_string(path).unwrap());
+    let said = said.collect::<String>();
+    let source = fs::read_to_string(root().join("crds/src/condition.rs")).unwrap();
+    let (kinds, reasons) = source.split_once("pub mod reason").unwrap();
+    for (module, text) in [("kind", kinds), ("reason", reasons)] {
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": &str = "));
+        let silent: Vec<_> = names.map(|(name, _)| format!("{module}::{name}")).filter(|n| !said.contains(n)).collect();
+        assert!(silent.is_empty(), "nobody says {silent:?}");
+    }
+}
+
+#[test]
 fn crates_point_only_where_the_house_plan_says() {
     let allowed = BTreeMap::from([
         ("constellation-crds", vec![]),

@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use constellation_crds::{
     ConstellationCluster,
     cluster::{LocalRef, Tee},
+    condition::reason,
 };
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, Client, ResourceExt as _};
@@ -24,8 +25,6 @@ use super::{
 };
 use crate::{error::Error, events::Events};
 
-/// Event: the operator acts by a key that is kept in a Secret.
-const STATIC_CREDENTIALS: &str = "StaticCredentials";
 /// Its UID says which management cluster this is, for as long as that lives.
 const SYSTEM: &str = "kube-system";
 
@@ -97,7 +96,7 @@ impl Rooms {
             let name = secret.name_any();
             let message =
                 format!("the key in Secret {name} is used; an identity of the operator's own can't be copied");
-            events.warning(cluster, STATIC_CREDENTIALS, message).await;
+            events.warning(cluster, reason::STATIC_CREDENTIALS, message).await;
         }
         made.insert(place, Room { credentials: version, cloud: Arc::clone(&cloud) });
         Ok(cloud)
