@@ -64,6 +64,10 @@ lint: packages ## formatting and clippy
 generate: ## regenerate CRDs and reference pages
 	$(CARGO) run -q -p constellation-crds --bin crdgen
 	$(CARGO) run -q -p constellation-attest --bin attestgen
+	for page in metrics refusals; do \
+	  $(CARGO) run -q -p constellation-operator --bin constellation-operator -- $$page >$(TARGET)/$$page.md; \
+	  mv $(TARGET)/$$page.md docs/reference/$$page.md; \
+	done
 
 .PHONY: demo
 demo: ## a local cluster of measured VMs through the operator, told on screen

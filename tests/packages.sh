@@ -2,7 +2,7 @@
 # Installs what the demo and the tests need beyond the base system, if it is missing. Debian 12, root.
 set -euo pipefail
 packages=(qemu-system-x86 ovmf swtpm swtpm-tools tpm2-tools libtss2-dev pkg-config mmdebstrap erofs-utils mtools
-  dosfstools gdisk cryptsetup-bin systemd-boot-efi iproute2 util-linux jq faketime)
+  dosfstools gdisk cryptsetup-bin systemd-boot-efi iproute2 util-linux procps jq faketime python3 python3-pip)
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")

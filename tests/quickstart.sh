@@ -8,7 +8,9 @@ began=$SECONDS
 say() { printf '\n[%3d s] %s\n' $((SECONDS - began)) "$*"; }
 stop() {
   for pid in "$dir/operator.pid" "$dir/management.pid"; do
-    [ -s "$pid" ] && kill "$(cat "$pid")" 2>/dev/null || :
+    [ -s "$pid" ] || continue
+    # After a reboot the number may be somebody else's.
+    [[ $(readlink "/proc/$(cat "$pid")/exe") != "$bin"/* ]] || kill "$(cat "$pid")"
     rm -f "$pid"
   done
 }

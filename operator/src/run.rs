@@ -31,7 +31,9 @@ use crate::{
 /// # Errors
 /// When the API server can't be configured, no provider is offered, or leadership is lost.
 pub async fn run(args: Run) -> anyhow::Result<()> {
-    let config = Config::infer().await.context("finding the API server (KUBECONFIG, or a service account)")?;
+    let mut config = Config::infer().await.context("finding the API server (KUBECONFIG, or a service account)")?;
+    // A proxy that the environment names is one to the Internet.
+    config.proxy_url = None;
     let fence = Arc::<Fence>::default();
     let client = fence.client(config.clone())?;
     let identity = format!("{}-{}", hostname(), std::process::id());

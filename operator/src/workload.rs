@@ -92,7 +92,7 @@ impl Registry {
         }
         let wrong = || {
             Error::Invalid(format!(
-                "Secret {name} holds no kubeconfig under key {KUBECONFIG_KEY}; delete it to have it written again"
+                "Secret {name} holds no kubeconfig under key {KUBECONFIG_KEY}; restore it: a cluster gives it once"
             ))
         };
         let bytes = secret.data.and_then(|mut data| data.remove(KUBECONFIG_KEY)).ok_or_else(wrong)?;
@@ -104,9 +104,11 @@ impl Registry {
         let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .map_err(|_| wrong())?;
+        // Our cluster's address is no matter of a proxy to the Internet, which the environment may name.
+        config.proxy_url = None;
         config.connect_timeout = Some(std::time::Duration::from_secs(5));
         config.read_timeout = Some(std::time::Duration::from_secs(30));
-        let client = self.fence.client(config).map_err(|_| wrong())?;
+        let client = self.fence.client(config).map_err(|error| Error::Invalid(format!("Secret {name}: {error}")))?;
         let workload = Workload::Real { client, ca };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (version, workload.clone()));
         Ok(Some(workload))

@@ -124,7 +124,7 @@ async fn change(client: &Client, object: &Value, change: Value) -> Result<Dynami
 async fn every_example_is_accepted() {
     let client = given("examples").await;
     let mut seen = 0;
-    for folder in ["aws", "local", "simulated"] {
+    for folder in ["aws", "azure", "gcp", "local", "simulated"] {
         for entry in fs::read_dir(root().join("examples").join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let object: Value = serde_yaml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -132,7 +132,7 @@ async fn every_example_is_accepted() {
             seen += 1;
         }
     }
-    assert!(seen >= 7);
+    assert!(seen >= 11);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use constellation_tests::{
     scan::{Places, Secret},
     world::World,
 };
-use k8s_openapi::api::core::v1::{Event, Node, Secret as KubeSecret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Secret as KubeSecret};
 use kube::{
     Api,
     api::{ListParams, Patch, PatchParams},
@@ -86,6 +86,35 @@ async fn a_cluster_lives_from_apply_to_nothing_left() {
         })
         .await;
     world.assert_one_machine_per_node();
+}
+
+#[tokio::test]
+async fn an_orphaned_cluster_keeps_its_machines_and_the_secrets_that_they_need() {
+    let mut world = world("orphan").await;
+    world.operator(&["--allow-simulated"]);
+    world.apply("simulated/nodeversion.yaml").await;
+    world.apply("simulated/cluster.yaml").await;
+    world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
+    let uid = world.cluster().await.unwrap().metadata.uid.unwrap();
+    let secrets: Api<KubeSecret> = Api::default_namespaced(world.client());
+    let owned = async || {
+        let all = secrets.list(&ListParams::default()).await.unwrap().items;
+        let owned = all.iter().filter(|s| s.metadata.owner_references.as_ref().is_some_and(|refs| !refs.is_empty()));
+        (all.len(), owned.count())
+    };
+    let (count, before) = owned().await;
+    assert!(before >= 2, "the owner key and the master secret are the cluster's");
+
+    let clusters: Api<ConstellationCluster> = Api::default_namespaced(world.client());
+    let orphan = Patch::Merge(json!({"spec": {"deletionPolicy": "Orphan"}}));
+    clusters.patch(&world.cluster, &PatchParams::default(), &orphan).await.unwrap();
+    world.delete_cluster().await;
+    world.until("the objects gone", LONG, async |w| w.cluster().await.is_none() && w.nodes().await.is_empty()).await;
+    assert_eq!(world.machines().await.len(), 3);
+    // Kubernetes' garbage collector takes what an object that is gone owns; here is none that would.
+    assert_eq!(owned().await, (count, 0));
+    let records: Api<ConfigMap> = Api::default_namespaced(world.client());
+    records.get(&format!("orphaned-{uid}")).await.unwrap();
 }
 
 /// Whoever may read everything but Secrets, the operator's log and what processes show learns no secret of the cluster.

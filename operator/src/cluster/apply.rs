@@ -5,9 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use constellation_attestation::platform::Unknown;
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
-    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle,
-    cluster::{DeletionPolicy, LocalRef},
-    node::Role,
+    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, cluster::LocalRef, node::Role,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -99,12 +97,10 @@ pub async fn apply(ctx: &Context, world: &mut World, memory: &mut Memory, step: 
     let cluster = &world.cluster;
     match step {
         Step::AddFinalizer => finalizers(ctx, cluster, true).await,
-        Step::RemoveFinalizer => {
-            // Also when its nodes went before anybody looked.
-            if cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan) {
-                record_orphan(ctx, world).await?;
-            }
-            finalizers(ctx, cluster, false).await
+        Step::RemoveFinalizer => finalizers(ctx, cluster, false).await,
+        Step::Disown => {
+            record_orphan(ctx, world).await?;
+            secrets::disown(client, cluster).await
         }
         Step::CreateOwnerKey => secrets::create_owner_key(client, cluster).await,
         Step::CreateMasterSecret => secrets::create_master_secret(ctx, cluster).await,

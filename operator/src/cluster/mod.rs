@@ -41,7 +41,7 @@ use crate::{
     collateral,
     context::Context,
     custody,
-    error::{Error, chain},
+    error::{Class, Error, chain},
     events,
     init::install::MANAGER,
     version::appraise::private,
@@ -140,7 +140,10 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     repair(ctx, &cluster, memory).await;
     rotation(ctx, &cluster, memory).await;
     memory.answered.get_or_insert_with(Instant::now);
-    let mut world = observe::observe(ctx, Arc::clone(&cluster), memory).await?;
+    let mut world = match observe::observe(ctx, Arc::clone(&cluster), memory).await {
+        Ok(world) => world,
+        Err(error) => return blind(ctx, &cluster, error).await,
+    };
     if world.seen.reachable {
         memory.answered = Some(Instant::now());
         if world.seen.initialized {
@@ -180,6 +183,22 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     }))
 }
 
+/// Tells why nothing can be seen where somebody must help; what passes by itself is in the log.
+async fn blind(ctx: &Context, cluster: &ConstellationCluster, error: Error) -> Result<Action, Error> {
+    let before = cluster.status.clone().unwrap_or_default();
+    let why = match error.class() {
+        Class::Denied => reason::ACCESS_DENIED,
+        _ => error.reason().unwrap_or(reason::SECRET_INVALID),
+    };
+    let status = report::blind(&before, why, &chain(&error), cluster.metadata.generation, Timestamp::now());
+    if error.needs_help() && status != before {
+        ctx.fence.check()?;
+        write(ctx, cluster, &status).await?;
+        announce(ctx, cluster, &before, &status).await;
+    }
+    Err(error)
+}
+
 /// Has what the cluster needs of makers and clouds fetched; gives what people must know of that.
 fn tend(ctx: &Context, world: &World) -> Option<collateral::Notice> {
     if world.seen.deleting {
@@ -216,7 +235,7 @@ async fn carry_out(ctx: &Context, world: &mut World, memory: &mut Memory, steps:
 async fn repair(ctx: &Context, cluster: &ConstellationCluster, memory: &mut Memory) {
     let known = cluster.status.as_ref().is_some_and(|status| status.endpoint.is_some());
     let due = memory.ensured.is_none_or(|last| last.elapsed() > REPAIR);
-    let paused = cluster.spec.paused == Some(true);
+    let paused = observe::is_paused(cluster);
     if !known || !due || paused || cluster.metadata.deletion_timestamp.is_some() {
         return;
     }

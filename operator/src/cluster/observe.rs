@@ -43,6 +43,18 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// its power once more, or have been refused by what was accepted then.
 const OFFER_AGAIN: Duration = Duration::from_secs(30);
 
+/// Whether nothing may be changed about a cluster.
+#[must_use]
+pub fn is_paused(cluster: &ConstellationCluster) -> bool {
+    cluster.spec.paused == Some(true) || is_annotated_paused(cluster)
+}
+
+/// Whether nothing may be changed about an object by its annotation.
+#[must_use]
+pub fn is_annotated_paused(object: &impl kube::ResourceExt) -> bool {
+    object.annotations().get(ANNOTATION_PAUSED).is_some_and(|value| value != "false")
+}
+
 /// What was seen, and what acting on it needs. Holds secrets: no `Debug`.
 pub struct World {
     /// For plan and report.
@@ -123,8 +135,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         deleting: cluster.metadata.deletion_timestamp.is_some(),
         deletion_policy: cluster.spec.deletion_policy.unwrap_or(DeletionPolicy::Delete),
         finalizer: cluster.finalizers().iter().any(|finalizer| finalizer == FINALIZER_CLUSTER),
-        paused: cluster.spec.paused == Some(true)
-            || cluster.annotations().get(ANNOTATION_PAUSED).is_some_and(|value| value != "false"),
+        paused: is_paused(&cluster),
         simulated,
         provider_refused,
         owner_key_known: status.owner_key.is_some(),

@@ -65,6 +65,8 @@ pub enum Step {
         /// Why, for people.
         why: String,
     },
+    /// Records that the cluster's VMs are left running, and keeps its Secrets.
+    Disown,
     /// Forgets a node and leaves its VM running.
     OrphanNode(String),
     /// Talks to the first control-plane node until Kubernetes is initialised.
@@ -97,6 +99,7 @@ impl Step {
             Self::DeleteGroup(group) => format!("Remove group {group}"),
             Self::CreateNode { group, index, .. } => format!("Make node {group}-{index}"),
             Self::DeleteNode { name, why } => format!("Delete node {name}: {why}"),
+            Self::Disown => "Record that the VMs are left running, and keep the Secrets".into(),
             Self::OrphanNode(name) => format!("Leave the VM of node {name} running and forget it"),
             Self::StartInit(name) => format!("Initialise Kubernetes on node {name}"),
             Self::StartRecover(name) => format!("Hand node {name} its disk key"),
@@ -389,6 +392,8 @@ fn delete(seen: &Observed, mut plan: Plan) -> Plan {
         return plan;
     }
     if seen.deletion_policy == DeletionPolicy::Orphan {
+        // First, so that who lets the object go by hand after a failure loses no VM to the sweep.
+        plan.steps.push(Step::Disown);
         plan.steps.extend(seen.nodes.iter().map(|node| Step::OrphanNode(node.name.clone())));
         plan.steps.push(Step::RemoveFinalizer);
         return plan;

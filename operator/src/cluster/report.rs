@@ -94,6 +94,24 @@ pub fn report(
     status
 }
 
+/// The status when nothing can be seen before somebody helps: what was known stays.
+#[must_use]
+pub fn blind(
+    before: &ConstellationClusterStatus,
+    why: &str,
+    message: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> ConstellationClusterStatus {
+    let mut status = before.clone();
+    status.summary = Some(message.to_owned());
+    let mut board = Board { status: &mut status, generation, now };
+    board.set(kind::READY, Status::Unknown, why, message);
+    board.only(kind::STALLED, true, why, message);
+    board.only(kind::RECONCILING, false, why, message);
+    status
+}
+
 fn accepted(plan: &Plan) -> Vec<AcceptedVersion> {
     plan.accepted.clone()
 }

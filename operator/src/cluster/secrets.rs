@@ -6,7 +6,11 @@ use constellation_attestation::{channel::Identity, keys, owner::SigningKey};
 use constellation_cloud::custody::Wrapped;
 use constellation_crds::ConstellationCluster;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{Api, Client, Resource as _, ResourceExt as _, api::PostParams};
+use kube::{
+    Api, Client, Resource as _, ResourceExt as _,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::seen::SecretSeen;
@@ -31,6 +35,12 @@ pub fn owner_key_name(cluster: &ConstellationCluster) -> String {
 pub fn master_secret_name(cluster: &ConstellationCluster) -> String {
     let named = cluster.spec.master_secret.as_ref().and_then(|master| master.existing_secret.as_ref());
     named.map_or_else(|| format!("{}-master-secret", cluster.name_any()), |secret| secret.name.clone())
+}
+
+/// Name of the Secret with the CA of the cluster's verifiers.
+#[must_use]
+pub fn verifier_ca_name(cluster: &ConstellationCluster) -> String {
+    format!("{}-verifier-ca", cluster.name_any())
 }
 
 /// Name of the Secret with the administrator's kubeconfig.
@@ -71,6 +81,28 @@ async fn create(
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         Err(error) => Err(Error::kube(format!("creating Secret {name}"))(error)),
     }
+}
+
+/// Keeps the Secrets when the cluster's object goes: whoever is left with its VMs needs them. Kubernetes would delete what
+/// the object owns.
+pub async fn disown(client: &Client, cluster: &ConstellationCluster) -> Result<(), Error> {
+    let names = [owner_key_name, master_secret_name, verifier_ca_name, kubeconfig_name].map(|name| name(cluster));
+    for name in names {
+        let Some(secret) = read(client, cluster, &name).await? else { continue };
+        let (mine, others): (Vec<_>, Vec<_>) =
+            secret.owner_references().iter().cloned().partition(|owner| Some(&owner.uid) == cluster.uid().as_ref());
+        if mine.is_empty() {
+            continue;
+        }
+        let version = secret.resource_version();
+        let body = json!({"metadata": {"ownerReferences": others, "resourceVersion": version}});
+        match api(client, cluster).patch(&name, &PatchParams::default(), &Patch::Merge(&body)).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => return Err(Error::kube(format!("keeping Secret {name}"))(error)),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The owner key.
@@ -180,7 +212,7 @@ pub async fn verifier_ca(
     cluster: &ConstellationCluster,
     owner: &SigningKey,
 ) -> Result<VerifierCa, Error> {
-    let name = format!("{}-verifier-ca", cluster.name_any());
+    let name = verifier_ca_name(cluster);
     if read(client, cluster, &name).await?.is_none() {
         let (certificate, key) =
             Identity::issue_verifier_ca(owner).map_err(|error| Error::Invalid(error.to_string()))?;

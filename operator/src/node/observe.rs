@@ -16,7 +16,10 @@ use sha2::{Digest, Sha256};
 use super::seen::{AdmissionSeen, ClusterSeen, KubeSeen, Observed, TalkSeen};
 use crate::{
     cloud::{ClusterUid, offer::is_simulated},
-    cluster::secrets,
+    cluster::{
+        observe::{is_annotated_paused, is_paused},
+        secrets,
+    },
     context::Context,
     error::{Error, chain},
     init::{self, Outcome},
@@ -115,7 +118,7 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
     seen.cluster = Some(ClusterSeen {
         deleting: ending,
         orphan: cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan),
-        paused: cluster.spec.paused == Some(true),
+        paused: is_paused(&cluster) || is_annotated_paused(node),
         infrastructure: is_true(&status.conditions, kind::INFRASTRUCTURE_READY) && launch_config.is_some(),
         initialized: initialized && workload.is_some(),
         other_control_planes: others,

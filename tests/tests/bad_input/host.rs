@@ -15,10 +15,10 @@ use constellation_crds::{
     condition::{Condition, reason},
 };
 use constellation_tests::{faults::flow::LONG, world::World};
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{Event, Secret};
 use kube::{
     Api,
-    api::{DynamicObject, ListParams, ObjectMeta},
+    api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, PostParams},
     core::{GroupVersionKind, TypeMeta},
 };
 use serde_json::{Value, json};
@@ -63,7 +63,9 @@ impl Host {
     /// Starts the operator in a mount namespace of its own.
     fn operator(&mut self, through: &[&str]) {
         let path = format!("PATH={}", self.programs.display());
-        let through = [&["unshare", "--mount"], through, &["env", &path]].concat();
+        // A proxy to the Internet is nothing that the operator's own API server is behind.
+        let proxy = "HTTPS_PROXY=http://127.0.0.1:9";
+        let through = [&["unshare", "--mount"], through, &["env", &path, proxy]].concat();
         self.world.operator_through(&through, &[]);
     }
 
@@ -210,6 +212,32 @@ async fn firmware_that_is_missing_is_asked_for_by_its_package_and_used_once_it_i
     host.ask("no-firmware").await;
     host.told("OVMF_CODE.fd and OVMF_VARS.fd (package ovmf)").await;
     host.show_firmware();
+    host.goes_on().await;
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubeconfig_that_is_none_is_asked_for_by_its_secret_and_nothing_is_done_until_it_is_restored() {
+    let mut host = Host::start("kubeconfig").await;
+    let secrets: Api<Secret> = Api::default_namespaced(host.world.client());
+    let name = "kubeconfig-kubeconfig";
+    let mut broken = Secret { string_data: Some([("value".into(), "{".into())].into()), ..Secret::default() };
+    broken.metadata.name = Some(name.to_owned());
+    secrets.create(&PostParams::default(), &broken).await.unwrap();
+    host.ask("kubeconfig").await;
+    let told = async |w: &World| {
+        let status = w.cluster().await.and_then(|cluster| cluster.status).unwrap_or_default();
+        let is = |kind: &str, value: &str| {
+            status.conditions.iter().any(|c| {
+                (c.type_.as_str(), c.status.as_str(), c.reason.as_str()) == (kind, value, reason::SECRET_INVALID)
+                    && c.message.contains("Secret kubeconfig-kubeconfig holds no kubeconfig")
+            })
+        };
+        is("Ready", "Unknown") && is("Stalled", "True")
+    };
+    host.world.until("the Secret named", LONG, told).await;
+    assert!(!host.world.condition("InfrastructureReady").await);
+    secrets.delete(name, &DeleteParams::default()).await.unwrap();
     host.goes_on().await;
     host.end().await;
 }

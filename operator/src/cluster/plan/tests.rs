@@ -371,7 +371,7 @@ fn deletion_takes_workers_then_the_control_plane_then_the_network() {
 fn an_orphaned_cluster_leaves_its_vms_running() {
     let seen = Observed { deleting: true, deletion_policy: DeletionPolicy::Orphan, ..running() };
     let steps = plan(&seen).steps;
-    assert_eq!(steps.last(), Some(&Step::RemoveFinalizer));
+    assert_eq!((steps.first(), steps.last()), (Some(&Step::Disown), Some(&Step::RemoveFinalizer)));
     assert_eq!(steps.iter().filter(|step| matches!(step, Step::OrphanNode(_))).count(), 3);
     assert_eq!(deleted(&seen), Vec::<String>::new());
 }

@@ -61,6 +61,19 @@ fn a_report_of_the_same_is_the_same() {
 }
 
 #[test]
+fn who_sees_nothing_says_why_and_keeps_what_was_known() {
+    let before = status(&running(), &Facts::default());
+    let now = super::blind(&before, reason::SECRET_INVALID, "Secret x holds nothing", Some(2), at(99));
+    assert_eq!(ready_reason(&now), reason::SECRET_INVALID);
+    assert!(is_true(&now.conditions, kind::STALLED) && !is_true(&now.conditions, kind::RECONCILING));
+    assert!(!is_true(&now.conditions, kind::READY) && is_true(&now.conditions, kind::CONTROL_PLANE_INITIALIZED));
+    assert_eq!((now.ready_nodes, &now.accepted_versions), (before.ready_nodes, &before.accepted_versions));
+    assert_eq!(super::blind(&now, reason::SECRET_INVALID, "Secret x holds nothing", Some(2), at(100)), now);
+    let seen = running();
+    assert!(!is_true(&report(&seen, &plan(&seen), &Facts::default(), &now, at(101)).conditions, kind::STALLED));
+}
+
+#[test]
 fn a_new_cluster_says_what_comes_next() {
     let status = status(&empty(), &Facts::default());
     assert!(!is_true(&status.conditions, kind::READY) && is_true(&status.conditions, kind::RECONCILING));
