@@ -10,7 +10,7 @@ use constellation_attestation::{
     machine,
     reference::Requirement,
     result::Checks,
-    tpm::{self, Hash, quote::Values, registers::Registers, signature::Signature},
+    tpm::{self, Hash, eventlog::EventLog, quote::Values, registers::Registers, signature::Signature},
     x509::{self, chain::Anchors},
 };
 use jiff::Timestamp;
@@ -209,6 +209,32 @@ fn the_technology_is_read_from_the_one_event_of_a_log_that_replays() {
             assert_eq!(technology(&lying, &values), None, "{name}");
         }
     }
+}
+
+#[test]
+fn no_technology_is_believed_that_was_named_after_the_firmware() {
+    let genuine = read("go-tpm-tools/eventlogs/ubuntu-1804-amd-sev.bin");
+    let read = |log: &[u8]| gcp::verify::technology(&EventLog::parse(log).unwrap());
+    assert_eq!(read(&genuine), Some(Technology::Sev));
+    let events = mutate::events(&genuine);
+    let (at, data) = *events.iter().find(|(_, data)| genuine[*data..].starts_with(b"GCE NonHostInfo\0")).unwrap();
+    let end = data + 32;
+    // As anybody may extend PCR 0 once the machine runs: the genuine event under another type, and another one at the end.
+    let mut forged = [&genuine[at..data], b"GCE NonHostInfo\0\x02", &[0; 15]].concat();
+    let digest = Hash::Sha256.digest(&[&forged[data - at..]]);
+    let place = genuine[at..data].windows(2).position(|part| part == [0x0b, 0]).unwrap() + 2;
+    forged[place..place + 32].copy_from_slice(&digest);
+    let padding = events.last().map(|(_, data)| data).unwrap();
+    let length = u32::from_le_bytes(genuine[padding - 4..*padding].try_into().unwrap());
+    let last = padding + usize::try_from(length).unwrap();
+    let mut log = [&genuine[..last], &forged].concat();
+    assert_eq!(read(&log), Some(Technology::Sev), "the firmware's own");
+    for kind in [0x08, 0x06] {
+        log[at + 4] = kind;
+        assert_eq!(read(&log), None, "hidden as {kind:#x}");
+    }
+    log[data..end].fill(0);
+    assert_eq!(read(&log), None, "hidden, with other words");
 }
 
 #[test]

@@ -303,6 +303,41 @@ fn a_log_that_is_cut_lies_about_data_or_is_of_another_boot_is_refused_for_that()
     assert_eq!(replayed(&genuine, &other), [clause::LOG_STRUCTURE]);
 }
 
+#[test]
+fn a_log_whose_events_have_other_types_or_other_words_is_refused_though_it_replays() {
+    const UNUSED: [u8; 4] = [2, 0, 0, 0];
+    let name = "ubuntu-1804-amd-sev.bin";
+    let (genuine, values) = (read(&format!("go-tpm-tools/eventlogs/{name}")), expected(name));
+    let events = mutate::events(&genuine);
+    let of = |pcr: u8, kind: u32| {
+        let found = events.iter().find(|(at, _)| genuine[*at] == pcr && genuine[at + 4..at + 8] == kind.to_le_bytes());
+        *found.unwrap()
+    };
+    let retyped = |(at, _): (usize, usize), kind: [u8; 4]| {
+        let mut log = genuine.clone();
+        log[at + 4..at + 8].copy_from_slice(&kind);
+        log
+    };
+    // Secure Boot's variable as something that says nothing, and then with other words.
+    let mut hidden = retyped(of(7, 0x8000_0001), UNUSED);
+    assert_eq!(replayed(&hidden, &values), [clause::LOG_DATA]);
+    hidden[of(7, 0x8000_0001).1 + 60] ^= 1;
+    assert_eq!(replayed(&hidden, &values), [clause::LOG_DATA]);
+    // A separator as something else: what comes after it would look like the firmware's.
+    for (kind, clauses) in
+        [(UNUSED, &[clause::LOG_DATA, clause::LOG_SEPARATOR][..]), ([5, 0, 0, 0], &[clause::LOG_SEPARATOR])]
+    {
+        assert_eq!(replayed(&retyped(of(7, 4), kind), &values), clauses, "{kind:?}");
+    }
+    assert_eq!(replayed(&retyped(of(0, 4), UNUSED), &values), [clause::LOG_SEPARATOR]);
+    // Words of the firmware's version, of the platform, and of what is booted.
+    for (pcr, kind) in [(0, 0x08), (0, 0x11), (1, 0x8000_0002)] {
+        let mut lying = genuine.clone();
+        lying[of(pcr, kind).1 + if kind == 0x8000_0002 { 32 + 18 } else { 0 }] ^= 1;
+        assert_eq!(replayed(&lying, &values), [clause::LOG_DATA], "{kind:#x}");
+    }
+}
+
 /// Where lengths of 16 bits stand in a structure, one after the other: places of what has this many bytes before it.
 fn sized(bytes: &[u8], gaps: &[usize]) -> Vec<Length> {
     let mut at = 0;

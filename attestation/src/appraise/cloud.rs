@@ -26,6 +26,7 @@ use crate::{
         public::Public,
         quote::{Claim, Values, check_attributes},
         registers::Registers,
+        replay,
         signature::Signature,
     },
     verified::Verified,
@@ -139,7 +140,7 @@ impl Case<'_> {
             attest: self.attest,
             signature: &self.signature,
             values: &self.values,
-            log: self.log,
+            log: self.log(),
         };
         let machine = gcp::examine(&evidence, &self.endorsers.google, &policy, self.now, checks);
         let reported = self.report(report, checks);
@@ -149,6 +150,17 @@ impl Case<'_> {
             gcp::bind(&tpm, &reported.data, self.binding, checks);
         }
         Some(Genuine { attest, name: format!("google/{}", tpm.get().machine.instance_id) })
+    }
+
+    /// The event log, where it decides or explains: elsewhere than with Google's word on how memory is encrypted, registers
+    /// decide, and a log that doesn't replay to them explains nothing.
+    fn log(&self) -> Option<&[u8]> {
+        let explains = |log: &&[u8]| {
+            let mut checks = Checks::default();
+            replay::check(log, &self.values.of_firmware(), &mut checks);
+            checks.accepted()
+        };
+        if self.platform == Platform::GcpSevEs { self.log } else { self.log.filter(explains) }
     }
 
     fn azure(&self, report: &[u8], endorsement: &Endorsement, checks: &mut Checks) -> Option<Genuine> {
@@ -196,7 +208,7 @@ impl Case<'_> {
             attest: self.attest,
             signature: &self.signature,
             values: &self.values,
-            log: self.log,
+            log: self.log(),
         };
         let anchors = azure::Anchors { snp: &self.endorsers.amd, tdx: &self.endorsers.intel };
         let (machine, attest) = azure::examine(&evidence, anchors, &policy, self.now, checks)?;

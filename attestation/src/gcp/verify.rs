@@ -14,10 +14,10 @@ use crate::{
     result::Checks,
     tpm::{
         attest::Attest,
-        eventlog::EventLog,
+        eventlog::{EV_NONHOST_INFO, EventLog},
         public::Key,
         quote::{self, Claim, Values},
-        replay,
+        replay::{self, is_separator},
         signature::Signature,
     },
     verified::Verified,
@@ -29,8 +29,6 @@ use crate::{
 
 /// What Google signs its certificates with.
 const ALLOWED: &[Algorithm] = &Algorithm::COMMON;
-/// `EV_NONHOST_INFO` (TCG PC Client Platform Firmware Profile 1.06, 10.4.1).
-const EV_NONHOST_INFO: u32 = 0x11;
 /// Starts the event's data; one byte of technology and 15 reserved ones follow.
 const NONHOST_INFO: &[u8] = b"GCE NonHostInfo\0";
 
@@ -163,11 +161,17 @@ pub fn appraise(tpm: &Verified<Tpm>, policy: &Policy, checks: &mut Checks) {
     }
 }
 
-/// The technology that a log names which replays to the quoted PCR 0: in exactly one event, whose digest is its data's.
+/// The technology that a log names which replays to the quoted PCR 0: in exactly one event, whose digest is its data's,
+/// before the register was handed over. Whatever runs afterwards can extend it by anything; that an event is a separator
+/// its digest says, and not its type, which isn't measured.
 #[must_use]
 pub fn technology(log: &EventLog) -> Option<Technology> {
-    let mut events = log.of(0).filter(|event| event.kind == EV_NONHOST_INFO);
+    let firmware = log.of(0).take_while(|event| !is_separator(log.bank, event));
+    let mut events = firmware.filter(|event| event.kind == EV_NONHOST_INFO || event.data.starts_with(NONHOST_INFO));
     let (event, None) = (events.next()?, events.next()) else { return None };
+    if event.kind != EV_NONHOST_INFO {
+        return None;
+    }
     let said = event.data.strip_prefix(NONHOST_INFO)?;
     let genuine = log.bank.digest(&[&event.data]) == event.digest && said.len() == 16;
     said.first().filter(|_| genuine).and_then(|byte| Technology::from_byte(*byte))

@@ -9,10 +9,14 @@ pub const MAX_BYTES: usize = 512 * 1024;
 /// Greatest number of events.
 pub const MAX_EVENTS: usize = 4096;
 /// `EV_NO_ACTION`: extends nothing.
-const EV_NO_ACTION: u32 = 0x03;
+pub(super) const EV_NO_ACTION: u32 = 0x03;
 /// `EV_SEPARATOR`: firmware hands a register to the operating system.
 pub(super) const EV_SEPARATOR: u32 = 0x04;
 const EV_ACTION: u32 = 0x05;
+const EV_S_CRTM_VERSION: u32 = 0x08;
+/// `EV_NONHOST_INFO`: what the platform says of itself.
+pub(crate) const EV_NONHOST_INFO: u32 = 0x11;
+const EV_EFI_VARIABLE_BOOT: u32 = 0x8000_0002;
 /// `EV_EFI_ACTION`.
 pub(super) const EV_EFI_ACTION: u32 = 0x8000_0007;
 const EV_EFI_VARIABLE_AUTHORITY: u32 = 0x8000_00e0;
@@ -184,7 +188,9 @@ impl Event {
         let bank = [Hash::Sha256, Hash::Sha384].into_iter().find(|hash| hash.size() == self.digest.len())?;
         let of = |data: &[u8]| bank.digest(&[data]) == self.digest;
         match self.kind {
-            EV_SEPARATOR | EV_ACTION | 0x8000_0001 | 0x8000_0006 | EV_EFI_ACTION => Some(of(&self.data)),
+            EV_SEPARATOR | EV_ACTION | EV_S_CRTM_VERSION | EV_NONHOST_INFO | 0x8000_0001 | 0x8000_0006
+            | EV_EFI_ACTION => Some(of(&self.data)),
+            EV_EFI_VARIABLE_BOOT => Some(of(&self.data) || value_of(&self.data).is_some_and(of)),
             // Some shims write one byte more than they digest.
             EV_EFI_VARIABLE_AUTHORITY => {
                 Some(of(&self.data) || self.data.split_last().is_some_and(|(_, digested)| of(digested)))
@@ -199,11 +205,12 @@ impl Event {
             EV_ACTION => "EV_ACTION",
             0x06 => "EV_EVENT_TAG",
             0x07 => "EV_S_CRTM_CONTENTS",
-            0x08 => "EV_S_CRTM_VERSION",
+            EV_S_CRTM_VERSION => "EV_S_CRTM_VERSION",
             0x0d => "EV_IPL",
+            EV_NONHOST_INFO => "EV_NONHOST_INFO",
             0x0e => "EV_IPL_PARTITION_DATA",
             0x8000_0001 => "EV_EFI_VARIABLE_DRIVER_CONFIG",
-            0x8000_0002 => "EV_EFI_VARIABLE_BOOT",
+            EV_EFI_VARIABLE_BOOT => "EV_EFI_VARIABLE_BOOT",
             0x8000_0003 => "EV_EFI_BOOT_SERVICES_APPLICATION",
             0x8000_0006 => "EV_EFI_GPT_EVENT",
             EV_EFI_ACTION => "EV_EFI_ACTION",
@@ -214,6 +221,17 @@ impl Event {
         };
         name.to_owned()
     }
+}
+
+/// The value of a variable (`UEFI_VARIABLE_DATA`, PC Client Platform Firmware Profile 1.06, 10.4.2.1): a GUID of 16 bytes,
+/// the name's length in characters of two bytes, the value's length in bytes, both.
+fn value_of(data: &[u8]) -> Option<&[u8]> {
+    let number = |at: usize| {
+        let bytes = data.get(at..)?.first_chunk::<8>()?;
+        usize::try_from(u64::from_le_bytes(*bytes)).ok()
+    };
+    let begin = number(16)?.checked_mul(2)?.checked_add(32)?;
+    data.get(begin..begin.checked_add(number(24)?)?)
 }
 
 /// Reads the `TCG_PCClientPCREvent` header with its `TCG_EfiSpecIDEvent`; gives digest sizes by algorithm.

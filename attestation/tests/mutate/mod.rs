@@ -164,3 +164,27 @@ pub fn cbor(bytes: &[u8], start: usize) -> Vec<Length> {
     }
     found
 }
+
+/// Where the events of a crypto-agile log begin (`TCG_PCR_EVENT2`: register, type, digests, data), and where each one's data
+/// does. Their types are four bytes at 4.
+pub fn events(log: &[u8]) -> Vec<(usize, usize)> {
+    let number = |at: usize, bytes: usize| {
+        log[at..at + bytes].iter().rev().fold(0_usize, |all, byte| (all << 8) | usize::from(*byte))
+    };
+    let mut at = 32 + number(28, 4);
+    let mut found = Vec::new();
+    while at + 12 <= log.len() && log[at..at + 8].iter().any(|byte| *byte != 0xff) {
+        let mut end = at + 12;
+        for _ in 0..number(at + 8, 4) {
+            end += 2 + match number(end, 2) {
+                0x04 => 20,
+                0x0b => 32,
+                0x0c => 48,
+                other => panic!("algorithm {other}"),
+            };
+        }
+        found.push((at, end + 4));
+        at = end + 4 + number(end, 4);
+    }
+    found
+}
