@@ -263,9 +263,10 @@ pub fn appraise(presented: &Presented<'_>, policy: &TrustPolicy, endorsers: &End
     let machine = presented.evidence.machine.as_ref().filter(|_| wanting);
     let lacking = machine.map(|machine| endorsers.lacking(machine, now)).unwrap_or_default();
     let origin = match &attest {
-        Some(_) => Origin::Machine,
+        // A genuine machine may name any key; what it says is the key's only where that key signed.
+        Some(_) if is_signed(presented) => Origin::Machine,
         None if is_signed(presented) => Origin::Key,
-        None => Origin::Unknown,
+        _ => Origin::Unknown,
     };
     Appraisal {
         accepted,

@@ -14,7 +14,7 @@ mod tdx_factory;
 use std::collections::BTreeMap;
 
 use constellation_attestation::{
-    appraise::{Appraisal, LaunchRegister, Presented, appraise, pcr15_from_digest},
+    appraise::{Appraisal, LaunchRegister, Origin, Presented, appraise, pcr15_from_digest},
     azure::hcl,
     boot::BootSecrets,
     bytes::Hex,
@@ -290,8 +290,11 @@ fn a_machine_of_google_without_reports_joins_by_googles_word() {
     case.refused(&["gcp.ak.chain"]);
     case.endorsers.google = google;
     let other = self::google(Platform::GcpSevEs, 2);
+    assert_eq!(case.judge().origin, Origin::Machine);
     case.hello.ak_public = other.hello.ak_public;
     case.refused(&["evidence.machine.key"]);
+    // Nobody's word on the key that it only names: a member whose key that is has shown nothing.
+    assert_eq!(case.judge().origin, Origin::Unknown);
 }
 
 #[test]
