@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::result::Checks;
+use crate::{
+    bytes::{Bytes, Hex},
+    gcp, nitro,
+    result::Checks,
+    snp, tdx,
+};
 
 /// What a claim must be. There is no default: a policy says it, or says why not.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -21,12 +26,31 @@ pub enum Requirement<T> {
     },
 }
 
-impl<T: PartialOrd + PartialEq> Requirement<T> {
+/// Whether a greater value is a better one. Of what has no such scale, "at least" would accept what nobody meant: a guest
+/// under debug is "at least" one that isn't.
+pub trait Scale: PartialOrd {
+    /// Whether [`Requirement::AtLeast`] means anything; if not, nothing meets it.
+    const RISES: bool;
+}
+
+macro_rules! scale {
+    ($rises:literal: $($kind:ty),*) => { $(impl Scale for $kind { const RISES: bool = $rises; })* };
+}
+
+// Versions and numbers; of equal rank are digests, of which each is at least itself and no other.
+scale!(true: u8, u32, u64, snp::Tcb, snp::policy::Bits, snp::parse::Firmware, tdx::tcb::TcbStatus);
+scale!(false: bool, String, Bytes, snp::KeyKind, snp::Product, snp::Revocation, nitro::policy::Age, gcp::Technology);
+
+impl<const N: usize> Scale for Hex<N> {
+    const RISES: bool = true;
+}
+
+impl<T: Scale> Requirement<T> {
     /// Whether `actual` meets it; a waiver isn't met but recorded, see [`Requirement::apply`].
     fn is_met(&self, actual: &T) -> bool {
         match self {
             Self::Exact(wanted) => actual == wanted,
-            Self::AtLeast(floor) => actual >= floor,
+            Self::AtLeast(floor) => T::RISES && actual >= floor,
             Self::AnyOf(wanted) => wanted.contains(actual),
             Self::Waived { .. } => false,
         }
@@ -47,7 +71,8 @@ impl<T: PartialOrd + PartialEq> Requirement<T> {
         }
         let expected = match self {
             Self::Exact(wanted) => show(wanted),
-            Self::AtLeast(floor) => format!("at least {}", show(floor)),
+            Self::AtLeast(floor) if T::RISES => format!("at least {}", show(floor)),
+            Self::AtLeast(_) => "nothing: such values have no scale".into(),
             Self::AnyOf(wanted) if wanted.is_empty() => "nothing: the list is empty".into(),
             Self::AnyOf(wanted) => wanted.iter().map(&show).collect::<Vec<_>>().join(" or "),
             Self::Waived { .. } => String::new(),
@@ -77,6 +102,10 @@ mod tests {
             assert!(!accepts(&requirement, None));
         }
         assert!(!accepts(&Requirement::AnyOf(vec![]), Some(0)));
+        for (floor, actual) in [(false, true), (true, true)] {
+            let mut checks = Checks::default();
+            assert!(!Requirement::AtLeast(floor).apply(&mut checks, "x", Some(&actual), bool::to_string, "x"));
+        }
         assert!(accepts(&Requirement::Waived { reason: "test".into() }, None));
         assert!(!accepts(&Requirement::Waived { reason: String::new() }, Some(1)));
     }

@@ -55,6 +55,9 @@ fn guest_policy(report: &Report, policy: &Policy, checks: &mut Checks) {
         // Whatever the policy says: the host may ask for a report with any report data.
         let message = "the host asked for this report, not the guest";
         checks.check(clause::VMPL, false, "0 to 3".to_owned(), report.vmpl.to_string(), message);
+    } else if matches!(policy.vmpl, Requirement::AtLeast(_)) {
+        let message = "a greater number is a lesser privilege: a floor means nothing";
+        checks.check(clause::VMPL, false, None, report.vmpl.to_string(), message);
     } else {
         policy.vmpl.apply(checks, clause::VMPL, Some(&report.vmpl), u32::to_string, "privilege level of who asked");
     }
