@@ -12,14 +12,14 @@ pub const MAX_ENVELOPE: usize = 1024 * 1024;
 /// Why an envelope is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It isn't an envelope, or it has members that we don't know.
+    /// It isn't an envelope.
     #[error("not a DSSE envelope")]
     Envelope(#[source] serde_json::Error),
     /// It is larger than [`MAX_ENVELOPE`].
     #[error("the envelope is larger than {MAX_ENVELOPE} bytes")]
     Large,
-    /// Payload or signature isn't base64.
-    #[error("payload or signature isn't base64")]
+    /// The payload isn't base64.
+    #[error("the payload isn't base64")]
     Base64(#[source] base64::DecodeError),
     /// The payload is of another type.
     #[error("the payload's type is {actual}, wanted {expected}")]
@@ -37,9 +37,10 @@ pub enum Error {
     Signature,
 }
 
-/// The JSON of an envelope.
+/// The JSON of an envelope. Members that we don't know are passed over, as the protocol wants: nothing signs them, and nothing
+/// reads them.
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 struct Envelope {
     payload: String,
     payload_type: String,
@@ -48,7 +49,6 @@ struct Envelope {
 
 /// One signature; `keyid` is a hint and decides nothing.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Signature {
     #[serde(default)]
     keyid: String,
@@ -82,16 +82,21 @@ pub fn verify(envelope: &str, payload_type: &str, public_key_spki: &[u8]) -> Res
     if envelope.payload_type != payload_type {
         return Err(Error::Type { expected: payload_type.to_owned(), actual: envelope.payload_type });
     }
-    let payload = STANDARD.decode(&envelope.payload).map_err(Error::Base64)?;
+    let payload = decode(&envelope.payload).map_err(Error::Base64)?;
     let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public_key_spki).map_err(|_| Error::Key)?;
     let signed = encoding(payload_type, &payload);
     for signature in &envelope.signatures {
-        let bytes = STANDARD.decode(&signature.sig).map_err(Error::Base64)?;
-        if key.verify_sig(&signed, &bytes).is_ok() {
+        // What can't be read is somebody else's.
+        if decode(&signature.sig).is_ok_and(|bytes| key.verify_sig(&signed, &bytes).is_ok()) {
             return Ok(payload);
         }
     }
     Err(Error::Signature)
+}
+
+/// Base64 of either alphabet (RFC 4648, 4 and 5).
+fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
+    STANDARD.decode(text.replace('-', "+").replace('_', "/"))
 }
 
 /// DSSE's pre-authentication encoding.
@@ -116,8 +121,17 @@ mod tests {
         assert!(matches!(verify(&envelope, "application/x-test", &other), Err(Error::Signature)));
         let edited = envelope.replace(&STANDARD.encode(b"payload"), &STANDARD.encode(b"PAYLOAD"));
         assert!(matches!(verify(&edited, "application/x-test", &spki), Err(Error::Signature)));
-        let unknown = envelope.replacen('{', "{\"more\":1,", 1);
-        assert!(matches!(verify(&unknown, "application/x-test", &spki), Err(Error::Envelope(_))));
+        let unknown = envelope.replace('{', "{\"more\":1,");
+        assert_eq!(verify(&unknown, "application/x-test", &spki).unwrap(), b"payload");
+        let twice = envelope.replacen('{', "{\"payload\":\"\",", 1);
+        assert!(matches!(verify(&twice, "application/x-test", &spki), Err(Error::Envelope(_))));
+        let one_more = envelope.replace('[', "[{\"sig\":\"?\"},{\"sig\":\"MA==\"},");
+        assert_eq!(verify(&one_more, "application/x-test", &spki).unwrap(), b"payload");
+        // In base64 this payload has both characters in which the alphabets differ.
+        let envelope = sign("application/x-test", &[0xfb, 0xff, 0xfe], &key);
+        let url_safe = envelope.replace(&STANDARD.encode([0xfb, 0xff, 0xfe]), "-__-");
+        assert_ne!(url_safe, envelope);
+        assert_eq!(verify(&url_safe, "application/x-test", &spki).unwrap(), [0xfb, 0xff, 0xfe]);
         let unsigned = r#"{"payload":"","payloadType":"application/x-test","signatures":[]}"#;
         assert!(matches!(verify(unsigned, "application/x-test", &spki), Err(Error::Signature)));
     }

@@ -88,6 +88,9 @@ fn tpm() -> Verified<Tpm> {
 #[test]
 fn a_genuine_document_is_accepted_for_its_conversation_machine_and_registers() {
     assert_eq!(failures(&genuine(), &policy(), now()), [""; 0]);
+    // With the tag of COSE_Sign1 and without.
+    assert_eq!(failures(&[&[0xd2], genuine().as_slice()].concat(), &policy(), now()), [""; 0]);
+    assert_eq!(failures(&[&[0xd2, 0xd2], genuine().as_slice()].concat(), &policy(), now()), [clause::STRUCTURE]);
     let tpm = tpm();
     let Tpm { document, instance, region } = tpm.get();
     assert_eq!((instance.as_str(), region.as_str()), ("i-01cfb383223e42522", "us-east-1"));

@@ -182,7 +182,10 @@ struct Json {
 struct Jwk {
     kid: String,
     kty: String,
+    // Of RSA keys; others have other members (RFC 7518, 6).
+    #[serde(default)]
     n: String,
+    #[serde(default)]
     e: String,
 }
 

@@ -26,6 +26,9 @@ const SIGNATURE: usize = 96;
 /// The protected header `{1: -35}`: algorithm ES384 (RFC 9053, 2.1), the only member.
 const ES384: &[u8] = &[0xa1, 0x01, 0x38, 0x22];
 
+/// Tag 18, `COSE_Sign1` (RFC 9052, 2): a document may have it or not, and nothing signs it.
+const TAG: &[u8] = &[0xd2];
+
 /// Why bytes aren't the document of a TPM.
 #[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -96,7 +99,9 @@ impl Signed {
         if bytes.len() > MAX_BYTES {
             return Err(Error::Member("a document of at most 16 KiB"));
         }
-        let Value::Array(parts) = cbor::parse(bytes)? else { return Err(Error::Member("COSE_Sign1")) };
+        let Value::Array(parts) = cbor::parse(bytes.strip_prefix(TAG).unwrap_or(bytes))? else {
+            return Err(Error::Member("COSE_Sign1"));
+        };
         let [Value::Bytes(protected), Value::Map(unprotected), Value::Bytes(payload), Value::Bytes(signature)] =
             parts.as_slice()
         else {
@@ -151,6 +156,8 @@ fn document(payload: &[u8]) -> Result<Document, Error> {
     let cabundle = bundle.iter().map(|der| bytes(Some(der), MAX_CERTIFICATE, "cabundle")).collect::<Result<_, _>>()?;
     let mut callers = |name| match named.remove(name) {
         None | Some(Value::Null) => Ok(None),
+        // `user_data` and `nonce` may be there and empty; nobody is satisfied by that.
+        Some(Value::Bytes([])) if name != "public_key" => Ok(None),
         value => bytes(value.as_ref(), MAX_CALLERS, name).map(Some),
     };
     let (public_key, user_data, nonce) = (callers("public_key")?, callers("user_data")?, callers("nonce")?);

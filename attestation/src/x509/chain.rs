@@ -60,15 +60,18 @@ impl<'a> Chain<'a> {
             link(&mut chain, certificate(der)?, allowed)?;
         }
         let mut refused = None;
+        let mut found: Option<X509Certificate<'a>> = None;
         for der in &anchors.0 {
             match link(&mut chain, certificate(der)?, allowed) {
-                Ok(()) => return Ok(Self(chain)),
+                // A root that was renewed stands beside its predecessor: the one that lasts longer.
+                Ok(()) => found = found.into_iter().chain(chain.pop()).max_by_key(not_after),
                 // Of several anchors, the one of the wanted name says best what is wrong.
                 Err(error @ Error::Issuer { .. }) => refused = refused.or(Some(error)),
                 Err(error) => refused = Some(error),
             }
         }
-        Err(refused.unwrap_or(Error::Malformed("empty list of trust anchors")))
+        chain.push(found.ok_or(refused.unwrap_or(Error::Malformed("empty list of trust anchors")))?);
+        Ok(Self(chain))
     }
 
     /// The certificate that the chain is about.
@@ -165,6 +168,28 @@ mod tests {
         assert_eq!(follow(&leaf, &[&lower, &upper, &root], &others), Err(Error::Signature));
         assert_eq!(follow(&leaf, &[&lower, &upper], &others), Err(Error::Signature));
         assert!(Anchors::new([]).is_err() && Anchors::new([leaf.as_slice()]).is_err());
+    }
+
+    #[test]
+    fn of_a_root_and_its_successor_the_one_that_lasts_longer_is_the_anchor() {
+        let root_key = key();
+        let root = |year| {
+            let mut params = params("root", IsCa::Ca(BasicConstraints::Unconstrained));
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            params
+        };
+        let old = root(2020).self_signed(&root_key).unwrap();
+        let renewed = CertifiedIssuer::self_signed(root(2040), root_key).unwrap();
+        let leaf = params("leaf", IsCa::ExplicitNoCa).signed_by(&key(), &renewed).unwrap();
+        let [old, renewed] = [old.der().to_vec(), renewed.der().to_vec()];
+        for both in [[&old, &renewed], [&renewed, &old]] {
+            let anchors = Anchors::new(both.map(Vec::as_slice)).unwrap();
+            let chain = Chain::follow(leaf.der(), [], &anchors, ALLOWED).unwrap();
+            assert!(chain.in_date(Timestamp::from_second(1_800_000_000).unwrap()).is_ok());
+        }
+        let anchors = Anchors::new([old.as_slice()]).unwrap();
+        let chain = Chain::follow(leaf.der(), [], &anchors, ALLOWED).unwrap();
+        assert!(chain.in_date(Timestamp::from_second(1_800_000_000).unwrap()).is_err());
     }
 
     #[test]
