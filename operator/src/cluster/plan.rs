@@ -332,7 +332,9 @@ fn failed_words(seen: &Observed) -> String {
 }
 
 fn unreachable(seen: &Observed, mut plan: Plan) -> Plan {
-    for node in seen.control_plane().filter(|node| node.alive() && node.was_ready && node.address.is_some()) {
+    // Also one that was never Ready: power may go between its last step and the first look. One that holds nothing yet says
+    // so, and goes on.
+    for node in seen.control_plane().filter(|node| node.alive() && node.address.is_some()) {
         if seen.unreachable_seconds >= RECOVER_AFTER_SECONDS && seen.init_of(&node.uid).is_none() {
             plan.steps.push(Step::StartRecover(node.name.clone()));
         }

@@ -20,6 +20,11 @@ use crate::workload::Workload;
 /// Field manager of the cluster controller.
 pub const MANAGER: &str = "constellation-cluster";
 const GROUP: &str = "rbac.authorization.k8s.io";
+/// As kubeadm calls it.
+const RENEWAL: &str = "kubeadm:node-autoapprove-certificate-rotation";
+/// Kubernetes' own role: a node's request for a certificate of its own name is approved
+/// (Kubernetes, "TLS bootstrapping", approval).
+const OWN_CERTIFICATE: &str = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
 /// On the object that is written last: digest of everything that was installed.
 const ANNOTATION: &str = "constellation.dev/installed";
 const CLUSTER_INFO: &str = "cluster-info";
@@ -58,6 +63,8 @@ fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
             None,
             binding("ClusterRole", "system:kubelet-api-admin", kubelets),
         ),
+        // So it does this: without it nobody signs a kubelet's next certificate, and all nodes are lost when the first ends.
+        ("ClusterRoleBinding", RENEWAL, None, binding("ClusterRole", OWN_CERTIFICATE, nodes)),
         ("Role", MESH, system, json!({"rules": mesh})),
         ("RoleBinding", MESH, system, binding("Role", MESH, nodes)),
         ("Role", LAST, system, json!({"rules": config})),
@@ -177,6 +184,9 @@ mod tests {
         let of_nodes = |body: &Value| body["subjects"].to_string().contains("system:nodes");
         let all = rights();
         let bindings: Vec<_> = all.iter().filter(|(.., body)| of_nodes(body)).collect();
+        let renewal = bindings.iter().find(|(_, name, ..)| *name == RENEWAL).unwrap();
+        assert_eq!((renewal.0, &renewal.3["roleRef"]["name"]), ("ClusterRoleBinding", &json!(OWN_CERTIFICATE)));
+        let bindings: Vec<_> = bindings.iter().filter(|(_, name, ..)| *name != RENEWAL).collect();
         assert_eq!(bindings.len(), 1);
         let (kind, _, namespace, body) = bindings[0];
         assert_eq!((*kind, *namespace), ("RoleBinding", Some("kube-system")));

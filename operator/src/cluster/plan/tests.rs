@@ -196,6 +196,11 @@ fn nothing_is_made_while_the_trust_bundle_is_old_or_the_api_server_silent() {
     assert_eq!(plan(&seen).steps, []);
     seen.unreachable_seconds = 30;
     assert_eq!(plan(&seen).steps, [Step::StartRecover("n1".into())]);
+    // Its power may have gone before anybody saw it Ready.
+    seen.nodes = vec![node(1, Role::ControlPlane, "a", Phase::Attested)];
+    assert_eq!(plan(&seen).steps, [Step::StartRecover("n1".into())]);
+    seen.nodes[0].address = None;
+    assert_eq!(plan(&seen).steps, []);
 }
 
 #[test]
