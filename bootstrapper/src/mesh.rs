@@ -20,6 +20,8 @@ const ADMISSIONS: &str = "/apis/constellation.dev/v1alpha1/namespaces/kube-syste
 const DEVICES: &str = "/sys/class/net";
 const DEVICE: &str = "wg0";
 const PORT: &str = "51820";
+/// Characters of a key: 32 bytes in base64.
+const KEY_LENGTH: usize = 44;
 /// Pause after an error: the API may be in an election, which ends within this time.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -111,9 +113,9 @@ async fn run(machine: &Machine, mesh: &mut Option<BTreeMap<String, Peer>>) -> Re
     loop {
         let bytes = api.get(ADMISSIONS).await?;
         let list: List = serde_json::from_slice(&bytes).map_err(|e| Error::Http(ADMISSIONS.into(), e.to_string()))?;
-        let wanted = peers(&list.items, &machine.launch.node_uid, &cluster.pod_cidr);
         // Taken until all is done: after half a change the device is made anew.
         let known = mesh.take().unwrap_or_default();
+        let wanted = peers(&list.items, &machine.launch.node_uid, &cluster.pod_cidr, &known);
         for step in difference(&known, &wanted) {
             command::run(&step.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         }
@@ -127,7 +129,7 @@ async fn run(machine: &Machine, mesh: &mut Option<BTreeMap<String, Peer>>) -> Re
 
 /// The admitted nodes but ourselves, by key. An admission without a record, or on its way out, is no peer; so is one
 /// whose network isn't a proper part of the pod network: it would take other nodes' traffic.
-fn peers(items: &[Item], own: &str, pod_cidr: &str) -> BTreeMap<String, Peer> {
+fn peers(items: &[Item], own: &str, pod_cidr: &str, known: &BTreeMap<String, Peer>) -> BTreeMap<String, Peer> {
     items
         .iter()
         .filter(|item| item.spec.node_uid != own && item.spec.evicted != Some(true))
@@ -136,9 +138,15 @@ fn peers(items: &[Item], own: &str, pod_cidr: &str) -> BTreeMap<String, Peer> {
             let admission = item.status.admission.as_ref()?;
             let address: std::net::IpAddr = admission.address.parse().ok()?;
             let peer = Peer { address: address.to_string(), pod_cidr: item.spec.pod_cidr.clone() };
-            (admission.wireguard_key.len() == 44).then(|| (admission.wireguard_key.clone(), peer))
+            (admission.wireguard_key.len() == KEY_LENGTH).then(|| (admission.wireguard_key.clone(), peer))
         })
-        .collect()
+        .fold(BTreeMap::new(), |mut mesh, (key, peer)| {
+            // Public keys are public, and a node says its own: who says another's later takes nothing from it.
+            if known.get(&key) == Some(&peer) || !mesh.contains_key(&key) {
+                mesh.insert(key, peer);
+            }
+            mesh
+        })
 }
 
 /// Whether `slice` is one of the /24 networks of the pod network `all`.
@@ -180,7 +188,11 @@ pub async fn key_in_use() -> Option<Zeroizing<String>> {
     if !Path::new(DEVICES).join(DEVICE).exists() {
         return None;
     }
-    command::output(&["wg", "show", DEVICE, "private-key"], PAUSE).await.ok()
+    // A device that was made and not set up yet says "(none)".
+    command::output(&["wg", "show", DEVICE, "private-key"], PAUSE)
+        .await
+        .ok()
+        .filter(|key| key.trim().len() == KEY_LENGTH)
 }
 
 /// The tunnel's device; peers of an earlier run are forgotten. The key goes through a pipe.
@@ -239,7 +251,7 @@ mod tests {
 
     #[test]
     fn exactly_the_admitted_others_are_peers() {
-        let mesh = |items: &[Item]| peers(items, "own", "10.244.0.0/16").len();
+        let mesh = |items: &[Item]| peers(items, "own", "10.244.0.0/16", &BTreeMap::new()).len();
         assert_eq!(mesh(&[item("a", "10.244.2.0/24", false, Some(KEY))]), 1);
         for no in [
             item("own", "10.244.2.0/24", false, Some(KEY)),
@@ -251,6 +263,17 @@ mod tests {
             item("a", "10.77.0.0/24", false, Some(KEY)),
         ] {
             assert_eq!(mesh(&[no]), 0);
+        }
+    }
+
+    #[test]
+    fn who_says_the_key_of_a_peer_takes_nothing_from_it() {
+        let victim = || item("m", "10.244.2.0/24", false, Some(KEY));
+        let known = peers(&[victim()], "own", "10.244.0.0/16", &BTreeMap::new());
+        for uid in ["a", "z"] {
+            let thief = item(uid, "10.244.3.0/24", false, Some(KEY));
+            let list = if uid < "m" { [thief, victim()] } else { [victim(), thief] };
+            assert_eq!(peers(&list, "own", "10.244.0.0/16", &known), known, "{uid}");
         }
     }
 

@@ -128,7 +128,10 @@ fn write(path: &Path, mode: u32, contents: &[u8]) -> Result<(), Error> {
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     std::io::Write::write_all(&mut file, contents).map_err(failed)?;
     file.sync_all().map_err(failed)?;
-    std::fs::rename(&fresh, path).map_err(failed)
+    std::fs::rename(&fresh, path).map_err(failed)?;
+    // The name too must outlive a power cut, before anybody is told that it is there.
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
 fn words(command: &[String]) -> Vec<&str> {
