@@ -90,7 +90,8 @@ impl Error {
     /// Whether the peer broke off because it found a certificate of ours out of its time (TLS alert 45, RFC 8446, 6.2).
     #[must_use]
     pub fn is_out_of_time(&self) -> bool {
-        let Self::Handshake(error) = self else { return false };
+        // A client has finished before the server looks at its certificate: it reads the alert afterwards.
+        let (Self::Handshake(error) | Self::Io(error)) = self else { return false };
         let source = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
         matches!(source, Some(rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired)))
     }

@@ -167,7 +167,12 @@ where
     let both = async {
         tokio::join!(verifier.examine(channel, hello, &node, &bundle, Door::Join), verifier.store.kubelet_config())
     };
-    let (examined, kubelet_config) = turn.hold(Box::pin(both)).await.ok_or(Error::Displaced)?;
+    let Some((examined, kubelet_config)) = turn.hold(Box::pin(both)).await else {
+        // Whoever it was, the owner is told: a crowd in a node's name may keep the node out.
+        let words = "it made room for another conversation in the node's name, before it had shown its evidence";
+        verifier.refuse_unproven(&node.spec.node_uid, reason("evidence.late", None, None, words))?;
+        return Err(Error::Displaced);
+    };
     let case = match examined? {
         Examined::Appraised(case) => case,
         Examined::Distrusted(id) | Examined::Refused(id) => return Ok(Some(id)),
