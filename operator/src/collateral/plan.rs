@@ -153,7 +153,8 @@ fn products(policy: &snp::Policy) -> Vec<Product> {
     }
     let accepted = |product: &Product| match &policy.product {
         Requirement::Exact(wanted) => product == wanted,
-        Requirement::AtLeast(least) => product >= least,
+        // Products have no scale: nothing meets that.
+        Requirement::AtLeast(_) => false,
         Requirement::AnyOf(wanted) => wanted.contains(product),
         Requirement::Waived { .. } => true,
     };

@@ -112,14 +112,23 @@ fn what_is_there_is_fresh_then_ageing_then_lacking() {
     assert_eq!(stood(&crl, REFRESH, far), State::Ageing(days(10)));
     assert!(!stood(&crl, days(24), far).is_urgent() && stood(&crl, days(26), far).is_urgent());
     assert_eq!(stood(&crl, GREATEST_AGE, far), State::Lacking("is too old".into()));
+    assert!(!State::Ageing(WARN).is_urgent());
     // Its own dates end sooner.
+    assert_eq!(stood(&crl, days(1), now() + BEFORE_END), State::Fresh);
     assert_eq!(stood(&crl, days(1), now() + days(6)), State::Ageing(days(6)));
     assert_eq!(stood(&crl, HOUR, now() + days(6)), State::Fresh, "the maker has no newer one yet");
     assert!(matches!(stood(&crl, HOUR, now()), State::Lacking(_)));
     assert!(matches!(stood(&crl, -HOUR, far), State::Lacking(_)), "from the future");
+    assert_eq!(stood(&crl, -SKEW, far), State::Fresh, "by a clock that is a little off");
     // A certificate doesn't age.
     assert_eq!(stood(&Key::GoogleIssuer { key: "ab".into() }, days(300), far), State::Fresh);
     assert!(matches!(state(&crl, None, now()), State::Lacking(_)));
     let bad = Stored { fetched: now(), until: Err("signature doesn't hold".into()) };
     assert_eq!(state(&crl, Some(&bad), now()), State::Lacking("can't be used: signature doesn't hold".into()));
+}
+
+#[test]
+fn needs_are_named_one_after_the_other() {
+    let needs = ["Milan", "Genoa"].map(|product| Need::from(list(product)));
+    assert_eq!(names(&needs), "snp-crl.Milan, snp-crl.Genoa");
 }

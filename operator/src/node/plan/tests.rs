@@ -105,6 +105,15 @@ fn a_node_gets_its_finalizer_then_its_vm_then_its_admission_then_rest() {
 }
 
 #[test]
+fn a_node_is_labelled_once_its_evidence_was_accepted() {
+    let mut seen = member(Role::Worker);
+    seen.kube.as_mut().unwrap().labelled = false;
+    assert_eq!(steps(&seen), [Step::Label]);
+    seen.admission.as_mut().unwrap().appraisal.as_mut().unwrap().verdict = "Refused".into();
+    assert_eq!(steps(&seen), []);
+}
+
+#[test]
 fn nothing_is_launched_without_network_or_cluster_or_while_paused() {
     for change in [
         (|c: &mut ClusterSeen| c.infrastructure = false) as fn(&mut ClusterSeen),
@@ -150,12 +159,16 @@ fn a_worker_leaves_pods_first_and_its_object_last() {
     assert_eq!(steps(&seen), [Step::Cordon, Step::Drain]);
     seen.kube.as_mut().unwrap().cordoned = true;
     assert_eq!(steps(&seen), [Step::Drain]);
-    let late = Observed { now: Timestamp::from_second(NOW + 60).unwrap(), ..seen.clone() };
-    assert_eq!(steps(&late), [Step::Evict, Step::Terminate]);
+    let after = |seconds| Observed { now: Timestamp::from_second(NOW - 1 + seconds).unwrap(), ..seen.clone() };
+    assert_eq!(steps(&after(59)), [Step::Drain]);
+    assert_eq!(steps(&after(60)), [Step::Evict, Step::Terminate]);
     seen.admission.as_mut().unwrap().evicted = true;
     seen.instance = None;
+    // What knows of it forgets it, whichever is left.
     assert_eq!(steps(&seen), [Step::Forget]);
+    assert_eq!(steps(&Observed { admission: None, ..seen.clone() }), [Step::Forget]);
     seen.kube = None;
+    assert_eq!(steps(&seen), [Step::Forget]);
     seen.admission = None;
     assert_eq!(steps(&seen), [Step::DropFinalizer]);
 }
@@ -173,6 +186,11 @@ fn a_control_plane_node_leaves_etcd_before_its_vm_goes_unless_it_is_the_last() {
     assert_eq!(steps(&seen), [Step::Evict, Step::Leave], "etcd would end with it");
     seen.cluster.as_mut().unwrap().other_control_planes = 2;
     assert_eq!(steps(&seen), [Step::Evict, Step::Terminate], "it never answers, and two are a majority");
+    // Its time is that of its drain and that of a node's making.
+    for (seconds, step) in [(60 + 899, Step::Leave), (60 + 900, Step::Terminate)] {
+        seen.now = Timestamp::from_second(NOW - 1 + seconds).unwrap();
+        assert_eq!(steps(&seen), [Step::Evict, step]);
+    }
 }
 
 #[test]
@@ -182,6 +200,8 @@ fn when_the_cluster_goes_nothing_is_drained() {
     assert_eq!(steps(&seen), [Step::Terminate]);
     seen.instance = None;
     assert_eq!(steps(&seen), [Step::Forget]);
+    assert_eq!(steps(&Observed { admission: None, ..seen.clone() }), [Step::Forget]);
+    assert_eq!(steps(&Observed { kube: None, ..seen.clone() }), [Step::Forget]);
     (seen.admission, seen.kube) = (None, None);
     assert_eq!(steps(&seen), [Step::DropFinalizer]);
     let mut orphan = going(member(Role::Worker), 1);
