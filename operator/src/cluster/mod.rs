@@ -247,6 +247,8 @@ async fn repair(ctx: &Context, cluster: &ConstellationCluster, memory: &mut Memo
         Ok(network) => {
             memory.network = Some(network);
             memory.ensured = Some(Instant::now());
+            // What was made anew has none; where nothing was, setting them changes nothing.
+            memory.targets = None;
         }
         Err(error) => tracing::warn!(name = cluster.name_any(), error = chain(&error), "Mending the network failed"),
     }

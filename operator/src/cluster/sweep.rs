@@ -46,6 +46,7 @@ async fn sweep(ctx: &Context, before: &BTreeSet<Suspect>) -> Result<BTreeSet<Sus
             // The other clouds are swept all the same.
             Err(error) => {
                 tracing::warn!(cloud = name, error = chain(&error), "Looking for what belongs to no cluster failed");
+                unknown.extend(before.iter().filter(|(cloud, ..)| cloud == name).cloned());
                 continue;
             }
         };
@@ -53,19 +54,32 @@ async fn sweep(ctx: &Context, before: &BTreeSet<Suspect>) -> Result<BTreeSet<Sus
         for (_, cluster, _) in suspects.iter().filter(|suspect| before.contains(suspect)) {
             ctx.fence.check()?;
             tracing::warn!(cloud = name, cluster = cluster.0, "Removing what belongs to no cluster");
-            remove(cloud.as_ref(), cluster).await?;
+            if let Err(error) = remove(cloud.as_ref(), cluster).await {
+                tracing::warn!(cloud = name, cluster = cluster.0, error = chain(&error), "Removing it failed");
+            }
         }
         unknown.extend(suspects);
     }
     for cluster in &clusters(ctx).await? {
         // A cloud that can't be used now is told by the cluster's own condition.
         let Ok(cloud) = ctx.cloud(cluster).await else { continue };
-        let suspects = machines(ctx, cloud.as_ref(), cluster).await?;
+        let suspects = match machines(ctx, cloud.as_ref(), cluster).await {
+            Ok(suspects) => suspects,
+            // What one cluster's cloud doesn't answer keeps nobody else's leaks.
+            Err(error) => {
+                let uid = cluster.uid().unwrap_or_default();
+                tracing::warn!(cluster = uid, error = chain(&error), "Looking for machines without a node failed");
+                unknown.extend(before.iter().filter(|(_, of, _)| of.0 == uid).cloned());
+                continue;
+            }
+        };
         for (_, uid, instance) in suspects.iter().filter(|suspect| before.contains(suspect)) {
             ctx.fence.check()?;
             tracing::warn!(cluster = uid.0, ?instance, "Removing a machine that belongs to no node");
             if let Some(id) = instance {
-                gone(cloud.terminate(uid, id).await)?;
+                if let Err(error) = gone(cloud.terminate(uid, id).await) {
+                    tracing::warn!(cluster = uid.0, ?instance, error = chain(&error), "Removing it failed");
+                }
             }
         }
         unknown.extend(suspects);

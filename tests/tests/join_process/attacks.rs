@@ -442,13 +442,17 @@ async fn who_knows_the_uid_of_one_node_takes_no_place_from_the_others() {
     }
     other.join(scene.verifier).await.unwrap();
     machine.join(scene.verifier).await.unwrap();
-    let mut answered = Vec::new();
-    for stream in &mut crowd {
-        answered.push(shown_nonsense(stream).await.is_ok());
-    }
     // Of eight turns the node took two.
-    assert_eq!(answered, [[false; 34].as_slice(), &[true; 6]].concat());
-    shown_nonsense(&mut slow).await.unwrap();
+    let newest = crowd.split_off(34);
+    for stream in &mut crowd {
+        let end = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut [0])).await.unwrap();
+        assert!(closed(&end));
+    }
+    for mut stream in newest.into_iter().chain([slow]) {
+        assert!(tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0])).await.is_err(), "still open");
+    }
+    let told = scene.refusals(WORKER, |told| told.count >= 34).await;
+    assert_eq!(told.last.mismatches[0].clause, "evidence.late");
 }
 
 /// Says Hello and reads the challenge.
@@ -459,12 +463,6 @@ async fn challenged_bare(stream: &mut TlsStream<TcpStream>, hello: &Hello) -> io
     let mut challenge = vec![0; usize::try_from(stream.read_u32().await?).unwrap()];
     stream.read_exact(&mut challenge).await?;
     Ok(())
-}
-
-/// Shows what is no evidence; a verifier that still listens has an answer.
-async fn shown_nonsense(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
-    stream.write_all(&[0, 0, 0, 1, b'x']).await?;
-    stream.read_u32().await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -145,6 +145,22 @@ pub fn whole<T>(list: Option<Vec<T>>, operation: &str) -> Result<Vec<T>, CloudEr
     list.ok_or_else(|| CloudError::Transient(format!("{operation} was answered without a list")))
 }
 
+/// All pages of a list. Any of them may be short, or empty and not the last ("Pagination", Amazon EC2 API Reference).
+macro_rules! paged {
+    ($account:expr, $operation:literal, $send:expr, $list:ident) => {{
+        let (mut all, mut next, mut pages) = (Vec::new(), None, constellation_cloud::answers::Pages::of($operation));
+        loop {
+            let page = $account.read($operation, $send.set_next_token(next).send()).await?;
+            all.extend($crate::error::whole(page.$list, $operation)?);
+            next = pages.next(page.next_token)?;
+            if next.is_none() {
+                break Ok(all);
+            }
+        }
+    }};
+}
+pub(crate) use paged;
+
 /// Codes: "Error codes for the Amazon EC2 API" and the errors of each action of Elastic Load Balancing.
 fn class(code: &str, status: u16) -> Class {
     match code {
@@ -195,6 +211,8 @@ fn class(code: &str, status: u16) -> Class {
         | "InternalError"
         | "InternalFailure"
         | "InvalidIPAddress.InUse"
+        // Also an instance that is pending still: it may be registered when it runs.
+        | "InvalidTarget"
         | "OperationInProgress"
         | "RequestExpired"
         | "RequestTimeout"

@@ -13,7 +13,7 @@ use crate::{
     AwsCloud,
     account::{Made, Weight, public_of},
     convert::{self, Listed, TAG_CLUSTER, TAG_NODE, TAG_OWNER, filter},
-    error::whole,
+    error::{paged, whole},
     network::Marks,
     security::NODES,
 };
@@ -197,7 +197,10 @@ impl AwsCloud {
                 of.insert(one.instance.node.clone(), one);
             } else if !goes(&one) {
                 tracing::warn!(instance = one.ec2_id, node = one.instance.node.0, "Terminating a duplicate");
-                self.end(&one.ec2_id).await?;
+                // One that can't be ended hides nothing else.
+                if let Err(error) = self.end(&one.ec2_id).await {
+                    tracing::warn!(instance = one.ec2_id, %error, "Terminating a duplicate failed");
+                }
             }
         }
         Ok(of.into_values().map(|one| one.instance).collect())
@@ -278,29 +281,13 @@ impl AwsCloud {
         let instances = self.list(true).await?.into_iter().filter(|one| one.ending.is_none());
         let mut found: BTreeSet<_> = instances.map(|one| one.cluster).collect();
         let marks = [filter(&format!("tag:{TAG_OWNER}"), [&self.settings.owner]), filter("tag-key", [TAG_CLUSTER])];
-        let mut add = |tags: &[ec2::Tag]| {
+        let vpcs = self.account.ec2.describe_vpcs().set_filters(Some(marks.to_vec())).max_results(1000);
+        let groups = self.account.ec2.describe_security_groups().set_filters(Some(marks.to_vec())).max_results(1000);
+        let vpcs: Vec<ec2::Vpc> = paged!(self.account, "ec2:DescribeVpcs", vpcs.clone(), vpcs)?;
+        let groups: Vec<ec2::SecurityGroup> =
+            paged!(self.account, "ec2:DescribeSecurityGroups", groups.clone(), security_groups)?;
+        for tags in vpcs.iter().map(ec2::Vpc::tags).chain(groups.iter().map(ec2::SecurityGroup::tags)) {
             found.extend(convert::tags(tags).get(TAG_CLUSTER).map(|uid| ClusterUid((*uid).to_owned())));
-        };
-        let mut next = None;
-        let mut pages = Pages::of("ec2:DescribeVpcs");
-        loop {
-            let send = self.account.ec2.describe_vpcs().set_filters(Some(marks.to_vec())).max_results(1000);
-            let page = self.account.read("ec2:DescribeVpcs", send.set_next_token(next).send()).await?;
-            whole(page.vpcs, "ec2:DescribeVpcs")?.iter().for_each(|vpc| add(vpc.tags()));
-            next = pages.next(page.next_token)?;
-            if next.is_none() {
-                break;
-            }
-        }
-        let mut pages = Pages::of("ec2:DescribeSecurityGroups");
-        loop {
-            let send = self.account.ec2.describe_security_groups().set_filters(Some(marks.to_vec())).max_results(1000);
-            let page = self.account.read("ec2:DescribeSecurityGroups", send.set_next_token(next).send()).await?;
-            whole(page.security_groups, "ec2:DescribeSecurityGroups")?.iter().for_each(|group| add(group.tags()));
-            next = pages.next(page.next_token)?;
-            if next.is_none() {
-                break;
-            }
         }
         Ok(found.into_iter().collect())
     }

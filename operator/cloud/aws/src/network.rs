@@ -11,7 +11,7 @@ use crate::{
     API_PORT, AwsCloud, Placement, Reach,
     account::Made,
     convert::{self, TAG_CLUSTER, TAG_OWNER, TAG_SLOT, filter, tag, tags},
-    error::whole,
+    error::{paged, whole},
     removal::{HELD, fine},
     security::{self, ENDPOINT, EVERYWHERE, NODES, digest},
 };
@@ -150,19 +150,18 @@ impl AwsCloud {
     }
 
     pub(crate) async fn vpcs(&self, marks: &Marks) -> Result<Vec<ec2::Vpc>, CloudError> {
-        let send = self.account.ec2.describe_vpcs().set_filters(Some(marks.filters())).max_results(100).send();
-        whole(self.account.read("ec2:DescribeVpcs", send).await?.vpcs, "ec2:DescribeVpcs")
+        let send = self.account.ec2.describe_vpcs().set_filters(Some(marks.filters())).max_results(100);
+        paged!(self.account, "ec2:DescribeVpcs", send.clone(), vpcs)
     }
 
     pub(crate) async fn subnets(&self, marks: &Marks) -> Result<Vec<ec2::Subnet>, CloudError> {
-        let send = self.account.ec2.describe_subnets().set_filters(Some(marks.filters())).max_results(100).send();
-        whole(self.account.read("ec2:DescribeSubnets", send).await?.subnets, "ec2:DescribeSubnets")
+        let send = self.account.ec2.describe_subnets().set_filters(Some(marks.filters())).max_results(100);
+        paged!(self.account, "ec2:DescribeSubnets", send.clone(), subnets)
     }
 
     pub(crate) async fn gateways(&self, marks: &Marks) -> Result<Vec<ec2::InternetGateway>, CloudError> {
         let send = self.account.ec2.describe_internet_gateways().set_filters(Some(marks.filters())).max_results(100);
-        let found = self.account.read("ec2:DescribeInternetGateways", send.send()).await?;
-        whole(found.internet_gateways, "ec2:DescribeInternetGateways")
+        paged!(self.account, "ec2:DescribeInternetGateways", send.clone(), internet_gateways)
     }
 
     /// The VPC, and whether it has IPv6 addresses: none of ours, but somebody may have given it some.

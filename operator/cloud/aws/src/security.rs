@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     API_PORT, AwsCloud, OWNER_PORT, VERIFIER_PORT,
     convert::{TAG_SLOT, filter, tags},
-    error::whole,
+    error::paged,
     network::Marks,
 };
 
@@ -154,8 +154,7 @@ impl AwsCloud {
     /// The groups of a cluster that exist, by slot.
     pub(crate) async fn groups(&self, marks: &Marks) -> Result<Vec<ec2::SecurityGroup>, CloudError> {
         let send = self.account.ec2.describe_security_groups().set_filters(Some(marks.filters())).max_results(100);
-        let found = self.account.read("ec2:DescribeSecurityGroups", send.send()).await?;
-        whole(found.security_groups, "ec2:DescribeSecurityGroups")
+        paged!(self.account, "ec2:DescribeSecurityGroups", send.clone(), security_groups)
     }
 
     /// Makes a group, unless it is there.

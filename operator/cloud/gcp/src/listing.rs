@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use constellation_cloud::{CloudError, answers::Pages};
-use google_cloud_compute_v1::model::Instance;
+use google_cloud_compute_v1::model::{
+    Instance,
+    instances_scoped_list::{Warning, warning::Code},
+};
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{GcpCloud, convert};
@@ -56,7 +59,14 @@ impl GcpCloud {
             let list = self.api.instances.aggregated_list().set_project(&self.api.project).set_filter(&filter);
             let found = self.api.ask(LIST, list.set_page_token(&page).send()).await?;
             all.unreachable.extend(found.unreachables);
-            all.instances.extend(found.items.into_values().flat_map(|scope| scope.instances));
+            // Instead of its instances, a scope may say why it doesn't show them.
+            let hidden = |warning: &Warning| warning.code.as_ref().is_none_or(|code| *code != Code::NoResultsOnPage);
+            for (place, scope) in found.items {
+                if scope.instances.is_empty() && scope.warning.as_ref().is_some_and(hidden) {
+                    all.unreachable.push(place);
+                }
+                all.instances.extend(scope.instances);
+            }
             match pages.next(found.next_page_token)? {
                 Some(next) => page = next,
                 None => return Ok(all),

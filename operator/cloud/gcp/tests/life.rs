@@ -294,6 +294,11 @@ async fn a_list_without_one_of_our_zones_is_no_list() {
     assert!(cloud.find(&cluster()).await.unwrap().is_empty());
     endpoint.world().unreachable = vec!["zones/europe-west4-b".into()];
     assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Transient(_))));
+    endpoint.world().unreachable.clear();
+    endpoint.world().silent = vec!["zones/us-east1-b".into()];
+    assert!(cloud.find(&cluster()).await.unwrap().is_empty());
+    endpoint.world().silent = vec!["zones/europe-west4-a".into()];
+    assert!(matches!(cloud.find(&cluster()).await, Err(CloudError::Transient(_))));
 }
 
 #[tokio::test]

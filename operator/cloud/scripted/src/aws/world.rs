@@ -48,6 +48,8 @@ pub struct World {
     pub lag: u64,
     /// How many lists show an instance that goes.
     pub fade: u32,
+    /// Whether lists begin with a page that holds nothing, and leads on.
+    pub empty_first: bool,
     /// Which callers die before their answer comes.
     pub deaths: Deaths,
     /// Whether a read may be the death of its caller, too.
@@ -76,6 +78,7 @@ impl World {
             endings: VecDeque::new(),
             full: BTreeSet::new(),
             lag: 0,
+            empty_first: false,
             fade: 1,
             deaths: Deaths::Never,
             reads_count: false,
@@ -172,6 +175,9 @@ impl World {
 
     fn list(&self, kind: Kind, set: &str, request: &Tree, ids: &str, missing: &'static str) -> Reply {
         let wanted = request.texts(ids);
+        if self.empty_first && request.text("MaxResults").is_some() && request.text("NextToken").is_none() {
+            return Ok(format!("<{set}/><nextToken>more</nextToken>"));
+        }
         let all = self.shown(kind, request);
         let all: Vec<_> = all.iter().filter(|o| wanted.is_empty() || wanted.contains(&o.id.as_str())).collect();
         if all.len() < wanted.len() {

@@ -46,6 +46,8 @@ pub struct World {
     pub lag: u32,
     /// Zones or regions that can't be asked.
     pub unreachable: Vec<String>,
+    /// Zones whose part of a list says that they are away.
+    pub silent: Vec<String>,
     /// CPUs of zones that don't end with `-a`.
     pub platforms: Vec<&'static str>,
     /// Quotas of the region, of each of which two are used.
@@ -309,6 +311,9 @@ impl World {
             scope[kind].as_array_mut().unwrap().push(thing);
         }
         items.insert("zones/none".into(), json!({"warning": {"code": "NO_RESULTS_ON_PAGE"}}));
+        for place in &self.silent {
+            items.insert(place.clone(), json!({"warning": {"code": "UNREACHABLE", "message": "a scope is away"}}));
+        }
         (200, json!({"items": items, "nextPageToken": next, "unreachables": self.unreachable}))
     }
 
