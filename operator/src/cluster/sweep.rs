@@ -76,10 +76,10 @@ async fn sweep(ctx: &Context, before: &BTreeSet<Suspect>) -> Result<BTreeSet<Sus
         for (_, uid, instance) in suspects.iter().filter(|suspect| before.contains(suspect)) {
             ctx.fence.check()?;
             tracing::warn!(cluster = uid.0, ?instance, "Removing a machine that belongs to no node");
-            if let Some(id) = instance {
-                if let Err(error) = gone(cloud.terminate(uid, id).await) {
-                    tracing::warn!(cluster = uid.0, ?instance, error = chain(&error), "Removing it failed");
-                }
+            if let Some(id) = instance
+                && let Err(error) = gone(cloud.terminate(uid, id).await)
+            {
+                tracing::warn!(cluster = uid.0, ?instance, error = chain(&error), "Removing it failed");
             }
         }
         unknown.extend(suspects);

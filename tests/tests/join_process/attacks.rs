@@ -451,7 +451,7 @@ async fn who_knows_the_uid_of_one_node_takes_no_place_from_the_others() {
     for mut stream in newest.into_iter().chain([slow]) {
         assert!(tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0])).await.is_err(), "still open");
     }
-    let told = scene.refusals(WORKER, |told| told.count >= 34).await;
+    let told = scene.refusals(WORKER, |_| true).await;
     assert_eq!(told.last.mismatches[0].clause, "evidence.late");
 }
 

@@ -154,7 +154,7 @@ macro_rules! paged {
             all.extend($crate::error::whole(page.$list, $operation)?);
             next = pages.next(page.next_token)?;
             if next.is_none() {
-                break Ok(all);
+                break Ok::<_, constellation_cloud::CloudError>(all);
             }
         }
     }};
