@@ -11,6 +11,7 @@ use kube::{
     Api, Client, ResourceExt as _,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use serde_json::Value;
 
 use crate::{cloud::offer::is_simulated, cluster::secrets, error::Error, lease::Fence};
 
@@ -57,6 +58,24 @@ impl Workload {
     }
 }
 
+/// Checks that a kubeconfig holds data and nothing else: who may write a Secret, or made a node, must not have a file of
+/// ours read and sent, a program run, or a proxy asked.
+///
+/// # Errors
+/// The name of what it holds besides.
+pub fn check(kubeconfig: &Kubeconfig) -> Result<(), String> {
+    const CLUSTER: [&str; 2] = ["certificate-authority-data", "server"];
+    const USER: [&str; 2] = ["client-certificate-data", "client-key-data"];
+    let parts = |part: serde_json::Result<Value>, known: [&str; 2]| match part.unwrap_or_default() {
+        Value::Object(members) => members.keys().find(|member| !known.contains(&member.as_str())).cloned(),
+        Value::Null => None,
+        _ => Some("a form that isn't known".to_owned()),
+    };
+    let clusters = kubeconfig.clusters.iter().filter_map(|named| parts(serde_json::to_value(&named.cluster), CLUSTER));
+    let users = kubeconfig.auth_infos.iter().filter_map(|named| parts(serde_json::to_value(&named.auth_info), USER));
+    clusters.chain(users).next().map_or(Ok(()), Err)
+}
+
 /// One client per cluster, made anew when its kubeconfig changes.
 pub struct Registry {
     fence: Arc<Fence>,
@@ -95,9 +114,16 @@ impl Registry {
                 "Secret {name} holds no kubeconfig under key {KUBECONFIG_KEY}; restore it: a cluster gives it once"
             ))
         };
+        let metadata = secret.metadata;
         let bytes = secret.data.and_then(|mut data| data.remove(KUBECONFIG_KEY)).ok_or_else(wrong)?;
         let text = String::from_utf8(bytes.0).map_err(|_| wrong())?;
         let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|_| wrong())?;
+        check(&kubeconfig).map_err(|member| {
+            Error::Invalid(format!("the kubeconfig in Secret {name} may hold data only, and has {member}: take it out"))
+        })?;
+        if !secrets::is_of(cluster, &metadata, secrets::is_initialized(cluster)) {
+            return Err(Error::Invalid(secrets::foreign(&name)));
+        }
         let ca =
             kubeconfig.clusters.iter().find_map(|named| named.cluster.as_ref()?.certificate_authority_data.clone());
         let ca = ca.ok_or_else(wrong)?;
@@ -112,5 +138,38 @@ impl Registry {
         let workload = Workload::Real { client, ca };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (version, workload.clone()));
         Ok(Some(workload))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_holds_data_and_nothing_that_reads_runs_or_asks() {
+        let with = |cluster: &str, user: &str| {
+            let text = format!(
+                "{{apiVersion: v1, kind: Config, clusters: [{{name: c, cluster: {{server: 'https://a:6443', \
+                 certificate-authority-data: QQ=={cluster}}}}}], users: [{{name: u, user: {{client-certificate-data: QQ==, \
+                 client-key-data: QQ=={user}}}}}], contexts: [{{name: x, context: {{cluster: c, user: u}}}}], \
+                 current-context: x}}"
+            );
+            check(&Kubeconfig::from_yaml(&text).unwrap())
+        };
+        assert_eq!(with("", ""), Ok(()));
+        for (cluster, user, named) in [
+            (", insecure-skip-tls-verify: true", "", "insecure-skip-tls-verify"),
+            (", certificate-authority: /etc/ca", "", "certificate-authority"),
+            (", proxy-url: 'http://a'", "", "proxy-url"),
+            ("", ", tokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token", "tokenFile"),
+            ("", ", exec: {command: sh}", "exec"),
+            ("", ", auth-provider: {name: x, config: {}}", "auth-provider"),
+            ("", ", client-key: /etc/key", "client-key"),
+            ("", ", token: a", "token"),
+            ("", ", as: admin", "as"),
+            ("", ", more: 1", "more"),
+        ] {
+            assert_eq!(with(cluster, user), Err(named.to_owned()));
+        }
     }
 }

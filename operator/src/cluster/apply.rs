@@ -215,7 +215,12 @@ async fn remove_network(ctx: &Context, world: &World, memory: &mut Memory) -> Re
     let groups: Api<NodeGroup> = namespaced(ctx, &world.cluster);
     for group in &world.seen.groups {
         let name = format!("{}-{}", world.seen.name, group.name);
-        gone(groups.delete(&name, &DeleteParams::default()).await, "deleting a group")?;
+        let found = groups.get_opt(&name).await.map_err(Error::kube(format!("reading group {name}")))?;
+        // Group c of cluster a-b has the name of group b-c of cluster a.
+        let Some(found) = found.filter(|found| found.spec.cluster_ref.name == world.seen.name) else { continue };
+        let preconditions = Some(Preconditions { uid: found.uid(), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        gone(groups.delete(&name, &params).await, "deleting a group")?;
     }
     let cloud = world.cloud.as_ref().ok_or_else(|| {
         Error::Invalid(world.seen.provider_refused.clone().unwrap_or_else(|| "the operator has no such cloud".into()))

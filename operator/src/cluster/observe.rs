@@ -7,7 +7,7 @@ use constellation_crds::{
     ANNOTATION_DELETE_FIRST, ANNOTATION_PAUSED, ConfidentialNode, ConstellationCluster, FINALIZER_CLUSTER, NodeGroup,
     NodeVersion, TrustBundle,
     cluster::{AcceptedVersion, CloudResource, DeletionPolicy},
-    condition::{self, kind},
+    condition::kind,
     node::{AttestationResult, Phase, Refusals},
 };
 use jiff::Timestamp;
@@ -108,15 +108,19 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let version = versions.get_opt(wanted).await.map_err(Error::kube(format!("reading NodeVersion {wanted}")))?;
     let (owner_seen, owner) = secrets::owner_key(client, &cluster).await?;
     let (master_seen, master) = secrets::master_secret(client, &cluster).await?;
-    let workload = ctx.workloads.of(client, &cluster).await?;
+    let leaves = cluster.metadata.deletion_timestamp.is_some();
+    let workload = match ctx.workloads.of(client, &cluster).await {
+        // To end VMs nobody in the cluster is asked.
+        Err(error) if leaves && error.needs_help() => None,
+        other => other?,
+    };
     let roots = match &cloud {
         Some(cloud) if memory.network.is_some() => cloud.endorsement_roots(&uid).await?,
         _ => Vec::new(),
     };
     let node_list: Vec<NodeSeen> = nodes.iter().map(node).collect();
     let kubeconfig = !simulated && secrets::has_kubeconfig(client, &cluster).await?;
-    let recorded = condition::is_true(&status.conditions, kind::CONTROL_PLANE_INITIALIZED)
-        || status.initialization.as_ref().is_some_and(|facts| facts.control_plane_initialized_at.is_some());
+    let recorded = secrets::is_initialized(&cluster);
     let ready_control_plane = node_list.iter().any(|n| n.role.as_str() == "control-plane" && n.phase == Phase::Ready);
     let collateral = match &cloud {
         Some(cloud) => {
@@ -148,6 +152,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         version: version_seen(&cluster, version.as_ref(), platform),
         accepted,
         initialized,
+        kubeconfig_lost: (recorded && !kubeconfig && !simulated).then(|| secrets::kubeconfig_name(&cluster)),
         reachable: inside.reachable,
         unreachable_seconds: memory
             .answered

@@ -218,6 +218,10 @@ pub fn plan(seen: &Observed) -> Plan {
     if !seen.initialized {
         return initialize(seen, &target.digest, plan);
     }
+    if let Some(name) = &seen.kubeconfig_lost {
+        let words = format!("Secret {name} with the cluster's kubeconfig is gone: restore it; a cluster gives it once");
+        return plan.stall(reason::SECRET_NOT_FOUND, words);
+    }
     if !seen.reachable {
         return unreachable(seen, plan);
     }

@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use constellation_attestation::{channel::Identity, keys, owner::SigningKey};
+use constellation_attestation::{
+    channel::Identity,
+    keys,
+    owner::{self, SigningKey},
+};
 use constellation_cloud::custody::Wrapped;
-use constellation_crds::ConstellationCluster;
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use constellation_crds::{ConstellationCluster, condition};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client, Resource as _, ResourceExt as _,
     api::{Patch, PatchParams, PostParams},
@@ -19,6 +23,7 @@ use crate::{
     custody::{self, Master},
     error::Error,
     init::begin::VerifierCa,
+    workload,
 };
 
 /// Length of a master secret: what HKDF-SHA256 gives out, so nothing is lost on the way.
@@ -112,11 +117,17 @@ pub async fn owner_key(
 ) -> Result<(SecretSeen, Option<Arc<SigningKey>>), Error> {
     let name = owner_key_name(cluster);
     let Some(secret) = read(client, cluster, &name).await? else { return Ok((SecretSeen::Missing(name), None)) };
+    let recorded = cluster.status.as_ref().and_then(|status| status.owner_key.as_deref());
     let key = text(&secret, "key.pem").and_then(|pem| SigningKey::from_pkcs8_pem(&pem).ok());
-    Ok(match key {
-        Some(key) => (SecretSeen::Present, Some(Arc::new(key))),
-        None => (SecretSeen::Invalid(format!("Secret {name} holds no P-256 key under `key.pem`: restore it")), None),
-    })
+    let invalid = |problem| Ok((SecretSeen::Invalid(problem), None));
+    match key {
+        None => invalid(format!("Secret {name} holds no P-256 key under `key.pem`: restore it")),
+        Some(key) if recorded.is_some_and(|recorded| recorded != owner::fingerprint(&key.public_spki())) => {
+            invalid(another(&name))
+        }
+        Some(_) if !is_of(cluster, &secret.metadata, recorded.is_some()) => invalid(foreign(&name)),
+        Some(key) => Ok((SecretSeen::Present, Some(Arc::new(key)))),
+    }
 }
 
 /// Makes the owner key.
@@ -132,11 +143,46 @@ pub async fn master_secret(
 ) -> Result<(SecretSeen, Option<Master>), Error> {
     let name = master_secret_name(cluster);
     let Some(secret) = read(client, cluster, &name).await? else { return Ok((SecretSeen::Missing(name), None)) };
+    let recorded = cluster.status.as_ref().and_then(|status| status.cluster_id.as_deref());
+    let given = cluster.spec.master_secret.as_ref().is_some_and(|master| master.existing_secret.is_some());
     let master = if custody::kms(cluster).is_some() { wrapped(&secret) } else { plain(&secret) };
-    Ok(match master {
-        Ok(master) => (SecretSeen::Present, Some(master)),
-        Err(problem) => (SecretSeen::Invalid(format!("Secret {name} {problem}")), None),
+    let invalid = |problem| Ok((SecretSeen::Invalid(problem), None));
+    match master {
+        Err(problem) => invalid(format!("Secret {name} {problem}")),
+        Ok(master) if recorded.is_some_and(|recorded| recorded != hex::encode(master.cluster_id())) => {
+            invalid(another(&name))
+        }
+        Ok(_) if !is_of(cluster, &secret.metadata, recorded.is_some() || given) => invalid(foreign(&name)),
+        Ok(master) => Ok((SecretSeen::Present, Some(master))),
+    }
+}
+
+/// Whether a Secret is this cluster's: we made it for this very object, or what it holds was recorded or given.
+#[must_use]
+pub fn is_of(cluster: &ConstellationCluster, secret: &ObjectMeta, known: bool) -> bool {
+    let owners = secret.owner_references.iter().flatten();
+    known || owners.into_iter().any(|owner| Some(&owner.uid) == cluster.uid().as_ref())
+}
+
+/// Whether Kubernetes was initialised, as the status says.
+#[must_use]
+pub fn is_initialized(cluster: &ConstellationCluster) -> bool {
+    cluster.status.as_ref().is_some_and(|status| {
+        condition::is_true(&status.conditions, condition::kind::CONTROL_PLANE_INITIALIZED)
+            || status.initialization.as_ref().is_some_and(|facts| facts.control_plane_initialized_at.is_some())
     })
+}
+
+/// What to do about a Secret of another cluster.
+#[must_use]
+pub fn foreign(name: &str) -> String {
+    format!(
+        "Secret {name} is of an earlier cluster of this name: keep it under another name if that still runs, and delete it"
+    )
+}
+
+fn another(name: &str) -> String {
+    format!("Secret {name} holds another key than the one that the cluster was made with: restore that one")
 }
 
 fn plain(secret: &Secret) -> Result<Master, String> {
@@ -241,6 +287,8 @@ pub async fn save_kubeconfig(
 ) -> Result<(), Error> {
     let mut config = kube::config::Kubeconfig::from_yaml(kubeconfig)
         .map_err(|_| Error::Invalid("the node's kubeconfig can't be read".to_owned()))?;
+    workload::check(&config)
+        .map_err(|member| Error::Invalid(format!("the node's kubeconfig may hold data only, and has {member}")))?;
     for entry in config.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
         entry.server = Some(server.to_owned());
     }

@@ -165,6 +165,8 @@ pub struct Observed {
     pub accepted: Vec<AcceptedVersion>,
     /// Kubernetes was initialised.
     pub initialized: bool,
+    /// The Secret with its kubeconfig, where that is gone.
+    pub kubeconfig_lost: Option<String>,
     /// Its API server answers.
     pub reachable: bool,
     /// For how long it hasn't.

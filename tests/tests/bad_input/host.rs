@@ -239,6 +239,21 @@ async fn a_kubeconfig_that_is_none_is_asked_for_by_its_secret_and_nothing_is_don
     assert!(!host.world.condition("InfrastructureReady").await);
     secrets.delete(name, &DeleteParams::default()).await.unwrap();
     host.goes_on().await;
+    // One that would have the operator read and send a file of its own; who deletes the cluster isn't kept from it.
+    let text = json!({"apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1", "certificate-authority-data": "QQ=="}}],
+        "users": [{"name": "u", "user": {"tokenFile": "/etc/hostname"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]});
+    broken.string_data = Some([("value".into(), text.to_string())].into());
+    secrets.create(&PostParams::default(), &broken).await.unwrap();
+    let told = async |w: &World| {
+        let status = w.cluster().await.and_then(|cluster| cluster.status).unwrap_or_default();
+        status
+            .conditions
+            .iter()
+            .any(|c| c.type_ == "Stalled" && c.message.contains("may hold data only, and has tokenFile"))
+    };
+    host.world.until("the member named", LONG, told).await;
     host.end().await;
 }
 

@@ -33,6 +33,7 @@ pub(crate) fn empty() -> Observed {
         version: VersionSeen::Ready(version("a")),
         accepted: vec![],
         initialized: false,
+        kubeconfig_lost: None,
         reachable: false,
         unreachable_seconds: 0,
         installed: false,
@@ -196,6 +197,11 @@ fn nothing_is_made_while_the_trust_bundle_is_old_or_the_api_server_silent() {
     assert_eq!(plan(&seen).steps, []);
     seen.unreachable_seconds = 30;
     assert_eq!(plan(&seen).steps, [Step::StartRecover("n1".into())]);
+    // Who lost the key to the door doesn't find the house empty.
+    let lost = Observed { kubeconfig_lost: Some("x-kubeconfig".into()), ..seen.clone() };
+    let blocked = plan(&lost).blocked.unwrap();
+    assert_eq!((plan(&lost).steps, blocked.reason, blocked.stalled), (vec![], reason::SECRET_NOT_FOUND, true));
+    assert!(blocked.message.contains("x-kubeconfig"));
     // Its power may have gone before anybody saw it Ready.
     seen.nodes = vec![node(1, Role::ControlPlane, "a", Phase::Attested)];
     assert_eq!(plan(&seen).steps, [Step::StartRecover("n1".into())]);
