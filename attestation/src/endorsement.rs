@@ -52,7 +52,7 @@ pub fn verify(certificate: &[u8], ek: &Public, roots: &[String], now: Timestamp)
         return Err(Error::NoRoots);
     }
     let leaf = x509::certificate(certificate).map_err(|_| Error::Certificate)?;
-    if leaf.is_ca() || !is_for(&leaf, &ek.key) {
+    if !x509::is_leaf(&leaf) || !is_for(&leaf, &ek.key) {
         return Err(Error::Key);
     }
     in_date(&leaf, now)?;

@@ -252,7 +252,7 @@ pub fn issued(
 ) -> Result<(), Error> {
     authority(issuer)?;
     let below = issuer.basic_constraints().ok().flatten().and_then(|constraints| constraints.value.path_len_constraint);
-    if below == Some(0) && certificate.is_ca() {
+    if below == Some(0) && !is_leaf(certificate) {
         return Err(Error::Usage(issuer.subject().to_string()));
     }
     signed(
@@ -294,6 +294,12 @@ pub fn authority(certificate: &X509Certificate<'_>) -> Result<(), Error> {
     let is_ca = certificate.basic_constraints().is_ok_and(|constraints| constraints.is_some_and(|c| c.value.ca));
     let may_sign = certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()));
     if is_ca && may_sign { Ok(()) } else { Err(Error::Usage(certificate.subject().to_string())) }
+}
+
+/// Whether a certificate is nobody's issuer. One whose word on that is malformed or there twice may be one.
+#[must_use]
+pub fn is_leaf(certificate: &X509Certificate<'_>) -> bool {
+    certificate.basic_constraints().is_ok_and(|found| found.is_none_or(|constraints| !constraints.value.ca))
 }
 
 /// The common name of a subject or an issuer; `None` unless there is exactly one.

@@ -137,7 +137,7 @@ fn is_signed(leaf: &X509Certificate<'_>, message: &[u8], signature: &[u8]) -> bo
     let may_sign = leaf.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.digital_signature()));
     let key = &leaf.public_key().subject_public_key.data;
     may_sign
-        && !leaf.is_ca()
+        && x509::is_leaf(leaf)
         && UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, key).verify(message, signature).is_ok()
 }
 

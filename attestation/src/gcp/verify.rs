@@ -22,7 +22,7 @@ use crate::{
     },
     verified::Verified,
     x509::{
-        Algorithm,
+        self, Algorithm,
         chain::{Anchors, Chain},
     },
 };
@@ -101,7 +101,7 @@ fn certificate(der: &[u8], checks: &mut Checks) -> Option<Tpm> {
 fn signs_only(leaf: &X509Certificate<'_>) -> bool {
     let Ok(Some(usage)) = leaf.key_usage() else { return false };
     // Bit 0 alone (RFC 5280, 4.2.1.3): endorsement keys encipher or agree, CAs sign certificates.
-    usage.value.digital_signature() && usage.value.flags == 1 && !leaf.is_ca()
+    usage.value.digital_signature() && usage.value.flags == 1 && x509::is_leaf(leaf)
 }
 
 fn machine_of(leaf: &X509Certificate<'_>) -> Result<Machine, String> {

@@ -99,7 +99,7 @@ fn region(certificate: &X509Certificate<'_>, module_id: &str) -> Option<String> 
     let name = x509::common_name(certificate.subject())?;
     let region = name.strip_prefix(module_id)?.strip_prefix('.')?.strip_suffix(SUFFIX)?;
     let is_region = !region.is_empty() && region.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    (signs && !certificate.is_ca() && is_region).then(|| region.to_owned())
+    (signs && x509::is_leaf(certificate) && is_region).then(|| region.to_owned())
 }
 
 /// Appraises a genuine document against a policy at a time.

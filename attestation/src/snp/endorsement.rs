@@ -174,7 +174,7 @@ pub(crate) fn verify(
     let vek = parsed(checks, clause::VEK_STRUCTURE, x509::certificate(evidence.vek))?;
     holds(checks, clause::VEK_ISSUER, x509::issued(&vek, &intermediate, ALLOWED), "the intermediate issued it");
     dated(checks, clause::VEK_VALIDITY, &vek, now);
-    let kind = x509::common_name(vek.subject()).and_then(KeyKind::of_certificate).filter(|_| is_leaf(&vek));
+    let kind = x509::common_name(vek.subject()).and_then(KeyKind::of_certificate).filter(|_| x509::is_leaf(&vek));
     checks.check(
         clause::VEK_KIND,
         kind == Some(issues),
@@ -231,11 +231,6 @@ fn root(
         checks.check(name, !list.revokes(certificate), "not revoked".to_owned(), None, &message);
     }
     if list.in_date(now).is_ok() { Revocation::Current } else { Revocation::OutOfDate }
-}
-
-/// Whether a certificate is nobody's issuer; one that says so twice may be.
-fn is_leaf(certificate: &X509Certificate<'_>) -> bool {
-    certificate.basic_constraints().is_ok_and(|found| found.is_none_or(|constraints| !constraints.value.ca))
 }
 
 fn holds(checks: &mut Checks, name: &str, result: Result<(), x509::Error>, message: &str) {

@@ -152,8 +152,7 @@ pub(super) fn is_authority(certificate: &X509Certificate<'_>, names: &[&str]) ->
 /// Whether a certificate is that of a signer, and of no CA, with this name.
 pub(super) fn is_signer(certificate: &X509Certificate<'_>, name: &str) -> Result<(), Error> {
     let signs = certificate.key_usage().ok().flatten().is_some_and(|usage| usage.value.digital_signature());
-    let ca = certificate.basic_constraints().map_or(true, |c| c.is_some_and(|c| c.value.ca));
-    if !signs || ca {
+    if !signs || !x509::is_leaf(certificate) {
         return Err(Error::Purpose(certificate.subject().to_string()));
     }
     is_called(certificate.subject(), &[name])
