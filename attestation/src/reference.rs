@@ -56,6 +56,11 @@ impl<T: Scale> Requirement<T> {
         }
     }
 
+    /// Whether evidence that says `actual` isn't refused for it.
+    pub fn allows(&self, actual: &T) -> bool {
+        matches!(self, Self::Waived { .. }) || self.is_met(actual)
+    }
+
     /// Records whether `actual` meets the requirement; `None` (the evidence doesn't say) meets none but a waiver.
     pub fn apply(
         &self,

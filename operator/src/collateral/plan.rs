@@ -151,14 +151,7 @@ fn products(policy: &snp::Policy) -> Vec<Product> {
     if matches!(policy.revocation, Requirement::Waived { .. }) {
         return Vec::new();
     }
-    let accepted = |product: &Product| match &policy.product {
-        Requirement::Exact(wanted) => product == wanted,
-        // Products have no scale: nothing meets that.
-        Requirement::AtLeast(_) => false,
-        Requirement::AnyOf(wanted) => wanted.contains(product),
-        Requirement::Waived { .. } => true,
-    };
-    Product::ALL.into_iter().filter(|p| accepted(p) && policy.reported_tcb.0.contains_key(p)).collect()
+    Product::ALL.into_iter().filter(|p| policy.product.allows(p) && policy.reported_tcb.0.contains_key(p)).collect()
 }
 
 #[cfg(test)]
