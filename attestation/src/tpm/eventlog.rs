@@ -226,12 +226,10 @@ impl Event {
 /// The value of a variable (`UEFI_VARIABLE_DATA`, PC Client Platform Firmware Profile 1.06, 10.4.2.1): a GUID of 16 bytes,
 /// the name's length in characters of two bytes, the value's length in bytes, both.
 fn value_of(data: &[u8]) -> Option<&[u8]> {
-    let number = |at: usize| {
-        let bytes = data.get(at..)?.first_chunk::<8>()?;
-        usize::try_from(u64::from_le_bytes(*bytes)).ok()
-    };
-    let begin = number(16)?.checked_mul(2)?.checked_add(32)?;
-    data.get(begin..begin.checked_add(number(24)?)?)
+    let mut reader = Little(data.get(16..)?);
+    let (name, value) = (reader.u64("name's length").ok()?, reader.u64("value's length").ok()?);
+    reader.take(usize::try_from(name).ok()?.checked_mul(2)?, "name").ok()?;
+    reader.take(usize::try_from(value).ok()?, "value").ok()
 }
 
 /// Reads the `TCG_PCClientPCREvent` header with its `TCG_EfiSpecIDEvent`; gives digest sizes by algorithm.
@@ -296,5 +294,9 @@ impl<'a> Little<'a> {
 
     fn u32(&mut self, what: &'static str) -> Result<u32, Error> {
         Ok(u32::from_le_bytes(self.take(4, what)?.try_into().map_err(|_| Error::Short(what))?))
+    }
+
+    fn u64(&mut self, what: &'static str) -> Result<u64, Error> {
+        Ok(u64::from_le_bytes(self.take(8, what)?.try_into().map_err(|_| Error::Short(what))?))
     }
 }
