@@ -150,7 +150,7 @@ macro_rules! paged {
     ($account:expr, $operation:literal, $send:expr, $list:ident) => {{
         let (mut all, mut next, mut pages) = (Vec::new(), None, constellation_cloud::answers::Pages::of($operation));
         loop {
-            let page = $account.read($operation, $send.set_next_token(next).send()).await?;
+            let page = $account.read($operation, $send.clone().set_next_token(next).send()).await?;
             all.extend($crate::error::whole(page.$list, $operation)?);
             next = pages.next(page.next_token)?;
             if next.is_none() {

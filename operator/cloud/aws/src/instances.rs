@@ -283,9 +283,9 @@ impl AwsCloud {
         let marks = [filter(&format!("tag:{TAG_OWNER}"), [&self.settings.owner]), filter("tag-key", [TAG_CLUSTER])];
         let vpcs = self.account.ec2.describe_vpcs().set_filters(Some(marks.to_vec())).max_results(1000);
         let groups = self.account.ec2.describe_security_groups().set_filters(Some(marks.to_vec())).max_results(1000);
-        let vpcs: Vec<ec2::Vpc> = paged!(self.account, "ec2:DescribeVpcs", vpcs.clone(), vpcs)?;
+        let vpcs: Vec<ec2::Vpc> = paged!(self.account, "ec2:DescribeVpcs", vpcs, vpcs)?;
         let groups: Vec<ec2::SecurityGroup> =
-            paged!(self.account, "ec2:DescribeSecurityGroups", groups.clone(), security_groups)?;
+            paged!(self.account, "ec2:DescribeSecurityGroups", groups, security_groups)?;
         for tags in vpcs.iter().map(ec2::Vpc::tags).chain(groups.iter().map(ec2::SecurityGroup::tags)) {
             found.extend(convert::tags(tags).get(TAG_CLUSTER).map(|uid| ClusterUid((*uid).to_owned())));
         }

@@ -151,17 +151,17 @@ impl AwsCloud {
 
     pub(crate) async fn vpcs(&self, marks: &Marks) -> Result<Vec<ec2::Vpc>, CloudError> {
         let send = self.account.ec2.describe_vpcs().set_filters(Some(marks.filters())).max_results(100);
-        paged!(self.account, "ec2:DescribeVpcs", send.clone(), vpcs)
+        paged!(self.account, "ec2:DescribeVpcs", send, vpcs)
     }
 
     pub(crate) async fn subnets(&self, marks: &Marks) -> Result<Vec<ec2::Subnet>, CloudError> {
         let send = self.account.ec2.describe_subnets().set_filters(Some(marks.filters())).max_results(100);
-        paged!(self.account, "ec2:DescribeSubnets", send.clone(), subnets)
+        paged!(self.account, "ec2:DescribeSubnets", send, subnets)
     }
 
     pub(crate) async fn gateways(&self, marks: &Marks) -> Result<Vec<ec2::InternetGateway>, CloudError> {
         let send = self.account.ec2.describe_internet_gateways().set_filters(Some(marks.filters())).max_results(100);
-        paged!(self.account, "ec2:DescribeInternetGateways", send.clone(), internet_gateways)
+        paged!(self.account, "ec2:DescribeInternetGateways", send, internet_gateways)
     }
 
     /// The VPC, and whether it has IPv6 addresses: none of ours, but somebody may have given it some.

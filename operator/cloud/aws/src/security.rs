@@ -154,7 +154,7 @@ impl AwsCloud {
     /// The groups of a cluster that exist, by slot.
     pub(crate) async fn groups(&self, marks: &Marks) -> Result<Vec<ec2::SecurityGroup>, CloudError> {
         let send = self.account.ec2.describe_security_groups().set_filters(Some(marks.filters())).max_results(100);
-        paged!(self.account, "ec2:DescribeSecurityGroups", send.clone(), security_groups)
+        paged!(self.account, "ec2:DescribeSecurityGroups", send, security_groups)
     }
 
     /// Makes a group, unless it is there.
