@@ -89,11 +89,19 @@ impl Registry {
         Self { fence, known: Mutex::default() }
     }
 
-    /// The cluster that was made, or nothing while there is none yet.
+    /// The cluster that was made, or nothing while there is none yet. One that is being deleted is also none where its
+    /// kubeconfig can't be used: to end VMs nobody in it is asked.
     ///
     /// # Errors
     /// When the Secret can't be read, or holds no kubeconfig.
     pub async fn of(&self, management: &Client, cluster: &ConstellationCluster) -> Result<Option<Workload>, Error> {
+        match self.open(management, cluster).await {
+            Err(error) if cluster.metadata.deletion_timestamp.is_some() && error.needs_help() => Ok(None),
+            other => other,
+        }
+    }
+
+    async fn open(&self, management: &Client, cluster: &ConstellationCluster) -> Result<Option<Workload>, Error> {
         let namespace = cluster.namespace().unwrap_or_default();
         if is_simulated(cluster) {
             return Ok(Some(Workload::Simulated { client: management.clone(), namespace }));

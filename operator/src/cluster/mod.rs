@@ -185,13 +185,16 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
 
 /// Tells why nothing can be seen where somebody must help; what passes by itself is in the log.
 async fn blind(ctx: &Context, cluster: &ConstellationCluster, error: Error) -> Result<Action, Error> {
-    let before = cluster.status.clone().unwrap_or_default();
+    if !error.needs_help() {
+        return Err(error);
+    }
     let why = match error.class() {
         Class::Denied => reason::ACCESS_DENIED,
         _ => error.reason().unwrap_or(reason::SECRET_INVALID),
     };
+    let before = cluster.status.clone().unwrap_or_default();
     let status = report::blind(&before, why, &chain(&error), cluster.metadata.generation, Timestamp::now());
-    if error.needs_help() && status != before {
+    if status != before {
         ctx.fence.check()?;
         write(ctx, cluster, &status).await?;
         announce(ctx, cluster, &before, &status).await;

@@ -108,12 +108,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let version = versions.get_opt(wanted).await.map_err(Error::kube(format!("reading NodeVersion {wanted}")))?;
     let (owner_seen, owner) = secrets::owner_key(client, &cluster).await?;
     let (master_seen, master) = secrets::master_secret(client, &cluster).await?;
-    let leaves = cluster.metadata.deletion_timestamp.is_some();
-    let workload = match ctx.workloads.of(client, &cluster).await {
-        // To end VMs nobody in the cluster is asked.
-        Err(error) if leaves && error.needs_help() => None,
-        other => other?,
-    };
+    let workload = ctx.workloads.of(client, &cluster).await?;
     let roots = match &cloud {
         Some(cloud) if memory.network.is_some() => cloud.endorsement_roots(&uid).await?,
         _ => Vec::new(),

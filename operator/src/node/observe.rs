@@ -149,13 +149,7 @@ type Inside = (Option<Workload>, Option<AdmissionSeen>, Option<KubeSeen>);
 
 /// What the made cluster says of the node.
 async fn inside(context: &Context, cluster: &ConstellationCluster, node: &ConfidentialNode) -> Result<Inside, Error> {
-    let leaves = cluster.metadata.deletion_timestamp.is_some();
-    let workload = match context.workloads.of(&context.client, cluster).await {
-        // To end the VMs of a cluster that goes nobody in it is asked.
-        Err(error) if leaves && error.needs_help() => None,
-        other => other?,
-    };
-    let Some(workload) = workload else { return Ok((None, None, None)) };
+    let Some(workload) = context.workloads.of(&context.client, cluster).await? else { return Ok((None, None, None)) };
     let admission = admission(&workload, &node.uid().unwrap_or_default()).await?;
     let kube = kube_node(&workload, node).await?;
     Ok((Some(workload), admission, kube))
