@@ -6,17 +6,14 @@ dir=$PWD/target/quickstart
 bin=$PWD/target/debug
 began=$SECONDS
 say() { printf '\n[%3d s] %s\n' $((SECONDS - began)) "$*"; }
-stop() {
-  for pid in "$dir/operator.pid" "$dir/management.pid"; do
-    [ -s "$pid" ] || continue
-    # After a reboot the number may be somebody else's.
-    [[ $(readlink "/proc/$(cat "$pid")/exe") != "$bin"/* ]] || kill "$(cat "$pid")"
-    rm -f "$pid"
-  done
+source tests/stop.sh
+end() {
+  stop "$dir/operator.pid"
+  stop "$dir/management.pid"
 }
-trap 'status=$?; stop; rm -rf "$dir/management"; exit $status' EXIT
+trap 'status=$?; end; rm -rf "$dir/management"; exit $status' EXIT
 mkdir -p "$dir"
-stop
+end
 rm -rf "$dir/management"
 
 say "building (the first run takes minutes)"

@@ -26,13 +26,19 @@ async fn world(story: &str) -> World {
     World::start(Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulated").join(story), "quickstart").await
 }
 
-#[tokio::test]
-async fn a_cluster_lives_from_apply_to_nothing_left() {
-    let mut world = world("life").await;
+/// With the example's cluster, whose three nodes are Ready.
+async fn ready(story: &str) -> World {
+    let mut world = world(story).await;
     world.operator(&["--allow-simulated"]);
     world.apply("simulated/nodeversion.yaml").await;
     world.apply("simulated/cluster.yaml").await;
     world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
+    world
+}
+
+#[tokio::test]
+async fn a_cluster_lives_from_apply_to_nothing_left() {
+    let mut world = ready("life").await;
     assert!(world.condition("Available").await && world.condition("ControlPlaneInitialized").await);
     let status = world.cluster().await.unwrap().status.unwrap();
     assert_eq!((status.desired_nodes, status.ready_nodes, status.attested_nodes), (Some(3), Some(3), Some(3)));
@@ -90,11 +96,7 @@ async fn a_cluster_lives_from_apply_to_nothing_left() {
 
 #[tokio::test]
 async fn an_orphaned_cluster_keeps_its_machines_and_the_secrets_that_they_need() {
-    let mut world = world("orphan").await;
-    world.operator(&["--allow-simulated"]);
-    world.apply("simulated/nodeversion.yaml").await;
-    world.apply("simulated/cluster.yaml").await;
-    world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
+    let mut world = ready("orphan").await;
     let uid = world.cluster().await.unwrap().metadata.uid.unwrap();
     let secrets: Api<KubeSecret> = Api::default_namespaced(world.client());
     let owned = async || {
@@ -200,11 +202,7 @@ async fn simulated_is_refused_unless_it_is_allowed() {
 
 #[tokio::test]
 async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node_away() {
-    let mut world = world("tampered").await;
-    world.operator(&["--allow-simulated"]);
-    world.apply("simulated/nodeversion.yaml").await;
-    world.apply("simulated/cluster.yaml").await;
-    world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
+    let mut world = ready("tampered").await;
     world.release("v1-tampered").await;
     let tampered = async |w: &World| w.nodes().await.into_iter().find(|n| n.spec.image == "v1-tampered");
     world.until("the tampered node", LONG, async |w| tampered(w).await.is_some()).await;
@@ -238,11 +236,7 @@ async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node
 
 #[tokio::test]
 async fn a_member_that_is_refused_is_tainted_or_replaced_as_its_owner_wants() {
-    let mut world = world("refused-member").await;
-    world.operator(&["--allow-simulated"]);
-    world.apply("simulated/nodeversion.yaml").await;
-    world.apply("simulated/cluster.yaml").await;
-    world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
+    let mut world = ready("refused-member").await;
     let clusters: Api<ConstellationCluster> = Api::default_namespaced(world.client());
     let on_failure = async |what: &str| {
         let body = json!({"spec": {"attestation": {"onFailure": what}}});
@@ -280,11 +274,7 @@ async fn a_member_that_is_refused_is_tainted_or_replaced_as_its_owner_wants() {
 
 #[tokio::test]
 async fn refusals_of_strangers_are_shown_and_told_once_and_change_nothing_about_a_healthy_node() {
-    let mut world = world("strangers").await;
-    world.operator(&["--allow-simulated"]);
-    world.apply("simulated/nodeversion.yaml").await;
-    world.apply("simulated/cluster.yaml").await;
-    world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
+    let mut world = ready("strangers").await;
     let node = world.nodes().await.remove(0);
     let (name, uid) = (node.metadata.name.unwrap(), node.metadata.uid.unwrap());
     let calm = node.status.unwrap();
