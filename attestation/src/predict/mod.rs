@@ -2,15 +2,17 @@
 //!
 //! The story, in the order it happens when the firmware starts a disk (TCG PC Client Platform Firmware Profile 1.05;
 //! systemd-stub 252, `src/boot/efi/{stub,measure}.c`):
-//! 1. the firmware measures that it starts a boot option, a separator, and the [Authenticode](pe::Image::authenticode)
-//!    hash of the image into register 4;
-//! 2. the stub measures each of its sections, by name and by content, into register 11; a command line that somebody
+//! 1. the firmware hands over register 2 by a separator, which holds nothing else: no driver ran that isn't the firmware's
+//!    own, from an adapter or by a variable that names one;
+//! 2. it measures that it starts a boot option, a separator, and the [Authenticode](pe::Image::authenticode) hash of the
+//!    image into register 4;
+//! 3. the stub measures each of its sections, by name and by content, into register 11; a command line that somebody
 //!    passes besides the embedded one into 12, system extensions beside it into 13: for us both stay zero;
-//! 3. the stub starts the kernel inside it, which the firmware measures into register 4 again;
-//! 4. the kernel's own stub measures command line and initial RAM disk into register 9.
+//! 4. the stub starts the kernel inside it, which the firmware measures into register 4 again;
+//! 5. the kernel's own stub measures command line and initial RAM disk into register 9.
 //!
 //! A TPM has a bank of registers for each hash, and the firmware measures into all of them: `NitroTPM` documents hold SHA-384.
-//! Pure functions over bytes. Registers 0 to 3, 5 to 8 and 10 depend on firmware and machine and are not predicted.
+//! Pure functions over bytes. Registers 0, 1, 3, 5 to 8 and 10 depend on firmware and machine and are not predicted.
 
 pub mod pe;
 
@@ -57,7 +59,7 @@ impl Prediction {
     }
 }
 
-/// Predicts registers 4, 9, 11, 12 and 13 of a bank for a unified kernel image with systemd-stub 252, booted without Secure
+/// Predicts registers 2, 4, 9, 11, 12 and 13 of a bank for a unified kernel image with systemd-stub 252, booted without Secure
 /// Boot from the default boot path, and with nothing in user space that extends register 11.
 ///
 /// # Errors
@@ -84,6 +86,7 @@ pub fn predict(image: &[u8], bank: Hash) -> Result<Prediction, Error> {
         }
     }
     let events = BTreeMap::from([
+        (2, vec![separator(bank)]),
         (4, boot_applications(bank, &authenticode, &kernel)),
         (9, kernel_inputs(bank, text, &bank.digest(&[initrd]))),
         (11, stub_sections(bank, &sections)),
@@ -98,7 +101,12 @@ pub fn predict(image: &[u8], bank: Hash) -> Result<Prediction, Error> {
 #[must_use]
 pub fn boot_applications(bank: Hash, image: &[u8], kernel: &[u8]) -> Vec<Register> {
     let option = bank.digest(&[b"Calling EFI Application from Boot Option"]);
-    vec![option, bank.digest(&[&[0; 4]]), image.to_vec(), kernel.to_vec()]
+    vec![option, separator(bank), image.to_vec(), kernel.to_vec()]
+}
+
+/// What the firmware measures when it hands a register over.
+fn separator(bank: Hash) -> Register {
+    bank.digest(&[&[0; 4]])
 }
 
 /// Events of register 11: the stub's sections, name and content, in the order it measures them.

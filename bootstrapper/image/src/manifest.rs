@@ -220,8 +220,8 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let pcrs = [4, 9, 11, 12, 13].into_iter().map(|index| (index, vec!["00".repeat(32)])).collect();
-        let pcrs_sha384 = [4, 9, 11, 12, 13].into_iter().map(|index| (index, vec!["00".repeat(48)])).collect();
+        let pcrs = [2, 4, 9, 11, 12, 13].into_iter().map(|index| (index, vec!["00".repeat(32)])).collect();
+        let pcrs_sha384 = [2, 4, 9, 11, 12, 13].into_iter().map(|index| (index, vec!["00".repeat(48)])).collect();
         Report {
             pcrs,
             pcrs_sha384,
