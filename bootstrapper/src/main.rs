@@ -95,8 +95,17 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         })
     });
     let device_key = if simulated { None } else { mesh::key_in_use().await };
-    let secrets = tokio::task::spawn_blocking(move || {
-        device_key.map_or_else(BootSecrets::generate, |key| BootSecrets::with_device_key(&key))
+    let secrets = tokio::spawn(async move {
+        let known = device_key.is_some();
+        let make = || device_key.map_or_else(BootSecrets::generate, |key| BootSecrets::with_device_key(&key));
+        let secrets = tokio::task::spawn_blocking(make).await?.map_err(Error::Keys)?;
+        if !simulated
+            && !known
+            && let Err(error) = mesh::hold_key(&secrets).await
+        {
+            tracing::warn!(%error, "The tunnel's device has no key yet");
+        }
+        anyhow::Ok(secrets)
     });
     let hint = if simulated { None } else { Hint::read(HINT.as_ref())? };
     let mut address = run.listen.ip().to_string();
@@ -124,7 +133,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         (None, None) => {}
     }
     let tpm = tpm.await?.context("opening the TPM")?;
-    let secrets = secrets.await?.map_err(Error::Keys)?;
+    let secrets = secrets.await??;
     let machine = Machine::measure(tpm, secrets, bytes, launch, address, run.simulated_host)?;
     tracing::info!(node = machine.launch.node_name, state = ?machine.state(), "Measured the launch configuration");
     let listener = TcpListener::bind(run.listen).await.with_context(|| format!("listening on {}", run.listen))?;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
-use constellation_attestation::protocol::NodeSettings;
+use constellation_attestation::{boot::BootSecrets, protocol::NodeSettings};
 use serde::Deserialize;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
@@ -195,7 +195,26 @@ pub async fn key_in_use() -> Option<Zeroizing<String>> {
         .filter(|key| key.trim().len() == KEY_LENGTH)
 }
 
-/// The tunnel's device; peers of an earlier run are forgotten. The key goes through a pipe.
+/// Makes the tunnel's device and gives it its key, before anybody is told of that: whoever is started again between the
+/// admission and the mesh finds it there, and stays who it is. It has no peer and no address yet.
+///
+/// # Errors
+/// When the kernel or `wg` refuses; [`keep`] tries it again.
+pub async fn hold_key(secrets: &BootSecrets) -> Result<(), Error> {
+    if !Path::new(DEVICES).join(DEVICE).exists() {
+        command::run(&["ip", "link", "add", DEVICE, "type", "wireguard"]).await?;
+    }
+    set_key(secrets).await
+}
+
+/// The key goes through a pipe.
+async fn set_key(secrets: &BootSecrets) -> Result<(), Error> {
+    let key = secrets.wireguard_private_base64();
+    let set = ["wg", "set", DEVICE, "listen-port", PORT, "private-key", "/dev/stdin"];
+    command::with_input(&set, key.as_bytes(), PAUSE).await
+}
+
+/// The tunnel's device; peers of an earlier run are forgotten.
 async fn device(machine: &Machine, node: &NodeSettings) -> Result<(), Error> {
     if command::succeeds(&["ip", "link", "show", DEVICE]).await {
         let peers = command::output(&["wg", "show", DEVICE, "peers"], PAUSE).await?;
@@ -205,9 +224,7 @@ async fn device(machine: &Machine, node: &NodeSettings) -> Result<(), Error> {
     } else {
         command::run(&["ip", "link", "add", DEVICE, "type", "wireguard"]).await?;
     }
-    let key = machine.secrets.wireguard_private_base64();
-    let set = ["wg", "set", DEVICE, "listen-port", PORT, "private-key", "/dev/stdin"];
-    command::with_input(&set, key.as_bytes(), PAUSE).await?;
+    set_key(&machine.secrets).await?;
     let own = node.pod_cidr.replace("/24", "/32");
     command::run(&["ip", "addr", "replace", &own, "dev", DEVICE]).await?;
     command::run(&["ip", "link", "set", DEVICE, "mtu", &MTU.to_string(), "up"]).await
