@@ -15,7 +15,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::snp::Product;
+use crate::snp::{KeyKind, Product};
 
 /// Greatest entry, bytes: a revocation list grows by some 40 bytes a certificate; all of AMD's and Intel's are below
 /// 100 KB.
@@ -64,10 +64,13 @@ pub enum Key {
         /// Its reported TCB.
         tcb: String,
     },
-    /// Revocation list of a product's root.
+    /// Revocation list of a product's root, from where AMD has it for keys of a kind: the lists of the two places may be of
+    /// different days.
     SnpCrl {
         /// Product.
         product: String,
+        /// Kind of the keys.
+        kind: KeyKind,
     },
     /// Certificates of the CA that certifies keys of Google's TPMs, DER, one after the other, the issuer first.
     GoogleIssuer {
@@ -86,7 +89,8 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SnpVcek { product, chip, tcb } => write!(f, "snp-vcek.{product}.{chip}.{tcb}"),
-            Self::SnpCrl { product } => write!(f, "snp-crl.{product}"),
+            Self::SnpCrl { product, kind: KeyKind::Vcek } => write!(f, "snp-crl.{product}"),
+            Self::SnpCrl { product, kind: KeyKind::Vlek } => write!(f, "snp-vlek-crl.{product}"),
             Self::GoogleIssuer { key } => write!(f, "google-issuer.{key}"),
             Self::Tdx { fmspc } => write!(f, "tdx.{fmspc}"),
         }
@@ -126,7 +130,8 @@ impl FromStr for Key {
             ["snp-vcek", name, chip, tcb] => {
                 Self::SnpVcek { product: product(name)?, chip: hex(chip, 64..=64)?, tcb: hex(tcb, 8..=8)? }
             }
-            ["snp-crl", name] => Self::SnpCrl { product: product(name)? },
+            ["snp-crl", name] => Self::SnpCrl { product: product(name)?, kind: KeyKind::Vcek },
+            ["snp-vlek-crl", name] => Self::SnpCrl { product: product(name)?, kind: KeyKind::Vlek },
             ["google-issuer", key] => Self::GoogleIssuer { key: hex(key, 1..=ISSUER_BYTES)? },
             ["tdx", fmspc] => Self::Tdx { fmspc: hex(fmspc, 6..=6)? },
             _ => return Err(Unnamed),
@@ -177,18 +182,19 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Reads a cache from names and texts: the data of a `ConfigMap`, or the files of a folder.
-    ///
-    /// # Errors
-    /// When a name or an entry isn't one that [`Cache::write`] makes.
-    pub fn read<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, Error> {
-        let mut cache = Self::default();
+    /// Reads a cache from names and texts: the data of a `ConfigMap`, or the files of a folder. What isn't an entry that
+    /// [`Cache::write`] makes is left out, and told of: a stray one, or one of a kind that only a newer release knows, must
+    /// not take the others away.
+    pub fn read<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> (Self, Vec<Error>) {
+        let (mut cache, mut errors) = (Self::default(), Vec::new());
         for (name, text) in texts {
-            let refuse = || Error::Entry(name.chars().take(253).collect());
-            let (key, entry) = (name.parse().map_err(|_| refuse())?, Entry::read(text).ok_or_else(refuse)?);
-            cache.put(key, entry)?;
+            let taken = match (name.parse(), Entry::read(text)) {
+                (Ok(key), Some(entry)) => cache.put(key, entry),
+                _ => Err(Error::Entry(name.chars().take(253).collect())),
+            };
+            errors.extend(taken.err());
         }
-        Ok(cache)
+        (cache, errors)
     }
 
     /// Names and texts, in the order of names.
@@ -237,13 +243,14 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn keys() -> [Key; 4] {
+    fn keys() -> [Key; 5] {
         let product = || "Milan".to_owned();
         [
             Key::SnpVcek { product: product(), chip: "ab".repeat(64), tcb: "04000000000018db".into() },
-            Key::SnpCrl { product: product() },
+            Key::SnpCrl { product: product(), kind: KeyKind::Vcek },
             Key::GoogleIssuer { key: "ab".repeat(20) },
             Key::Tdx { fmspc: "00806f050000".into() },
+            Key::SnpCrl { product: product(), kind: KeyKind::Vlek },
         ]
     }
 
@@ -261,12 +268,13 @@ mod tests {
         for (name, _) in &texts {
             assert!(name.len() <= 253 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)));
         }
-        assert_eq!(Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))).unwrap(), cache);
+        let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        assert_eq!(Cache::read(texts), (cache, vec![]));
     }
 
     #[test]
     fn only_what_is_there_and_young_enough_is_given() {
-        let [other, key, certificate, _] = keys();
+        let [other, key, certificate, ..] = keys();
         let mut cache = Cache::default();
         cache.put(key.clone(), entry(1_000)).unwrap();
         assert_eq!(cache.get(&key, at(1_000 + 86_400), DAY), Ok(&[1, 2][..]));
@@ -290,9 +298,10 @@ mod tests {
     }
 
     #[test]
-    fn names_and_texts_that_are_not_ours_are_refused() {
+    fn names_and_texts_that_are_not_ours_are_left_out_alone() {
         let good = r#"{"fetched":"2026-01-01T00:00:00Z","base64":"AQI="}"#;
-        assert!(Cache::read([("tdx.00806f050000", good)]).is_ok());
+        let (one, none) = Cache::read([("tdx.00806f050000", good)]);
+        assert_eq!((one.entries.len(), none.len()), (1, 0));
         for name in [
             "",
             "tdx",
@@ -309,10 +318,12 @@ mod tests {
             "snp-crl.Rome",
             "google-issuer.abc",
         ] {
-            assert_eq!(Cache::read([(name, good)]), Err(Error::Entry(name.into())));
+            let read = Cache::read([(name, good), ("tdx.00806f050000", good)]);
+            assert_eq!(read, (one.clone(), vec![Error::Entry(name.into())]));
         }
         for text in ["", "{}", &good.replace("AQI=", "?"), &good.replace('}', ",\"more\":1}")] {
-            assert!(Cache::read([("tdx.00806f050000", text)]).is_err(), "{text}");
+            let (read, errors) = Cache::read([("snp-crl.Milan", text), ("tdx.00806f050000", good)]);
+            assert_eq!((read, errors.len()), (one.clone(), 1), "{text}");
         }
         let large = Entry { bytes: vec![0; MAX_ENTRY + 1], fetched: at(0) };
         let [key, ..] = keys();

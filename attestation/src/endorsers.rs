@@ -79,12 +79,12 @@ impl Endorsers {
         }
     }
 
-    /// The pinned roots, with the texts of a cache: a `ConfigMap`'s data, or a trust bundle's.
-    ///
-    /// # Errors
-    /// As [`Cache::read`].
-    pub fn read(texts: &BTreeMap<String, String>) -> Result<Self, collateral::Error> {
-        Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))).map(Self::pinned)
+    /// The pinned roots, with the texts of a cache: a `ConfigMap`'s data, or a trust bundle's. Also says what of them can't
+    /// be read, which is as good as absent.
+    #[must_use]
+    pub fn read(texts: &BTreeMap<String, String>) -> (Self, Vec<collateral::Error>) {
+        let (cache, errors) = Cache::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+        (Self::pinned(cache), errors)
     }
 
     /// What AMD says about the processor of a report: the certificate that came with it (a table of the host's) where it is
@@ -106,8 +106,7 @@ impl Endorsers {
     #[must_use]
     pub fn amd_of<'a>(&'a self, vek: &'a [u8], intermediate: &'a [u8], now: Timestamp) -> Amd<'a> {
         let intermediate = snp::intermediate_of(vek).filter(|_| !issues(intermediate, vek)).unwrap_or(intermediate);
-        let crl = product(vek).map(|product| Key::SnpCrl { product: product.to_string() });
-        let crl = crl.and_then(|key| self.collateral.get(&key, now, self.greatest_age).ok());
+        let crl = list_of(vek).and_then(|key| self.collateral.get(&key, now, self.greatest_age).ok());
         Amd { vek, intermediate, crl }
     }
 
@@ -150,7 +149,9 @@ fn issues(issuer: &[u8], certificate: &[u8]) -> bool {
     }
 }
 
-fn product(vek: &[u8]) -> Option<Product> {
+/// The revocation list for a key of this certificate's issuer.
+fn list_of(vek: &[u8]) -> Option<Key> {
     let vek = x509::certificate(vek).ok()?;
-    Some(Product::of_intermediate(x509::common_name(vek.issuer())?)?.0)
+    let (product, kind) = Product::of_intermediate(x509::common_name(vek.issuer())?)?;
+    Some(Key::SnpCrl { product: product.to_string(), kind })
 }

@@ -78,6 +78,17 @@ impl Checks {
         self.clauses.extend(other.clauses);
     }
 
+    /// Takes over the clauses about a proof, and gives what came of them if all hold. Where all hold and nothing came of
+    /// them, `name` fails: an examination that ends early without a word proves nothing.
+    pub fn prove<T>(&mut self, own: Self, found: Option<T>, name: &str) -> Option<T> {
+        let holds = own.accepted();
+        self.extend(own);
+        if holds && found.is_none() {
+            self.fails(name, "the examination came to no end");
+        }
+        found.filter(|_| holds)
+    }
+
     /// Whether something was checked and nothing failed.
     #[must_use]
     pub fn accepted(&self) -> bool {
@@ -109,5 +120,19 @@ mod tests {
         checks.waived("b", " ");
         assert!(!checks.accepted());
         assert_eq!(checks.failures().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn clauses_that_hold_and_come_to_nothing_are_no_proof() {
+        let of = |holds: bool, found: Option<()>| {
+            let (mut checks, mut own) = (Checks::default(), Checks::default());
+            own.check("a", holds, None, None, "");
+            let proof = checks.prove(own, found, "b");
+            (proof, checks.failures().map(|clause| clause.name.clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(of(true, Some(())), (Some(()), vec![]));
+        assert_eq!(of(false, Some(())), (None, vec!["a".to_owned()]));
+        assert_eq!(of(false, None), (None, vec!["a".to_owned()]));
+        assert_eq!(of(true, None), (None, vec!["b".to_owned()]));
     }
 }

@@ -22,6 +22,7 @@ use x509_parser::{
         OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
     },
     pem::Pem,
+    public_key::PublicKey,
     revocation_list::CertificateRevocationList,
     signature_algorithm::SignatureAlgorithm,
     time::ASN1Time,
@@ -79,7 +80,7 @@ pub enum Algorithm {
     RsaPkcs1Sha512,
     /// RSA-PSS with SHA-256, MGF1 with SHA-256 and 32 bytes of salt.
     RsaPssSha256,
-    /// RSA-PSS with SHA-384, MGF1 with SHA-384 and 48 bytes of salt.
+    /// RSA-PSS with SHA-384, MGF1 with SHA-384 and 48 bytes of salt, 4096 bits: AMD's (document 57230, chapter 2).
     RsaPssSha384,
 }
 
@@ -137,9 +138,17 @@ impl Algorithm {
         match self {
             Self::EcdsaP256 => ec_key(info, Curve::P256),
             Self::EcdsaP384 => ec_key(info, Curve::P384),
+            Self::RsaPssSha384 if rsa_bits(info) != Some(4096) => Err(Error::Algorithm),
             _ if info.algorithm.algorithm == OID_PKCS1_RSAENCRYPTION => Ok(&info.subject_public_key.data),
             _ => Err(Error::Algorithm),
         }
+    }
+}
+
+fn rsa_bits(info: &SubjectPublicKeyInfo<'_>) -> Option<usize> {
+    match info.parsed() {
+        Ok(PublicKey::RSA(key)) => Some(key.key_size()),
+        _ => None,
     }
 }
 
@@ -163,7 +172,9 @@ pub fn ec_key<'a>(info: &'a SubjectPublicKeyInfo<'_>, curve: Curve) -> Result<&'
     };
     let on = info.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
     let point = info.subject_public_key.data.as_ref();
-    if info.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && on == Some(oid) && point.len() == bytes {
+    // Others are compressed, or say twice which of two points it is.
+    let whole = point.len() == bytes && point.first() == Some(&4);
+    if info.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && on == Some(oid) && whole {
         Ok(point)
     } else {
         Err(Error::Algorithm)
@@ -302,6 +313,14 @@ pub fn is_leaf(certificate: &X509Certificate<'_>) -> bool {
     certificate.basic_constraints().is_ok_and(|found| found.is_none_or(|constraints| !constraints.value.ca))
 }
 
+/// Whether a certificate is one of a key that signs and does nothing else: bit 0 alone (RFC 5280, 4.2.1.3). Endorsement
+/// keys encipher or agree, CAs sign certificates.
+#[must_use]
+pub fn signs_only(certificate: &X509Certificate<'_>) -> bool {
+    let Ok(Some(usage)) = certificate.key_usage() else { return false };
+    usage.value.digital_signature() && usage.value.flags == 1 && is_leaf(certificate)
+}
+
 /// The common name of a subject or an issuer; `None` unless there is exactly one.
 #[must_use]
 pub fn common_name<'a>(name: &'a X509Name<'_>) -> Option<&'a str> {
@@ -337,6 +356,18 @@ pub fn dates(certificate: &X509Certificate<'_>) -> String {
 
 fn between(from: ASN1Time, to: ASN1Time, now: Timestamp) -> bool {
     (from.timestamp()..=to.timestamp()).contains(&now.as_second())
+}
+
+/// What is known about revocation at the time of verification. A certificate that a list revokes is never accepted.
+#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[serde(rename_all = "camelCase")]
+pub enum Revocation {
+    /// There is no list that the issuer signed.
+    Unknown,
+    /// There is a list, out of date.
+    OutOfDate,
+    /// There is a list in date.
+    Current,
 }
 
 /// A revocation list that its issuer signed for all its certificates. It may be out of date.

@@ -28,7 +28,12 @@ fn now() -> Timestamp {
 }
 
 fn list(product: &str) -> Key {
-    Key::SnpCrl { product: product.into() }
+    Key::SnpCrl { product: product.into(), kind: KeyKind::Vcek }
+}
+
+/// AMD has the list for clouds' keys elsewhere.
+fn clouds_list(product: &str) -> Key {
+    Key::SnpCrl { product: product.into(), kind: KeyKind::Vlek }
 }
 
 fn family(fmspc: &str) -> Key {
@@ -63,13 +68,13 @@ fn of_a_hosts_table_only_the_certificate_of_the_reports_key_is_used() {
     let (processor, cloud) = (Amd::new(KeyKind::Vcek), Amd::new(KeyKind::Vlek));
     let both = Amd::table_of([&processor.vek_entry(), &cloud.vek_entry(), &cloud.ask_entry()]);
     let endorsers = pinned();
-    for (own, brought_issuer) in [(&processor, false), (&cloud, true)] {
+    for (own, brought_issuer, needed) in [(&processor, false, list("Milan")), (&cloud, true, clouds_list("Milan"))] {
         let report = own.report(&[1; 64]);
         let said = endorsers.amd(&report, &both, now()).unwrap();
         assert_eq!(said.vek, own.vek());
         // The other kind's issuer isn't this one's.
         assert_eq!(said.intermediate == cloud.intermediate(), brought_issuer);
-        assert_eq!(snp_needs(&report, &both), [list("Milan")]);
+        assert_eq!(snp_needs(&report, &both), [needed]);
     }
     // After an update: what the host gives is of the TCB before, and the right one is to be had.
     let mut template = Template::good(Product::Milan, KeyKind::Vcek);
@@ -93,7 +98,7 @@ fn of_a_hosts_table_only_the_certificate_of_the_reports_key_is_used() {
 fn nobody_is_asked_for_the_certificate_of_a_clouds_key_or_of_a_hidden_processor() {
     let amd = Amd::new(KeyKind::Vlek);
     let report = amd.report(&[1; 64]);
-    assert_eq!(snp_needs(&report, &amd.table()), [list("Milan")]);
+    assert_eq!(snp_needs(&report, &amd.table()), [clouds_list("Milan")]);
     assert_eq!(snp_needs(&report, &[]), []);
     let mut hidden = Amd::new(KeyKind::Vcek).report(&[1; 64]);
     hidden[416..480].fill(0);

@@ -257,6 +257,12 @@ fn a_digest_of_an_author_is_there_exactly_when_the_report_says_so() {
     }
     assert_eq!(author(0, 0).failures(&policy()), set(&[]));
     assert_eq!(author(1, 0).failures(&policy()), set(&[clause::AUTHOR_KEY_DIGEST]));
+    // Where nobody asks for the author, nothing follows from what the firmware says of it.
+    let mut open = policy();
+    open.author_key_digest = Requirement::Waived { reason: "a test".into() };
+    for (info, digest) in [(0, 0), (1, 0), (0, 7)] {
+        assert_eq!(author(info, digest).failures(&open), set(&[]));
+    }
 }
 
 #[test]
@@ -405,11 +411,11 @@ fn a_key_is_of_exactly_the_processor_that_the_report_names() {
         s.body = Box::new(|report| report[place::CHIP..][..64].fill(0xc1));
     };
     refused_of(turin(), "as long as Milan's", long, &[clause::VEK_HWID]);
-    for length in [0, 7, 63, 65] {
-        refused("length", |s| *s.amd.claim(&[4]) = vec![0xc1; length], &[clause::VEK_EXTENSIONS]);
+    for length in [0, 7, 8, 16, 63, 65] {
+        refused("length", |s| *s.amd.claim(&[4]) = vec![0xc1; length], &[clause::VEK_HWID]);
     }
     let lying = |s: &mut Scene| *s.amd.claim(&[4]) = [vec![4, 63], vec![0xc1; 64]].concat();
-    refused("wrapped, with a length that lies", lying, &[clause::VEK_EXTENSIONS]);
+    refused("wrapped, with a length that lies", lying, &[clause::VEK_HWID]);
 }
 
 #[test]
@@ -437,7 +443,6 @@ fn a_certificate_says_each_thing_once_and_in_one_form() {
         (&[3, 1], &[4]),
         (&[3, 8], &[2, 1, 219]),
         (&[3, 8], &[2, 3, 0, 0, 219]),
-        (&[3, 8], &[2, 2, 1, 219]),
         (&[3, 8], &[2, 2, 255, 219]),
         (&[2], &[12, 8, b'M', b'i', b'l', b'a', b'n', b'-', b'B', b'0']),
         (&[2], &[22, 9, b'M', b'i', b'l', b'a', b'n', b'-', b'B', b'0']),
@@ -445,6 +450,8 @@ fn a_certificate_says_each_thing_once_and_in_one_form() {
     ] {
         refused(&format!("{arc:?} {value:?}"), |s| *s.amd.claim(arc) = value.to_vec(), &[clause::VEK_EXTENSIONS]);
     }
+    // Of which only the last byte is the report's.
+    refused("more than a part can be", |s| *s.amd.claim(&[3, 8]) = vec![2, 2, 1, 219], &[clause::VEK_TCB]);
     // Parts that have no meaning are there or not, and zero.
     for arc in [[3, 4], [3, 5], [3, 6], [3, 7], [3, 9]] {
         refused("zero", |s| s.amd.claims.push((arc.to_vec(), vec![2, 1, 0])), &[]);
@@ -456,6 +463,12 @@ fn a_certificate_says_each_thing_once_and_in_one_form() {
         [(&b"Genoa"[..], clause::VEK_PRODUCT), (b"milan-B0", clause::VEK_PRODUCT), (b"", clause::VEK_PRODUCT)]
     {
         refused("product", |s| *s.amd.claim(&[2]) = der(22, name), &[wanted]);
+    }
+    for (product, name) in [(Product::Milan, "Turin"), (Product::Genoa, "Turin"), (Product::Turin, "Milan-B0")] {
+        for kind in KINDS {
+            let named = |s: &mut Scene| *s.amd.claim(&[2]) = der(22, name.as_bytes());
+            refused_of(Scene::good(product, kind, 5), name, named, &[clause::VEK_PRODUCT]);
+        }
     }
     // Nobody's key is of a processor and of a cloud.
     let both = |s: &mut Scene| s.amd.claims.push((vec![5], der(22, CSP.as_bytes())));
@@ -481,7 +494,15 @@ fn a_chain_is_amds_in_every_link() {
         named("SEV-Genoa"),
         &[clause::INTERMEDIATE_ISSUER, clause::VEK_PRODUCT, clause::REPORT_PRODUCT],
     );
-    refused("no CA", |s| s.amd.intermediate.ca = false, &[clause::VEK_ISSUER]);
+    refused("no CA", |s| s.amd.intermediate.ca = false, &[clause::INTERMEDIATE_USAGE]);
+    let key = |who| {
+        move |s: &mut Scene| {
+            s.amd.intermediate_key = who;
+            s.amd.vek.signer = who;
+        }
+    };
+    refused("another key", key(Who::Stranger), &[]);
+    refused("a key that is smaller than AMD's", key(Who::Small), &[clause::VEK_ISSUER]);
     refused("another issuer", |s| s.amd.intermediate.issuer = "ARK-Genoa".into(), &[clause::INTERMEDIATE_ISSUER]);
     refused("PKCS #1 v1.5", |s| s.amd.intermediate.scheme = Scheme::Pkcs1, &[clause::INTERMEDIATE_ISSUER]);
     for signer in [Who::Stranger, Who::Root] {
@@ -490,11 +511,8 @@ fn a_chain_is_amds_in_every_link() {
     refused("PKCS #1 v1.5", |s| s.amd.vek.scheme = Scheme::Pkcs1, &[clause::VEK_ISSUER]);
     refused("another issuer's name", |s| s.amd.vek.issuer = "SEV-Genoa".into(), &[clause::VEK_ISSUER]);
     for name in ["SEV-VLEK", "VCEK", "sev-vcek", "SEV-VCEK-Milan", ""] {
-        let wanted: &[&str] = if name == "SEV-VLEK" {
-            &[clause::VEK_KIND, clause::SIGNING_KEY, clause::VEK_EXTENSIONS]
-        } else {
-            &[clause::VEK_KIND]
-        };
+        let wanted: &[&str] =
+            if name == "SEV-VLEK" { &[clause::VEK_KIND, clause::SIGNING_KEY] } else { &[clause::VEK_KIND] };
         let mut scene = Scene::good(Product::Milan, KeyKind::Vcek, 3);
         scene.amd.vek.name = name.into();
         let failures = scene.failures(&policy());

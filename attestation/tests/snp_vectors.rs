@@ -231,7 +231,7 @@ fn a_chain_under_another_root_or_from_another_branch_is_refused() {
         |file: &str| Files { intermediate: certificates(&format!("synthetic-snp/{file}")).remove(0), ..good.clone() };
     for (file, clauses) in [
         ("evil_ask.pem", &[clause::INTERMEDIATE_ISSUER, clause::VEK_ISSUER][..]),
-        ("nonca_ask.pem", &[clause::VEK_ISSUER]),
+        ("nonca_ask.pem", &[clause::INTERMEDIATE_USAGE]),
         ("ask_genoa.pem", &[clause::VEK_ISSUER, clause::VEK_PRODUCT, clause::REPORT_PRODUCT, clause::CRL]),
         ("asvk_milan.pem", &[clause::VEK_ISSUER, clause::VEK_KIND]),
         ("ark_milan.pem", &[clause::INTERMEDIATE_NAME]),

@@ -3,11 +3,12 @@
 //! In the order it happens: [`hcl`] reads the paravisor's report; [`verify`](mod@verify) verifies the processor's report
 //! in it (SEV-SNP) or the quote made from it (TDX), which must speak for the runtime data, takes the TPM's key out of
 //! these, and checks the TPM's quote; the [`policy`] says which machine it must be. A machine of Trusted Launch has no
-//! such report and is refused: nothing but Microsoft's word stands behind its key.
+//! such report and is refused there; what it shows is evidence of another form, see [`trusted_launch`].
 
 pub mod clause;
 pub mod hcl;
 pub mod policy;
+pub mod trusted_launch;
 pub mod verify;
 
 pub use self::{

@@ -98,9 +98,7 @@ pub fn verify(
     let runtime = report.runtime().map_err(|error| error.to_string());
     let message = runtime.as_ref().err().map_or("one attestation key and one machine", String::as_str);
     own.check(clause::RUNTIME, runtime.is_ok(), None, None, message);
-    let genuine = own.accepted();
-    checks.extend(own);
-    runtime.ok().filter(|_| genuine).map(|runtime| Verified::new(Machine { runtime }))
+    checks.prove(own, runtime.ok(), clause::RUNTIME).map(|runtime| Verified::new(Machine { runtime }))
 }
 
 /// The processor's report: genuine, wanted, and about exactly these runtime data.

@@ -35,7 +35,7 @@ impl Endorsers {
     /// What of it isn't as it must be.
     pub fn check(&self, key: &Key, bytes: &[u8], now: Timestamp) -> Result<Timestamp, Unfit> {
         match key {
-            Key::SnpCrl { product } => self.amd_list(product, bytes, now),
+            Key::SnpCrl { product, .. } => self.amd_list(product, bytes, now),
             Key::SnpVcek { product, chip, tcb } => self.vcek([product, chip, tcb], bytes, now),
             Key::GoogleIssuer { key } => self.issuer(key, bytes, now),
             Key::Tdx { fmspc } => self.platform_family(fmspc, bytes, now),
@@ -61,8 +61,10 @@ impl Endorsers {
         let hwid = hex::encode(found.claims.hwid.unwrap_or_default());
         let raw: Option<Hex<8>> = tcb.parse().ok();
         let tcb = raw.and_then(|raw| snp::tcb::RawTcb(raw.0).of(wanted));
-        if chip.get(..wanted.hwid_bytes() * 2) != Some(hwid.as_str()) || tcb != Some(found.claims.tcb) {
-            return Err(Unfit::Other(format!("processor {hwid} at {}", found.claims.tcb)));
+        let named = found.claims.tcb;
+        if chip.get(..wanted.hwid_bytes() * 2) != Some(hwid.as_str()) || named.is_none() || tcb != named {
+            let named = named.map_or_else(|| "no TCB".to_owned(), |tcb| tcb.to_string());
+            return Err(Unfit::Other(format!("processor {hwid} at {named}")));
         }
         Ok(x509::not_after(&x509::certificate(bytes)?))
     }

@@ -6,7 +6,7 @@ use x509_parser::{
     oid_registry::{OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS, Oid},
 };
 
-use super::{Endorsers, product};
+use super::{Endorsers, list_of};
 use crate::{
     appraise::clause,
     collateral::{ISSUER_BYTES, Key},
@@ -102,10 +102,11 @@ pub fn only_wanting<'a>(clauses: impl IntoIterator<Item = &'a str>) -> bool {
 #[must_use]
 pub fn snp_needs(report: &[u8], table: &[u8]) -> Vec<Key> {
     let table = Table::parse(table).unwrap_or_default();
-    let list = |product: Product| Key::SnpCrl { product: product.to_string() };
-    match (brought(report, &table).and_then(product), vcek(report)) {
-        (Some(product), _) => vec![list(product)],
-        (None, Some((product, key))) => vec![key, list(product)],
+    match (brought(report, &table).and_then(list_of), vcek(report)) {
+        (Some(list), _) => vec![list],
+        (None, Some((product, key))) => {
+            vec![key, Key::SnpCrl { product: product.to_string(), kind: KeyKind::Vcek }]
+        }
         (None, None) => Vec::new(),
     }
 }
@@ -121,10 +122,6 @@ pub fn tdx_needs(quote: &[u8]) -> Vec<Key> {
 #[must_use]
 pub fn google_need(certificate: &[u8]) -> Option<Need> {
     Some(Need { key: google_issuer(certificate)?, place: place(certificate) })
-}
-
-fn list_of(vek: &[u8]) -> Option<Key> {
-    Some(Key::SnpCrl { product: product(vek)?.to_string() })
 }
 
 pub(super) fn google_issuer(certificate: &[u8]) -> Option<Key> {

@@ -119,15 +119,8 @@ pub fn verify(bytes: &[u8], anchors: &Anchors, now: Timestamp, checks: &mut Chec
     let signed = x509::certificate(&golden.certificate).is_ok_and(|leaf| is_signed(&leaf, message, signature));
     own.check(clause::ENDORSEMENT_SIGNATURE, signed, None, None, "signed by its certificate's key");
     let intermediates = golden.bundle.iter().rev().map(Vec::as_slice);
-    match Chain::follow(&golden.certificate, intermediates, anchors, ALLOWED) {
-        Ok(chain) => {
-            own.holds(clause::ENDORSEMENT_CHAIN, "a trust anchor");
-            let dated = chain.in_date(now).map_err(|error| error.to_string());
-            let message = dated.as_ref().err().map_or("certificates in date", String::as_str);
-            own.check(clause::ENDORSEMENT_VALIDITY, dated.is_ok(), None, now.to_string(), message);
-        }
-        Err(error) => own.fails(clause::ENDORSEMENT_CHAIN, &error.to_string()),
-    }
+    let names = [clause::ENDORSEMENT_CHAIN, clause::ENDORSEMENT_VALIDITY];
+    Chain::check(&golden.certificate, intermediates, anchors, ALLOWED, now, names, &mut own);
     let genuine = own.accepted();
     checks.extend(own);
     genuine.then(|| Verified::new(golden))

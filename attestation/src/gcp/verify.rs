@@ -65,18 +65,9 @@ pub fn verify(chain: &[Vec<u8>], anchors: &Anchors, now: Timestamp, checks: &mut
         return None;
     };
     let tpm = certificate(leaf, &mut own);
-    match Chain::follow(leaf, intermediates.iter().map(Vec::as_slice), anchors, ALLOWED) {
-        Ok(chain) => {
-            own.holds(clause::AK_CHAIN, "a trust anchor");
-            let dated = chain.in_date(now).map_err(|error| error.to_string());
-            let message = dated.as_ref().err().map_or("certificates in date", String::as_str);
-            own.check(clause::AK_VALIDITY, dated.is_ok(), None, now.to_string(), message);
-        }
-        Err(error) => own.fails(clause::AK_CHAIN, &error.to_string()),
-    }
-    let genuine = own.accepted();
-    checks.extend(own);
-    tpm.filter(|_| genuine).map(Verified::new)
+    let names = [clause::AK_CHAIN, clause::AK_VALIDITY];
+    Chain::check(leaf, intermediates.iter().map(Vec::as_slice), anchors, ALLOWED, now, names, &mut own);
+    checks.prove(own, tpm, clause::AK_STRUCTURE).map(Verified::new)
 }
 
 fn certificate(der: &[u8], checks: &mut Checks) -> Option<Tpm> {
@@ -91,17 +82,11 @@ fn certificate(der: &[u8], checks: &mut Checks) -> Option<Tpm> {
     let message = key.as_ref().err().map_or("a key that a TPM can have", String::as_str);
     checks.check(clause::AK_STRUCTURE, key.is_ok(), None, None, message);
     let usage = leaf.subject().to_string();
-    checks.check(clause::AK_USAGE, signs_only(&leaf), None, usage, "the key signs and does nothing else");
+    checks.check(clause::AK_USAGE, x509::signs_only(&leaf), None, usage, "the key signs and does nothing else");
     let machine = machine_of(&leaf);
     let message = machine.as_ref().err().map_or("the certificate names the machine", String::as_str);
     checks.check(clause::AK_INSTANCE, machine.is_ok(), None, None, message);
     Some(Tpm { key: key.ok()?, machine: machine.ok()? })
-}
-
-fn signs_only(leaf: &X509Certificate<'_>) -> bool {
-    let Ok(Some(usage)) = leaf.key_usage() else { return false };
-    // Bit 0 alone (RFC 5280, 4.2.1.3): endorsement keys encipher or agree, CAs sign certificates.
-    usage.value.digital_signature() && usage.value.flags == 1 && x509::is_leaf(leaf)
 }
 
 fn machine_of(leaf: &X509Certificate<'_>) -> Result<Machine, String> {

@@ -54,19 +54,10 @@ pub fn verify(document: &[u8], anchors: &Anchors, now: Timestamp, checks: &mut C
     let region = signer(&document, &message, &signature, &mut own);
     // The bundle begins with the root; a chain begins with the leaf.
     let intermediates = document.cabundle.iter().rev().map(Vec::as_slice);
-    match Chain::follow(&document.certificate, intermediates, anchors, ALLOWED) {
-        Ok(chain) => {
-            own.holds(clause::CHAIN, "a trust anchor");
-            let dated = chain.in_date(now).map_err(|error| error.to_string());
-            let message = dated.as_ref().err().map_or("certificates in date", String::as_str);
-            own.check(clause::VALIDITY, dated.is_ok(), None, now.to_string(), message);
-        }
-        Err(error) => own.fails(clause::CHAIN, &error.to_string()),
-    }
-    let genuine = own.accepted();
-    checks.extend(own);
-    let instance = instance_of(&document.module_id)?.to_owned();
-    let region = region.filter(|_| genuine)?;
+    let names = [clause::CHAIN, clause::VALIDITY];
+    Chain::check(&document.certificate, intermediates, anchors, ALLOWED, now, names, &mut own);
+    let found = instance_of(&document.module_id).map(str::to_owned).zip(region);
+    let (instance, region) = checks.prove(own, found, clause::MODULE)?;
     Some(Verified::new(Tpm { document, instance, region }))
 }
 

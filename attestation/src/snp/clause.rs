@@ -13,7 +13,11 @@ pub const REPORT_CHIP_ID: &str = "snp.report.chip_id";
 pub const ARK_VALIDITY: &str = "snp.ark.validity";
 /// The trust anchor hasn't revoked itself.
 pub const ARK_REVOKED: &str = "snp.ark.revoked";
-/// The intermediate's certificate (ASK or ASVK) is there and names a product and a kind of key that we know.
+/// The intermediate's certificate (ASK or ASVK) is there.
+pub const INTERMEDIATE_STRUCTURE: &str = "snp.intermediate.structure";
+/// It is of a CA that may issue certificates.
+pub const INTERMEDIATE_USAGE: &str = "snp.intermediate.usage";
+/// It names a product and a kind of key that we know.
 pub const INTERMEDIATE_NAME: &str = "snp.intermediate.name";
 /// The trust anchor of that product issued it.
 pub const INTERMEDIATE_ISSUER: &str = "snp.intermediate.issuer";

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     result::Checks,
-    x509::{self, Algorithm, Curve, RevocationList},
+    x509::{self, Algorithm, Curve, Revocation, RevocationList},
 };
 
 /// The only algorithm of AMD's certificates and revocation lists.
@@ -116,23 +116,12 @@ impl Anchors {
     }
 }
 
-/// What is known about revocation at the time of verification. A certificate that a list revokes is never accepted.
-#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-#[serde(rename_all = "camelCase")]
-pub enum Revocation {
-    /// There is no list that the root signed.
-    Unknown,
-    /// There is a list, out of date.
-    OutOfDate,
-    /// There is a list in date.
-    Current,
-}
-
 /// What the certificate of a signing key says about a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claims {
     pub product: Option<Product>,
-    pub tcb: Tcb,
+    /// None when a part is greater than a report can name.
+    pub tcb: Option<Tcb>,
     /// The processor, exactly as many bytes as the certificate has; none in a VLEK.
     pub hwid: Option<Vec<u8>>,
     /// The cloud; none in a VCEK.
@@ -158,7 +147,8 @@ pub(crate) fn verify(
     now: Timestamp,
     checks: &mut Checks,
 ) -> Option<Endorsement> {
-    let intermediate = parsed(checks, clause::INTERMEDIATE_NAME, x509::certificate(evidence.intermediate))?;
+    let intermediate = parsed(checks, clause::INTERMEDIATE_STRUCTURE, x509::certificate(evidence.intermediate))?;
+    checks.holds(clause::INTERMEDIATE_STRUCTURE, "a certificate");
     let named = x509::common_name(intermediate.subject()).and_then(Product::of_intermediate);
     checks.check(
         clause::INTERMEDIATE_NAME,
@@ -172,7 +162,13 @@ pub(crate) fn verify(
     dated(checks, clause::INTERMEDIATE_VALIDITY, &intermediate, now);
 
     let vek = parsed(checks, clause::VEK_STRUCTURE, x509::certificate(evidence.vek))?;
-    holds(checks, clause::VEK_ISSUER, x509::issued(&vek, &intermediate, ALLOWED), "the intermediate issued it");
+    let usage = x509::authority(&intermediate);
+    // Who is no CA issues nothing; whether it signed says no more.
+    let link = usage.is_ok().then(|| x509::issued(&vek, &intermediate, ALLOWED));
+    holds(checks, clause::INTERMEDIATE_USAGE, usage, "a CA");
+    if let Some(link) = link {
+        holds(checks, clause::VEK_ISSUER, link, "the intermediate issued it");
+    }
     dated(checks, clause::VEK_VALIDITY, &vek, now);
     let kind = x509::common_name(vek.subject()).and_then(KeyKind::of_certificate).filter(|_| x509::is_leaf(&vek));
     checks.check(
@@ -185,7 +181,9 @@ pub(crate) fn verify(
     let key = parsed(checks, clause::VEK_STRUCTURE, x509::ec_key(vek.public_key(), Curve::P384))?.to_vec();
     checks.holds(clause::VEK_STRUCTURE, "a key on P-384");
     let kind = kind?;
-    let claims = match claims(&vek, kind) {
+    // One that isn't of its issuer's kind says what keys of either kind say; that it isn't is said above.
+    let said = claims(&vek, kind, product);
+    let claims = match said.or_else(|lacking| claims(&vek, issues, product).map_err(|_| lacking)) {
         Ok(claims) => claims,
         Err(lacking) => {
             checks.fails(clause::VEK_EXTENSIONS, &format!("{lacking} isn't there exactly once in its exact form"));
@@ -251,44 +249,48 @@ fn parsed<T>(checks: &mut Checks, name: &str, result: Result<T, x509::Error>) ->
 
 /// The TCB that a processor's certificate says it is of. Nothing about it is verified: a hint for whoever picks one.
 pub(crate) fn tcb_of(vek: &[u8]) -> Option<Tcb> {
-    claims(&x509::certificate(vek).ok()?, KeyKind::Vcek).ok().map(|claims| claims.tcb)
+    let vek = x509::certificate(vek).ok()?;
+    let named = Product::ALL.into_iter().find_map(|product| {
+        let claims = claims(&vek, KeyKind::Vcek, product).ok()?;
+        (claims.product == Some(product)).then_some(claims)
+    });
+    named?.tcb
 }
 
-/// AMD's arc of extensions: 1.3.6.1.4.1.3704.1. The error is the name of what is lacking.
-fn claims(vek: &X509Certificate<'_>, kind: KeyKind) -> Result<Claims, &'static str> {
+/// AMD's arc of extensions: 1.3.6.1.4.1.3704.1. What a key of the issuer's product has must be there. The error is the
+/// name of what is lacking.
+fn claims(vek: &X509Certificate<'_>, kind: KeyKind, issuer: Product) -> Result<Claims, &'static str> {
     let value = |arc: &[u64], what| {
         let oid = Oid::from(&[&[1, 3, 6, 1, 4, 1, 3704, 1], arc].concat()).map_err(|_| what)?;
         vek.get_extension_unique(&oid).map_err(|_| what)
     };
     // RFC 5280, 4.2: no extension twice, whether or not it says anything here.
     vek.extensions_map().map_err(|_| "one of its extensions")?;
-    let version = |arc, what| value(&[3, arc], what)?.ok_or(what).and_then(|e| security_version(e.value).ok_or(what));
+    let version = |arc, what| security_version(value(&[3, arc], what)?.ok_or(what)?.value).map_err(|NoInteger| what);
+    let none = |arc, what| {
+        let named = value(&[3, arc], what)?.map(|extension| security_version(extension.value));
+        if named.is_none_or(|version| version == Ok(Some(0))) { Ok(()) } else { Err(what) }
+    };
     // The parts that had no meaning yet when the certificate was made.
     for (arc, what) in [(4, "spl4"), (5, "spl5"), (6, "spl6"), (7, "spl7")] {
-        if value(&[3, arc], what)?.is_some_and(|extension| security_version(extension.value) != Some(0)) {
-            return Err(what);
-        }
+        none(arc, what)?;
     }
     let product = value(&[2], "productName")?.and_then(|e| ia5(e.value)).ok_or("productName")?;
     let product = Product::of_certificate(product);
-    // Only Turin has an FMC; another product's certificate that names one is for a part that isn't there.
-    let fmc = match product {
-        Some(Product::Turin) => version(9, "fmcSPL")?,
-        _ if value(&[3, 9], "fmcSPL")?.is_some_and(|extension| security_version(extension.value) != Some(0)) => {
-            return Err("fmcSPL");
-        }
-        _ => 0,
+    // Only Turin has an FMC; another product's certificate that names one is for a part that isn't there. Of one that isn't
+    // of its issuer's product the product is what is wrong.
+    let fmc = match (product, issuer) {
+        (Some(Product::Turin), Product::Turin) => version(9, "fmcSPL")?,
+        (Some(Product::Turin), _) | (_, Product::Turin) => version(9, "fmcSPL").unwrap_or(Some(0)),
+        _ => none(9, "fmcSPL").map(|()| Some(0))?,
     };
-    let tcb = Tcb {
-        fmc,
-        bl: version(1, "blSPL")?,
-        tee: version(2, "teeSPL")?,
-        snp: version(3, "snpSPL")?,
-        ucode: version(8, "ucodeSPL")?,
-    };
+    let (bl, tee) = (version(1, "blSPL")?, version(2, "teeSPL")?);
+    let (snp, ucode) = (version(3, "snpSPL")?, version(8, "ucodeSPL")?);
+    let tcb = || Some(Tcb { fmc: fmc?, bl: bl?, tee: tee?, snp: snp?, ucode: ucode? });
+    let tcb = tcb();
     // A key is of a processor or of a cloud, and says nothing of the other.
     let (hwid, csp_id) = match (kind, value(&[4], "hwID")?, value(&[5], "cspID")?) {
-        (KeyKind::Vcek, hwid, None) => (Some(hwid.and_then(|e| hardware_id(e.value)).ok_or("hwID")?.to_vec()), None),
+        (KeyKind::Vcek, hwid, None) => (Some(hardware_id(hwid.ok_or("hwID")?.value).to_vec()), None),
         (KeyKind::Vlek, None, csp_id) => (None, Some(csp_id.and_then(|e| ia5(e.value)).ok_or("cspID")?.to_owned())),
         (KeyKind::Vcek, _, Some(_)) => return Err("hwID without cspID"),
         (KeyKind::Vlek, Some(_), _) => return Err("cspID without hwID"),
@@ -296,14 +298,25 @@ fn claims(vek: &X509Certificate<'_>, kind: KeyKind) -> Result<Claims, &'static s
     Ok(Claims { product, tcb, hwid, csp_id })
 }
 
-/// An INTEGER (tag 2) from 0 to 255 in DER: 0x80 and above have a zero byte before them.
-fn security_version(der: &[u8]) -> Option<u8> {
-    match *der {
-        [2, 1, value] if value < 0x80 => Some(value),
-        [2, 2, 0, value] if value >= 0x80 => Some(value),
-        _ => None,
+/// An INTEGER (tag 2) of 0 or more in DER: the shortest form, where what begins with 0x80 or above has a zero byte before
+/// it. None: a greater one than a report can name.
+fn security_version(der: &[u8]) -> Result<Option<u8>, NoInteger> {
+    let [2, length @ ..=8, value @ ..] = der else { return Err(NoInteger) };
+    let shortest = match value {
+        [] => false,
+        [0, next, ..] => *next >= 0x80,
+        [first, ..] => *first < 0x80,
+    };
+    match value {
+        _ if !shortest || usize::from(*length) != value.len() => Err(NoInteger),
+        [version] | [0, version] => Ok(Some(*version)),
+        _ => Ok(None),
     }
 }
+
+/// Not an INTEGER of 0 or more in DER.
+#[derive(Debug, PartialEq, Eq)]
+struct NoInteger;
 
 /// An `IA5String` (tag 22) of at most 127 bytes.
 fn ia5(der: &[u8]) -> Option<&str> {
@@ -315,15 +328,11 @@ fn ia5(der: &[u8]) -> Option<&str> {
     }
 }
 
-/// The identity of a processor: 64 bytes, on Turin 8; bare, or as an OCTET STRING.
-fn hardware_id(value: &[u8]) -> Option<&[u8]> {
-    match value.len() {
-        8 | 64 => Some(value),
-        10 | 66 => match value {
-            [4, length, id @ ..] if usize::from(*length) == id.len() => Some(id),
-            _ => None,
-        },
-        _ => None,
+/// The identity of a processor: 64 bytes, on Turin 8; bare, or as an OCTET STRING. Of another length it is nobody's.
+fn hardware_id(value: &[u8]) -> &[u8] {
+    match (value.len(), value) {
+        (10 | 66, [4, length, id @ ..]) if usize::from(*length) == id.len() => id,
+        _ => value,
     }
 }
 
@@ -354,14 +363,41 @@ mod tests {
 
     #[test]
     fn an_fmc_is_named_where_there_is_one_and_only_there() {
-        let claimed = |product, fmc| {
+        let claimed = |product, fmc, issuer| {
             let der = vcek(product, fmc);
-            claims(&x509::certificate(&der).unwrap(), KeyKind::Vcek).map(|claims| claims.tcb.fmc)
+            let claims = claims(&x509::certificate(&der).unwrap(), KeyKind::Vcek, issuer);
+            claims.map(|claims| claims.tcb.unwrap().fmc)
         };
-        assert_eq!(claimed("Turin", Some(1)), Ok(1));
-        assert_eq!(claimed("Turin", None), Err("fmcSPL"));
-        assert_eq!(claimed("Milan-B0", None), Ok(0));
-        assert_eq!(claimed("Milan-B0", Some(0)), Ok(0));
-        assert_eq!(claimed("Milan-B0", Some(1)), Err("fmcSPL"));
+        assert_eq!(claimed("Turin", Some(1), Product::Turin), Ok(1));
+        assert_eq!(claimed("Turin", None, Product::Turin), Err("fmcSPL"));
+        assert_eq!(claimed("Milan-B0", None, Product::Milan), Ok(0));
+        assert_eq!(claimed("Milan-B0", Some(0), Product::Milan), Ok(0));
+        assert_eq!(claimed("Milan-B0", Some(1), Product::Milan), Err("fmcSPL"));
+        // Of another product than its issuer's: that is what is wrong, and said elsewhere.
+        assert_eq!(claimed("Turin", None, Product::Milan), Ok(0));
+        assert_eq!(claimed("Milan", None, Product::Turin), Ok(0));
+        assert_eq!(tcb_of(&vcek("Turin", Some(1))).map(|tcb| tcb.fmc), Some(1));
+        assert_eq!(tcb_of(&vcek("Milan", None)).map(|tcb| tcb.fmc), Some(0));
+        assert_eq!(tcb_of(&vcek("Turin", None)), None);
+    }
+
+    #[test]
+    fn a_security_version_is_the_shortest_integer_and_may_be_too_great() {
+        for (der, wanted) in [
+            (&[2, 1, 0][..], Ok(Some(0))),
+            (&[2, 1, 0x7f], Ok(Some(0x7f))),
+            (&[2, 2, 0, 0xdb], Ok(Some(0xdb))),
+            (&[2, 2, 1, 0xdb], Ok(None)),
+            (&[2, 3, 0, 0x80, 1], Ok(None)),
+            (&[2, 1, 0x80], Err(NoInteger)),
+            (&[2, 2, 0, 0x7f], Err(NoInteger)),
+            (&[2, 3, 0, 0, 0xdb], Err(NoInteger)),
+            (&[2, 2, 0xff, 0xdb], Err(NoInteger)),
+            (&[2, 3, 1, 0xdb], Err(NoInteger)),
+            (&[4, 1, 1], Err(NoInteger)),
+            (&[], Err(NoInteger)),
+        ] {
+            assert_eq!(security_version(der), wanted, "{der:?}");
+        }
     }
 }

@@ -18,7 +18,7 @@ pub mod verify;
 use jiff::Timestamp;
 
 pub use self::{
-    endorsement::{Anchors, Revocation, intermediate_of},
+    endorsement::{Anchors, intermediate_of},
     parse::Report,
     policy::Policy,
     product::{KeyKind, Product},
@@ -26,6 +26,7 @@ pub use self::{
     verify::{Guest, verify},
 };
 use crate::result::Checks;
+pub use crate::x509::Revocation;
 
 /// What an attester sent and what AMD says about its key. None of it is trusted; who brings it doesn't matter. A root
 /// that an attester sends along isn't among it: nothing would look at it.

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     clause,
-    endorsement::Revocation,
     parse::Firmware,
     product::{KeyKind, Product},
     tcb::PerProduct,
@@ -14,6 +13,7 @@ use super::{
 use crate::{
     bytes::{Hex, Measurement},
     reference::Requirement,
+    x509::Revocation,
 };
 
 /// A set of bits; `AtLeast` such a set is every set that contains it. Hex in text.

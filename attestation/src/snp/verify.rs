@@ -6,11 +6,11 @@ use jiff::Timestamp;
 
 use super::{
     Anchors, Evidence, clause,
-    endorsement::{self, Endorsement, Revocation},
+    endorsement::{self, Endorsement},
     parse::{Report, SIGNATURE_NUMBER, SIGNED_BYTES},
     product::{KeyKind, Product},
 };
-use crate::{bytes::Hex, result::Checks, verified::Verified};
+use crate::{bytes::Hex, result::Checks, verified::Verified, x509::Revocation};
 
 /// `SIGNATURE_ALGO`: ECDSA P-384 with SHA-384 (AMD document 56860, table "`SIGNATURE_ALGO`").
 const ECDSA_P384_SHA384: u32 = 1;
@@ -47,10 +47,10 @@ pub fn verify(
         subject(report, endorsement, &mut own);
         signature(evidence.report, report, &endorsement.key, &mut own);
     }
-    let genuine = own.accepted();
-    checks.extend(own);
-    let (report, Endorsement { product, kind, claims, revocation, .. }) = (report?, endorsement?);
-    genuine.then(|| Verified::new(Guest { report, product, key: kind, csp_id: claims.csp_id, revocation }))
+    let found = report.zip(endorsement);
+    let (report, Endorsement { product, kind, claims, revocation, .. }) =
+        checks.prove(own, found, clause::REPORT_STRUCTURE)?;
+    Some(Verified::new(Guest { report, product, key: kind, csp_id: claims.csp_id, revocation }))
 }
 
 fn report(bytes: &[u8], checks: &mut Checks) -> Option<Report> {
@@ -92,8 +92,8 @@ fn subject(report: &Report, endorsement: &Endorsement, checks: &mut Checks) {
     let reported = report.reported_tcb.of(*product);
     checks.check(
         clause::VEK_TCB,
-        reported == Some(claims.tcb),
-        claims.tcb.to_string(),
+        reported.is_some() && reported == claims.tcb,
+        claims.tcb.map_or_else(|| "more than there is".to_owned(), |tcb| tcb.to_string()),
         reported.map_or_else(|| report.reported_tcb.to_string(), |tcb| tcb.to_string()),
         "the key is for exactly the reported TCB",
     );

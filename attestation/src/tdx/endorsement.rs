@@ -25,9 +25,7 @@ pub struct Endorsement {
 pub fn verify(collateral: &[u8], anchors: &Anchors, now: Timestamp, checks: &mut Checks) -> Option<Endorsement> {
     let mut own = Checks::default();
     let found = parts(collateral, anchors, now, &mut own);
-    let holds = own.accepted();
-    checks.extend(own);
-    found.filter(|_| holds)
+    checks.prove(own, found, clause::COLLATERAL_STRUCTURE)
 }
 
 fn parts(collateral: &[u8], anchors: &Anchors, now: Timestamp, checks: &mut Checks) -> Option<Endorsement> {

@@ -87,18 +87,18 @@ impl Chain {
         Ok(Self(x509::from_pem(text.get(..end).unwrap_or_default(), MAX_CHAIN)?))
     }
 
+    /// Whether there is no certificate.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The first certificate, of which nothing is verified.
     pub(super) fn leaf(&self) -> Result<X509Certificate<'_>, Error> {
         Ok(certificate(self.0.first().ok_or(Error::ChainLength(0))?)?)
     }
 
-    /// Whether the first certificate is this one.
-    pub(super) fn starts_with(&self, certificate: &X509Certificate<'_>) -> bool {
-        self.0.first().is_some_and(|first| first == certificate.as_raw())
-    }
-
-    /// The certificates, parsed; `length` of them before the root. A root that comes with them must be the anchor:
-    /// it is never trusted for coming.
+    /// The certificates, parsed; `length` of them before the root. A root that comes with them must be the anchor, or one
+    /// that the anchor's key signed anew: it is never trusted for coming.
     pub(super) fn below<'a>(
         &'a self,
         length: usize,
@@ -108,8 +108,12 @@ impl Chain {
         if let Some((root, rest)) = below.split_last()
             && rest.len() == length
         {
-            if root != anchor.as_raw() && certificate(root)?.public_key().raw != anchor.public_key().raw {
-                return Err(Error::Root);
+            if root != anchor.as_raw() {
+                let root = certificate(root)?;
+                if root.public_key().raw != anchor.public_key().raw {
+                    return Err(Error::Root);
+                }
+                issued(&root, anchor)?;
             }
             below = rest;
         }

@@ -40,9 +40,7 @@ pub struct Td {
 pub fn verify(evidence: &Evidence<'_>, anchors: &Anchors, now: Timestamp, checks: &mut Checks) -> Option<Verified<Td>> {
     let mut own = Checks::default();
     let td = chain(evidence, anchors, now, &mut own);
-    let holds = own.accepted();
-    checks.extend(own);
-    td.filter(|_| holds).map(Verified::new)
+    checks.prove(own, td, clause::QUOTE_STRUCTURE).map(Verified::new)
 }
 
 /// What all steps look at.
@@ -255,10 +253,10 @@ fn issue((issued, next): (Timestamp, Timestamp), name: &str, now: Timestamp, che
     );
 }
 
-/// The PCK chain: from the collateral when it has one, else from the quote.
+/// The PCK chain: from the collateral when it has one (what is empty is absent), else from the quote.
 fn pck_chain(quote: &Quote<'_>, collateral: &Collateral, checks: &mut Checks) -> Option<Chain> {
     let name = clause::PCK_CERTIFICATION_DATA;
-    let pem = match &collateral.pck_certificate_chain {
+    let pem = match collateral.pck_certificate_chain.as_deref().filter(|chain| !chain.is_empty()) {
         Some(chain) => chain.as_bytes(),
         None if quote.certification_kind == CERTIFICATION_PCK_CHAIN => quote.certification_data,
         None => {
@@ -267,7 +265,8 @@ fn pck_chain(quote: &Quote<'_>, collateral: &Collateral, checks: &mut Checks) ->
             return None;
         }
     };
-    recorded(Chain::from_pem(pem), name, checks)
+    let there = |chain: Chain| if chain.is_empty() { Err(pki::Error::ChainLength(0)) } else { Ok(chain) };
+    recorded(Chain::from_pem(pem).and_then(there), name, checks)
 }
 
 /// Checks the PCK chain and the revocation list of its CA; gives the platform and the PCK.
@@ -285,9 +284,10 @@ fn pck(
         pki::is_authority(&ca, &[pki::PCK_PLATFORM_CA, pki::PCK_PROCESSOR_CA])?;
         pki::issued(&ca, anchor)?;
         pki::issued(&leaf, &ca)?;
-        Ok((leaf, ca))
+        let key = pki::key(&leaf)?.to_vec();
+        Ok((leaf, ca, key))
     });
-    let (leaf, ca) = recorded(path, clause::PCK_CHAIN, checks)?;
+    let (leaf, ca, key) = recorded(path, clause::PCK_CHAIN, checks)?;
     let bad = [&leaf, &ca].into_iter().find(|certificate| x509::in_date(certificate, now).is_err()).map(x509::dates);
     checks.check(clause::PCK_VALIDITY, bad.is_none(), now.to_string(), bad, "validity of PCK certificate and its CA");
 
@@ -303,25 +303,27 @@ fn pck(
     }
 
     let platform = recorded(Platform::of(&leaf), clause::PCK_EXTENSION, checks)?;
-    Some((platform, pki::key(&leaf).ok()?.to_vec()))
+    Some((platform, key))
 }
 
 /// The chain that came with the PCK CA's revocation list must be of the same CA and lead to the anchor.
 fn pck_crl_issuer(collateral: &Collateral, ca: &X509Certificate<'_>, context: Context<'_>, checks: &mut Checks) {
     let chain = Chain::from_pem(collateral.pck_crl_issuer_chain.as_bytes());
     let issuer = chain.as_ref().map_err(Clone::clone).and_then(|chain| {
-        // The very certificate of the PCK chain needn't be verified twice.
-        if chain.starts_with(ca) {
-            return Ok(());
-        }
         let below = chain.below(1, context.anchor)?;
         let issuer = below.first().ok_or(pki::Error::ChainLength(0))?;
-        pki::issued(issuer, context.anchor)?;
-        if issuer.public_key().raw == ca.public_key().raw {
-            Ok(())
-        } else {
-            Err(pki::Error::Purpose(issuer.subject().to_string()))
+        // The very certificate of the PCK chain needn't be verified twice.
+        if issuer.as_raw() == ca.as_raw() {
+            return Ok(());
         }
+        pki::is_authority(issuer, &[pki::PCK_PLATFORM_CA, pki::PCK_PROCESSOR_CA])?;
+        pki::issued(issuer, context.anchor)?;
+        x509::in_date(issuer, context.now)?;
+        let revoked = context.root_crl.is_some_and(|list| list.revokes(issuer));
+        if revoked || issuer.public_key().raw != ca.public_key().raw {
+            return Err(pki::Error::Purpose(issuer.subject().to_string()));
+        }
+        Ok(())
     });
     recorded(issuer, clause::PCK_CRL_ISSUER, checks);
 }
@@ -405,9 +407,12 @@ fn qe_verdict(report: &QeReport, identity: &QeIdentity, checks: &mut Checks) -> 
         hex::encode(report.miscselect),
         "MISCSELECT of the QE under the identity's mask",
     );
+    // Of that attribute another clause speaks.
+    let mut mask = identity.attributes_mask;
+    mask.0[0] &= !DEBUG;
     checks.check(
         clause::QE_ATTRIBUTES,
-        masked(&report.attributes, &identity.attributes, &identity.attributes_mask),
+        masked(&report.attributes, &identity.attributes, &mask),
         identity.attributes.to_string(),
         hex::encode(report.attributes),
         "attributes of the QE under the identity's mask",

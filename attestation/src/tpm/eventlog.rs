@@ -16,12 +16,16 @@ const EV_ACTION: u32 = 0x05;
 const EV_S_CRTM_VERSION: u32 = 0x08;
 /// `EV_NONHOST_INFO`: what the platform says of itself.
 pub(crate) const EV_NONHOST_INFO: u32 = 0x11;
+const EV_OMIT_BOOT_DEVICE_EVENTS: u32 = 0x12;
 const EV_EFI_VARIABLE_BOOT: u32 = 0x8000_0002;
+const EV_EFI_VARIABLE_BOOT2: u32 = 0x8000_000c;
 /// `EV_EFI_ACTION`.
 pub(super) const EV_EFI_ACTION: u32 = 0x8000_0007;
 const EV_EFI_VARIABLE_AUTHORITY: u32 = 0x8000_00e0;
 const SPEC_ID: &[u8] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
+/// Localities that a TPM can be started from, and the one of a measured start before it (10.4.5.3).
+const LOCALITIES: [u8; 3] = [0, 3, 4];
 const MAX_ALGORITHMS: u32 = 8;
 
 /// One event.
@@ -71,6 +75,7 @@ impl EventLog {
         let mut reader = Little(bytes);
         let sizes = header(&mut reader, bank)?;
         let mut log = Self { bank, events: Vec::new(), startup_locality: 0 };
+        let mut located = false;
         while !is_padding(reader.0) {
             let number = log.events.len() + 1;
             if number > MAX_EVENTS {
@@ -85,13 +90,12 @@ impl EventLog {
             if count > MAX_ALGORITHMS {
                 return Err(Error::Value { what: "digests.count", value: count.into() });
             }
-            let mut wanted = None;
+            let mut digests = BTreeMap::new();
             for _ in 0..count {
                 let algorithm = reader.u16("digest.hashAlg")?;
                 let size =
                     *sizes.get(&algorithm).ok_or(Error::Value { what: "digest.hashAlg", value: algorithm.into() })?;
-                let digest = reader.take(size, "digest")?;
-                if algorithm == bank.id() && wanted.replace(digest).is_some() {
+                if digests.insert(algorithm, reader.take(size, "digest")?).is_some() {
                     return Err(Error::Value { what: "repeated digest.hashAlg", value: algorithm.into() });
                 }
             }
@@ -100,9 +104,14 @@ impl EventLog {
             if kind == EV_NO_ACTION
                 && let Some([locality]) = data.strip_prefix(STARTUP_LOCALITY)
             {
-                log.startup_locality = *locality;
+                // Once, of register 0 and before that is extended: else it explains another value than the TPM began with.
+                let late = located || pcr != 0 || log.of(0).next().is_some();
+                if late || !LOCALITIES.contains(locality) {
+                    return Err(Error::Value { what: "StartupLocality", value: u64::from(*locality) });
+                }
+                (log.startup_locality, located) = (*locality, true);
             }
-            let digest = wanted.ok_or(Error::Short("digest of the bank"))?.to_vec();
+            let digest = digests.get(&bank.id()).ok_or(Error::Short("digest of the bank"))?.to_vec();
             log.events.push(Event { number, pcr, kind, digest, data: data.to_vec() });
         }
         Ok(log)
@@ -188,8 +197,15 @@ impl Event {
         let bank = [Hash::Sha256, Hash::Sha384].into_iter().find(|hash| hash.size() == self.digest.len())?;
         let of = |data: &[u8]| bank.digest(&[data]) == self.digest;
         match self.kind {
-            EV_SEPARATOR | EV_ACTION | EV_S_CRTM_VERSION | EV_NONHOST_INFO | 0x8000_0001 | 0x8000_0006
-            | EV_EFI_ACTION => Some(of(&self.data)),
+            EV_SEPARATOR
+            | EV_ACTION
+            | EV_S_CRTM_VERSION
+            | EV_NONHOST_INFO
+            | EV_OMIT_BOOT_DEVICE_EVENTS
+            | 0x8000_0001
+            | 0x8000_0006
+            | EV_EFI_ACTION
+            | EV_EFI_VARIABLE_BOOT2 => Some(of(&self.data)),
             EV_EFI_VARIABLE_BOOT => Some(of(&self.data) || value_of(&self.data).is_some_and(of)),
             // Some shims write one byte more than they digest.
             EV_EFI_VARIABLE_AUTHORITY => {
@@ -210,7 +226,9 @@ impl Event {
             EV_NONHOST_INFO => "EV_NONHOST_INFO",
             0x0e => "EV_IPL_PARTITION_DATA",
             0x8000_0001 => "EV_EFI_VARIABLE_DRIVER_CONFIG",
+            EV_OMIT_BOOT_DEVICE_EVENTS => "EV_OMIT_BOOT_DEVICE_EVENTS",
             EV_EFI_VARIABLE_BOOT => "EV_EFI_VARIABLE_BOOT",
+            EV_EFI_VARIABLE_BOOT2 => "EV_EFI_VARIABLE_BOOT2",
             0x8000_0003 => "EV_EFI_BOOT_SERVICES_APPLICATION",
             0x8000_0006 => "EV_EFI_GPT_EVENT",
             EV_EFI_ACTION => "EV_EFI_ACTION",

@@ -4,7 +4,8 @@
 use jiff::Timestamp;
 use x509_parser::certificate::X509Certificate;
 
-use super::{Algorithm, Error, authority, certificate, in_date, issued, not_after};
+use super::{Algorithm, Error, Revocation, RevocationList, authority, certificate, in_date, issued, not_after};
+use crate::result::Checks;
 
 /// Most certificates of a chain, leaf and anchor included; AWS sends five.
 pub const MAX_CHAIN: usize = 8;
@@ -72,6 +73,52 @@ impl<'a> Chain<'a> {
         }
         chain.push(found.ok_or(refused.unwrap_or(Error::Malformed("empty list of trust anchors")))?);
         Ok(Self(chain))
+    }
+
+    /// As [`Self::follow`], and whether all of it is in date, as clauses of these names.
+    pub(crate) fn check<'i: 'a>(
+        leaf: &'a [u8],
+        intermediates: impl IntoIterator<Item = &'i [u8]>,
+        anchors: &'a Anchors,
+        allowed: &[Algorithm],
+        now: Timestamp,
+        [name, validity]: [&str; 2],
+        checks: &mut Checks,
+    ) -> Option<Self> {
+        let chain = Self::follow(leaf, intermediates, anchors, allowed);
+        let chain = chain.map_err(|error| checks.fails(name, &error.to_string())).ok()?;
+        checks.holds(name, "a trust anchor");
+        let dated = chain.in_date(now).map_err(|error| error.to_string());
+        let message = dated.as_ref().err().map_or("certificates in date", String::as_str);
+        checks.check(validity, dated.is_ok(), None, now.to_string(), message);
+        Some(chain)
+    }
+
+    /// What lists say of the certificates below the anchor: what is known of the one of which the least is, and one that is
+    /// revoked. A list that its issuer didn't sign is none.
+    pub(crate) fn revocation(
+        &self,
+        lists: &[Vec<u8>],
+        allowed: &[Algorithm],
+        now: Timestamp,
+    ) -> (Revocation, Option<String>) {
+        let (mut known, mut revoked) = (Revocation::Current, None);
+        for (certificate, issuer) in self.0.iter().zip(self.0.iter().skip(1)) {
+            let lists: Vec<_> =
+                lists.iter().filter_map(|der| RevocationList::verify(der, issuer, allowed).ok()).collect();
+            let current = lists.iter().any(|list| list.in_date(now).is_ok());
+            let of_one = match (lists.is_empty(), current) {
+                (true, _) => Revocation::Unknown,
+                (false, false) => Revocation::OutOfDate,
+                (false, true) => Revocation::Current,
+            };
+            if of_one < known {
+                known = of_one;
+            }
+            let is_named = lists.iter().any(|list| list.revokes(certificate));
+            revoked = revoked.or_else(|| is_named.then(|| certificate.subject().to_string()));
+        }
+        (known, revoked)
     }
 
     /// The certificate that the chain is about.

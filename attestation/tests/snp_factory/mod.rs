@@ -81,10 +81,14 @@ pub enum Who {
     Root,
     Intermediate,
     Stranger,
+    /// Has a key of 2048 bits, where all others have AMD's 4096.
+    Small,
 }
 
-static KEYS: LazyLock<[RsaKeyPair; 3]> =
-    LazyLock::new(|| std::array::from_fn(|_| RsaKeyPair::generate(KeySize::Rsa2048).unwrap()));
+static KEYS: LazyLock<[RsaKeyPair; 4]> = LazyLock::new(|| {
+    [KeySize::Rsa4096, KeySize::Rsa4096, KeySize::Rsa4096, KeySize::Rsa2048]
+        .map(|size| RsaKeyPair::generate(size).unwrap())
+});
 
 fn key(who: Who) -> &'static RsaKeyPair {
     &KEYS[who as usize]
@@ -190,6 +194,7 @@ pub struct Template {
     pub product: Product,
     pub kind: KeyKind,
     pub intermediate: Certificate,
+    pub intermediate_key: Who,
     pub vek: Certificate,
     /// Arc below 1.3.6.1.4.1.3704.1 to the extension's value.
     pub claims: Vec<(Vec<u8>, Vec<u8>)>,
@@ -228,6 +233,7 @@ impl Template {
             product,
             kind,
             intermediate: Certificate::new(&issuer, &root, Who::Root, 2, true),
+            intermediate_key: Who::Intermediate,
             vek: Certificate::new(&format!("SEV-{kind}"), &issuer, Who::Intermediate, 0, false),
             claims,
             crl: List {
@@ -275,7 +281,7 @@ impl Amd {
 
     /// As the template says.
     pub fn made(template: &Template) -> Self {
-        let Template { product, kind, intermediate, vek, claims, crl } = template;
+        let Template { product, kind, intermediate, intermediate_key, vek, claims, crl } = template;
         let root = format!("ARK-{product}");
         let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let p384 = sequence(&[oid("2a8648ce3d0201"), oid("2b81040022")]);
@@ -284,7 +290,7 @@ impl Amd {
             product: *product,
             kind: *kind,
             ark: Certificate::new(&root, &root, Who::Root, 1, true).der(spki(Who::Root), Vec::new()),
-            ask: intermediate.der(spki(Who::Intermediate), Vec::new()),
+            ask: intermediate.der(spki(*intermediate_key), Vec::new()),
             vek: vek.der(point, claims.iter().map(|(arc, value)| amd(arc, value)).collect()),
             crl: crl.der(),
             key,

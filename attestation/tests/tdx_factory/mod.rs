@@ -1,7 +1,10 @@
 //! Plays Intel: a root with its CAs, and a platform that quotes trust domains. Starts out right; a test makes one thing
 //! wrong and builds.
 
-use std::sync::LazyLock;
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex},
+};
 
 use aws_lc_rs::{
     digest::{SHA256, digest},
@@ -12,7 +15,8 @@ use constellation_attestation::tdx::{Anchors, Evidence, Outcome, Policy, verify_
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName, DnType,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, RevokedCertParams, SerialNumber,
+    date_time_ymd,
 };
 use serde_json::{Value, json};
 
@@ -40,7 +44,7 @@ pub mod place {
 }
 
 /// Who has a key.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     Root,
     PlatformCa,
@@ -49,16 +53,24 @@ pub enum Who {
     Pck,
     Attestation,
     Stranger,
+    /// Has a key on P-384, which Intel gives nobody.
+    Large,
 }
 
-static KEYS: LazyLock<[KeyPair; 7]> = LazyLock::new(|| std::array::from_fn(|_| KeyPair::generate().unwrap()));
+static KEYS: LazyLock<Vec<KeyPair>> = LazyLock::new(|| {
+    let mut keys: Vec<_> = (0..Who::Large as usize).map(|_| KeyPair::generate().unwrap()).collect();
+    keys.push(KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap());
+    keys
+});
+/// Certificates by what they say: one that stands in two places is the same, which a second signature would make another.
+static MADE: Mutex<Option<HashMap<String, rcgen::Certificate>>> = Mutex::new(None);
 
 fn key(who: Who) -> &'static KeyPair {
     &KEYS[who as usize]
 }
 
 /// A certificate to be made.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Template {
     pub name: &'static str,
     pub key: Who,
@@ -249,13 +261,19 @@ impl Scene {
         }
     }
 
-    fn certificate(&self, template: &Template) -> rcgen::Certificate {
-        let params = template.params();
-        if template.issuer == template.key {
-            return params.self_signed(key(template.key)).unwrap();
-        }
-        let issuer = Issuer::new(self.template(template.issuer).params(), key(template.issuer));
-        params.signed_by(key(template.key), &issuer).unwrap()
+    /// The certificate that a template is of.
+    pub fn certificate(&self, template: &Template) -> rcgen::Certificate {
+        let issuer = self.template(template.issuer);
+        let make = || {
+            let params = template.params();
+            if template.issuer == template.key {
+                return params.self_signed(key(template.key)).unwrap();
+            }
+            let issuer = Issuer::new(issuer.params(), key(template.issuer));
+            params.signed_by(key(template.key), &issuer).unwrap()
+        };
+        let mut made = MADE.lock().unwrap();
+        made.get_or_insert_default().entry(format!("{template:?} {}", issuer.name)).or_insert_with(make).clone()
     }
 
     fn list(&self, list: &List) -> String {

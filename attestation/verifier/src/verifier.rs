@@ -335,10 +335,11 @@ impl<A: Store> Verifier<A> {
 /// Whom we believe, with what the trust bundle has of their words. What can't be read is as good as absent: it refuses
 /// nodes, and admits none.
 fn endorsers(texts: &BTreeMap<String, String>) -> Endorsers {
-    Endorsers::read(texts).unwrap_or_else(|error| {
-        tracing::warn!(%error, "The collateral can't be used");
-        Endorsers::pinned(Cache::default())
-    })
+    let (endorsers, errors) = Endorsers::read(texts);
+    for error in errors {
+        tracing::warn!(%error, "A part of the collateral can't be used");
+    }
+    endorsers
 }
 
 /// What is wrong with a peer that came as far as the challenge and gave nothing to appraise; nothing where it is no

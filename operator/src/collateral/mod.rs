@@ -197,7 +197,7 @@ impl Collector {
             stored.insert(key, plan::Stored { fetched: entry.fetched, until: checked });
         }
         let names = unread.join(", ");
-        let text = format!("ConfigMap {} can't be used because of {names}: correct or remove it", store::NAME);
+        let text = format!("{names} of ConfigMap {} can't be read, and isn't used: correct or remove it", store::NAME);
         (stored, (!unread.is_empty()).then_some((reason::COLLATERAL_INVALID, text)))
     }
 

@@ -14,7 +14,7 @@ use constellation_attestation::{
     platform::Platform,
     policy::{Hardware, MeasurementSet},
     reference::Requirement,
-    snp::{self, Product},
+    snp::{self, KeyKind, Product},
 };
 use constellation_crds::node::AttestationResult;
 use jiff::{SignedDuration, Timestamp};
@@ -108,10 +108,9 @@ pub fn wants<'a>(
         return BTreeMap::new();
     }
     let lists = sets.into_iter().filter(|set| set.platform.as_str() == platform).flat_map(|set| match &set.hardware {
-        Some(Hardware::Snp(policy)) => products(policy),
+        Some(Hardware::Snp(policy)) => lists(policy),
         Some(Hardware::Tdx(_)) | None => Vec::new(),
     });
-    let lists = lists.map(|product| Key::SnpCrl { product: product.to_string() });
     let known = lists.chain(stored.into_iter().cloned());
     let mut wants: BTreeMap<_, _> =
         known.map(|key| (key.clone(), Want { need: Need::from(key), hint: false })).collect();
@@ -147,11 +146,15 @@ pub fn names(needs: &[Need]) -> String {
 }
 
 /// The products that a policy accepts, if it wants their revocation lists.
-fn products(policy: &snp::Policy) -> Vec<Product> {
+fn lists(policy: &snp::Policy) -> Vec<Key> {
     if matches!(policy.revocation, Requirement::Waived { .. }) {
         return Vec::new();
     }
-    Product::ALL.into_iter().filter(|p| policy.product.allows(p) && policy.reported_tcb.0.contains_key(p)).collect()
+    let products = Product::ALL.into_iter();
+    let products = products.filter(|p| policy.product.allows(p) && policy.reported_tcb.0.contains_key(p));
+    let kinds = [KeyKind::Vcek, KeyKind::Vlek].into_iter().filter(|kind| policy.key.allows(kind));
+    let list = |(product, kind): (Product, _)| Key::SnpCrl { product: product.to_string(), kind };
+    products.flat_map(|product| kinds.clone().map(move |kind| (product, kind))).map(list).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use constellation_attestation::{
-    collateral::{Cache, Entry, Key},
+    collateral::{Entry, Key},
     endorsers::Endorsers,
     platform::Platform,
 };
@@ -44,10 +44,11 @@ pub async fn read(
 /// Whom the owner believes about machines. What can't be read is as good as absent.
 #[must_use]
 pub fn endorsers(texts: &BTreeMap<String, String>) -> Endorsers {
-    Endorsers::read(texts).unwrap_or_else(|error| {
-        tracing::warn!(%error, "ConfigMap {NAME} can't be used");
-        Endorsers::pinned(Cache::default())
-    })
+    let (endorsers, errors) = Endorsers::read(texts);
+    for error in errors {
+        tracing::warn!(%error, "A part of ConfigMap {NAME} can't be used");
+    }
+    endorsers
 }
 
 /// Writes one entry and touches no other: what the owner wrote stays the owner's. Several clusters may share the map, so
@@ -79,9 +80,10 @@ mod tests {
         let word = r#"{"fetched":"2026-01-01T00:00:00Z","base64":"AQI="}"#.to_owned();
         let good = BTreeMap::from([("snp-crl.Milan".to_owned(), word.clone())]);
         assert_eq!(endorsers(&good).collateral.write().collect::<BTreeMap<_, _>>(), good);
-        for (name, text) in [("snp-crl.Milan", "{}"), ("another", word.as_str())] {
-            let texts = BTreeMap::from([(name.to_owned(), text.to_owned())]);
-            assert_eq!(endorsers(&texts).collateral, Cache::default(), "{name}");
+        for (name, text) in [("snp-crl.Genoa", "{}"), ("another", word.as_str())] {
+            let mut texts = good.clone();
+            texts.insert(name.to_owned(), text.to_owned());
+            assert_eq!(endorsers(&texts).collateral.write().collect::<BTreeMap<_, _>>(), good, "{name}");
         }
     }
 }

@@ -35,7 +35,7 @@ fn now() -> Timestamp {
 }
 
 fn crl() -> Key {
-    Key::SnpCrl { product: "Milan".into() }
+    Key::SnpCrl { product: "Milan".into(), kind: KeyKind::Vcek }
 }
 
 fn tdx() -> Key {
@@ -168,10 +168,20 @@ async fn each_failure_is_told_by_its_cause_and_takes_nothing_away() {
 }
 
 #[tokio::test]
+async fn the_list_for_keys_of_clouds_is_fetched_from_its_own_place() {
+    let maker = Maker::with([("/kds/vlek/v1/Milan/crl", Reply::ok(AMD.crl()))]).await;
+    let scene = Scene::new(&maker).await;
+    let of = |kind| Need::from(Key::SnpCrl { product: "Milan".into(), kind });
+    let entry = scene.collector.get(&of(KeyKind::Vlek), None, now()).await.unwrap();
+    assert_eq!(entry.bytes, AMD.crl());
+    assert!(scene.collector.get(&of(KeyKind::Vcek), None, now()).await.is_err());
+}
+
+#[tokio::test]
 async fn a_list_of_another_product_or_a_root_of_nobody_is_not_kept() {
     let maker = Maker::with([("/kds/vcek/v1/Genoa/crl", Reply::ok(AMD.crl()))]).await;
     let scene = Scene::new(&maker).await;
-    let genoa = Need::from(Key::SnpCrl { product: "Genoa".into() });
+    let genoa = Need::from(Key::SnpCrl { product: "Genoa".into(), kind: KeyKind::Vcek });
     let trouble = scene.collector.get(&genoa, None, now()).await.unwrap_err();
     assert!(matches!(&trouble, Trouble::Unfit { host, .. } if *host == maker.host()), "{trouble}");
 }
@@ -301,7 +311,7 @@ async fn with_fetching_off_hand_written_entries_work_and_what_is_missing_is_told
     let (_, message) = look(&off, "aws-snp", &texts(&crl(), AMD.crl(), days(31))).unwrap();
     assert!(message.contains("is too old"), "{message}");
     let (reason, message) = look(&off, "aws-snp", &BTreeMap::from([("x".into(), "y".into())])).unwrap();
-    assert!(reason == "CollateralInvalid" && message.contains("because of x"), "{message}");
+    assert!(reason == "CollateralInvalid" && message.starts_with("x of ConfigMap"), "{message}");
     scene.settle().await;
     assert_eq!((maker.asked().len(), scene.api.writes()), (0, 0));
 }

@@ -10,7 +10,7 @@ use constellation_attestation::{
     bytes::Hex,
     collateral::Key,
     endorsers::{Endorsers, Need, needs},
-    snp::{Product, tcb::RawTcb},
+    snp::{KeyKind, Product, tcb::RawTcb},
     tdx::collateral::{Collateral, PckCa, ROOT_CRL},
     x509,
 };
@@ -83,10 +83,16 @@ impl Vendors {
     /// Why it isn't there, or can't be believed.
     pub async fn fetch(&self, need: &Need, now: Timestamp) -> Result<Vec<u8>, Trouble> {
         match &need.key {
-            Key::SnpCrl { product } => self.amd(&need.key, &format!("{product}/crl"), now).await,
+            Key::SnpCrl { product, kind: KeyKind::Vcek } => {
+                self.amd(&need.key, &format!("vcek/v1/{product}/crl"), now).await
+            }
+            // AMD document 57230, "VLEK CRL".
+            Key::SnpCrl { product, kind: KeyKind::Vlek } => {
+                self.amd(&need.key, &format!("vlek/v1/{product}/crl"), now).await
+            }
             Key::SnpVcek { product, chip, tcb } => {
                 let path = vcek(product, chip, tcb).ok_or_else(|| Trouble::Absent("the TCB".into()))?;
-                self.amd(&need.key, &path, now).await
+                self.amd(&need.key, &format!("vcek/v1/{path}"), now).await
             }
             Key::GoogleIssuer { .. } => self.google(need, now).await,
             Key::Tdx { fmspc } => self.intel(&need.key, fmspc, now).await,
@@ -94,7 +100,7 @@ impl Vendors {
     }
 
     async fn amd(&self, key: &Key, path: &str, now: Timestamp) -> Result<Vec<u8>, Trouble> {
-        let (url, answer) = self.get(format!("{}/vcek/v1/{path}", self.sources.amd)).await?;
+        let (url, answer) = self.get(format!("{}/{path}", self.sources.amd)).await?;
         self.fit(key, answer.body, &url, now)
     }
 

@@ -15,7 +15,7 @@ fn now() -> Timestamp {
 }
 
 fn list(product: &str) -> Key {
-    Key::SnpCrl { product: product.into() }
+    Key::SnpCrl { product: product.into(), kind: KeyKind::Vcek }
 }
 
 fn set(platform: Platform, change: impl FnOnce(&mut snp::Policy)) -> MeasurementSet {
@@ -46,6 +46,11 @@ fn a_policy_wants_the_lists_of_the_products_that_it_accepts() {
     assert_eq!(wanted(|_| ()), [list("Genoa"), list("Milan")], "with a floor, of all products");
     assert_eq!(wanted(|policy| policy.product = Requirement::Exact(Product::Milan)), [list("Milan")]);
     assert_eq!(wanted(|policy| policy.product = Requirement::AnyOf(vec![Product::Turin])), []);
+    let clouds = |policy: &mut snp::Policy| {
+        policy.product = Requirement::Exact(Product::Milan);
+        policy.key = Requirement::AnyOf(vec![KeyKind::Vcek, KeyKind::Vlek]);
+    };
+    assert_eq!(wanted(clouds), [list("Milan"), Key::SnpCrl { product: "Milan".into(), kind: KeyKind::Vlek }]);
     let waived = |policy: &mut snp::Policy| policy.revocation = Requirement::Waived { reason: "a test".into() };
     assert_eq!(wanted(waived), []);
     assert_eq!(keys(&wants("gcp-snp", &[set(Platform::AwsSnp, |_| ())], [], [])), [], "of another platform");
