@@ -1,6 +1,12 @@
 //! The clouds that this operator offers: those that were started with it, and rooms made from a cluster's own settings.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use constellation_crds::ConstellationCluster;
 use kube::Client;
@@ -64,12 +70,12 @@ impl Offer {
     }
 
     /// Every cloud in use, under a name that tells it from the others.
-    #[cfg_attr(not(feature = "rooms"), allow(clippy::unused_async, reason = "only rooms are waited for"))]
-    pub async fn all(&self) -> BTreeMap<String, Arc<dyn Cloud>> {
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<String, Arc<dyn Cloud>> {
         let all: BTreeMap<_, _> =
             self.started.iter().map(|(name, cloud)| ((*name).to_owned(), Arc::clone(cloud))).collect();
         #[cfg(feature = "rooms")]
-        let all = all.into_iter().chain(self.rooms.all().await).collect();
+        let all = all.into_iter().chain(self.rooms.all()).collect();
         all
     }
 }
@@ -84,15 +90,23 @@ pub struct Guard {
 }
 
 impl Guard {
-    pub(super) fn stand_beside(&self, cloud: &dyn Cloud) {
-        cloud.watch_calls(Box::new(Beside { provider: cloud.name(), guard: self.clone() }));
+    /// Watches a cloud's calls; what is given back says whether one was denied so far.
+    pub(super) fn stand_beside(&self, cloud: &dyn Cloud) -> Arc<AtomicBool> {
+        let denied = Arc::<AtomicBool>::default();
+        let beside = Beside { provider: cloud.name(), guard: self.clone(), denied: Arc::clone(&denied) };
+        cloud.watch_calls(Box::new(beside));
+        denied
     }
 }
+
+/// [`CloudError::word`](super::CloudError::word) of a call that was denied.
+const DENIED: &str = "denied";
 
 /// A guard of one cloud.
 struct Beside {
     provider: &'static str,
     guard: Guard,
+    denied: Arc<AtomicBool>,
 }
 
 impl Watcher for Beside {
@@ -102,6 +116,9 @@ impl Watcher for Beside {
 
     fn ended(&self, call: &Call) {
         self.guard.metrics.called(self.provider, call);
+        if call.outcome == DENIED {
+            self.denied.store(true, Ordering::Relaxed);
+        }
     }
 }
 

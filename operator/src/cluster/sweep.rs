@@ -39,7 +39,7 @@ pub async fn run(ctx: Arc<Context>, interval: Duration, stop: impl Future<Output
 /// One comparison; gives what is unknown now. A thing goes when it was unknown before.
 async fn sweep(ctx: &Context, before: &BTreeSet<Suspect>) -> Result<BTreeSet<Suspect>, Error> {
     let mut unknown = BTreeSet::new();
-    for (name, cloud) in &ctx.clouds.all().await {
+    for (name, cloud) in &ctx.clouds.all() {
         // The cloud first: a cluster that is made meanwhile is known then, and not taken for a leak.
         let there = match cloud.clusters().await {
             Ok(there) => there,

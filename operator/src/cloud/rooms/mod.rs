@@ -7,7 +7,14 @@ mod azure;
 #[cfg(feature = "gcp")]
 mod gcp;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use constellation_crds::{
     ConstellationCluster,
@@ -16,7 +23,7 @@ use constellation_crds::{
 };
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, Client, ResourceExt as _};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
 use super::{
@@ -27,6 +34,12 @@ use crate::{error::Error, events::Events};
 
 /// Its UID says which management cluster this is, for as long as that lives.
 const SYSTEM: &str = "kube-system";
+
+/// How long making a room may take: some SDKs ask the machine that they run on who they are.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A room in which a call was denied is made anew after so long: some SDKs keep a token that was refused for ever, and what
+/// was missing may have been granted.
+const ANEW: Duration = Duration::from_mins(1);
 
 /// The rooms.
 pub(super) struct Rooms {
@@ -40,6 +53,20 @@ struct Room {
     /// Version of the Secret with the credentials.
     credentials: Option<String>,
     cloud: Arc<dyn Cloud>,
+    made: Instant,
+    /// Whether a call was denied.
+    denied: Arc<AtomicBool>,
+}
+
+impl Room {
+    fn is_good(&self, credentials: Option<&String>) -> bool {
+        let denied = self.denied.load(Ordering::Relaxed);
+        self.credentials.as_ref() == credentials && !is_stale(denied, self.made.elapsed())
+    }
+}
+
+fn is_stale(denied: bool, age: Duration) -> bool {
+    denied && age >= ANEW
 }
 
 /// What rooms are made from, beside the provider's own settings.
@@ -77,34 +104,52 @@ impl Rooms {
         Self { client, guard, owner: OnceCell::new(), made: Mutex::default() }
     }
 
-    /// The room of a cluster's settings; made anew when its credentials changed.
+    /// The room of a cluster's settings; made anew when its credentials changed, or were denied something.
     pub(super) async fn of(&self, cluster: &ConstellationCluster, events: &Events) -> Result<Arc<dyn Cloud>, Error> {
         let secret = self.credentials(cluster).await?;
         let version = secret.as_ref().and_then(kube::ResourceExt::resource_version);
         let place = place(cluster);
-        let mut made = self.made.lock().await;
-        if let Some(room) = made.get(&place).filter(|room| room.credentials == version) {
-            return Ok(Arc::clone(&room.cloud));
+        let good = |rooms: &BTreeMap<String, Room>| {
+            let room = rooms.get(&place).filter(|room| room.is_good(version.as_ref()))?;
+            Some(Arc::clone(&room.cloud))
+        };
+        if let Some(cloud) = good(&self.rooms()) {
+            return Ok(cloud);
         }
         let (owner, tee) = (self.owner().await?, cluster.spec.tee);
         let given = Given { owner, tee, credentials: secret.as_ref(), endpoint: endpoint() };
-        let cloud = make(cluster, &given).await?;
+        // Without the lock: a cloud that can't be reached must not hold the others up.
+        let made = tokio::time::timeout(PATIENCE, make(cluster, &given)).await;
+        let cloud = made.map_err(|_| Error::Time("connecting to the cloud"))??;
         #[cfg(feature = "scripted")]
         let cloud = if given.endpoint.is_some() { Arc::new(super::scripted::Scripted(cloud)) } else { cloud };
-        self.guard.stand_beside(cloud.as_ref());
+        let cloud = {
+            let mut rooms = self.rooms();
+            // Who was faster made the one that all share.
+            if let Some(cloud) = good(&rooms) {
+                return Ok(cloud);
+            }
+            let denied = self.guard.stand_beside(cloud.as_ref());
+            let room = Room { credentials: version, cloud: Arc::clone(&cloud), made: Instant::now(), denied };
+            rooms.insert(place, room);
+            cloud
+        };
         if let Some(secret) = &secret {
             let name = secret.name_any();
             let message =
                 format!("the key in Secret {name} is used; an identity of the operator's own can't be copied");
             events.warning(cluster, reason::STATIC_CREDENTIALS, message).await;
         }
-        made.insert(place, Room { credentials: version, cloud: Arc::clone(&cloud) });
         Ok(cloud)
     }
 
     /// Every room that was made, by its settings.
-    pub(super) async fn all(&self) -> Vec<(String, Arc<dyn Cloud>)> {
-        self.made.lock().await.iter().map(|(place, room)| (place.clone(), Arc::clone(&room.cloud))).collect()
+    pub(super) fn all(&self) -> Vec<(String, Arc<dyn Cloud>)> {
+        self.rooms().iter().map(|(place, room)| (place.clone(), Arc::clone(&room.cloud))).collect()
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, BTreeMap<String, Room>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn credentials(&self, cluster: &ConstellationCluster) -> Result<Option<Secret>, Error> {
@@ -167,6 +212,13 @@ mod tests {
     use k8s_openapi::ByteString;
 
     use super::*;
+
+    #[test]
+    fn a_room_is_made_anew_a_while_after_a_denial_and_not_before() {
+        let before = ANEW.saturating_sub(Duration::from_millis(1));
+        assert_eq!([false, true].map(|denied| is_stale(denied, ANEW)), [false, true]);
+        assert_eq!([false, true].map(|denied| is_stale(denied, before)), [false, false]);
+    }
 
     #[cfg(feature = "azure")]
     const ID: &str = "00000000-0000-0000-0000-000000000001";
