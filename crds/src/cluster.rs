@@ -264,21 +264,24 @@ pub enum DiskIntegrity {
 /// Networks and the endpoint.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("[[has(self.podCIDR) ? self.podCIDR : '10.244.0.0/16', has(self.serviceCIDR) ? self.serviceCIDR : '10.96.0.0/16'], [has(self.podCIDR) ? self.podCIDR : '10.244.0.0/16', has(self.nodeCIDR) ? self.nodeCIDR : '10.77.0.0/16'], [has(self.serviceCIDR) ? self.serviceCIDR : '10.96.0.0/16', has(self.nodeCIDR) ? self.nodeCIDR : '10.77.0.0/16']].all(pair, !cidr(pair[0]).containsCIDR(pair[1]) && !cidr(pair[1]).containsCIDR(pair[0]))")
+    .message("podCIDR, serviceCIDR and nodeCIDR must not overlap: an address would lead to two places"))]
 pub struct Network {
-    /// Pods' addresses. Absent: 10.244.0.0/16. Each node gets a /24 of it.
+    /// Pods' addresses. Absent: 10.244.0.0/16. Each node gets a /24 of it: there are at most as many nodes, those that a
+    /// roll adds included, as it has of these, less one.
     #[serde(default, rename = "podCIDR", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))]
-    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).prefixLength() <= 23").message("must be an IPv4 network of at least two /24, for example 10.244.0.0/16"))]
+    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).masked() == cidr(self) && cidr(self).prefixLength() <= 23").message("must be an IPv4 network of at least two /24, for example 10.244.0.0/16"))]
     pub pod_cidr: Option<String>,
     /// Services' addresses. Absent: 10.96.0.0/16.
     #[serde(default, rename = "serviceCIDR", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))]
-    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).prefixLength() >= 12 && cidr(self).prefixLength() <= 24").message("must be an IPv4 network from /12 to /24, for example 10.96.0.0/16"))]
+    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).masked() == cidr(self) && cidr(self).prefixLength() >= 12 && cidr(self).prefixLength() <= 24").message("must be an IPv4 network from /12 to /24, for example 10.96.0.0/16"))]
     pub service_cidr: Option<String>,
     /// Nodes' addresses. Absent: 10.77.0.0/24 for `local`, 10.77.0.0/16 in clouds.
     #[serde(default, rename = "nodeCIDR", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))]
-    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).prefixLength() <= 28").message("must be an IPv4 network of at least a /28, for example 10.77.0.0/24"))]
+    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self).masked() == cidr(self) && cidr(self).prefixLength() <= 28").message("must be an IPv4 network of at least a /28, for example 10.77.0.0/24"))]
     pub node_cidr: Option<String>,
     /// Who makes the pod network. Absent: `mesh`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

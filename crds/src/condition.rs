@@ -192,6 +192,8 @@ pub mod reason {
     pub const API_SERVER_UNREACHABLE: &str = "APIServerUnreachable";
     /// Enough etcd members are healthy.
     pub const QUORUM_HEALTHY: &str = "QuorumHealthy";
+    /// So many control-plane nodes are gone for good that etcd can't have a majority again; the message says what to do.
+    pub const QUORUM_LOST: &str = "QuorumLost";
     /// One more loss of a control-plane node would stop etcd.
     pub const QUORUM_AT_RISK: &str = "QuorumAtRisk";
     /// Nodes are being replaced by nodes of another version.
@@ -216,7 +218,7 @@ pub mod reason {
     pub const ATTESTATION_REFUSED: &str = "AttestationRefused";
     /// Event only: somebody was refused in a node's name, or in no node's; nothing is wrong with the node itself.
     pub const PEER_REFUSED: &str = "PeerRefused";
-    /// An entry of `ConfigMap` `constellation-collateral` can't be read, and so none of them is used.
+    /// An entry of `ConfigMap` `constellation-collateral` can't be read, and isn't used.
     pub const COLLATERAL_INVALID: &str = "CollateralInvalid";
     /// What makers or clouds have to have said can't be fetched; the message names the host, the cause and the cure.
     pub const FETCH_FAILED: &str = "FetchFailed";
@@ -337,6 +339,7 @@ pub mod reason {
         PROVIDER_NOT_ALLOWED,
         QUORUM_AT_RISK,
         QUORUM_HEALTHY,
+        QUORUM_LOST,
         QUOTA_EXCEEDED,
         RECONCILED,
         REPLACING_NODE,

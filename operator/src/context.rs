@@ -18,6 +18,7 @@ use crate::{
     init,
     lease::Fence,
     metrics::Metrics,
+    node::hold::Holds,
     workload,
 };
 
@@ -37,6 +38,8 @@ pub struct Context {
     pub inits: Arc<init::Registry>,
     /// Machines as they were listed last.
     pub listings: Listings,
+    /// Launches that were refused.
+    pub holds: Holds,
     /// Failures in a row, of every kind of object.
     pub failures: Failures,
     /// Whether this process may still act.

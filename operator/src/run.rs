@@ -66,6 +66,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         workloads: workload::Registry::new(Arc::clone(&fence)),
         inits: Arc::default(),
         listings: Listings::default(),
+        holds: node::hold::Holds::default(),
         failures: Failures::default(),
         fence,
         metrics,

@@ -86,8 +86,15 @@ async fn check(world: &World, cloud: &dyn Cloud) -> Result<(), Error> {
     }
     let image = world.version.as_ref().and_then(|version| observe::image(cluster, version));
     let demand = demand(cluster, image, world.seen.max_surge);
-    cloud.check_capability(&demand).await?;
-    cloud.check_quota(&world.uid, &demand).await?;
+    for checked in [cloud.check_capability(&demand).await, cloud.check_quota(&world.uid, &demand).await] {
+        match checked {
+            // Who may not ask beforehand is told when a launch is refused.
+            Err(CloudError::Denied(why)) => {
+                tracing::warn!(cluster = cluster.name_any(), why, "Could not be asked before the first launch");
+            }
+            checked => checked?,
+        }
+    }
     Ok(())
 }
 

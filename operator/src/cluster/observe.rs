@@ -1,14 +1,17 @@
 //! Looks at everything a decision about a cluster needs; changes nothing.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use constellation_attestation::owner;
 use constellation_crds::{
     ANNOTATION_DELETE_FIRST, ANNOTATION_PAUSED, ConfidentialNode, ConstellationCluster, FINALIZER_CLUSTER, NodeGroup,
     NodeVersion, TrustBundle,
-    cluster::{AcceptedVersion, CloudResource, DeletionPolicy},
-    condition::kind,
-    node::{AttestationResult, Phase, Refusals},
+    cluster::{AcceptedVersion, CloudResource, DeletionPolicy, StateDisk},
+    condition::{Condition, kind, reason},
+    node::{AttestationResult, Phase, Refusals, Role},
 };
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
@@ -29,7 +32,7 @@ use crate::{
     context::Context,
     custody::{self, Master},
     error::{Class, Error, chain},
-    init::{Outcome, install, trust},
+    init::{Outcome, begin, install, trust},
     workload::Workload,
 };
 
@@ -102,7 +105,9 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let nodes: Api<ConfidentialNode> = Api::namespaced(client.clone(), &namespace);
     let nodes = nodes.list(&mine).await.map_err(Error::kube("listing the cluster's nodes"))?.items;
     let groups: Api<NodeGroup> = Api::namespaced(client.clone(), &namespace);
-    let groups = groups.list(&mine).await.map_err(Error::kube("listing the cluster's groups"))?.items;
+    let mut groups = groups.list(&mine).await.map_err(Error::kube("listing the cluster's groups"))?.items;
+    // One that somebody else made in the cluster's name is not ours to read or to delete.
+    groups.retain(|group| group.name_any() == format!("{}-{}", cluster.name_any(), group.spec.group));
     let versions: Api<NodeVersion> = Api::namespaced(client.clone(), &namespace);
     let wanted = &cluster.spec.node_version;
     let version = versions.get_opt(wanted).await.map_err(Error::kube(format!("reading NodeVersion {wanted}")))?;
@@ -113,7 +118,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         Some(cloud) if memory.network.is_some() => cloud.endorsement_roots(&uid).await?,
         _ => Vec::new(),
     };
-    let node_list: Vec<NodeSeen> = nodes.iter().map(node).collect();
+    let node_list: Vec<NodeSeen> = nodes.iter().map(|found| node(found, &cluster)).collect();
     let kubeconfig = !simulated && secrets::has_kubeconfig(client, &cluster).await?;
     let recorded = secrets::is_initialized(&cluster);
     let ready_control_plane = node_list.iter().any(|n| n.role.as_str() == "control-plane" && n.phase == Phase::Ready);
@@ -144,7 +149,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         cluster_id_known: status.cluster_id.is_some(),
         master_secret: master_seen,
         network: memory.network.is_some(),
-        version: version_seen(&cluster, version.as_ref(), platform),
+        version: version_seen(&cluster, version.as_ref(), platform, inside.kubernetes.as_deref()),
         accepted,
         initialized,
         kubeconfig_lost: (recorded && !kubeconfig && !simulated).then(|| secrets::kubeconfig_name(&cluster)),
@@ -154,6 +159,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
             .map_or(i64::MAX, |last| i64::try_from(last.elapsed().as_secs()).unwrap_or(i64::MAX)),
         installed: inside.installed,
         trust_current: inside.trust_current,
+        max_index: max_index(&cluster),
         control_plane_replicas: cluster.spec.control_plane.replicas,
         on_failure: cluster.spec.on_failure(),
         max_surge: max_surge(&cluster, version.as_ref()),
@@ -202,7 +208,19 @@ fn max_surge(cluster: &ConstellationCluster, version: Option<&NodeVersion>) -> u
     of_version.or_else(|| cluster.spec.rollout.as_ref()?.max_surge).unwrap_or(1)
 }
 
-fn version_seen(cluster: &ConstellationCluster, version: Option<&NodeVersion>, platform: Option<&str>) -> VersionSeen {
+/// Without the index 0, which no node has; the network of nodes on a host has room for 244.
+fn max_index(cluster: &ConstellationCluster) -> u32 {
+    let pods = cluster.spec.network.as_ref().and_then(|network| network.pod_cidr.as_deref()).unwrap_or(begin::POD_CIDR);
+    let prefix: u32 = pods.split_once('/').and_then(|(_, prefix)| prefix.parse().ok()).unwrap_or(u32::MAX);
+    24_u32.checked_sub(prefix).map_or(0, |bits| (1 << bits) - 1).min(244)
+}
+
+fn version_seen(
+    cluster: &ConstellationCluster,
+    version: Option<&NodeVersion>,
+    platform: Option<&str>,
+    running: Option<&str>,
+) -> VersionSeen {
     let name = cluster.spec.node_version.clone();
     let Some(version) = version else { return VersionSeen::Missing(name) };
     let Some(status) = &version.status else {
@@ -221,6 +239,13 @@ fn version_seen(cluster: &ConstellationCluster, version: Option<&NodeVersion>, p
     }
     if !status.sets.iter().any(|set| Some(set.platform.as_str()) == platform) {
         return VersionSeen::NoSet(name);
+    }
+    let wanted = &version.spec.kubernetes_version;
+    if let Some(running) = running.filter(|running| running.split(['+', '-']).next() != Some(wanted)) {
+        return VersionSeen::OtherKubernetes(format!(
+            "NodeVersion {name} is for Kubernetes {wanted}, and the cluster runs {running}: roll to images of the version \
+             that it was made with"
+        ));
     }
     VersionSeen::Ready(AcceptedVersion { digest: digest.clone(), name, sets: status.sets.clone() })
 }
@@ -253,10 +278,33 @@ fn group_seen(group: &constellation_crds::cluster::WorkerGroup, existing: &[Node
     }
 }
 
-fn node(node: &ConfidentialNode) -> NodeSeen {
+/// Whether the cluster's spec asks for something else than the node was made from. A group that it no longer has is
+/// dealt with as a whole.
+fn drifted(node: &ConfidentialNode, cluster: &ConstellationCluster) -> bool {
+    let (made, spec) = (&node.spec, &cluster.spec);
+    let disk = |disk: &Option<StateDisk>| disk.clone().unwrap_or_default();
+    let same =
+        |kind: &str, wanted: &Option<StateDisk>| made.instance_type == kind && disk(&made.state_disk) == disk(wanted);
+    if made.role == Role::ControlPlane {
+        return !same(&spec.control_plane.instance_type, &spec.control_plane.state_disk);
+    }
+    spec.node_groups.iter().find(|group| group.name == made.node_group).is_some_and(|group| {
+        // Without zones in the spec the cloud's room chooses, and any will do.
+        let zone = group.zones.is_empty() || made.zone.as_ref().is_some_and(|zone| group.zones.contains(zone));
+        let (labels, taints) = (made.labels == group.labels, made.taints == group.taints);
+        !(same(&group.instance_type, &group.state_disk) && zone && labels && taints)
+    })
+}
+
+fn node(node: &ConfidentialNode, cluster: &ConstellationCluster) -> NodeSeen {
     let status = node.status.clone().unwrap_or_default();
     let at = |phase: &str| Some(status.phase_times.get(phase)?.parse::<Timestamp>().ok()?.as_second());
     let was_joined = at("Joined").is_some() || at("Ready").is_some();
+    let launched = status.conditions.iter().find(|condition| condition.type_ == kind::LAUNCHED);
+    let short = |condition: &Condition| {
+        condition.status == "False"
+            && [reason::NO_CAPACITY, reason::QUOTA_EXCEEDED].contains(&condition.reason.as_str())
+    };
     let refused = |result: &AttestationResult| result.verdict == "Refused" && lacking(result).is_empty();
     NodeSeen {
         name: node.name_any(),
@@ -265,6 +313,7 @@ fn node(node: &ConfidentialNode) -> NodeSeen {
         role: node.spec.role,
         index: node.spec.index,
         digest: node.spec.version_digest.clone(),
+        drifted: drifted(node, cluster),
         phase: status.phase.unwrap_or(Phase::Pending),
         deleting: node.metadata.deletion_timestamp.is_some(),
         delete_first: node.annotations().contains_key(ANNOTATION_DELETE_FIRST),
@@ -272,6 +321,7 @@ fn node(node: &ConfidentialNode) -> NodeSeen {
         refused: was_joined && status.attestation.as_ref().is_some_and(refused),
         created: node.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         failed_at: at("Failed"),
+        short: launched.is_some_and(short),
         was_joined,
         was_ready: at("Ready").is_some(),
         ready_at: at("Ready"),
@@ -304,6 +354,7 @@ fn talk(ctx: &Context, node: &ConfidentialNode, initialized: bool) -> Option<(St
 #[derive(Default)]
 struct Inside {
     reachable: bool,
+    kubernetes: Option<String>,
     installed: bool,
     trust_current: bool,
     revision: Option<u64>,
@@ -329,11 +380,10 @@ async fn inside(
     let Some(workload) = workload else { return Inside::default() };
     let look = async {
         let client: Client = workload.client();
-        if !simulated {
-            client.apiserver_version().await?;
-        }
-        let mut inside =
-            Inside { reachable: true, installed: install::installed(&client, simulated).await?, ..Inside::default() };
+        // What answers for a simulated cluster is the operator's own API server.
+        let kubernetes = if simulated { None } else { Some(client.apiserver_version().await?.git_version) };
+        let installed = install::installed(&client, simulated).await?;
+        let mut inside = Inside { reachable: true, kubernetes, installed, ..Inside::default() };
         let (true, Some(owner), Some(cloud)) = (inside.installed, given.owner, given.cloud) else { return Ok(inside) };
         let bundles: Api<TrustBundle> = Api::namespaced(client, workload.namespace());
         let found = bundles.get_opt(&bundle::name(workload, cluster)).await?;

@@ -265,6 +265,7 @@ fn without_target(seen: &Observed, mut plan: Plan) -> Plan {
             let message = format!("NodeVersion {name} has no measurements for this provider's platform: add a set");
             plan.stall(reason::NO_MEASUREMENTS, message)
         }
+        VersionSeen::OtherKubernetes(message) => plan.stall(reason::INVALID_SPEC, message),
         VersionSeen::Ready(_) => plan,
     }
 }
@@ -293,11 +294,11 @@ fn initialize(seen: &Observed, target: &str, mut plan: Plan) -> Plan {
             .then(after)
             .wait(reason::INITIALIZING_CONTROL_PLANE, failed_words(seen));
     };
-    if first.digest != target && first.phase != Phase::Ready && seen.init_of(&first.uid).is_none() {
-        // Nothing is in it yet: the newer version may take its place.
-        let why = "another version is wanted before this one was initialised".to_owned();
+    if first.outdated(target) && first.phase != Phase::Ready && seen.init_of(&first.uid).is_none() {
+        // Nothing is in it yet: what is wanted now may take its place.
+        let why = "something else is wanted before this one was initialised".to_owned();
         plan.steps.push(Step::DeleteNode { name: first.name.clone(), why });
-        return plan.wait(reason::INITIALIZING_CONTROL_PLANE, "the first node is made anew with the wanted version");
+        return plan.wait(reason::INITIALIZING_CONTROL_PLANE, "the first node is made anew as it is wanted now");
     }
     if seen.simulated {
         return plan
@@ -344,10 +345,31 @@ fn unreachable(seen: &Observed, mut plan: Plan) -> Plan {
         }
     }
     targets(seen, &mut plan);
+    if let Some(lost) = lost_majority(seen) {
+        return plan.stall(reason::QUORUM_LOST, lost);
+    }
     plan.wait(
         reason::API_SERVER_UNREACHABLE,
         "the cluster's API server does not answer; restarted control-plane nodes are offered their disk keys",
     )
+}
+
+/// What to do where so many control-plane nodes are gone for good that etcd can't have a majority again.
+fn lost_majority(seen: &Observed) -> Option<String> {
+    // The first one is a member before Kubernetes is seen to know it, and nobody can join before that.
+    let joined = seen.nodes.iter().any(|node| node.was_joined);
+    let members = seen.control_plane().filter(|node| (node.was_joined || !joined) && !node.deleting);
+    let (gone, there): (Vec<_>, Vec<_>) = members.partition(|node| node.phase == Phase::Failed);
+    if gone.is_empty() || there.len() > gone.len() {
+        return None;
+    }
+    let names: Vec<_> = gone.iter().map(|node| node.name.as_str()).collect();
+    let (lost, all, names) = (gone.len(), gone.len() + there.len(), names.join(", "));
+    let cure = if joined { "make it again and restore a backup of its objects" } else { "and make it again" };
+    Some(format!(
+        "{lost} of {all} control-plane nodes are gone for good ({names}), so that etcd can't have a majority again: delete \
+         the cluster, {cure}"
+    ))
 }
 
 /// The control-plane nodes that were Ready once, but those that go now: a node that joins has no API server yet.

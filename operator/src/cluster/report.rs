@@ -80,7 +80,7 @@ pub fn report(
         desired_nodes: Some(seen.desired()),
         current_nodes: Some(u32::try_from(seen.nodes.len()).unwrap_or(u32::MAX)),
         ready_nodes: Some(count(&|node| node.phase == Phase::Ready)),
-        up_to_date_nodes: Some(count(&|node| Some(node.digest.as_str()) == target)),
+        up_to_date_nodes: Some(count(&|node| target.is_some_and(|target| !node.outdated(target)))),
         attested_nodes: Some(count(&|node| node.accepted == Some(true))),
         current_version: if all_target { target.map(str::to_owned) } else { before.current_version.clone() },
         target_version: target.map(str::to_owned).or_else(|| before.target_version.clone()),
@@ -130,7 +130,7 @@ pub fn converged(seen: &Observed, plan: &Plan) -> bool {
         && seen.nodes.iter().all(|node| {
             node.alive()
                 && node.phase == Phase::Ready
-                && Some(node.digest.as_str()) == target
+                && target.is_some_and(|target| !node.outdated(target))
                 && node.accepted == Some(true)
         })
 }
@@ -165,7 +165,7 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     let desired = seen.desired();
     let ready_nodes = status.ready_nodes.unwrap_or(0);
     let rolling = seen.initialized
-        && seen.nodes.iter().any(|node| node.alive() && seen.target().is_some_and(|target| node.digest != target));
+        && seen.nodes.iter().any(|node| node.alive() && seen.target().is_some_and(|target| node.outdated(target)));
     let (why, message) = why_not_ready(seen, plan, facts, rolling);
     let control_plane_ready = seen.control_plane().any(|node| node.alive() && node.phase == Phase::Ready);
     let available = seen.initialized && seen.reachable && control_plane_ready;
@@ -175,7 +175,9 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     } else {
         board.set(kind::READY, Status::False, why, message.clone());
     }
-    let stalled = facts.stuck || plan.blocked.as_ref().is_some_and(|blocked| blocked.stalled);
+    let in_the_way = facts.error.as_ref().or(seen.provider_refused.as_ref()).filter(|_| seen.deleting);
+    let refused = seen.deleting && seen.provider_refused.is_some();
+    let stalled = facts.stuck || refused || plan.blocked.as_ref().is_some_and(|blocked| blocked.stalled);
     board.only(kind::STALLED, stalled, why, message.clone());
     board.only(kind::RECONCILING, !ready && !stalled && !seen.paused, reason::IN_PROGRESS, message.clone());
     board.say(kind::PAUSED, seen.paused, (reason::PAUSED, reason::NOT_PAUSED), "");
@@ -208,12 +210,12 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     let (missing, cure) = facts.collateral.clone().unwrap_or_default();
     board.only(kind::COLLATERAL_UNAVAILABLE, facts.collateral.is_some(), missing, cure);
     etcd(seen, available, &mut board);
-    let old = seen.nodes.iter().filter(|node| seen.target().is_some_and(|target| node.digest != target)).count();
+    let old = seen.nodes.iter().filter(|node| seen.target().is_some_and(|target| node.outdated(target))).count();
     board.say(
         kind::NODES_UP_TO_DATE,
         old == 0 && seen.target().is_some() && !seen.nodes.is_empty(),
         (reason::UP_TO_DATE, if rolling { reason::ROLLING_OUT } else { reason::CREATING_NODES }),
-        if old == 0 { String::new() } else { format!("{old} nodes run another version") },
+        if old == 0 { String::new() } else { format!("{old} nodes run another version, or have other settings") },
     );
     let failed: Vec<_> =
         seen.nodes.iter().filter(|node| node.phase == Phase::Failed).map(|n| n.name.as_str()).collect();
@@ -225,9 +227,9 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     );
     board.only(
         kind::DELETION_BLOCKED,
-        seen.deleting && facts.error.is_some(),
+        in_the_way.is_some(),
         reason::DELETION_BLOCKED,
-        format!("{}; `deletionPolicy: Orphan` lets the object go", facts.error.as_deref().unwrap_or_default()),
+        format!("{}; `deletionPolicy: Orphan` lets the object go", in_the_way.map_or("", String::as_str)),
     );
     board.status.summary = Some(if ready {
         format!("{ready_nodes} of {desired} nodes are Ready")
@@ -238,7 +240,8 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
 
 fn why_not_ready(seen: &Observed, plan: &Plan, facts: &Facts, rolling: bool) -> (&'static str, String) {
     if seen.deleting {
-        let detail = facts.error.clone().or_else(|| plan.blocked.as_ref().map(|b| b.message.clone()));
+        let told = facts.error.as_ref().or(seen.provider_refused.as_ref()).cloned();
+        let detail = told.or_else(|| plan.blocked.as_ref().map(|b| b.message.clone()));
         return (reason::DELETING, detail.unwrap_or_else(|| "the cluster is being deleted".to_owned()));
     }
     if let Some(error) = &facts.error {

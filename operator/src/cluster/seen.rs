@@ -27,6 +27,8 @@ pub enum VersionSeen {
     NoImage(String),
     /// It has no set for the platform; its name.
     NoSet(String),
+    /// It has another version of Kubernetes than the cluster runs; says both.
+    OtherKubernetes(String),
     /// It can be launched.
     Ready(AcceptedVersion),
 }
@@ -60,6 +62,8 @@ pub struct NodeSeen {
     pub index: u32,
     /// Digest of its version.
     pub digest: String,
+    /// It was made from what the cluster's spec said of its group then, and says otherwise now.
+    pub drifted: bool,
     /// Phase.
     pub phase: Phase,
     /// Its object is being deleted.
@@ -74,6 +78,8 @@ pub struct NodeSeen {
     pub created: i64,
     /// When it failed, seconds since 1970.
     pub failed_at: Option<i64>,
+    /// The cloud has no room for its VM, or a quota is used up.
+    pub short: bool,
     /// Kubernetes knew it once.
     pub was_joined: bool,
     /// It was Ready once.
@@ -97,10 +103,22 @@ impl NodeSeen {
         !self.deleting && !matches!(self.phase, Phase::Failed | Phase::Terminating)
     }
 
-    /// Whether its VM takes its time to start.
+    /// Whether its VM takes its time to start. One that the cloud has no room for holds nobody up.
     #[must_use]
     pub fn booting(&self) -> bool {
-        self.alive() && !self.was_ready && matches!(self.phase, Phase::Pending | Phase::Booting)
+        self.alive() && !self.was_ready && !self.short && matches!(self.phase, Phase::Pending | Phase::Booting)
+    }
+
+    /// Whether it isn't what the cluster's spec asks for now: another version, or other settings of its group.
+    #[must_use]
+    pub fn outdated(&self, target: &str) -> bool {
+        self.digest != target || self.drifted
+    }
+
+    /// Whether no VM was made for it yet.
+    #[must_use]
+    pub fn unlaunched(&self) -> bool {
+        self.alive() && self.phase == Phase::Pending && self.provider_id.is_none()
     }
 }
 
@@ -175,6 +193,8 @@ pub struct Observed {
     pub installed: bool,
     /// The trust bundle in it says what is accepted.
     pub trust_current: bool,
+    /// Greatest number that a node may have: the pod network has a slice for each, and so have the nodes' networks.
+    pub max_index: u32,
     /// Wanted number of control-plane nodes.
     pub control_plane_replicas: u32,
     /// What follows when a member is refused.
@@ -183,7 +203,7 @@ pub struct Observed {
     pub max_surge: u32,
     /// Groups of the spec.
     pub groups: Vec<GroupSeen>,
-    /// `NodeGroup`s of groups that the spec no longer has.
+    /// Groups that the spec no longer has, and whose `NodeGroup` we made.
     pub stale_groups: Vec<String>,
     /// Nodes.
     pub nodes: Vec<NodeSeen>,

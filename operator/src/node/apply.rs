@@ -19,6 +19,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{
+    LATER,
     observe::{LABEL_ATTESTED, Look, leaving},
     plan::{Plan, Step},
     report::Outcome,
@@ -27,7 +28,7 @@ use crate::{
     cloud::{CloudError, ClusterUid, InstanceId, LaunchRequest, NodeUid, offer::provider},
     cluster::secrets,
     context::Context,
-    error::{Error, chain},
+    error::{Class, Error, chain},
     init,
     workload::Workload,
 };
@@ -43,7 +44,12 @@ const NO_SCHEDULE: &str = "NoSchedule";
 /// Carries out a plan.
 pub async fn apply(context: &Context, look: &Look, plan: &Plan) -> Outcome {
     let mut outcome = Outcome::default();
+    let uid = look.seen.node.uid().unwrap_or_default();
     for step in &plan.steps {
+        if let Some((left, refused)) = context.holds.held(&uid).filter(|_| *step == Step::Launch) {
+            (outcome.again, outcome.failed) = (Some(left), Some(refused));
+            break;
+        }
         match one(context, look, step).await {
             Ok(()) => outcome.done.push(step.clone()),
             Err(error) => {
@@ -52,7 +58,13 @@ pub async fn apply(context: &Context, look: &Look, plan: &Plan) -> Outcome {
                     Step::Launch => error.launch_reason(),
                     _ => error.reason().unwrap_or(reason::CLOUD_ERROR),
                 };
-                outcome.failed = Some((step.clone(), why, chain(&error)));
+                let wait = context.failures.wait(&uid, &error);
+                let wait = if matches!(error.class(), Class::Wait(_)) { wait } else { wait.min(LATER) };
+                let failed = (step.clone(), why, chain(&error));
+                if *step == Step::Launch {
+                    context.holds.keep(&uid, wait, failed.clone());
+                }
+                (outcome.again, outcome.failed) = (Some(wait), Some(failed));
                 outcome.refused = error.refusal().cloned();
                 break;
             }
@@ -68,7 +80,9 @@ async fn one(context: &Context, look: &Look, step: &Step) -> Result<(), Error> {
     match step {
         Step::AddFinalizer => finalizer(context, &look.seen.node, true).await,
         Step::DropFinalizer => {
-            context.inits.forget(&look.seen.node.uid().unwrap_or_default());
+            let uid = look.seen.node.uid().unwrap_or_default();
+            context.inits.forget(&uid);
+            context.holds.forget(&uid);
             finalizer(context, &look.seen.node, false).await
         }
         Step::Launch => launch(context, look).await,
@@ -120,6 +134,7 @@ async fn launch(context: &Context, look: &Look) -> Result<(), Error> {
     };
     let instance = context.cloud(cluster).await?.launch(&request).await?;
     tracing::info!(node = node.name_any(), instance = instance.id.0, "Launched instance");
+    context.holds.forget(&request.node.0);
     Ok(())
 }
 
@@ -277,6 +292,7 @@ fn with_taint(mut taints: Vec<Taint>, key: &str, effect: &str, wanted: Wanted) -
 
 async fn drain(look: &Look) -> Result<(), Error> {
     let workload = workload(look)?;
+    let mut refused = None;
     for pod in leaving(workload, &look.seen.node.name_any()).await? {
         if pod.metadata.deletion_timestamp.is_some() {
             continue;
@@ -287,10 +303,11 @@ async fn drain(look: &Look) -> Result<(), Error> {
             Ok(_) => {}
             // A disruption budget says not now: the next look asks again, until the time for pods is over.
             Err(kube::Error::Api(status)) if status.code == 429 || status.is_not_found() => {}
-            Err(error) => return Err(Error::kube(format!("evicting pod {}", pod.name_any()))(error)),
+            // Also an error of a webhook or of the disruption controller is about one pod: the others leave meanwhile.
+            Err(error) => refused = Some(Error::kube(format!("evicting pod {}", pod.name_any()))(error)),
         }
     }
-    Ok(())
+    refused.map_or(Ok(()), Err)
 }
 
 async fn forget(look: &Look) -> Result<(), Error> {

@@ -4,6 +4,7 @@
 //! controller makes another.
 
 pub mod apply;
+pub mod hold;
 pub mod news;
 pub mod observe;
 pub mod plan;
@@ -71,9 +72,7 @@ async fn reconcile(node: Arc<ConfidentialNode>, context: Arc<Context>) -> Result
             .await
             .map_err(|_| Error::Time("reconciling a node"))?
     });
-    let action = context.metrics.pass("node", look).await?;
-    context.failures.forget(&node.uid().unwrap_or_default());
-    Ok(action)
+    context.metrics.pass("node", look).await
 }
 
 async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Error> {
@@ -92,14 +91,15 @@ async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Erro
         }
         tell(context, node, status).await?;
     }
-    if let Some((_, _, why)) = outcome.failed {
-        tracing::debug!(why, "Will try again");
-    }
-    let next = match (outcome.done.is_empty(), plan.soon) {
-        (false, _) => NEXT,
-        (true, true) => SOON,
-        (true, false) => LATER,
+    let next = match (outcome.again, outcome.done.is_empty(), plan.soon) {
+        (Some(again), _, _) => again.min(LATER),
+        (None, false, _) => NEXT,
+        (None, true, true) => SOON,
+        (None, true, false) => LATER,
     };
+    if outcome.failed.is_none() {
+        context.failures.forget(&uid);
+    }
     Ok(if dropped { Action::await_change() } else { Action::requeue(next) })
 }
 

@@ -1,5 +1,7 @@
 //! From what was seen and done to the node's status. Pure; the only author of its conditions.
 
+use std::time::Duration;
+
 use constellation_crds::{
     ConfidentialNodeStatus,
     cluster::OnFailure,
@@ -14,13 +16,18 @@ use crate::{
     events,
 };
 
+/// A step that failed, the condition reason, and why.
+pub type Failed = (Step, &'static str, String);
+
 /// What was done of a plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// Steps that were carried out.
     pub done: Vec<Step>,
-    /// The step that failed, why, and the condition reason.
-    pub failed: Option<(Step, &'static str, String)>,
+    /// The step that failed.
+    pub failed: Option<Failed>,
+    /// When it is worth trying that again.
+    pub again: Option<Duration>,
     /// The appraisal by which the owner refused the node in that step.
     pub refused: Option<AttestationResult>,
 }

@@ -143,6 +143,15 @@ fn of_cluster() -> Vec<(&'static str, Case)> {
             ),
         ),
         (
+            "podCIDR, serviceCIDR and nodeCIDR must not overlap: an address would lead to two places",
+            made(
+                cluster(),
+                "/spec/network",
+                json!({"podCIDR": "10.72.0.0/13"}),
+                json!({"podCIDR": "10.72.0.0/13", "nodeCIDR": "192.168.7.0/24"}),
+            ),
+        ),
+        (
             "control-plane is the name of the control plane's own group",
             made(cluster(), &format!("{first}/name"), json!("control-plane"), json!("control-planes")),
         ),

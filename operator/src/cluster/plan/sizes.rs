@@ -34,7 +34,7 @@ pub fn failed(seen: &Observed, plan: &mut Plan) {
         let live = seen.nodes.iter().filter(|other| other.alive() && other.group == node.group).count();
         // During a roll the failed one may be the surplus node: its place is kept, with its count of failures.
         let rolling = seen.nodes.iter().any(|other| {
-            let goes = seen.target().is_some_and(|target| other.digest != target) || replaced(seen, other);
+            let goes = seen.target().is_some_and(|target| other.outdated(target)) || replaced(seen, other);
             other.alive() && other.group == node.group && goes
         });
         let wanted = size(seen, &node.group) + usize::from(rolling);
@@ -82,10 +82,17 @@ pub fn create(seen: &Observed, plan: &mut Plan, group: &str, role: Role, failure
         seen.nodes.iter().any(|node| node.index == index)
             || plan.steps.iter().any(|step| matches!(step, Step::CreateNode { index: i, .. } if *i == index))
     };
-    match (1..=244).find(|index| !taken(*index)) {
+    match (1..=seen.max_index).find(|index| !taken(*index)) {
         Some(index) => plan.steps.push(Step::CreateNode { group: group.to_owned(), role, index, failures }),
-        None => plan.next.push("Make more nodes when the network has room: 244 is the most".to_owned()),
+        None => {
+            plan.blocked = Some(super::Blocked { reason: reason::INVALID_SPEC, message: full(seen), stalled: true })
+        }
     }
+}
+
+fn full(seen: &Observed) -> String {
+    let most = seen.max_index;
+    format!("every node has a /24 of the pod network, which has {most}: ask for fewer nodes, those of a roll included")
 }
 
 /// One group, or the control plane.
@@ -98,9 +105,9 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// How many are of another version.
+    /// How many are not what is wanted now.
     fn outdated(&self, target: &str) -> usize {
-        self.live.iter().filter(|node| node.digest != target).count()
+        self.live.iter().filter(|node| node.outdated(target)).count()
     }
 
     /// How many others shall take the place of: those, and members that are refused.
@@ -111,7 +118,7 @@ impl Place<'_> {
 
 /// Whether another node shall take this one's place.
 fn leaves(seen: &Observed, node: &NodeSeen, target: &str) -> bool {
-    node.digest != target || replaced(seen, node)
+    node.outdated(target) || replaced(seen, node)
 }
 
 /// Whether a member is replaced for being refused. One of the control plane only while the others have a majority: etcd
@@ -133,8 +140,13 @@ pub fn sizes(seen: &Observed, target: &str, plan: &mut Plan) {
             plan.steps.push(Step::DeleteNode { name: node.name.clone(), why });
         }
     }
-    let mut places = vec![place(seen, "control-plane", Role::ControlPlane)];
-    places.extend(seen.groups.iter().map(|group| place(seen, &group.name, Role::Worker)));
+    // Where no VM was made yet, nothing is lost: what is wanted now needn't wait for what can't be launched.
+    for node in seen.nodes.iter().filter(|node| is_vain(node, target)) {
+        let why = "something else is wanted before it had a VM".to_owned();
+        plan.steps.push(Step::DeleteNode { name: node.name.clone(), why });
+    }
+    let mut places = vec![place(seen, target, "control-plane", Role::ControlPlane)];
+    places.extend(seen.groups.iter().map(|group| place(seen, target, &group.name, Role::Worker)));
     for place in &places {
         shrink(seen, place, target, plan);
     }
@@ -155,8 +167,14 @@ pub fn sizes(seen: &Observed, target: &str, plan: &mut Plan) {
     waits(seen, plan);
 }
 
-fn place<'a>(seen: &'a Observed, group: &'a str, role: Role) -> Place<'a> {
-    let of: Vec<_> = seen.nodes.iter().filter(|node| node.group == group && !node.deleting).collect();
+/// Whether a node that isn't wanted any more has no VM yet.
+fn is_vain(node: &NodeSeen, target: &str) -> bool {
+    node.unlaunched() && node.outdated(target)
+}
+
+fn place<'a>(seen: &'a Observed, target: &str, group: &'a str, role: Role) -> Place<'a> {
+    let of: Vec<_> =
+        seen.nodes.iter().filter(|node| node.group == group && !node.deleting && !is_vain(node, target)).collect();
     let held = of.iter().filter(|node| node.phase == Phase::Failed).count();
     Place { group, role, wanted: size(seen, group), live: of.into_iter().filter(|node| node.alive()).collect(), held }
 }
@@ -179,7 +197,7 @@ fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
     }
     let mut candidates = place.live.clone();
     candidates.sort_by_key(|node| {
-        let stays = (!node.delete_first, !replaced(seen, node), node.digest == target, node.phase == Phase::Ready);
+        let stays = (!node.delete_first, !replaced(seen, node), !node.outdated(target), node.phase == Phase::Ready);
         (stays, Reverse((node.created, node.index)))
     });
     for node in candidates.into_iter().take(surplus) {
@@ -192,10 +210,12 @@ fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
         }
         let why = if replaced(seen, node) {
             "its evidence is refused, and its replacement is Ready".to_owned()
-        } else if node.digest == target {
-            format!("group {} has more nodes than the {} it wants", place.group, place.wanted)
-        } else {
+        } else if node.digest != target {
             "it runs another version than the wanted one, and its replacement is Ready".to_owned()
+        } else if node.drifted {
+            format!("it has not the settings that group {} has now, and its replacement is Ready", place.group)
+        } else {
+            format!("group {} has more nodes than the {} it wants", place.group, place.wanted)
         };
         plan.steps.push(Step::DeleteNode { name: node.name.clone(), why });
     }
@@ -205,11 +225,15 @@ fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
 /// a refused one.
 fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &mut Plan) {
     announce(seen, places, target, plan);
-    let mut old = places.iter().filter(|place| place.leaving(seen, target) > 0);
+    // A group that the cloud has no room for must not keep the others from what may be a cure of all.
+    let short = |place: &Place<'_>| place.live.iter().any(|node| node.short && !leaves(seen, node, target));
+    let mut old = places.iter().filter(|place| place.leaving(seen, target) > 0 && !short(place));
     let workers_first = old.clone().find(|place| place.role == Role::Worker);
     let Some(place) = workers_first.or_else(|| old.next()) else { return };
-    let unready =
-        seen.nodes.iter().any(|node| node.alive() && !leaves(seen, node, target) && node.phase != Phase::Ready);
+    let unready = seen
+        .nodes
+        .iter()
+        .any(|node| node.alive() && !leaves(seen, node, target) && !node.short && node.phase != Phase::Ready);
     let going = seen.nodes.iter().any(|node| node.deleting)
         || plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { .. }));
     let surge = match place.role {
@@ -227,7 +251,7 @@ fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &m
 fn announce(seen: &Observed, places: &[Place<'_>], target: &str, plan: &mut Plan) {
     let outdated: usize = places.iter().map(|place| place.outdated(target)).sum();
     if outdated > 0 {
-        plan.next.push(format!("Replace {outdated} nodes that run another version, workers first"));
+        plan.next.push(format!("Replace {outdated} nodes that are not what is wanted now, workers first"));
     }
     if seen.on_failure != OnFailure::Replace {
         return;
@@ -247,9 +271,14 @@ fn announce(seen: &Observed, places: &[Place<'_>], target: &str, plan: &mut Plan
 
 /// Says what is waited for when nothing can be done.
 fn waits(seen: &Observed, plan: &mut Plan) {
-    if let Some(node) = seen.nodes.iter().find(|node| node.phase == Phase::Failed && !node.deleting) {
+    if plan.blocked.is_some() {
+        // What can't be carried out is said before what takes its time.
+    } else if let Some(node) = seen.nodes.iter().find(|node| node.phase == Phase::Failed && !node.deleting) {
         let message = format!("node {} failed and will be replaced: {}", node.name, node.message);
         plan.blocked = Some(super::Blocked { reason: reason::REPLACING_NODE, message, stalled: false });
+    } else if let Some(node) = seen.nodes.iter().find(|node| node.alive() && node.short) {
+        let message = format!("node {}: {}", node.name, node.message);
+        plan.blocked = Some(super::Blocked { reason: reason::NO_CAPACITY, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.alive() && node.phase != Phase::Ready) {
         let message = format!("node {} is {}", node.name, super::phase(node.phase));
         plan.blocked = Some(super::Blocked { reason: reason::NODES_NOT_READY, message, stalled: false });

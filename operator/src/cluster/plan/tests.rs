@@ -38,6 +38,7 @@ pub(crate) fn empty() -> Observed {
         unreachable_seconds: 0,
         installed: false,
         trust_current: false,
+        max_index: 244,
         control_plane_replicas: 1,
         on_failure: OnFailure::Report,
         max_surge: 1,
@@ -68,6 +69,7 @@ pub(crate) fn node(index: u32, role: Role, digest: &str, phase: Phase) -> NodeSe
         role,
         index,
         digest: digest.into(),
+        drifted: false,
         phase,
         deleting: false,
         delete_first: false,
@@ -75,6 +77,7 @@ pub(crate) fn node(index: u32, role: Role, digest: &str, phase: Phase) -> NodeSe
         refused: false,
         created: 1000 + i64::from(index),
         failed_at: (phase == Phase::Failed).then_some(9_990),
+        short: false,
         was_joined: ready,
         was_ready: ready,
         ready_at: ready.then_some(2000),
@@ -499,4 +502,123 @@ fn a_refused_control_plane_node_goes_only_while_the_others_have_a_majority_and_t
 fn a_refused_node_is_not_replaced_while_there_is_no_version_that_can_be_used() {
     let seen = Observed { version: VersionSeen::NotReady("x".into()), ..refusing(running(), &["n2"]) };
     assert_eq!(plan(&seen).steps, []);
+}
+
+/// A control-plane node and a worker that were made from settings that the spec no longer has.
+fn drifting() -> Observed {
+    let mut seen = running();
+    seen.nodes.iter_mut().for_each(|node| node.drifted = true);
+    seen
+}
+
+#[test]
+fn other_settings_of_a_group_replace_its_nodes_as_another_version_does() {
+    let seen = drifting();
+    let first = plan(&seen);
+    assert_eq!(first.steps, [create("w", Role::Worker, 4, 0)]);
+    assert!(first.next.iter().any(|line| line.contains("3 nodes that are not what is wanted")), "{:?}", first.next);
+    assert!(!super::super::report::converged(&seen, &first));
+    let mut seen = drifting();
+    seen.nodes.push(node(4, Role::Worker, "a", Phase::Ready));
+    let step = plan(&seen).steps.into_iter().find(|step| matches!(step, Step::DeleteNode { .. })).unwrap();
+    assert!(step.words().contains("settings that group w has now"), "{}", step.words());
+    seen.nodes.retain(|node| !node.drifted || node.role == Role::ControlPlane);
+    seen.nodes.push(node(5, Role::Worker, "a", Phase::Ready));
+    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 2, 0)]);
+}
+
+#[test]
+fn what_was_never_launched_is_made_anew_at_once_when_something_else_is_wanted() {
+    let mut seen = running();
+    seen.nodes[2] = NodeSeen { provider_id: None, drifted: true, ..node(3, Role::Worker, "a", Phase::Pending) };
+    assert_eq!(deleted(&seen), ["n3"]);
+    seen.nodes[2].deleting = true;
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 4, 0)]);
+    // One that has its VM waits for another one, as in every roll.
+    seen.nodes[2] = NodeSeen { drifted: true, ..node(3, Role::Worker, "a", Phase::Booting) };
+    assert!(deleted(&seen).is_empty());
+    seen.nodes[2] = NodeSeen { provider_id: None, ..node(3, Role::Worker, "a", Phase::Pending) };
+    assert!(deleted(&seen).is_empty());
+}
+
+#[test]
+fn a_node_that_the_cloud_has_no_room_for_holds_nobody_up() {
+    let waiting = |short| NodeSeen { short, provider_id: None, ..node(3, Role::Worker, "a", Phase::Pending) };
+    let mut seen = running();
+    seen.groups[0].current = Some(3);
+    seen.nodes[2] = waiting(false);
+    assert!(plan(&seen).steps.is_empty());
+    seen.nodes[2] = waiting(true);
+    let given = plan(&seen);
+    assert_eq!(given.steps, [create("w", Role::Worker, 4, 0)]);
+    let blocked = given.blocked.unwrap();
+    assert_eq!((blocked.reason, blocked.message.as_str()), (reason::NO_CAPACITY, "node n3: it broke"));
+    // A roll goes on beside it, and not in its own group.
+    let mut seen = rolling();
+    seen.groups.push(GroupSeen { name: "v".into(), wanted: 1, current: Some(1), ..seen.groups[0].clone() });
+    seen.nodes.push(NodeSeen { group: "v".into(), ..node(4, Role::Worker, "a", Phase::Ready) });
+    seen.nodes.push(NodeSeen { digest: "b".into(), index: 5, ..waiting(true) });
+    assert_eq!(plan(&seen).steps, [create("v", Role::Worker, 6, 0)]);
+}
+
+#[test]
+fn nodes_have_numbers_that_the_pod_network_has_room_for() {
+    let mut seen = running();
+    (seen.max_index, seen.groups[0].current) = (3, Some(3));
+    let given = plan(&seen);
+    assert!(given.steps.is_empty());
+    let blocked = given.blocked.unwrap();
+    assert!(blocked.stalled && blocked.reason == reason::INVALID_SPEC && blocked.message.contains("which has 3"));
+    seen.max_index = 4;
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 4, 0)]);
+}
+
+#[test]
+fn a_version_of_another_kubernetes_rolls_nobody_and_says_so() {
+    let version = VersionSeen::OtherKubernetes("NodeVersion v is for another Kubernetes".into());
+    let given = plan(&Observed { version, ..running() });
+    assert!(given.steps.is_empty() && given.accepted == [self::version("a")]);
+    let blocked = given.blocked.unwrap();
+    assert_eq!((blocked.stalled, blocked.reason), (true, reason::INVALID_SPEC));
+}
+
+#[test]
+fn a_control_plane_that_lost_its_majority_for_good_says_what_to_do() {
+    let silent = |phases: &[(Phase, bool)]| {
+        let mut seen = Observed { reachable: false, control_plane_replicas: 3, ..running() };
+        seen.nodes.retain(|node| node.role == Role::Worker);
+        for (index, (phase, joined)) in (11..).zip(phases) {
+            seen.nodes.push(NodeSeen { was_joined: *joined, ..node(index, Role::ControlPlane, "a", *phase) });
+        }
+        plan(&seen).blocked.unwrap()
+    };
+    use Phase::{Booting, Failed, Ready};
+    for lost in [
+        &[(Failed, true)][..],
+        &[(Failed, true), (Ready, true)],
+        &[(Failed, true), (Failed, true), (Ready, true)],
+        &[(Failed, true), (Booting, false)],
+    ] {
+        let blocked = silent(lost);
+        assert!(blocked.stalled && blocked.reason == reason::QUORUM_LOST, "{lost:?}: {blocked:?}");
+        assert!(blocked.message.contains("n11") && blocked.message.contains("restore a backup"), "{}", blocked.message);
+    }
+    for there in [
+        &[(Ready, true)][..],
+        &[(Failed, true), (Ready, true), (Ready, true)],
+        &[(Failed, false), (Ready, true)],
+        &[(Ready, true), (Failed, false), (Failed, false)],
+    ] {
+        assert_eq!(silent(there).reason, reason::API_SERVER_UNREACHABLE, "{there:?}");
+    }
+}
+
+#[test]
+fn a_first_node_that_is_lost_before_it_was_ever_seen_to_join_is_told_of() {
+    let first = NodeSeen { was_joined: false, ..node(1, Role::ControlPlane, "a", Phase::Failed) };
+    let mut seen = Observed { reachable: false, nodes: vec![first], ..running() };
+    let blocked = plan(&seen).blocked.unwrap();
+    assert!(blocked.stalled && blocked.reason == reason::QUORUM_LOST && !blocked.message.contains("backup"));
+    seen.nodes[0].phase = Phase::Booting;
+    assert_eq!(plan(&seen).blocked.unwrap().reason, reason::API_SERVER_UNREACHABLE);
 }

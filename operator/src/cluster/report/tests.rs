@@ -165,3 +165,30 @@ fn the_revision_in_the_status_never_goes_back() {
         assert_eq!(report(&seen, &plan(&seen), &facts, &before, at(1)).trust_revision, Some(expected));
     }
 }
+
+#[test]
+fn a_cluster_that_goes_with_its_credentials_says_what_stands_in_the_way() {
+    let refused = || Some("Secret k with the credentials isn't there: create it".to_owned());
+    let gone = |provider_refused| {
+        let seen = Observed { deleting: true, finalizer: true, provider_refused, ..running() };
+        status(&seen, &Facts::default())
+    };
+    let blocked = gone(refused());
+    let condition = |kind: &str| blocked.conditions.iter().find(|c| c.type_ == kind && c.status == "True").unwrap();
+    let message = &condition(kind::DELETION_BLOCKED).message;
+    assert!(message.contains("create it") && message.contains("Orphan"), "{message}");
+    assert!(condition(kind::STALLED).message.contains("create it"));
+    assert!(!gone(None).conditions.iter().any(|c| [kind::DELETION_BLOCKED, kind::STALLED].contains(&c.type_.as_str())));
+    // While it lives, another condition says so.
+    let seen = Observed { provider_refused: refused(), ..running() };
+    assert!(!is_true(&status(&seen, &Facts::default()).conditions, kind::DELETION_BLOCKED));
+}
+
+#[test]
+fn nodes_with_settings_that_are_no_more_are_not_up_to_date() {
+    let mut seen = running();
+    seen.nodes[1].drifted = true;
+    let status = status(&seen, &Facts::default());
+    assert!(!is_true(&status.conditions, kind::READY) && !is_true(&status.conditions, kind::NODES_UP_TO_DATE));
+    assert_eq!((status.up_to_date_nodes, ready_reason(&status)), (Some(2), reason::ROLLING_OUT));
+}
