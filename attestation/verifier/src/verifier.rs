@@ -11,7 +11,6 @@ use constellation_attestation::{
     appraise::{Appraisal, Presented, appraise, pcr15_after_join, pcr15_from_digest},
     binding::VerifierRole,
     channel::{self, Channel},
-    collateral::Cache,
     endorsers::Endorsers,
     platform::Platform,
     protocol::{Hello, LaunchConfig, Purpose},

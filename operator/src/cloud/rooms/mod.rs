@@ -123,7 +123,7 @@ impl Rooms {
         let cloud = made.map_err(|_| Error::Time("connecting to the cloud"))??;
         #[cfg(feature = "scripted")]
         let cloud = if given.endpoint.is_some() { Arc::new(super::scripted::Scripted(cloud)) } else { cloud };
-        let cloud = {
+        {
             let mut rooms = self.rooms();
             // Who was faster made the one that all share.
             if let Some(cloud) = good(&rooms) {
@@ -132,8 +132,7 @@ impl Rooms {
             let denied = self.guard.stand_beside(cloud.as_ref());
             let room = Room { credentials: version, cloud: Arc::clone(&cloud), made: Instant::now(), denied };
             rooms.insert(place, room);
-            cloud
-        };
+        }
         if let Some(secret) = &secret {
             let name = secret.name_any();
             let message =

@@ -85,7 +85,7 @@ pub fn create(seen: &Observed, plan: &mut Plan, group: &str, role: Role, failure
     match (1..=seen.max_index).find(|index| !taken(*index)) {
         Some(index) => plan.steps.push(Step::CreateNode { group: group.to_owned(), role, index, failures }),
         None => {
-            plan.blocked = Some(super::Blocked { reason: reason::INVALID_SPEC, message: full(seen), stalled: true })
+            plan.blocked = Some(super::Blocked { reason: reason::INVALID_SPEC, message: full(seen), stalled: true });
         }
     }
 }
