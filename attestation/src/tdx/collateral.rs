@@ -1,7 +1,7 @@
 //! What Intel says about platforms, as its Provisioning Certification Service hands it out: bytes in, nothing fetched.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Error as _};
 
 use super::{
     bytes::Hex,
@@ -65,13 +65,17 @@ pub enum Error {
 }
 
 impl Collateral {
-    /// Parses collateral from JSON. Members we don't know are ignored: they are about other verifiers.
+    /// Parses collateral from a JSON object; a list of its members in their order isn't one. Members we don't know are
+    /// ignored: they are about other verifiers.
     ///
     /// # Errors
     /// When it is too large or not such JSON.
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
         if json.len() > MAX_BYTES {
             return Err(Error::Size(json.len()));
+        }
+        if json.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+            return Err(serde_json::Error::custom("it isn't an object").into());
         }
         Ok(serde_json::from_slice(json)?)
     }
