@@ -10,3 +10,4 @@ pub mod input;
 pub mod output;
 pub mod predict;
 pub mod reference;
+pub mod strict;

@@ -1,6 +1,10 @@
 //! `constellation-attest`: verifies, appraises and explains evidence; runs manifests of cases.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use constellation_attest::{
@@ -15,7 +19,7 @@ use serde::Serialize;
 /// Verifies, appraises and explains evidence, offline.
 ///
 /// Exit status: 0 accepted, 1 refused (or a case differs from its manifest), 2 the command or one of its files can't
-/// be used.
+/// be used (or a case of the manifest can't; the others are judged and printed all the same).
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -116,10 +120,7 @@ fn run(command: Command, output: Output) -> Result<bool, input::Error> {
         }
         Command::Cases { file, now } => {
             let lines = cases::run(&file, now.unwrap_or_else(Timestamp::now))?;
-            for line in &lines {
-                print(&json(line)?)?;
-            }
-            Ok(lines.iter().all(|line| line.ok))
+            run_cases(lines, &file)
         }
         Command::ExplainEventlog { log, pcrs } => {
             let found = explain::run(&log, pcrs.as_deref())?;
@@ -136,6 +137,27 @@ fn run(command: Command, output: Output) -> Result<bool, input::Error> {
             Ok(true)
         }
     }
+}
+
+/// Prints each case as it is judged, and says at once which can't be used; gives whether all are as wanted.
+fn run_cases(lines: cases::Lines, file: &Path) -> Result<bool, input::Error> {
+    let (mut as_wanted, mut unusable) = (true, 0_usize);
+    for line in lines {
+        match line {
+            Ok(line) => {
+                print(&json(&line)?)?;
+                as_wanted &= line.ok;
+            }
+            Err(error) => {
+                eprintln!("error: {}", input::chain(&error));
+                unusable += 1;
+            }
+        }
+    }
+    if unusable > 0 {
+        return Err(input::Error::said(file.display().to_string(), format!("cases that can't be used: {unusable}")));
+    }
+    Ok(as_wanted)
 }
 
 fn show<T: Serialize>(output: Output, value: &T, text: impl Fn(&T) -> String) -> Result<(), input::Error> {

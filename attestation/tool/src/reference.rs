@@ -30,8 +30,8 @@ const EXIT: &str = "
 | status | meaning |
 |---|---|
 | 0 | accepted; for `cases`: every case has the verdict that its manifest wants |
-| 1 | refused; for `cases`: at least one case differs |
-| 2 | the command or one of its files can't be used; the reason is on standard error, nothing on standard output |
+| 1 | refused; for `cases`: at least one case differs, and all can be used |
+| 2 | the command or one of its files can't be used; the reason is on standard error, nothing on standard output. For `cases` also: at least one case can't be used; each such case is on standard error with its name and the reason, every other is judged and printed |
 
 `cases` prints one JSON object per line: `name`, `verdict` (`accept` or `reject`, under the strict policy), `clauses`
 (names of those that fail), `expect` (from the manifest), `ok`. A case that expects `policy` is ok when the strict

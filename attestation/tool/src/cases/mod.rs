@@ -2,7 +2,8 @@
 //!
 //! One case: read its files, verify and appraise them under the case's policy, list the clauses that fail. A case that
 //! expects `policy` is run twice: strictly, which must fail, and with exactly the failing clauses waived, which must
-//! be accepted. A file that is missing, or a policy that can't be read, is an error of the manifest and not a verdict.
+//! be accepted. A case that can't be read, or whose file is missing, has no verdict; the other cases are judged
+//! all the same.
 
 mod cloud;
 mod form;
@@ -17,7 +18,7 @@ use constellation_attestation::{bytes::Hex, reference::Requirement, result::Chec
 use jiff::Timestamp;
 use serde::Serialize;
 
-use self::manifest::{Expect, Manifest};
+use self::manifest::{Case, Expect, Manifest, Stated};
 use crate::input::{self, Error};
 
 pub(crate) use self::tdx::anchor as tdx_anchor;
@@ -67,34 +68,47 @@ impl From<Checks> for Evaluated {
     }
 }
 
-/// Runs all cases of the manifest at `path`; `now` is the time for cases that name none.
+/// How the cases of a manifest come out, one by one; of one that can't be used, why.
+pub type Lines = Box<dyn Iterator<Item = Result<Line, Error>>>;
+
+/// Runs the cases of the manifest at `path`, each when it is asked for; `now` is the time for cases that name none.
 ///
 /// # Errors
-/// When the manifest or a file that it names can't be used; the first such case is named.
-pub fn run(path: &Path, now: Timestamp) -> Result<Vec<Line>, Error> {
-    let folder = path.parent().unwrap_or(Path::new(""));
+/// When the manifest or its trust anchors can't be used, or it has no cases.
+pub fn run(path: &Path, now: Timestamp) -> Result<Lines, Error> {
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let parsed = Manifest::parse(&input::read(path)?).map_err(|source| Error::Json {
         path: path.to_owned(),
         what: "a manifest of cases",
         source,
     })?;
-    match parsed {
-        Manifest::Mixed(cases) => cases
-            .iter()
-            .map(|case| judge(&case.name, case.expect, |waived| mixed::evaluate(folder, case, now, waived)))
-            .collect(),
+    if parsed.is_empty() {
+        return Err(Error::said(path.display().to_string(), "there is no case in it: nothing is judged"));
+    }
+    Ok(match parsed {
+        Manifest::Mixed(cases) => each(cases, move |case, waived| mixed::evaluate(&folder, case, now, waived)),
         Manifest::Tdx(manifest) => {
             let anchors = tdx::anchor(&folder.join(&manifest.trust_anchor))?;
-            let evaluate =
-                |case, waived: &[String]| tdx::evaluate(folder, &tdx::Case::new(case, now), &anchors, waived);
-            manifest.cases.iter().map(|case| judge(&case.name, case.expect, |waived| evaluate(case, waived))).collect()
+            each(manifest.cases, move |case, waived| {
+                tdx::evaluate(&folder, &tdx::Case::new(case, now), &anchors, waived)
+            })
         }
         Manifest::Snp(manifest) => {
-            let anchors = snp::anchors(folder, &manifest)?;
-            let evaluate = |case, waived: &[String]| snp::evaluate(folder, case, &anchors, now, waived);
-            manifest.cases.iter().map(|case| judge(&case.name, case.expect, |waived| evaluate(case, waived))).collect()
+            let anchors = snp::anchors(&folder, &manifest)?;
+            each(manifest.cases, move |case, waived| snp::evaluate(&folder, case, &anchors, now, waived))
         }
-    }
+    })
+}
+
+/// Judges each case of one form.
+fn each<T: Case>(cases: Vec<Stated>, evaluate: impl Fn(&T, &[String]) -> Result<Evaluated, Error> + 'static) -> Lines {
+    Box::new(cases.into_iter().zip(1..).map(move |(stated, place): (Stated, usize)| {
+        let case: T = stated.read().map_err(|error| {
+            let name = stated.name().unwrap_or_else(|| format!("number {place}"));
+            Error::value(format!("case {name}"), &error)
+        })?;
+        judge(case.name(), case.expect(), |waived| evaluate(&case, waived))
+    }))
 }
 
 /// Gives the verdict on one case. `evaluate` is given the names of the clauses to waive.

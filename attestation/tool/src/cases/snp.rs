@@ -1,6 +1,6 @@
 //! SEV-SNP reports: what a case's policy names must be met, what it doesn't name is waived.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use constellation_attestation::{
     reference::Requirement,
@@ -12,12 +12,15 @@ use super::{
     ABSENT, Evaluated, WAIVED, any_of,
     manifest::{SnpCase, SnpManifest, SnpPolicy},
 };
-use crate::input::{self, Error};
+use crate::{
+    input::{self, Error},
+    strict::Members,
+};
 
 /// The anchors that a manifest names.
 pub(super) fn anchors(folder: &Path, manifest: &SnpManifest) -> Result<Anchors, Error> {
     let mut roots = Vec::new();
-    for (product, file) in &manifest.trust_anchors {
+    for (product, file) in &manifest.trust_anchors.0 {
         roots.push((parse::<Product>("trust_anchors", product)?, input::certificate(&folder.join(file))?));
     }
     Anchors::new(roots.iter().map(|(product, root)| (*product, root.as_slice())))
@@ -103,9 +106,9 @@ pub(super) fn wanted(case: &SnpPolicy) -> Result<Policy, Error> {
     Ok(policy)
 }
 
-fn per_product(floors: &BTreeMap<String, String>) -> Result<PerProduct, Error> {
+fn per_product(floors: &Members<String>) -> Result<PerProduct, Error> {
     let floor = |(product, floor): (&String, &String)| Ok((parse("product", product)?, parse("TCB", floor)?));
-    Ok(PerProduct::at_least(floors.iter().map(floor).collect::<Result<Vec<_>, Error>>()?))
+    Ok(PerProduct::at_least(floors.0.iter().map(floor).collect::<Result<Vec<_>, Error>>()?))
 }
 
 fn parse<T: std::str::FromStr<Err = impl std::error::Error>>(what: &str, text: &str) -> Result<T, Error> {
