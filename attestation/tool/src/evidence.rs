@@ -25,7 +25,7 @@ pub struct Evidence {
     /// Platform that the evidence must be of.
     #[arg(long)]
     pub platform: Platform,
-    /// TDX quote.
+    /// TDX quote, its bytes or their hex digits.
     #[arg(long, value_name = "FILE")]
     pub quote: Option<PathBuf>,
     /// TDX collateral, JSON.
@@ -129,7 +129,7 @@ fn tdx(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Erro
         None => genuine_tdx(),
     };
     policy.report_data = attested(evidence, set)?;
-    let quote = input::read(needed(evidence.quote.as_ref(), "--quote")?)?;
+    let quote = input::quote(needed(evidence.quote.as_ref(), "--quote")?)?;
     let collateral = input::read(needed(evidence.collateral.as_ref(), "--collateral")?)?;
     let shown = tdx::Evidence { quote: &quote, collateral: &collateral };
     let now = evidence.now.unwrap_or_else(Timestamp::now);

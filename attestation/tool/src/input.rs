@@ -112,13 +112,13 @@ pub fn json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, E
     serde_json::from_slice(&read(path)?).map_err(|source| Error::Json { path: path.to_owned(), what, source })
 }
 
-/// Reads a file of one certificate, DER or PEM; gives DER.
+/// Reads a file of one certificate, DER or PEM with whatever text before it; gives DER.
 ///
 /// # Errors
 /// When it can't be read, or is PEM of something else or of more than one.
 pub fn certificate(path: &Path) -> Result<Vec<u8>, Error> {
     let bytes = read(path)?;
-    if !bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
+    if !is_pem(&bytes) {
         return Ok(bytes);
     }
     let refuse = || Error::said(path.display().to_string(), "isn't one certificate in PEM");
@@ -128,6 +128,25 @@ pub fn certificate(path: &Path) -> Result<Vec<u8>, Error> {
         return Err(refuse());
     }
     Ok(first.contents)
+}
+
+/// Whether a file is PEM. What stands before its first line is for people; DER begins with a length that no text has.
+fn is_pem(bytes: &[u8]) -> bool {
+    const MARK: &[u8] = b"-----BEGIN";
+    let is_der = matches!(bytes, [0x30, 0x80..=0xff, ..]);
+    let line = |line: &[u8]| line.trim_ascii_start().starts_with(MARK);
+    !is_der && bytes.split(|byte| *byte == b'\n').any(line)
+}
+
+/// Reads a file of a TDX quote: its bytes, or their hex digits as text. A quote begins with its version, which is none.
+///
+/// # Errors
+/// When it can't be read.
+pub fn quote(path: &Path) -> Result<Vec<u8>, Error> {
+    let bytes = read(path)?;
+    let text = bytes.trim_ascii();
+    let digits = text.strip_prefix(b"0x").unwrap_or(text);
+    Ok(hex::decode(digits).ok().filter(|quote| !quote.is_empty()).unwrap_or(bytes))
 }
 
 /// Reads a file that should hold a certificate of the evidence; gives DER of the first, or the bytes as they are: what
@@ -154,10 +173,40 @@ pub fn hex(what: &str, digits: &str) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// When it is neither.
 pub fn timestamp(text: &str) -> Result<Timestamp, String> {
-    match text.parse::<i64>() {
-        Ok(seconds) => Timestamp::from_second(seconds).map_err(|e| e.to_string()),
-        Err(_) => text.parse().map_err(|e: jiff::Error| e.to_string()),
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()) {
+        let seconds = text.parse().map_err(|e: std::num::ParseIntError| e.to_string())?;
+        return Timestamp::from_second(seconds).map_err(|e| e.to_string());
     }
+    if !is_rfc_3339(text) {
+        return Err("it is neither RFC 3339, as 2026-11-20T00:00:00Z, nor Unix seconds".to_owned());
+    }
+    text.parse().map_err(|e: jiff::Error| e.to_string())
+}
+
+/// Whether a text has the form of RFC 3339, 5.6, without its leap second: a reader that takes more forms may take another
+/// time out of them.
+fn is_rfc_3339(text: &str) -> bool {
+    /// A `0` stands for any digit.
+    fn is(text: &str, form: &str) -> bool {
+        let same = |(c, f): (u8, u8)| if f == b'0' { c.is_ascii_digit() } else { c.eq_ignore_ascii_case(&f) };
+        text.len() == form.len() && text.bytes().zip(form.bytes()).all(same)
+    }
+    const DATE_TIME: &str = "0000-00-00T00:00:00";
+    let Some((date_time, rest)) = text.split_at_checked(DATE_TIME.len()) else { return false };
+    let offset = match rest.strip_prefix('.') {
+        None => rest,
+        Some(fraction) => {
+            let offset = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
+            if offset.len() == fraction.len() {
+                return false;
+            }
+            offset
+        }
+    };
+    let is_offset = is(offset, "Z")
+        || ["+00:00", "-00:00"].iter().any(|form| is(offset, form)) && offset.get(1..3).is_some_and(|hour| hour < "24");
+    is(date_time, DATE_TIME) && !date_time.ends_with("60") && is_offset
 }
 
 /// Reads a [`timestamp`] from a manifest.
@@ -221,8 +270,69 @@ mod tests {
     #[test]
     fn a_time_is_rfc_3339_or_unix_seconds_and_nothing_else() {
         assert_eq!(timestamp("2026-11-20T00:00:00Z").unwrap(), timestamp("1795132800").unwrap());
-        for wrong in ["", "yesterday", "2026-11-20", "1e9", "99999999999999999999"] {
+        for same in ["2026-11-20t00:00:00z", "2026-11-20T01:00:00+01:00", "2026-11-20T00:00:00.000-00:00"] {
+            assert_eq!(timestamp(same).unwrap(), timestamp("1795132800").unwrap(), "{same}");
+        }
+        assert_eq!(timestamp("-1").unwrap(), timestamp("1969-12-31T23:59:59Z").unwrap());
+        for wrong in [
+            "",
+            "-",
+            "yesterday",
+            "2026-11-20",
+            "1e9",
+            "+1",
+            "1.5",
+            "99999999999999999999",
+            "2026-11-20T00:00:60Z",
+            "2026-11-20T24:00:00Z",
+            "2026-11-20 00:00:00Z",
+            "20261120T000000Z",
+            "2026-11-20T00:00Z",
+            "2026-11-20T00:00:00",
+            "2026-11-20T00:00:00.Z",
+            "2026-11-20T00:00:00,5Z",
+            "2026-11-20T00:00:00+01",
+            "2026-11-20T00:00:00+0100",
+            "2026-11-20T00:00:00+25:00",
+            "2026-11-20T00:00:00Z[UTC]",
+            "2026-11-20T00:00:00+00:00[UTC]",
+            "2026-11-20T00:00:00[UTC]",
+            "+002026-11-20T00:00:00Z",
+            " 2026-11-20T00:00:00Z",
+        ] {
             assert!(timestamp(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_quote_in_hex_digits_is_the_same_quote() {
+        let binary = [4, 0, 2, 0, 0x81];
+        for text in ["0400020081", "0x0400020081\n", "  0400020081 \r\n"] {
+            assert_eq!(quote(written(text.as_bytes()).path()).unwrap(), binary, "{text}");
+        }
+        for other in [&binary[..], b"", b"0x", b"040002008", b"0400020081zz", b"0x0x04", b"\x04\0"] {
+            assert_eq!(quote(written(other).path()).unwrap(), other);
+        }
+    }
+
+    #[test]
+    fn a_certificate_in_pem_may_have_text_before_it_and_is_one() {
+        let der = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/snp/ark_milan.der")).unwrap();
+        let line = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &der);
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{line}\n-----END CERTIFICATE-----\n");
+        for good in [pem.clone(), format!("subject=CN = ARK-Milan\n0 text\r\n\n{pem}"), format!("{pem}text\n")] {
+            assert_eq!(certificate(written(good.as_bytes()).path()).unwrap(), der, "{good}");
+        }
+        assert_eq!(certificate(written(&der).path()).unwrap(), der);
+        let key = pem.replace("CERTIFICATE", "PRIVATE KEY");
+        for wrong in [format!("text\n{pem}{pem}"), format!("text\n{key}"), format!("text\n{key}{pem}")] {
+            assert!(certificate(written(wrong.as_bytes()).path()).is_err(), "{wrong}");
         }
     }
 

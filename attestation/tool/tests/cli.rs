@@ -178,6 +178,10 @@ fn genuine_evidence_is_verified_and_altered_or_stale_evidence_is_not() {
     altered[3] = "mutated-real/tdx_mrtd/quote.bin";
     let text = String::from_utf8(run(&[&["verify"][..], &altered].concat()).stdout).unwrap();
     assert!(text.contains("FAILS  tdx.signature") && text.ends_with("refused\n"), "{text}");
+    let mut digits = TDX;
+    digits[3] = "dcap-qvl/tdx-quote.hex";
+    let text = String::from_utf8(run(&[&["verify"][..], &digits].concat()).stdout).unwrap();
+    assert!(text.contains("holds  tdx.quote.structure"), "{text}");
     let mut stale = TDX;
     stale[7] = "2027-01-01T00:00:00Z";
     assert_eq!(run(&[&["verify"][..], &stale].concat()).status.code(), Some(1));

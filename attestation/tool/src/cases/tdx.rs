@@ -59,7 +59,7 @@ pub(super) fn evaluate(
         // What makes a quote genuine can't be waived; it then fails again.
         policy.waive(name, WAIVED);
     }
-    let quote = input::read(&folder.join(case.quote))?;
+    let quote = input::quote(&folder.join(case.quote))?;
     let collateral = case.collateral.map(|file| input::read(&folder.join(file))).transpose()?.unwrap_or_default();
     let evidence = Evidence { quote: &quote, collateral: &collateral };
     let log = case.log.map(|file| input::read(&folder.join(file))).transpose()?;
