@@ -4,11 +4,15 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use constellation_attestation::{
     result::Checks,
-    tpm::{self, Hash, eventlog::EventLog, replay},
+    tpm::{self, Hash, eventlog::EventLog},
 };
 use serde::Serialize;
 
-use crate::input::{self, Error};
+use crate::{
+    cases,
+    input::{self, Error},
+    registers,
+};
 
 /// Registers that a log can explain: those that firmware and loaders extend.
 const REGISTERS: std::ops::Range<u8> = 0..24;
@@ -17,8 +21,9 @@ const REGISTERS: std::ops::Range<u8> = 0..24;
 #[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Explained {
-    /// Locality that started the TPM.
-    pub startup_locality: u8,
+    /// Locality that started the TPM; absent where the log can't be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub startup_locality: Option<u8>,
     /// Registers that the log extends: number to value after its events, hex.
     pub registers: BTreeMap<u8, String>,
     /// The events, in order.
@@ -73,15 +78,27 @@ impl Explained {
     }
 }
 
-/// Explains the log in a file; `expected` names registers to compare with, as `file#key`.
+/// Explains the log in a file; `expected` names registers to compare with, as `file#key`. A log that can't be read is
+/// explained by no event, and refused.
 ///
 /// # Errors
 /// When a file can't be read, or the log can't be parsed and nothing was expected of it.
 pub fn run(log: &Path, expected: Option<&str>) -> Result<Explained, Error> {
     let bytes = input::read(log)?;
-    let expected = expected.map(|reference| input::registers(Path::new(""), reference)).transpose()?;
-    let bank = expected.as_ref().map_or(Hash::Sha256, |values| values.bank);
-    let parsed = EventLog::parse_for(bank, &bytes).map_err(|e| Error::value(log.display().to_string(), &e))?;
+    let expected = expected.map(|reference| registers::read(Path::new(""), reference)).transpose()?;
+    let bank = expected.as_ref().and_then(|banks| banks.all().next()).map_or(Hash::Sha256, |values| values.bank);
+    let checks = expected.map(|expected| {
+        let mut checks = Checks::default();
+        cases::replayed(&bytes, &expected, &mut checks);
+        checks
+    });
+    let parsed = match (EventLog::parse_for(bank, &bytes), &checks) {
+        (Ok(parsed), _) => parsed,
+        (Err(error), None) => return Err(Error::value(log.display().to_string(), &error)),
+        (Err(_), Some(_)) => {
+            return Ok(Explained { startup_locality: None, registers: BTreeMap::new(), events: Vec::new(), checks });
+        }
+    };
     let registers = REGISTERS.filter(|register| parsed.of(*register).next().is_some());
     let event = |event: &tpm::eventlog::Event| Event {
         number: event.number,
@@ -91,13 +108,9 @@ pub fn run(log: &Path, expected: Option<&str>) -> Result<Explained, Error> {
         digest_matches_data: event.digest_matches_data(),
     };
     Ok(Explained {
-        startup_locality: parsed.startup_locality,
+        startup_locality: Some(parsed.startup_locality),
         registers: registers.map(|register| (register, hex::encode(parsed.replay(register)))).collect(),
         events: parsed.events.iter().map(event).collect(),
-        checks: expected.map(|expected| {
-            let mut checks = Checks::default();
-            replay::check(&bytes, &expected, &mut checks);
-            checks
-        }),
+        checks,
     })
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use constellation_attestation::tpm::{Hash, quote::Values};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use x509_parser::pem::Pem;
@@ -225,44 +224,6 @@ pub(crate) fn deserialize_timestamp<'de, D: Deserializer<'de>>(from: D) -> Resul
     parsed.map(Some).map_err(serde::de::Error::custom)
 }
 
-/// The values under `key` of a JSON file, for a reference written `file#key`: register number to hex value. The object
-/// holds them itself, or under `pcrs`, and there by bank or of the SHA-256 bank. Of several banks SHA-256 is taken; of
-/// a bank that isn't accepted (SHA-1) none, so nothing is proven by it.
-///
-/// # Errors
-/// When the reference has no `#`, or the file no such object.
-pub fn registers(folder: &Path, reference: &str) -> Result<Values, Error> {
-    let (file, key) = reference.rsplit_once('#').ok_or_else(|| Error::said(reference, "should be file#key"))?;
-    let all: serde_json::Value = json(&folder.join(file), "a JSON object")?;
-    let found = all.get(key).ok_or_else(|| Error::said(reference, "there is no such key"))?;
-    let found = found.get("pcrs").unwrap_or(found);
-    let object = found.as_object().ok_or_else(|| Error::said(reference, "isn't an object"))?;
-    if let Some((bank, values)) = [("sha256", Hash::Sha256), ("sha384", Hash::Sha384)]
-        .iter()
-        .find_map(|(name, hash)| Some((*hash, object.get(*name)?)))
-    {
-        let values = values.as_object().ok_or_else(|| Error::said(reference, "a bank isn't an object"))?;
-        return bank_values(reference, bank, values);
-    }
-    if object.contains_key("sha1") {
-        return Ok(Values { bank: Hash::Sha256, pcrs: std::collections::BTreeMap::new() });
-    }
-    bank_values(reference, Hash::Sha256, object)
-}
-
-fn bank_values(what: &str, bank: Hash, values: &serde_json::Map<String, serde_json::Value>) -> Result<Values, Error> {
-    let register = |(number, value): (&String, &serde_json::Value)| {
-        let number = number.parse().map_err(|e| Error::value(format!("{what}: register {number:?}"), &e))?;
-        let digits = value.as_str().ok_or_else(|| Error::said(what, "a register's value isn't text"))?;
-        let value = hex(what, digits)?;
-        if value.len() != bank.size() {
-            return Err(Error::said(what, format!("{} bytes where {} are wanted", value.len(), bank.size())));
-        }
-        Ok((number, value))
-    };
-    Ok(Values { bank, pcrs: values.iter().map(register).collect::<Result<_, Error>>()? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,34 +295,6 @@ mod tests {
         for wrong in [format!("text\n{pem}{pem}"), format!("text\n{key}"), format!("text\n{key}{pem}")] {
             assert!(certificate(written(wrong.as_bytes()).path()).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn registers_are_of_one_accepted_bank_and_of_its_length() {
-        let folder = tempfile::tempdir().unwrap();
-        let values = |json: &str| {
-            std::fs::write(folder.path().join("f"), json).unwrap();
-            registers(folder.path(), "f#k")
-        };
-        let (short, long) = ("00".repeat(32), "00".repeat(48));
-        for (json, bank, count) in [
-            (format!(r#"{{"k":{{"1":"{short}"}}}}"#), Hash::Sha256, 1),
-            (format!(r#"{{"k":{{"pcrs":{{"sha1":{{"0":"00"}},"sha256":{{"1":"{short}"}}}}}}}}"#), Hash::Sha256, 1),
-            (format!(r#"{{"k":{{"sha384":{{"1":"{long}"}}}}}}"#), Hash::Sha384, 1),
-            (r#"{"k":{"pcrs":{"sha1":{"0":"00"}}}}"#.to_owned(), Hash::Sha256, 0),
-        ] {
-            let found = values(&json).unwrap();
-            assert_eq!((found.bank, found.pcrs.len()), (bank, count), "{json}");
-        }
-        for wrong in [
-            format!(r#"{{"k":{{"1":"{long}"}}}}"#),
-            format!(r#"{{"k":{{"x":"{short}"}}}}"#),
-            r#"{"k":[]}"#.to_owned(),
-            "{}".to_owned(),
-        ] {
-            assert!(values(&wrong).is_err(), "{wrong}");
-        }
-        assert!(registers(folder.path(), "f").is_err());
     }
 
     #[test]

@@ -10,4 +10,5 @@ pub mod input;
 pub mod output;
 pub mod predict;
 pub mod reference;
+pub mod registers;
 pub mod strict;

@@ -61,8 +61,9 @@ enum Command {
     ExplainEventlog {
         /// The log, as in `binary_bios_measurements`.
         log: PathBuf,
-        /// Expected registers: a JSON file and the key of an object from number to hex value.
-        #[arg(long, value_name = "FILE#KEY")]
+        /// Expected registers: a JSON file, or a file and the key in it, of an object from number to hex value, or of banks
+        /// of these (sha256, sha384), all of which are compared. A log that can't be read is then refused (exit status 1).
+        #[arg(long, value_name = "FILE[#KEY]")]
         pcrs: Option<String>,
     },
     /// Prints the SEV-SNP TCB that machines of a platform should have at least, as members of a policy.

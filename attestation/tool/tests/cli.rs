@@ -88,6 +88,12 @@ fn an_event_log_is_explained_and_compared() {
     assert!(String::from_utf8(other.stdout).unwrap().ends_with("refused\n"));
     assert!(complaint(&["explain-eventlog", log, "--pcrs", &pcrs("none")]).contains("no such key"));
     assert!(complaint(&["explain-eventlog", "README.md"]).contains("README.md: "));
+    for unreadable in ["README.md", "mutated-real/evlog_truncated/log.bin"] {
+        let refused = run(&["explain-eventlog", unreadable, "--pcrs", &pcrs("cos-101-amd-sev.bin")]);
+        assert_eq!(refused.status.code(), Some(1), "{unreadable}");
+        let text = String::from_utf8(refused.stdout).unwrap();
+        assert!(text.contains("FAILS  tpm.log.structure") && text.ends_with("refused\n"), "{text}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use serde::Serialize;
 use self::manifest::{Case, Expect, Manifest, Stated};
 use crate::input::{self, Error};
 
-pub(crate) use self::tdx::anchor as tdx_anchor;
+pub(crate) use self::{mixed::replayed, tdx::anchor as tdx_anchor};
 
 /// Verdict on evidence.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +115,12 @@ fn each<T: Case>(cases: Vec<Stated>, evaluate: impl Fn(&T, &[String]) -> Result<
 fn judge(name: &str, expect: Expect, evaluate: impl Fn(&[String]) -> Result<Evaluated, Error>) -> Result<Line, Error> {
     let named = |error: Error| Error::value(format!("case {name}"), &error);
     let strict = evaluate(&[]).map_err(named)?;
-    let mut clauses: Vec<String> = strict.checks.failures().map(|clause| clause.name.clone()).collect();
-    clauses.dedup();
+    let mut clauses: Vec<String> = Vec::new();
+    for clause in strict.checks.failures() {
+        if !clauses.contains(&clause.name) {
+            clauses.push(clause.name.clone());
+        }
+    }
     let verdict = if strict.checks.accepted() { Verdict::Accept } else { Verdict::Reject };
     let as_wanted = match expect {
         Expect::Accept => verdict == Verdict::Accept,
