@@ -1,7 +1,7 @@
 //! `verify` and `appraise`: is this evidence genuine, and is it what a policy accepts?
 //!
 //! The platform is named by the caller, never read from the evidence. `verify` asks for nothing that only an owner can
-//! know; `appraise` compares with every set that the policy has for the platform, and shows the nearest.
+//! know, but that nobody debugs or moves the guest; `appraise` compares with every set that the policy has for the platform, and shows the nearest.
 
 use std::path::PathBuf;
 
@@ -155,9 +155,13 @@ fn snp(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Erro
     Ok(snp::verify_and_appraise(&shown, &snp::Anchors::amd(), &policy, now))
 }
 
+/// A genuine report is worth nothing if the host can read the guest, move it, or ask for the report itself: so much is
+/// asked without an owner. Of a trust domain the verifier asks the same by its attributes.
 fn genuine_snp() -> snp::Policy {
+    use snp::clause;
+    const ASKED: [&str; 4] = [clause::VMPL, clause::POLICY_DEBUG, clause::POLICY_MIGRATION, clause::REPORT_ID_MA];
     let mut policy = snp::Policy::strict();
-    for name in snp::clause::REFERENCE {
+    for name in clause::REFERENCE.into_iter().filter(|name| !ASKED.contains(name)) {
         policy.waive(name, NOT_ASKED);
     }
     policy

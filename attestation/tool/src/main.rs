@@ -75,6 +75,12 @@ enum Command {
         now: Option<Timestamp>,
     },
     /// Says whether evidence is genuine, whatever it is of.
+    ///
+    /// Asked are signatures, chains to the vendor's root (or --root) and dates, and what makes genuine evidence worthless:
+    /// of a TD that it has no debug and can't be migrated, #VE is off for its pages, no service TD is bound and its TCB
+    /// is up to date; of an SEV-SNP guest that it has no debug, no migration agent may be or is bound, and privilege
+    /// level 0 asked. Not asked is what only an owner knows (measurements, floors of the SEV-SNP TCB) and, without
+    /// --nonce, freshness: these clauses are shown as waived. A revocation list that is given is looked at.
     Verify {
         #[command(flatten)]
         evidence: Evidence,

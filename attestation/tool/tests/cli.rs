@@ -252,3 +252,19 @@ fn a_policy_that_leaves_the_launch_open_can_not_be_used() {
     let said = complaint(&[&["appraise", "--policy", path, "--nonce", &nonce][..], &TDX].concat());
     assert!(said.contains("launch clause"), "{said}");
 }
+
+#[test]
+fn a_genuine_report_of_a_guest_under_debug_is_refused() {
+    let failing = |report: &str, vek: &str, intermediate: &str, now: &str| {
+        let arguments = ["--output", "json", "verify", "--platform", "snp", "--report", report, "--vek", vek];
+        let (found, status) = lines(&[&arguments[..], &["--intermediate", intermediate, "--now", now]].concat());
+        let clauses = found[0]["clauses"].as_array().unwrap().clone();
+        let failing = clauses.into_iter().filter(|clause| clause["outcome"] == "fails");
+        (failing.map(|clause| clause["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>(), status)
+    };
+    let milan = "../src/snp/ask_milan.der";
+    let good = failing("trustee-snp/test-report.bin", "trustee-snp/test-vcek.der", milan, "2025-07-01T00:00:00Z");
+    assert_eq!(good, (vec![], 0));
+    let debug = failing("go-sev-guest/attestation.bin", "go-sev-guest/vcek.testcer", milan, "2025-07-01T00:00:00Z");
+    assert_eq!(debug, (vec!["snp.policy.debug".to_owned()], 1));
+}
