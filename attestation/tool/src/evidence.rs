@@ -1,7 +1,8 @@
 //! `verify` and `appraise`: is this evidence genuine, and is it what a policy accepts?
 //!
 //! The platform is named by the caller, never read from the evidence. `verify` asks for nothing that only an owner can
-//! know, but that nobody debugs or moves the guest; `appraise` compares with every set that the policy has for the platform, and shows the nearest.
+//! know, but that nobody debugs or moves the guest; `appraise` compares with every set that the policy has for the
+//! platform, and shows the nearest.
 
 use std::path::PathBuf;
 
@@ -17,7 +18,10 @@ use constellation_attestation::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::input::{self, Error};
+use crate::{
+    input::{self, Error},
+    vtpm,
+};
 
 /// Files and values of one machine's evidence. Each platform needs some of them and refuses the others.
 #[derive(Args, Clone, Debug)]
@@ -25,7 +29,7 @@ pub struct Evidence {
     /// Platform that the evidence must be of.
     #[arg(long)]
     pub platform: Platform,
-    /// TDX quote, its bytes or their hex digits.
+    /// TDX quote, its bytes or their hex digits; or a TPM's quote (`TPMS_ATTEST`).
     #[arg(long, value_name = "FILE")]
     pub quote: Option<PathBuf>,
     /// TDX collateral, JSON.
@@ -43,15 +47,18 @@ pub struct Evidence {
     /// AMD's revocation list, DER.
     #[arg(long, value_name = "FILE")]
     pub crl: Option<PathBuf>,
-    /// Trust anchor (DER or PEM) instead of the vendor's own.
+    /// Trust anchor (DER or PEM) instead of the vendor's own; of a TPM the CAs of endorsement keys (PEM).
     #[arg(long, value_name = "FILE")]
     pub root: Option<PathBuf>,
-    /// What the conversation wants attested, hex: report data or nonce in full length.
+    /// What the conversation wants attested, hex: report data or nonce in full length; of a TPM the whole qualifying data.
     #[arg(long, value_name = "HEX")]
     pub nonce: Option<String>,
     /// Time to verify at: RFC 3339 or Unix seconds. Default: the clock.
     #[arg(long, value_name = "TIME", value_parser = input::timestamp)]
     pub now: Option<Timestamp>,
+    /// What a TPM's evidence is made of.
+    #[command(flatten)]
+    pub tpm: vtpm::Tpm,
 }
 
 /// What came out.
@@ -87,7 +94,7 @@ impl Verdict {
 /// # Errors
 /// When a file can't be read, or the platform needs another one.
 pub fn verify(evidence: &Evidence) -> Result<Verdict, Error> {
-    Ok(Verdict::new(evidence.platform, None, evaluate(evidence, None)?))
+    Ok(Verdict::new(evidence.platform, None, evaluate(evidence, None, &[])?))
 }
 
 /// Whether evidence is genuine and of a set of the policy; else how it differs from the nearest.
@@ -100,7 +107,8 @@ pub fn appraise(evidence: &Evidence, policy: &std::path::Path) -> Result<Verdict
     trust.validate().map_err(|e| Error::value(named(), &e))?;
     let mut nearest: Option<Verdict> = None;
     for set in trust.sets.iter().filter(|set| set.platform == evidence.platform) {
-        let verdict = Verdict::new(evidence.platform, Some(set), evaluate(evidence, Some(set))?);
+        let verdict =
+            Verdict::new(evidence.platform, Some(set), evaluate(evidence, Some(set), &trust.endorsement_roots)?);
         let failures = |verdict: &Verdict| verdict.clauses.failures().count();
         if nearest.as_ref().is_none_or(|best| failures(&verdict) < failures(best)) {
             nearest = Some(verdict);
@@ -109,13 +117,38 @@ pub fn appraise(evidence: &Evidence, policy: &std::path::Path) -> Result<Verdict
     nearest.ok_or_else(|| Error::said(named(), format!("it has no set for {}", evidence.platform)))
 }
 
-fn evaluate(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Error> {
+fn evaluate(evidence: &Evidence, set: Option<&MeasurementSet>, roots: &[String]) -> Result<Checks, Error> {
+    if let Some(option) = stray(evidence) {
+        return Err(Error::said(option, format!("nothing looks at it on {}: take it out", evidence.platform)));
+    }
     match evidence.platform {
         Platform::QemuTdx => tdx(evidence, set),
+        Platform::QemuVtpm => vtpm::evaluate(evidence, set, roots),
         Platform::Snp => snp(evidence, set),
         Platform::Simulated => Err(Error::said("simulated", "there is no evidence to look at")),
         other => Err(Error::said(other.as_str(), "its evidence can't be read from files yet")),
     }
+}
+
+/// An option that the platform has no use for.
+fn stray(evidence: &Evidence) -> Option<&'static str> {
+    let Evidence { quote, collateral, report, vek, intermediate, crl, tpm, .. } = evidence;
+    let (of_tdx, of_tpm, of_snp) = match evidence.platform {
+        Platform::QemuTdx => (true, false, false),
+        Platform::QemuVtpm => (false, true, false),
+        Platform::Snp => (false, false, true),
+        _ => return None,
+    };
+    let given = [
+        ("--quote", quote, of_tdx || of_tpm),
+        ("--collateral", collateral, of_tdx),
+        ("--report", report, of_snp),
+        ("--vek", vek, of_snp),
+        ("--intermediate", intermediate, of_snp),
+        ("--crl", crl, of_snp),
+    ];
+    let file = given.into_iter().find(|(_, file, used)| file.is_some() && !used).map(|(option, ..)| option);
+    file.or_else(|| tpm.stray().filter(|_| !of_tpm))
 }
 
 fn tdx(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Checks, Error> {
@@ -178,7 +211,7 @@ fn attested(evidence: &Evidence, set: Option<&MeasurementSet>) -> Result<Require
 }
 
 /// Why `verify` waives a clause.
-const NOT_ASKED: &str = "only whether it is genuine is asked";
+pub(crate) const NOT_ASKED: &str = "only whether it is genuine is asked";
 
 fn genuine_tdx() -> tdx::Policy {
     let mut policy = tdx::Policy::strict();
@@ -188,6 +221,6 @@ fn genuine_tdx() -> tdx::Policy {
     policy
 }
 
-fn needed<'a, T>(value: Option<&'a T>, option: &str) -> Result<&'a T, Error> {
+pub(crate) fn needed<'a, T>(value: Option<&'a T>, option: &str) -> Result<&'a T, Error> {
     value.ok_or_else(|| Error::said(option, "the platform needs it"))
 }

@@ -12,3 +12,4 @@ pub mod predict;
 pub mod reference;
 pub mod registers;
 pub mod strict;
+pub mod vtpm;

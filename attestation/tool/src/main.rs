@@ -81,6 +81,10 @@ enum Command {
     /// is up to date; of an SEV-SNP guest that it has no debug, no migration agent may be or is bound, and privilege
     /// level 0 asked. Not asked is what only an owner knows (measurements, floors of the SEV-SNP TCB) and, without
     /// --nonce, freshness: these clauses are shown as waived. A revocation list that is given is looked at.
+    ///
+    /// A TPM's quote (qemu-vtpm) must be signed by a restricted key, of exactly the registers 0 to 15 of the SHA-256 bank,
+    /// and somebody must speak for the key: a CA for the endorsement key, and that key's TPM for the attestation key. What
+    /// can't be shown of that is refused unless --waive names its clause; nothing says then whose TPM it is.
     Verify {
         #[command(flatten)]
         evidence: Evidence,

@@ -35,7 +35,8 @@ const EXIT: &str = "
 
 `cases` prints one JSON object per line: `name`, `verdict` (`accept` or `reject`, under the strict policy), `clauses`
 (names of those that fail), `expect` (from the manifest), `ok`. A case that expects `policy` is ok when the strict
-policy refuses it and the same policy with exactly those clauses waived accepts it.
+policy refuses it and the same policy with exactly those clauses waived accepts it. A nonce and a document's time are no
+matter of policy: in the mixed form their clauses can't be waived.
 ";
 
 /// A documented line of a source file.

@@ -61,10 +61,9 @@ pub fn read(folder: &Path, reference: &str) -> Result<Banks, Error> {
 type Object = Members<Box<RawValue>>;
 
 fn inner<T: serde::de::DeserializeOwned>(what: &str, object: &Object, key: &str) -> Result<Option<T>, Error> {
-    let read = |value: &Box<RawValue>| {
-        serde_json::from_str(value.get()).map_err(|e| Error::value(format!("{what}: {key}"), &e))
-    };
-    object.0.get(key).map(read).transpose()
+    let read =
+        |value: &RawValue| serde_json::from_str(value.get()).map_err(|e| Error::value(format!("{what}: {key}"), &e));
+    object.0.get(key).map(|value| read(value)).transpose()
 }
 
 fn banks(what: &str, object: &Object) -> Result<Banks, Error> {

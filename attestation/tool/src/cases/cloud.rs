@@ -76,7 +76,7 @@ pub(super) fn evaluate(folder: &Path, case: &MixedCase, now: Timestamp, waived: 
             let anchors = root.as_deref().map(anchor).transpose()?.unwrap_or_else(gcp::google);
             let evidence = input::read(&folder.join(needed(case.evidence.as_deref(), "evidence")?))?;
             match Vapor::parse(&evidence) {
-                Ok(sent) => gcp(&sent, &anchors, wanted, &mut checks)?,
+                Ok(sent) => gcp(&sent, &anchors, &wanted, &mut checks)?,
                 Err(wrong) => checks.fails(gcp::clause::AK_STRUCTURE, &wrong),
             }
         }
@@ -204,7 +204,7 @@ fn nitro(sent: &Vapor, anchors: &Anchors, wanted: Wanted<'_>, checks: &mut Check
     Ok(())
 }
 
-fn gcp(sent: &Vapor, anchors: &Anchors, wanted: Wanted<'_>, checks: &mut Checks) -> Result<(), Error> {
+fn gcp(sent: &Vapor, anchors: &Anchors, wanted: &Wanted<'_>, checks: &mut Checks) -> Result<(), Error> {
     let structure = Fault::of(gcp::clause::AK_STRUCTURE);
     let chain = sent.chain().ok_or_else(|| "there are no certificates of the attestation key".to_owned());
     let chain = chain.and_then(|pem| x509::from_pem(pem.as_bytes(), MAX_CHAIN).map_err(|e| e.to_string()));
