@@ -41,7 +41,8 @@ pub(super) fn evaluate(
         policy.waive(name, WAIVED);
     }
     let report = input::read(&folder.join(&case.report))?;
-    // What isn't sent is empty, and what needs it fails. The root that is sent is never looked at.
+    // What isn't sent is empty, and what needs it fails. The root that is sent is there, and never looked at.
+    case.ark.as_ref().map(|file| input::read(&folder.join(file))).transpose()?;
     let certificate = |file: Option<&std::path::PathBuf>| match file {
         Some(file) => input::shown_certificate(&folder.join(file)),
         None => Ok(Vec::new()),
