@@ -272,8 +272,8 @@ impl Scene {
             let issuer = Issuer::new(issuer.params(), key(template.issuer));
             params.signed_by(key(template.key), &issuer).unwrap()
         };
-        let mut made = MADE.lock().unwrap();
-        made.get_or_insert_default().entry(format!("{template:?} {}", issuer.name)).or_insert_with(make).clone()
+        let mut certificates = MADE.lock().unwrap();
+        certificates.get_or_insert_default().entry(format!("{template:?} {}", issuer.name)).or_insert_with(make).clone()
     }
 
     fn list(&self, list: &List) -> String {
