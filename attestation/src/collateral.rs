@@ -216,6 +216,12 @@ impl Cache {
         Ok(())
     }
 
+    /// The bytes of a thing, however old.
+    #[must_use]
+    pub fn kept(&self, key: &Key) -> Option<&[u8]> {
+        self.entries.get(key).map(|entry| entry.bytes.as_slice())
+    }
+
     /// The bytes of a thing; of one that [ages](Key::ages), if they are at most so old.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::{
     gcp,
     guest::certificates::{Kind, Table},
     nitro,
-    snp::{self, Product},
+    snp::{self, KeyKind, Product},
     tdx,
     x509::{self, chain},
 };
@@ -106,8 +106,18 @@ impl Endorsers {
     #[must_use]
     pub fn amd_of<'a>(&'a self, vek: &'a [u8], intermediate: &'a [u8], now: Timestamp) -> Amd<'a> {
         let intermediate = snp::intermediate_of(vek).filter(|_| !issues(intermediate, vek)).unwrap_or(intermediate);
-        let crl = list_of(vek).and_then(|key| self.collateral.get(&key, now, self.greatest_age).ok());
-        Amd { vek, intermediate, crl }
+        Amd { vek, intermediate, crl: self.list(vek, intermediate, now) }
+    }
+
+    /// The revocation list for a key: one that names its issuer, for whichever kind of key and of whatever age, else the one
+    /// for its kind. What was revoked once stays it.
+    fn list(&self, vek: &[u8], intermediate: &[u8], now: Timestamp) -> Option<&[u8]> {
+        let wanted = list_of(vek)?;
+        let Key::SnpCrl { product, .. } = &wanted else { return None };
+        let all = [KeyKind::Vcek, KeyKind::Vlek].map(|kind| Key::SnpCrl { product: product.clone(), kind });
+        let mut lists = all.iter().filter_map(|key| self.collateral.kept(key));
+        let own = || self.collateral.get(&wanted, now, self.greatest_age).ok();
+        lists.find(|list| x509::is_listed(list, intermediate)).or_else(own)
     }
 
     /// The chain of a TPM's key of Google's: what came, and what was fetched of its issuer. A TPM holds its own

@@ -222,11 +222,15 @@ fn trust_domain(name: String, entry: &Entry) -> Result<MeasurementSet, Error> {
         let clause = clause.ok_or(Error::Register { register, problem: "isn't one of a trust domain" })?;
         *clause = Requirement::Exact(Hex(value));
     }
-    // Left out, it would be wanted and without a value, which nothing meets. What was built in is never left out.
     for (&register, _) in entry.measurements.iter().filter(|(_, measurement)| measurement.warn_only) {
-        let clause = clauses.get(usize::from(register)).filter(|clause| **clause != tdx::clause::MRTD);
-        if let Some(clause) = clause.and_then(|clause| policy.measurement(clause)) {
-            *clause = Requirement::Waived { reason: "its publisher only warns about it".into() };
+        let clause = clauses.get(usize::from(register)).copied();
+        // Left out, it would be wanted and without a value, which nothing meets. What says which system runs is never left
+        // out: the firmware (MRTD), the boot loader and kernel, and their command line.
+        let Some(clause) = clause.filter(|clause| [first, fourth].contains(clause)) else {
+            return Err(Error::Register { register, problem: "is only warned about" });
+        };
+        if let Some(requirement) = policy.measurement(clause) {
+            *requirement = Requirement::Waived { reason: "its publisher only warns about it".into() };
         }
     }
     let set = MeasurementSet::of_registers(name, Platform::QemuTdx, BTreeMap::new());

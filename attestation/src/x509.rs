@@ -203,6 +203,22 @@ pub fn certificate(der: &[u8]) -> Result<X509Certificate<'_>, Error> {
     Ok(certificate)
 }
 
+/// A certificate without the zeros of the storage that it was read from: a TPM's may be longer than it.
+#[must_use]
+pub fn unpadded(der: &[u8]) -> &[u8] {
+    match element(der) {
+        Some((whole, _, rest)) if rest.iter().all(|byte| *byte == 0) => whole,
+        _ => der,
+    }
+}
+
+/// Whether a revocation list names a certificate. Nothing about either is verified.
+#[must_use]
+pub fn is_listed(list: &[u8], certificate: &[u8]) -> bool {
+    let Ok((_, list)) = CertificateRevocationList::from_der(list) else { return false };
+    self::certificate(certificate).is_ok_and(|certificate| RevocationList(list).revokes(&certificate))
+}
+
 /// Whether what stands around the signed bytes is as RFC 5280, 4.1 and 5.1 have it: nothing else looks at those bytes, and
 /// two texts of one certificate would be two names of it. The algorithm that the issuer signed is the one with so many
 /// elements `before` it.
@@ -362,7 +378,9 @@ fn between(from: ASN1Time, to: ASN1Time, now: Timestamp) -> bool {
 #[derive(serde::Serialize, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 #[serde(rename_all = "camelCase")]
 pub enum Revocation {
-    /// There is no list that the issuer signed.
+    /// There is what isn't a list that the issuer signed.
+    Unbelieved,
+    /// There is no list.
     Unknown,
     /// There is a list, out of date.
     OutOfDate,

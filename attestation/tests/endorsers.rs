@@ -177,6 +177,36 @@ fn only_what_fails_for_want_of_something_is_wanting() {
 }
 
 #[test]
+fn what_was_revoked_in_any_list_of_the_product_stays_revoked() {
+    let cloud = Amd::new(KeyKind::Vlek);
+    let revoking = |serial: u8| {
+        let mut template = Template::good(Product::Milan, KeyKind::Vlek);
+        template.crl.revoked = vec![serial];
+        Amd::made(&template).crl()
+    };
+    let old = now() - jiff::SignedDuration::from_hours(24 * 40);
+    for (key, bytes, fetched, found) in [
+        (list("Milan"), revoking(2), now(), true),
+        (list("Milan"), revoking(2), old, true),
+        (clouds_list("Milan"), revoking(2), old, true),
+        (list("Milan"), revoking(9), now(), false),
+        (list("Genoa"), revoking(2), now(), false),
+    ] {
+        let mut endorsers = pinned();
+        let own = Entry { bytes: cloud.crl(), fetched: now() };
+        endorsers.collateral.put(clouds_list("Milan"), own.clone()).unwrap();
+        if key == clouds_list("Milan") {
+            endorsers = pinned();
+        }
+        endorsers.collateral.put(key.clone(), Entry { bytes: bytes.clone(), fetched }).unwrap();
+        let (vek, intermediate) = (cloud.vek(), cloud.intermediate());
+        let given = endorsers.amd_of(&vek, &intermediate, now()).crl.unwrap();
+        assert_eq!(given == bytes, found, "{key} {fetched}");
+        assert!(found || given == own.bytes);
+    }
+}
+
+#[test]
 fn a_list_is_kept_that_its_products_root_signed_and_that_is_in_date() {
     let amd = Amd::new(KeyKind::Vcek);
     let endorsers = Endorsers { amd: amd.anchors(), ..pinned() };

@@ -570,6 +570,13 @@ fn a_list_of_revocations_is_the_roots_whole_and_says_when_the_next_comes() {
     let mut scene = Scene::good(Product::Milan, KeyKind::Vcek, 3);
     scene.amd.crl.dates = vec!["200101000000Z", "200102000000Z"];
     assert_eq!(scene.failures(&lax), set(&[]));
+    // What isn't the root's list may stand where the one was that revokes.
+    lax.revocation = Requirement::Waived { reason: "a test".into() };
+    scene.amd.crl.signer = Who::Stranger;
+    assert_eq!(scene.failures(&lax), set(&[clause::CRL]));
+    scene.crl = false;
+    assert_eq!(scene.failures(&lax), set(&[]));
+    (scene.crl, scene.amd.crl.signer) = (true, Who::Root);
     scene.amd.crl.revoked = vec![2];
     assert_eq!(scene.failures(&lax), set(&[clause::INTERMEDIATE_REVOKED]));
 }

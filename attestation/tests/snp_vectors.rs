@@ -256,8 +256,8 @@ fn a_list_of_revocations_must_be_the_roots_and_in_date_only_where_it_is_wanted()
         (Some("crl_milan_asvk_revoked.der"), None, None),
         (Some("crl_milan_ask_revoked.der"), Some(clause::INTERMEDIATE_REVOKED), Some(clause::INTERMEDIATE_REVOKED)),
         (Some("crl_milan_expired.der"), Some(clause::CRL), None),
-        (Some("crl_milan_wrong_signer.der"), Some(clause::CRL), None),
-        (Some("crl_genoa_empty.der"), Some(clause::CRL), None),
+        (Some("crl_milan_wrong_signer.der"), Some(clause::CRL), Some(clause::CRL)),
+        (Some("crl_genoa_empty.der"), Some(clause::CRL), Some(clause::CRL)),
         (None, Some(clause::CRL), None),
     ] {
         for (policy, clause) in [(&strict, wanted), (&lax, waived)] {

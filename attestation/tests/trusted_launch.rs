@@ -17,9 +17,9 @@ use constellation_attestation::{
 };
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, CustomExtension, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
-    SubjectPublicKeyInfo, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, CrlDistributionPoint,
+    CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
 };
 
 const NONCE: &[u8] = b"join-nonce-0001-swtpm-vector-set";
@@ -43,6 +43,11 @@ fn ca(name: &str) -> CertificateParams {
     params
 }
 
+/// Where a list is.
+fn place() -> Vec<CrlDistributionPoint> {
+    vec![CrlDistributionPoint { uris: vec!["http://www.microsoft.com/pkiops/crl/tpm.crl".into()] }]
+}
+
 /// Root and issuing CA.
 struct Microsoft {
     root: CertifiedIssuer<'static, KeyPair>,
@@ -54,6 +59,7 @@ impl Microsoft {
         let root = CertifiedIssuer::self_signed(ca("Virtual TPM Root"), KeyPair::generate().unwrap()).unwrap();
         let mut issuing = ca("Virtual TPM CA 01");
         issuing.serial_number = Some(SerialNumber::from_slice(&[2]));
+        issuing.crl_distribution_points = place();
         let issuing = CertifiedIssuer::signed_by(issuing, KeyPair::generate().unwrap(), &root).unwrap();
         Self { root, issuing }
     }
@@ -100,6 +106,7 @@ impl Scene {
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(AIK.to_vec())];
         leaf.serial_number = Some(SerialNumber::from_slice(&[3]));
+        leaf.crl_distribution_points = place();
         let all: Vec<u8> = (0..16).collect();
         let values = Values::cut(Hash::Sha256, &all, &read(&format!("{quote}/pcrs.bin"))).unwrap();
         let exact = |pcr: u8| (pcr, Requirement::Exact(hex::encode(&values.pcrs[&pcr])));
@@ -163,6 +170,14 @@ fn a_key_that_microsoft_certified_and_its_quote_are_accepted() {
     // The issuing CA may be the anchor, where the owner doesn't believe all that the root issues.
     let inner = |s: &mut Scene| s.anchors = Some(Anchors::new([s.microsoft.issuing.der().as_ref()]).unwrap());
     refused("another anchor of the chain", inner, &[]);
+    // As long as the TPM's storage.
+    let padded = |more: &'static [u8]| {
+        move |s: &mut Scene| {
+            s.chain = Some(vec![[s.leaf(), more.to_vec()].concat(), s.microsoft.issuing.der().to_vec()])
+        }
+    };
+    refused("zeros behind it", padded(&[0; 2436]), &[]);
+    refused("something behind it", padded(&[0, 1]), &[clause::AK_STRUCTURE, clause::AK_CHAIN]);
 }
 
 #[test]
@@ -215,6 +230,17 @@ fn what_was_revoked_is_refused_and_lists_are_wanted_unless_waived() {
     refused("the key", key, &[clause::AK_REVOKED]);
     let issuer = with(|m| vec![Microsoft::list(&m.root, &[2], 2027), Microsoft::list(&m.issuing, &[], 2027)]);
     refused("its issuer", issuer, &[clause::AK_REVOKED]);
+    // A key's certificate that names no list can't be on one; its issuer's can.
+    let unlisted = |lists: fn(&Microsoft) -> Vec<Vec<u8>>| {
+        move |s: &mut Scene| {
+            s.leaf.crl_distribution_points = vec![];
+            s.lists = Some(lists(&s.microsoft));
+        }
+    };
+    refused("the root's list", unlisted(|m| vec![Microsoft::list(&m.root, &[], 2027)]), &[]);
+    refused("not even that", unlisted(|_| vec![]), &[clause::AK_REVOCATION]);
+    let named = unlisted(|m| vec![Microsoft::list(&m.root, &[], 2027), Microsoft::list(&m.issuing, &[3], 2027)]);
+    refused("it is on one all the same", named, &[clause::AK_REVOKED]);
     // Waived, none is wanted; one that is there counts all the same.
     let waived = |s: &mut Scene| assert!(s.policy.waive(clause::AK_REVOCATION, "nobody fetches them"));
     refused("none, and none wanted", |s| (waived(s), s.lists = Some(vec![])).1, &[]);

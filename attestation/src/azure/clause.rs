@@ -29,7 +29,7 @@ pub const AK_USAGE: &str = "azure.ak.usage";
 pub const AK_PURPOSE: &str = "azure.ak.purpose";
 /// Trusted Launch: whose key it is, as in the inventory.
 pub const AK_SUBJECT: &str = "azure.ak.subject";
-/// Trusted Launch: a revocation list in date is there of each issuer.
+/// Trusted Launch: for each certificate that says where a revocation list is, one in date is there.
 pub const AK_REVOCATION: &str = "azure.ak.revocation";
 
 /// The clauses that a policy of Trusted Launch has a requirement for, besides registers.

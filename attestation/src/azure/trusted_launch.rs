@@ -80,7 +80,8 @@ pub struct Policy {
     pub subject: Requirement<String>,
     /// Whether the certificate says to be one of an attestation key.
     pub attests: Requirement<bool>,
-    /// Lists of all issuers in the chain. A certificate that a list revokes isn't accepted whatever stands here.
+    /// Lists of all issuers in the chain whose certificates say where one is. A certificate that a list revokes isn't
+    /// accepted whatever stands here.
     pub revocation: Requirement<Revocation>,
     /// What the conversation wants attested by the TPM.
     pub nonce: Requirement<Bytes>,
@@ -122,6 +123,7 @@ pub fn verify(chain: &[Vec<u8>], issuers: Issuers<'_>, now: Timestamp, checks: &
         checks.fails(clause::AK_STRUCTURE, "there is no certificate of the attestation key");
         return None;
     };
+    let leaf = x509::unpadded(leaf);
     let tpm = certificate(leaf, &mut own);
     let names = [clause::AK_CHAIN, clause::AK_VALIDITY];
     let intermediates = intermediates.iter().map(Vec::as_slice);
@@ -190,6 +192,6 @@ pub fn appraise(tpm: &Verified<Tpm>, policy: &Policy, checks: &mut Checks) {
     let message = "the certificate is one of an attestation key";
     policy.attests.apply(checks, clause::AK_PURPOSE, Some(attests), bool::to_string, message);
     let show = |known: &Revocation| format!("{known:?}");
-    let message = "a list in date of each issuer in the chain";
+    let message = "a list in date for each certificate that says where one is";
     policy.revocation.apply(checks, clause::AK_REVOCATION, Some(revocation), show, message);
 }

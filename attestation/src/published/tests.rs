@@ -44,8 +44,25 @@ fn a_trust_domain_gets_its_launch_clause() {
     assert_eq!(set.validate(), Ok(()));
     let Some(Hardware::Tdx(policy)) = set.hardware else { unreachable!("a trust domain's set") };
     assert_eq!((policy.mrtd, policy.rtmr3), (Requirement::Exact(Hex([1; 48])), Requirement::Exact(Hex([5; 48]))));
-    let without = file().replace(&value(0, 48, false), &value(0, 48, true));
-    assert!(matches!(run(&without, &Wanted { platform: Platform::QemuTdx, ..WANTED }), Err(Error::Set(_))));
+}
+
+#[test]
+fn of_a_trust_domain_only_what_no_system_is_told_by_may_be_warned_about() {
+    let warned = |register: u8| {
+        let file = file().replace(&value(register, 48, false), &value(register, 48, true));
+        run(&file, &Wanted { platform: Platform::QemuTdx, ..WANTED })
+    };
+    for told in [0, 2, 3] {
+        assert!(matches!(warned(told), Err(Error::Register { register, .. }) if register == told), "{told}");
+    }
+    for register in [1, 4] {
+        let set = warned(register).unwrap();
+        assert_eq!(set.validate(), Ok(()), "{register}");
+        let Some(Hardware::Tdx(policy)) = set.hardware else { unreachable!("a trust domain's set") };
+        let waived = [&policy.rtmr0, &policy.rtmr1, &policy.rtmr2, &policy.rtmr3]
+            .map(|requirement| matches!(requirement, Requirement::Waived { .. }));
+        assert_eq!(waived, [register == 1, false, false, register == 4]);
+    }
 }
 
 #[test]

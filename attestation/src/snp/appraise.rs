@@ -7,7 +7,7 @@ use super::{
     product::{KeyKind, Product},
     verify::Guest,
 };
-use crate::{bytes::Hex, reference::Requirement, result::Checks, verified::Verified};
+use crate::{bytes::Hex, reference::Requirement, result::Checks, verified::Verified, x509::Revocation};
 
 /// Highest privilege level number of a guest.
 const LAST_VMPL: u32 = 3;
@@ -41,6 +41,11 @@ fn endorsement(guest: &Guest, policy: &Policy, checks: &mut Checks) {
             "the cloud whose key signed; it names no processor",
         ),
     };
+    if guest.revocation == Revocation::Unbelieved {
+        // Whatever the policy says: it may be the one that would have revoked.
+        checks.fails(clause::CRL, "what was given isn't a revocation list that the root signed");
+        return;
+    }
     policy.revocation.apply(
         checks,
         clause::CRL,

@@ -221,8 +221,10 @@ fn root(
     };
     checks.holds(clause::INTERMEDIATE_ISSUER, "a trust anchor issued it");
     dated(checks, clause::ARK_VALIDITY, root, now);
-    let Some(Ok(list)) = evidence.crl.map(|der| RevocationList::verify(der, root, ALLOWED)) else {
-        return Revocation::Unknown;
+    let list = match evidence.crl.map(|der| RevocationList::verify(der, root, ALLOWED)) {
+        None => return Revocation::Unknown,
+        Some(Err(_)) => return Revocation::Unbelieved,
+        Some(Ok(list)) => list,
     };
     for (name, certificate) in [(clause::ARK_REVOKED, root), (clause::INTERMEDIATE_REVOKED, intermediate)] {
         let message = format!("{}: {}", certificate.subject(), list.dates());

@@ -2,7 +2,7 @@
 //! [`certificate`] refuses where they are critical).
 
 use jiff::Timestamp;
-use x509_parser::certificate::X509Certificate;
+use x509_parser::{certificate::X509Certificate, oid_registry::OID_X509_EXT_CRL_DISTRIBUTION_POINTS};
 
 use super::{Algorithm, Error, Revocation, RevocationList, authority, certificate, in_date, issued, not_after};
 use crate::result::Checks;
@@ -95,7 +95,7 @@ impl<'a> Chain<'a> {
     }
 
     /// What lists say of the certificates below the anchor: what is known of the one of which the least is, and one that is
-    /// revoked. A list that its issuer didn't sign is none.
+    /// revoked. A list that its issuer didn't sign is none; of a certificate that names no place of a list none is wanted.
     pub(crate) fn revocation(
         &self,
         lists: &[Vec<u8>],
@@ -112,7 +112,8 @@ impl<'a> Chain<'a> {
                 (false, false) => Revocation::OutOfDate,
                 (false, true) => Revocation::Current,
             };
-            if of_one < known {
+            let listed = certificate.extensions().iter().any(|e| e.oid == OID_X509_EXT_CRL_DISTRIBUTION_POINTS);
+            if listed && of_one < known {
                 known = of_one;
             }
             let is_named = lists.iter().any(|list| list.revokes(certificate));

@@ -123,15 +123,18 @@ pub fn certificate(path: &Path) -> Result<Vec<u8>, Error> {
     let refuse = || Error::said(path.display().to_string(), "isn't one certificate in PEM");
     let mut all = Pem::iter_from_buffer(&bytes);
     let first = all.next().and_then(Result::ok).filter(|pem| pem.label == "CERTIFICATE").ok_or_else(refuse)?;
-    if all.next().is_some_and(|more| more.is_ok()) {
+    // One that is cut off counts: whoever wrote it wanted it.
+    if bytes.windows(MARK.len()).filter(|window| *window == MARK).count() > 1 {
         return Err(refuse());
     }
     Ok(first.contents)
 }
 
+/// Begins a block of PEM.
+const MARK: &[u8] = b"-----BEGIN";
+
 /// Whether a file is PEM. What stands before its first line is for people; DER begins with a length that no text has.
 fn is_pem(bytes: &[u8]) -> bool {
-    const MARK: &[u8] = b"-----BEGIN";
     let is_der = matches!(bytes, [0x30, 0x80..=0xff, ..]);
     let line = |line: &[u8]| line.trim_ascii_start().starts_with(MARK);
     !is_der && bytes.split(|byte| *byte == b'\n').any(line)

@@ -70,6 +70,9 @@ fn banks(what: &str, object: &Object) -> Result<Banks, Error> {
     if let Some(register) = object.0.keys().find(|key| number(key).is_some()) {
         return Err(Error::said(what, format!("register {register} stands beside the banks and in none of them")));
     }
+    if let Some(other) = object.0.keys().find(|key| !BANKS.iter().any(|(name, _)| name == key)) {
+        return Err(Error::said(what, format!("{other:?} isn't a bank")));
+    }
     let mut found = BTreeMap::new();
     for (name, bank) in BANKS {
         if let (Some(bank), Some(values)) = (bank, inner::<Members<String>>(what, object, name)?) {

@@ -91,6 +91,8 @@ enum Waivable {
     LaunchRegister,
 }
 
+/// Bytes of a sealed secret: at most a digest (TPM 2.0 Part 1, 24.3), and none that could be guessed.
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
 /// Why a clause is waived that the caller names.
 const WAIVED: &str = "waived on the command line";
 
@@ -119,7 +121,22 @@ impl Tpm {
     }
 
     /// Refuses what nothing would look at, because the clause that it is for is waived.
-    fn refuse_unseen(&self, root: bool) -> Result<(), Error> {
+    fn refuse_unseen(&self, root: bool, appraised: bool) -> Result<(), Error> {
+        if !appraised && (self.launch_register.is_some() || self.waives(Waivable::LaunchRegister)) {
+            return Err(Error::said("tpm.pcr.15", "verify asks nothing of it: take --launch-register and --waive out"));
+        }
+        if appraised && root {
+            return Err(Error::said("--root", "the policy says who may speak for a TPM: take it out"));
+        }
+        let same = self.credential_secret.as_ref().zip(self.activated.as_ref());
+        if same.is_some_and(|(secret, activated)| {
+            std::fs::canonicalize(secret).ok() == std::fs::canonicalize(activated).ok()
+        }) {
+            return Err(Error::said(
+                "--activated",
+                "it is the file of the secret itself: the TPM's own answer is wanted",
+            ));
+        }
         let given = [
             ("--ek", self.ek.is_some(), Waivable::Certificate),
             ("--ek-certificate", self.ek_certificate.is_some(), Waivable::Certificate),
@@ -145,7 +162,7 @@ impl Tpm {
 /// When a file can't be read, or one is missing that there is no verdict without.
 pub fn evaluate(evidence: &Evidence, set: Option<&MeasurementSet>, roots: &[String]) -> Result<Checks, Error> {
     let tpm = &evidence.tpm;
-    tpm.refuse_unseen(evidence.root.is_some())?;
+    tpm.refuse_unseen(evidence.root.is_some(), set.is_some())?;
     let mut checks = Checks::default();
     let values = values(tpm)?;
     let quoted = quote(evidence, values.as_ref(), set.is_some(), &mut checks)?;
@@ -240,14 +257,9 @@ fn endorsed(evidence: &Evidence, roots: &[String], checks: &mut Checks) -> Resul
         checks.waived(clause::AK_CREDENTIAL, WAIVED);
     } else if let (Some(secret), Some(activated)) = (&tpm.credential_secret, &tpm.activated) {
         let (secret, activated) = (input::read(secret)?, input::read(activated)?);
-        let opened = !secret.is_empty() && secret == activated;
-        checks.check(
-            clause::AK_CREDENTIAL,
-            opened,
-            None,
-            None,
-            "the TPM opened the credential for the attestation key",
-        );
+        let opened = SECRET_BYTES.contains(&secret.len()) && secret == activated;
+        let message = "the TPM gave back, as the caller says, what was sealed for the attestation key";
+        checks.check(clause::AK_CREDENTIAL, opened, None, None, message);
     } else {
         let message = "nothing ties the attestation key to the TPM: give --credential-secret and --activated";
         checks.fails(clause::AK_CREDENTIAL, message);

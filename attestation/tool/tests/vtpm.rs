@@ -104,7 +104,10 @@ fn nobody_is_believed_for_a_key_that_nobody_speaks_for() {
     let ek = ["--ek", "qemu-swtpm/ek_rsa.tpm2b_public", "--ek-certificate", "qemu-swtpm/ek_rsa2048_cert.der"];
     let root = ["--root", "qemu-swtpm/ek_ca_issuer.pem"];
     let secret = "qemu-swtpm/cred_secret.bin";
-    let opened = ["--credential-secret", secret, "--activated", secret];
+    // What the TPM gave back, in a file of its own.
+    let answer = tempfile::NamedTempFile::new().unwrap();
+    fs::copy(vectors().join(secret), answer.path()).unwrap();
+    let opened = ["--credential-secret", secret, "--activated", answer.path().to_str().unwrap()];
     let (certificate, credential) = ("tpm.ek.certificate", "tpm.ak.credential");
     for (more, wanted) in [
         (vec![], vec![certificate, credential]),
