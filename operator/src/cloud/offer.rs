@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
 
@@ -90,9 +90,9 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Watches a cloud's calls; what is given back says whether one was denied so far.
-    pub(super) fn stand_beside(&self, cloud: &dyn Cloud) -> Arc<AtomicBool> {
-        let denied = Arc::<AtomicBool>::default();
+    /// Watches a cloud's calls; what is given back counts those that were denied since one was answered.
+    pub(super) fn stand_beside(&self, cloud: &dyn Cloud) -> Arc<AtomicU32> {
+        let denied = Arc::<AtomicU32>::default();
         let beside = Beside { provider: cloud.name(), guard: self.clone(), denied: Arc::clone(&denied) };
         cloud.watch_calls(Box::new(beside));
         denied
@@ -106,7 +106,7 @@ const DENIED: &str = "denied";
 struct Beside {
     provider: &'static str,
     guard: Guard,
-    denied: Arc<AtomicBool>,
+    denied: Arc<AtomicU32>,
 }
 
 impl Watcher for Beside {
@@ -116,9 +116,10 @@ impl Watcher for Beside {
 
     fn ended(&self, call: &Call) {
         self.guard.metrics.called(self.provider, call);
-        if call.outcome == DENIED {
-            self.denied.store(true, Ordering::Relaxed);
-        }
+        match call.outcome {
+            DENIED => self.denied.fetch_add(1, Ordering::Relaxed),
+            _ => self.denied.swap(0, Ordering::Relaxed),
+        };
     }
 }
 

@@ -373,6 +373,9 @@ fn label_value(name: &str) -> String {
 
 async fn orphan(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
     let node = named(world, name)?;
+    let uid = node.uid().unwrap_or_default();
+    ctx.holds.forget(&uid);
+    ctx.failures.forget(&uid);
     let rest: Vec<_> = node.finalizers().iter().filter(|f| *f != FINALIZER_NODE).cloned().collect();
     let body = json!({"metadata": {"finalizers": rest, "resourceVersion": node.resource_version()}});
     let api: Api<ConfidentialNode> = namespaced(ctx, &world.cluster);

@@ -3,14 +3,18 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use constellation_attestation::owner;
 use constellation_crds::{
     ANNOTATION_DELETE_FIRST, ANNOTATION_PAUSED, ConfidentialNode, ConstellationCluster, FINALIZER_CLUSTER, NodeGroup,
     NodeVersion, TrustBundle,
-    cluster::{AcceptedVersion, CloudResource, DeletionPolicy, StateDisk},
-    condition::{Condition, kind, reason},
+    cluster::{AcceptedVersion, CloudResource, DeletionPolicy, StateDisk, Taint},
+    condition::{kind, reason},
     node::{AttestationResult, Phase, Refusals, Role},
 };
 use jiff::Timestamp;
@@ -26,6 +30,7 @@ use crate::{
     cloud::{
         Cloud, ClusterUid, Network,
         custody::must_rewrap,
+        local::FIRST_NODE,
         offer::{is_simulated, provider},
     },
     collateral::plan::lacking,
@@ -33,6 +38,7 @@ use crate::{
     custody::{self, Master},
     error::{Class, Error, chain},
     init::{Outcome, begin, install, trust},
+    node::apply::disk_gib,
     workload::Workload,
 };
 
@@ -40,6 +46,8 @@ use crate::{
 pub const ANNOTATION_SPEC_SIZE: &str = "constellation.dev/spec-replicas";
 /// On a node: how many nodes failed in its place before it, one after the other.
 pub const ANNOTATION_FAILURES: &str = "constellation.dev/failures";
+/// Nodes that a cluster may have: those that a network of 256 addresses on a host has room for.
+const MOST_NODES: u32 = 244;
 /// How long an API server may take to say that it is there.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// A node of a cluster that doesn't answer is offered its disk key again this long after the last time: it may have lost
@@ -133,6 +141,8 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let names: Vec<_> = cluster.spec.node_groups.iter().map(|group| group.name.as_str()).collect();
     let platform = cloud.as_ref().map(|cloud| cloud.platform());
     let initialized = recorded || kubeconfig || (simulated && ready_control_plane);
+    // Before there is a cluster, and where it is played, any version will do.
+    let running = (initialized && !simulated).then_some(inside.kubernetes);
     let seen = Observed {
         name: cluster.name_any(),
         now: Timestamp::now().as_second(),
@@ -149,7 +159,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         cluster_id_known: status.cluster_id.is_some(),
         master_secret: master_seen,
         network: memory.network.is_some(),
-        version: version_seen(&cluster, version.as_ref(), platform, inside.kubernetes.as_deref()),
+        version: version_seen(&cluster, version.as_ref(), platform, running.as_ref()),
         accepted,
         initialized,
         kubeconfig_lost: (recorded && !kubeconfig && !simulated).then(|| secrets::kubeconfig_name(&cluster)),
@@ -208,18 +218,26 @@ fn max_surge(cluster: &ConstellationCluster, version: Option<&NodeVersion>) -> u
     of_version.or_else(|| cluster.spec.rollout.as_ref()?.max_surge).unwrap_or(1)
 }
 
-/// Without the index 0, which no node has; the network of nodes on a host has room for 244.
+/// Without the number 0, which no node has; a host's network gives its first addresses, and its last one, to nobody.
 fn max_index(cluster: &ConstellationCluster) -> u32 {
-    let pods = cluster.spec.network.as_ref().and_then(|network| network.pod_cidr.as_deref()).unwrap_or(begin::POD_CIDR);
-    let prefix: u32 = pods.split_once('/').and_then(|(_, prefix)| prefix.parse().ok()).unwrap_or(u32::MAX);
-    24_u32.checked_sub(prefix).map_or(0, |bits| (1 << bits) - 1).min(244)
+    let bits = |cidr: &str, all: u32| {
+        let prefix: u32 = cidr.split_once('/').and_then(|(_, prefix)| prefix.parse().ok()).unwrap_or(u32::MAX);
+        all.checked_sub(prefix).map_or(0, |bits| 1_u32.checked_shl(bits).unwrap_or(u32::MAX))
+    };
+    let network = cluster.spec.network.as_ref();
+    let pods = network.and_then(|network| network.pod_cidr.as_deref()).unwrap_or(begin::POD_CIDR);
+    let local = network.filter(|_| cluster.spec.provider.local.is_some());
+    let hosts = local
+        .and_then(|network| network.node_cidr.as_deref())
+        .map_or(MOST_NODES, |cidr| bits(cidr, 32).saturating_sub(FIRST_NODE + 2));
+    bits(pods, 24).saturating_sub(1).min(hosts).min(MOST_NODES)
 }
 
 fn version_seen(
     cluster: &ConstellationCluster,
     version: Option<&NodeVersion>,
     platform: Option<&str>,
-    running: Option<&str>,
+    running: Option<&Option<String>>,
 ) -> VersionSeen {
     let name = cluster.spec.node_version.clone();
     let Some(version) = version else { return VersionSeen::Missing(name) };
@@ -240,12 +258,22 @@ fn version_seen(
     if !status.sets.iter().any(|set| Some(set.platform.as_str()) == platform) {
         return VersionSeen::NoSet(name);
     }
-    let wanted = &version.spec.kubernetes_version;
-    if let Some(running) = running.filter(|running| running.split(['+', '-']).next() != Some(wanted)) {
-        return VersionSeen::OtherKubernetes(format!(
-            "NodeVersion {name} is for Kubernetes {wanted}, and the cluster runs {running}: roll to images of the version \
-             that it was made with"
-        ));
+    let (wanted, accepted) =
+        (&version.spec.kubernetes_version, cluster.status.as_ref().map(|it| &it.accepted_versions));
+    let known = accepted.is_some_and(|accepted| accepted.iter().any(|known| known.digest == *digest));
+    match running {
+        Some(None) if !known => {
+            return VersionSeen::NotReady(format!(
+                "the cluster doesn't say whether it runs Kubernetes {wanted}, for which NodeVersion {name} is"
+            ));
+        }
+        Some(Some(running)) if running.split(['+', '-']).next() != Some(wanted) => {
+            return VersionSeen::OtherKubernetes(format!(
+                "NodeVersion {name} is for Kubernetes {wanted}, and the cluster runs {running}: roll to images of the \
+                 version that it was made with"
+            ));
+        }
+        None | Some(_) => {}
     }
     VersionSeen::Ready(AcceptedVersion { digest: digest.clone(), name, sets: status.sets.clone() })
 }
@@ -282,7 +310,7 @@ fn group_seen(group: &constellation_crds::cluster::WorkerGroup, existing: &[Node
 /// dealt with as a whole.
 fn drifted(node: &ConfidentialNode, cluster: &ConstellationCluster) -> bool {
     let (made, spec) = (&node.spec, &cluster.spec);
-    let disk = |disk: &Option<StateDisk>| disk.clone().unwrap_or_default();
+    let disk = |disk: &Option<StateDisk>| (disk_gib(disk.as_ref()), begin::disk_integrity(cluster, disk.as_ref()));
     let same =
         |kind: &str, wanted: &Option<StateDisk>| made.instance_type == kind && disk(&made.state_disk) == disk(wanted);
     if made.role == Role::ControlPlane {
@@ -291,20 +319,31 @@ fn drifted(node: &ConfidentialNode, cluster: &ConstellationCluster) -> bool {
     spec.node_groups.iter().find(|group| group.name == made.node_group).is_some_and(|group| {
         // Without zones in the spec the cloud's room chooses, and any will do.
         let zone = group.zones.is_empty() || made.zone.as_ref().is_some_and(|zone| group.zones.contains(zone));
-        let (labels, taints) = (made.labels == group.labels, made.taints == group.taints);
+        let taints = taints(&made.taints) == taints(&group.taints);
+        let labels = made.labels == group.labels;
         !(same(&group.instance_type, &group.state_disk) && zone && labels && taints)
     })
+}
+
+/// Taints in an order of their own: in a list it says nothing, and an empty value is none.
+fn taints(taints: &[Taint]) -> BTreeSet<(&str, &str, &str)> {
+    let mut set = BTreeSet::new();
+    for Taint { key, value, effect } in taints {
+        set.insert((key.as_str(), effect.as_str(), value.as_deref().unwrap_or_default()));
+    }
+    set
 }
 
 fn node(node: &ConfidentialNode, cluster: &ConstellationCluster) -> NodeSeen {
     let status = node.status.clone().unwrap_or_default();
     let at = |phase: &str| Some(status.phase_times.get(phase)?.parse::<Timestamp>().ok()?.as_second());
     let was_joined = at("Joined").is_some() || at("Ready").is_some();
-    let launched = status.conditions.iter().find(|condition| condition.type_ == kind::LAUNCHED);
-    let short = |condition: &Condition| {
-        condition.status == "False"
-            && [reason::NO_CAPACITY, reason::QUOTA_EXCEEDED].contains(&condition.reason.as_str())
+    let because = |kind: &str, reasons: &[&'static str]| {
+        let told = status.conditions.iter().find(|told| told.type_ == kind && told.status == "False")?;
+        reasons.iter().copied().find(|reason| told.reason == *reason)
     };
+    let short = because(kind::LAUNCHED, &[reason::NO_CAPACITY, reason::QUOTA_EXCEEDED]);
+    let vanished = because(kind::READY, &[reason::INSTANCE_VANISHED]).is_some();
     let refused = |result: &AttestationResult| result.verdict == "Refused" && lacking(result).is_empty();
     NodeSeen {
         name: node.name_any(),
@@ -321,7 +360,8 @@ fn node(node: &ConfidentialNode, cluster: &ConstellationCluster) -> NodeSeen {
         refused: was_joined && status.attestation.as_ref().is_some_and(refused),
         created: node.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         failed_at: at("Failed"),
-        short: launched.is_some_and(short),
+        short,
+        vanished,
         was_joined,
         was_ready: at("Ready").is_some(),
         ready_at: at("Ready"),

@@ -19,6 +19,9 @@ pub const MAX_BOOTING: usize = 1;
 /// An API server that is silent for less is only busy; nobody is asked to recover for that.
 const RECOVER_AFTER_SECONDS: i64 = 30;
 
+/// An API server that is silent for less may come back whatever was seen of its nodes: a restart takes a minute or two.
+const LOST_AFTER_SECONDS: i64 = 300;
+
 /// One thing to do. Each may be done twice.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
@@ -306,10 +309,14 @@ fn initialize(seen: &Observed, target: &str, mut plan: Plan) -> Plan {
             .wait(reason::INITIALIZING_CONTROL_PLANE, format!("node {} is {}", first.name, phase(first.phase)));
     }
     let (Some(_), Some(id)) = (&first.address, &first.provider_id) else {
-        return plan
-            .then("Initialise Kubernetes on it")
-            .then(after)
-            .wait(reason::INITIALIZING_CONTROL_PLANE, format!("the VM of node {} is being launched", first.name));
+        let plan = plan.then("Initialise Kubernetes on it").then(after);
+        return match first.short {
+            Some(why) => plan.wait(why, format!("node {}: {}", first.name, first.message)),
+            None => {
+                let words = format!("the VM of node {} is being launched", first.name);
+                plan.wait(reason::INITIALIZING_CONTROL_PLANE, words)
+            }
+        };
     };
     set_targets(seen, &mut plan, vec![id.clone()]);
     let message = match seen.init_of(&first.uid) {
@@ -354,13 +361,15 @@ fn unreachable(seen: &Observed, mut plan: Plan) -> Plan {
     )
 }
 
-/// What to do where so many control-plane nodes are gone for good that etcd can't have a majority again.
+/// What to do where the cloud has so many control-plane nodes no longer that etcd can't have a majority again. One that is
+/// switched off, or too late, is there.
 fn lost_majority(seen: &Observed) -> Option<String> {
     // The first one is a member before Kubernetes is seen to know it, and nobody can join before that.
     let joined = seen.nodes.iter().any(|node| node.was_joined);
-    let members = seen.control_plane().filter(|node| (node.was_joined || !joined) && !node.deleting);
-    let (gone, there): (Vec<_>, Vec<_>) = members.partition(|node| node.phase == Phase::Failed);
-    if gone.is_empty() || there.len() > gone.len() {
+    let members = seen.control_plane().filter(|node| node.was_joined || !joined);
+    let (gone, there): (Vec<_>, Vec<_>) =
+        members.partition(|node| node.phase == Phase::Failed && node.vanished && !node.deleting);
+    if seen.unreachable_seconds < LOST_AFTER_SECONDS || gone.is_empty() || there.len() > gone.len() {
         return None;
     }
     let names: Vec<_> = gone.iter().map(|node| node.name.as_str()).collect();

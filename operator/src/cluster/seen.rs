@@ -78,8 +78,10 @@ pub struct NodeSeen {
     pub created: i64,
     /// When it failed, seconds since 1970.
     pub failed_at: Option<i64>,
-    /// The cloud has no room for its VM, or a quota is used up.
-    pub short: bool,
+    /// The reason, where the cloud has no room for its VM or a quota is used up.
+    pub short: Option<&'static str>,
+    /// The cloud has its VM no longer.
+    pub vanished: bool,
     /// Kubernetes knew it once.
     pub was_joined: bool,
     /// It was Ready once.
@@ -106,7 +108,7 @@ impl NodeSeen {
     /// Whether its VM takes its time to start. One that the cloud has no room for holds nobody up.
     #[must_use]
     pub fn booting(&self) -> bool {
-        self.alive() && !self.was_ready && !self.short && matches!(self.phase, Phase::Pending | Phase::Booting)
+        self.alive() && !self.was_ready && self.short.is_none() && matches!(self.phase, Phase::Pending | Phase::Booting)
     }
 
     /// Whether it isn't what the cluster's spec asks for now: another version, or other settings of its group.

@@ -9,7 +9,7 @@ use constellation_attestation::{
 };
 use constellation_crds::{
     ConfidentialNode, ConstellationCluster, LABEL_CLUSTER, LABEL_GROUP, LABEL_ROLE,
-    cluster::{Cni, DiskIntegrity},
+    cluster::{Cni, DiskIntegrity, StateDisk},
     node::Role,
 };
 use kube::ResourceExt as _;
@@ -101,11 +101,17 @@ pub fn node_settings(cluster: &ConstellationCluster, node: &ConfidentialNode) ->
             .iter()
             .map(|taint| format!("{}={}:{}", taint.key, taint.value.as_deref().unwrap_or_default(), taint.effect))
             .collect(),
-        disk_integrity: match node.spec.state_disk.as_ref().and_then(|disk| disk.integrity) {
-            Some(integrity) => integrity == DiskIntegrity::Hmac,
-            // Without hardware virtualisation each sector's HMAC is slow; everywhere else the host may be an attacker.
-            None => cluster.spec.provider.local.is_none() && cluster.spec.provider.simulated.is_none(),
-        },
+        disk_integrity: disk_integrity(cluster, node.spec.state_disk.as_ref()),
+    }
+}
+
+/// Whether changed sectors of a state disk are detected.
+#[must_use]
+pub fn disk_integrity(cluster: &ConstellationCluster, disk: Option<&StateDisk>) -> bool {
+    match disk.and_then(|disk| disk.integrity) {
+        Some(integrity) => integrity == DiskIntegrity::Hmac,
+        // Without hardware virtualisation each sector's HMAC is slow; everywhere else the host may be an attacker.
+        None => cluster.spec.provider.local.is_none() && cluster.spec.provider.simulated.is_none(),
     }
 }
 

@@ -8,7 +8,8 @@ use constellation_attestation::{
 };
 use constellation_crds::{
     ConfidentialNode, ConstellationCluster, NodeAdmission, NodeAdmissionSpec, TAINT_ROLLING, TAINT_UNATTESTED,
-    cluster::DiskIntegrity, condition::reason,
+    cluster::{DiskIntegrity, StateDisk},
+    condition::reason,
 };
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::{
@@ -116,10 +117,16 @@ async fn finalizer(context: &Context, node: &ConfidentialNode, wanted: bool) -> 
     }
 }
 
+/// Size of a state disk, GiB.
+#[must_use]
+pub fn disk_gib(disk: Option<&StateDisk>) -> u32 {
+    disk.and_then(|disk| disk.size_gib).unwrap_or(DISK_GIB)
+}
+
 async fn launch(context: &Context, look: &Look) -> Result<(), Error> {
     let node = &look.seen.node;
     let (Some(cluster), Some(launch_config)) = (&look.cluster, &look.launch_config) else { return Ok(()) };
-    let size = node.spec.state_disk.as_ref().and_then(|disk| disk.size_gib).unwrap_or(DISK_GIB);
+    let size = disk_gib(node.spec.state_disk.as_ref());
     let request = LaunchRequest {
         cluster: ClusterUid(cluster.uid().unwrap_or_default()),
         node: NodeUid(node.uid().unwrap_or_default()),

@@ -56,16 +56,15 @@ pub(super) fn check_room(dir: &Path, state_disk_bytes: u64, shape: Shape) -> Res
     let wanted = state_disk_bytes.min(MOST) + SPARE;
     if free < wanted {
         return Err(CloudError::Capacity(format!(
-            "{} has {} MiB free, {} MiB are needed for a node",
+            "{} has not the {} MiB free that are needed for a node",
             dir.display(),
-            free >> 20,
             wanted >> 20
         )));
     }
     let available = available_memory_mib(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
     match available {
         Some(available) if available < shape.memory_mib => Err(CloudError::Capacity(format!(
-            "the host has {available} MiB of memory left, the node asks for {} MiB",
+            "the host has not the {} MiB of memory left that the node asks for",
             shape.memory_mib
         ))),
         _ => Ok(()),
@@ -117,7 +116,7 @@ mod tests {
         // A filesystem that never has any room.
         let refused = check_room(Path::new("/proc"), 1, small);
         let Err(CloudError::Capacity(message)) = refused else { panic!("{refused:?}") };
-        assert_eq!(message, "/proc has 0 MiB free, 256 MiB are needed for a node");
+        assert_eq!(message, "/proc has not the 256 MiB free that are needed for a node");
         assert!(check_room(&std::env::temp_dir(), 1, small).is_ok());
     }
 

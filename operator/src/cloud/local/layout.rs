@@ -153,7 +153,7 @@ impl Subnet {
 }
 
 /// Offset of node 0; what lies below is for the bridge and for people.
-const FIRST_NODE: u32 = 10;
+pub const FIRST_NODE: u32 = 10;
 
 fn host_mask(prefix: u8) -> u32 {
     u32::MAX >> prefix

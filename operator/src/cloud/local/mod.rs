@@ -51,7 +51,7 @@ use super::{
     NodeUid, Stream,
 };
 
-pub use self::leaks::leaks;
+pub use self::{layout::FIRST_NODE, leaks::leaks};
 
 /// The `local` provider.
 #[derive(Debug)]

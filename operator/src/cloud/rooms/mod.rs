@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -37,9 +37,11 @@ const SYSTEM: &str = "kube-system";
 
 /// How long making a room may take: some SDKs ask the machine that they run on who they are.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A room in which a call was denied is made anew after so long: some SDKs keep a token that was refused for ever, and what
-/// was missing may have been granted.
+/// A room in which everything is denied is made anew after so long: some SDKs keep a token that was refused for ever, and
+/// what was missing may have been granted.
 const ANEW: Duration = Duration::from_mins(1);
+/// Everything: so many calls in a row. One that may not do this or that keeps its room, which knows what it launched.
+const DENIALS: u32 = 3;
 
 /// The rooms.
 pub(super) struct Rooms {
@@ -54,8 +56,8 @@ struct Room {
     credentials: Option<String>,
     cloud: Arc<dyn Cloud>,
     made: Instant,
-    /// Whether a call was denied.
-    denied: Arc<AtomicBool>,
+    /// Calls in a row that were denied.
+    denied: Arc<AtomicU32>,
 }
 
 impl Room {
@@ -65,8 +67,8 @@ impl Room {
     }
 }
 
-fn is_stale(denied: bool, age: Duration) -> bool {
-    denied && age >= ANEW
+fn is_stale(denied: u32, age: Duration) -> bool {
+    denied >= DENIALS && age >= ANEW
 }
 
 /// What rooms are made from, beside the provider's own settings.
@@ -104,7 +106,7 @@ impl Rooms {
         Self { client, guard, owner: OnceCell::new(), made: Mutex::default() }
     }
 
-    /// The room of a cluster's settings; made anew when its credentials changed, or were denied something.
+    /// The room of a cluster's settings; made anew when its credentials changed, or were denied everything.
     pub(super) async fn of(&self, cluster: &ConstellationCluster, events: &Events) -> Result<Arc<dyn Cloud>, Error> {
         let secret = self.credentials(cluster).await?;
         let version = secret.as_ref().and_then(kube::ResourceExt::resource_version);
@@ -123,6 +125,7 @@ impl Rooms {
         let cloud = made.map_err(|_| Error::Time("connecting to the cloud"))??;
         #[cfg(feature = "scripted")]
         let cloud = if given.endpoint.is_some() { Arc::new(super::scripted::Scripted(cloud)) } else { cloud };
+        let told;
         {
             let mut rooms = self.rooms();
             // Who was faster made the one that all share.
@@ -130,10 +133,11 @@ impl Rooms {
                 return Ok(cloud);
             }
             let denied = self.guard.stand_beside(cloud.as_ref());
-            let room = Room { credentials: version, cloud: Arc::clone(&cloud), made: Instant::now(), denied };
-            rooms.insert(place, room);
+            let credentials = version.clone();
+            let room = Room { credentials, cloud: Arc::clone(&cloud), made: Instant::now(), denied };
+            told = rooms.insert(place, room).is_some_and(|before| before.credentials == version);
         }
-        if let Some(secret) = &secret {
+        if let Some(secret) = secret.filter(|_| !told) {
             let name = secret.name_any();
             let message =
                 format!("the key in Secret {name} is used; an identity of the operator's own can't be copied");
@@ -213,10 +217,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_room_is_made_anew_a_while_after_a_denial_and_not_before() {
+    fn a_room_in_which_everything_is_denied_is_made_anew_after_a_while() {
         let before = ANEW.saturating_sub(Duration::from_millis(1));
-        assert_eq!([false, true].map(|denied| is_stale(denied, ANEW)), [false, true]);
-        assert_eq!([false, true].map(|denied| is_stale(denied, before)), [false, false]);
+        assert_eq!([0, DENIALS - 1, DENIALS].map(|denied| is_stale(denied, ANEW)), [false, false, true]);
+        assert!(!is_stale(DENIALS, before));
     }
 
     #[cfg(feature = "azure")]

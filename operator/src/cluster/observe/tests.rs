@@ -35,10 +35,11 @@ fn made(group: &str) -> ConfidentialNode {
 #[test]
 fn a_node_has_drifted_when_its_group_says_something_else_of_it() {
     let drifts = |group: &str, change: fn(&mut Value)| node(&made(group), &cluster(change)).drifted;
-    let same: [fn(&mut Value); 5] = [
+    let same: [fn(&mut Value); 6] = [
         |_| (),
+        |spec| spec["nodeGroups"][0]["taints"] = json!([{"key": "t", "value": "", "effect": "NoSchedule"}]),
         |spec| spec["nodeGroups"][0]["replicas"] = 9.into(),
-        |spec| spec["nodeGroups"][0]["stateDisk"] = json!({}),
+        |spec| spec["nodeGroups"][0]["stateDisk"] = json!({"sizeGib": 8, "integrity": "None"}),
         |spec| spec["nodeGroups"][0]["zones"] = json!(["b"]),
         |spec| spec["nodeGroups"][0]["zones"] = json!([]),
     ];
@@ -69,17 +70,24 @@ fn a_node_has_drifted_when_its_group_says_something_else_of_it() {
 
 #[test]
 fn a_launch_that_waits_for_room_is_told_from_one_that_failed() {
-    let short = |status: condition::Status, why: &str| {
+    let told = |kind: &str, status: condition::Status, why: &str| {
         let mut found = made("w");
         let mut told = ConfidentialNodeStatus::default();
-        condition::set(&mut told.conditions, kind::LAUNCHED, status, why, "", None, Timestamp::UNIX_EPOCH);
+        condition::set(&mut told.conditions, kind, status, why, "", None, Timestamp::UNIX_EPOCH);
         found.status = Some(told);
-        node(&found, &cluster(|_| ())).short
+        let found = node(&found, &cluster(|_| ()));
+        (found.short, found.vanished)
     };
-    use condition::Status::{False, True};
-    assert!(short(False, reason::NO_CAPACITY) && short(False, reason::QUOTA_EXCEEDED));
-    assert!(!short(False, reason::LAUNCH_FAILED) && !short(False, reason::PENDING));
-    assert!(!short(True, reason::NO_CAPACITY) && !node(&made("w"), &cluster(|_| ())).short);
+    let no = condition::Status::False;
+    for why in [reason::NO_CAPACITY, reason::QUOTA_EXCEEDED] {
+        assert_eq!(told(kind::LAUNCHED, no, why), (Some(why), false));
+    }
+    for why in [reason::LAUNCH_FAILED, reason::PENDING, reason::INSTANCE_VANISHED] {
+        assert_eq!(told(kind::LAUNCHED, no, why), (None, false));
+    }
+    assert_eq!(told(kind::LAUNCHED, condition::Status::True, reason::NO_CAPACITY), (None, false));
+    assert_eq!(told(kind::READY, no, reason::INSTANCE_VANISHED), (None, true));
+    assert_eq!(told(kind::READY, no, reason::INSTANCE_FAILED), (None, false));
 }
 
 #[test]
@@ -93,6 +101,14 @@ fn nodes_have_as_many_numbers_as_the_pod_network_has_parts() {
     for nothing in ["10.0.0.0/24", "10.0.0.0/25", "10.0.0.0"] {
         assert_eq!(most(nothing.into()), 0, "{nothing}");
     }
+    let on_a_host = |nodes: &str| {
+        max_index(&cluster(|spec| {
+            spec["provider"] = json!({"local": {}});
+            spec["network"] = json!({"nodeCIDR": nodes});
+        }))
+    };
+    assert_eq!([on_a_host("10.77.0.0/24"), on_a_host("10.77.0.0/27"), on_a_host("10.0.0.0/8")], [244, 20, 244]);
+    assert_eq!(max_index(&cluster(|spec| spec["network"] = json!({"nodeCIDR": "10.77.0.0/27"}))), 244);
 }
 
 #[test]
@@ -105,12 +121,24 @@ fn only_images_of_the_kubernetes_that_runs_can_be_rolled_to() {
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
     }))
     .unwrap();
-    let seen = |running| version_seen(&cluster(|_| ()), Some(&version), Some("simulated"), running);
-    for running in [None, Some("v1.36.3"), Some("v1.36.3+build"), Some("v1.36.3-1")] {
-        assert!(matches!(seen(running), VersionSeen::Ready(_)), "{running:?}: {:?}", seen(running));
+    let mut cluster = cluster(|_| ());
+    let seen = |cluster: &ConstellationCluster, running: Option<Option<&str>>| {
+        let running = running.map(|running| running.map(str::to_owned));
+        version_seen(cluster, Some(&version), Some("simulated"), running.as_ref())
+    };
+    for running in [None, Some(Some("v1.36.3")), Some(Some("v1.36.3+build")), Some(Some("v1.36.3-1"))] {
+        assert!(matches!(seen(&cluster, running), VersionSeen::Ready(_)), "{running:?}");
     }
     for running in ["v1.36.2", "v1.35.3", "v1.36.30", ""] {
-        let VersionSeen::OtherKubernetes(words) = seen(Some(running)) else { panic!("{running}") };
+        let VersionSeen::OtherKubernetes(words) = seen(&cluster, Some(Some(running))) else { panic!("{running}") };
         assert!(words.contains("v1.36.3") && words.contains(running), "{words}");
     }
+    // A cluster that is silent for a moment must not have it accepted.
+    assert!(matches!(seen(&cluster, Some(None)), VersionSeen::NotReady(_)));
+    let known = AcceptedVersion { digest: "d".into(), name: "v".into(), sets: vec![] };
+    cluster.status = Some(constellation_crds::ConstellationClusterStatus {
+        accepted_versions: vec![known],
+        ..constellation_crds::ConstellationClusterStatus::default()
+    });
+    assert!(matches!(seen(&cluster, Some(None)), VersionSeen::Ready(_)));
 }

@@ -26,8 +26,10 @@ const FORGET_SECONDS: i64 = 600;
 pub fn failed(seen: &Observed, plan: &mut Plan) {
     let held = |node: &&NodeSeen| node.phase == Phase::Failed && !node.deleting;
     for node in seen.nodes.iter().filter(held) {
-        let failures = failures(node);
-        if seen.now < node.failed_at.unwrap_or(node.created) + hold(node, failures) {
+        // What is wanted now may be the cure.
+        let cured = seen.target().is_some_and(|target| node.outdated(target));
+        let failures = if cured { 0 } else { failures(node) };
+        if !cured && seen.now < node.failed_at.unwrap_or(node.created) + hold(node, failures) {
             plan.next.push(format!("Replace node {}, which failed: {}", node.name, node.message));
             continue;
         }
@@ -40,11 +42,11 @@ pub fn failed(seen: &Observed, plan: &mut Plan) {
         let wanted = size(seen, &node.group) + usize::from(rolling);
         let booting = seen.nodes.iter().filter(|other| other.booting()).count() + creating(plan);
         if live < wanted {
-            if booting >= MAX_BOOTING {
+            if booting >= MAX_BOOTING || is_short(seen, &node.group) {
                 plan.next.push(format!("Replace node {}, which failed: {}", node.name, node.message));
                 continue;
             }
-            create(seen, plan, &node.group, node.role, failures + 1);
+            create(seen, plan, &node.group, node.role, if cured { 0 } else { failures + 1 });
         }
         let why = format!("it failed: {}", node.message);
         plan.steps.push(Step::DeleteNode { name: node.name.clone(), why });
@@ -76,7 +78,13 @@ fn creating(plan: &Plan) -> usize {
     plan.steps.iter().filter(|step| matches!(step, Step::CreateNode { .. })).count()
 }
 
-/// Makes a node under the smallest number that no node of the cluster has.
+/// Whether the cloud has no room for a node of a group: another one waits until it has, so that not all of them come at
+/// once.
+fn is_short(seen: &Observed, group: &str) -> bool {
+    seen.nodes.iter().any(|node| node.alive() && node.group == group && node.short.is_some())
+}
+
+/// Makes a node under the smallest number that no node of the cluster has, if there is one.
 pub fn create(seen: &Observed, plan: &mut Plan, group: &str, role: Role, failures: u32) {
     let taken = |index: u32| {
         seen.nodes.iter().any(|node| node.index == index)
@@ -84,6 +92,10 @@ pub fn create(seen: &Observed, plan: &mut Plan, group: &str, role: Role, failure
     };
     match (1..=seen.max_index).find(|index| !taken(*index)) {
         Some(index) => plan.steps.push(Step::CreateNode { group: group.to_owned(), role, index, failures }),
+        // Who leaves gives a number back.
+        None if seen.nodes.iter().any(|node| node.deleting || node.phase == Phase::Failed) => {
+            plan.next.push("Make another node when one has left: the pod network has no part for more".to_owned());
+        }
         None => {
             plan.blocked = Some(super::Blocked { reason: reason::INVALID_SPEC, message: full(seen), stalled: true });
         }
@@ -153,7 +165,7 @@ pub fn sizes(seen: &Observed, target: &str, plan: &mut Plan) {
     let mut room = MAX_BOOTING.saturating_sub(seen.nodes.iter().filter(|n| n.booting()).count() + creating(plan));
     for place in &places {
         for missing in (place.live.len() + place.held)..place.wanted {
-            if room == 0 {
+            if room == 0 || is_short(seen, place.group) {
                 let group = place.group;
                 plan.next.push(format!("Make {} more nodes of group {group}, one by one", place.wanted - missing));
                 break;
@@ -184,6 +196,16 @@ fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
     let mut surplus = place.live.len().saturating_sub(place.wanted);
     if surplus == 0 {
         return;
+    }
+    // One that waits for room and isn't wanted any more needn't have it first.
+    if place.leaving(seen, target) == 0 {
+        for node in place.live.iter().filter(|node| node.unlaunched()).take(surplus) {
+            let why = format!("group {} has more nodes than the {} it wants", place.group, place.wanted);
+            plan.steps.push(Step::DeleteNode { name: node.name.clone(), why });
+        }
+        if place.live.iter().any(|node| node.unlaunched()) {
+            return;
+        }
     }
     let careful = place.role == Role::ControlPlane || place.leaving(seen, target) > 0;
     if careful {
@@ -226,14 +248,13 @@ fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
 fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &mut Plan) {
     announce(seen, places, target, plan);
     // A group that the cloud has no room for must not keep the others from what may be a cure of all.
-    let short = |place: &Place<'_>| place.live.iter().any(|node| node.short && !leaves(seen, node, target));
-    let mut old = places.iter().filter(|place| place.leaving(seen, target) > 0 && !short(place));
+    let mut old = places.iter().filter(|place| place.leaving(seen, target) > 0 && !is_short(seen, place.group));
     let workers_first = old.clone().find(|place| place.role == Role::Worker);
     let Some(place) = workers_first.or_else(|| old.next()) else { return };
     let unready = seen
         .nodes
         .iter()
-        .any(|node| node.alive() && !leaves(seen, node, target) && !node.short && node.phase != Phase::Ready);
+        .any(|node| node.alive() && !leaves(seen, node, target) && node.short.is_none() && node.phase != Phase::Ready);
     let going = seen.nodes.iter().any(|node| node.deleting)
         || plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { .. }));
     let surge = match place.role {
@@ -276,9 +297,9 @@ fn waits(seen: &Observed, plan: &mut Plan) {
     } else if let Some(node) = seen.nodes.iter().find(|node| node.phase == Phase::Failed && !node.deleting) {
         let message = format!("node {} failed and will be replaced: {}", node.name, node.message);
         plan.blocked = Some(super::Blocked { reason: reason::REPLACING_NODE, message, stalled: false });
-    } else if let Some(node) = seen.nodes.iter().find(|node| node.alive() && node.short) {
+    } else if let Some((node, reason)) = seen.nodes.iter().find_map(|node| node.short.map(|reason| (node, reason))) {
         let message = format!("node {}: {}", node.name, node.message);
-        plan.blocked = Some(super::Blocked { reason: reason::NO_CAPACITY, message, stalled: false });
+        plan.blocked = Some(super::Blocked { reason, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.alive() && node.phase != Phase::Ready) {
         let message = format!("node {} is {}", node.name, super::phase(node.phase));
         plan.blocked = Some(super::Blocked { reason: reason::NODES_NOT_READY, message, stalled: false });

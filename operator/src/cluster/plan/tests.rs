@@ -77,7 +77,8 @@ pub(crate) fn node(index: u32, role: Role, digest: &str, phase: Phase) -> NodeSe
         refused: false,
         created: 1000 + i64::from(index),
         failed_at: (phase == Phase::Failed).then_some(9_990),
-        short: false,
+        short: None,
+        vanished: phase == Phase::Failed,
         was_joined: ready,
         was_ready: ready,
         ready_at: ready.then_some(2000),
@@ -541,24 +542,74 @@ fn what_was_never_launched_is_made_anew_at_once_when_something_else_is_wanted() 
     assert!(deleted(&seen).is_empty());
 }
 
-#[test]
-fn a_node_that_the_cloud_has_no_room_for_holds_nobody_up() {
-    let waiting = |short| NodeSeen { short, provider_id: None, ..node(3, Role::Worker, "a", Phase::Pending) };
-    let mut seen = running();
-    seen.groups[0].current = Some(3);
-    seen.nodes[2] = waiting(false);
-    assert!(plan(&seen).steps.is_empty());
-    seen.nodes[2] = waiting(true);
-    let given = plan(&seen);
-    assert_eq!(given.steps, [create("w", Role::Worker, 4, 0)]);
-    let blocked = given.blocked.unwrap();
-    assert_eq!((blocked.reason, blocked.message.as_str()), (reason::NO_CAPACITY, "node n3: it broke"));
-    // A roll goes on beside it, and not in its own group.
-    let mut seen = rolling();
+fn short(index: u32, group: &str) -> NodeSeen {
+    let pending = node(index, Role::Worker, "a", Phase::Pending);
+    NodeSeen { group: group.into(), short: Some(reason::QUOTA_EXCEEDED), provider_id: None, ..pending }
+}
+
+/// A second group, `v`, of one node.
+fn grouped(mut seen: Observed) -> Observed {
     seen.groups.push(GroupSeen { name: "v".into(), wanted: 1, current: Some(1), ..seen.groups[0].clone() });
+    seen
+}
+
+#[test]
+fn a_node_that_the_cloud_has_no_room_for_holds_no_other_group_up() {
+    let mut seen = grouped(running());
+    seen.groups[0].current = Some(4);
+    seen.nodes[2] = NodeSeen { short: None, ..short(3, "w") };
+    assert!(plan(&seen).steps.is_empty());
+    // Not all of its own group wait: they would come at once.
+    seen.nodes[2] = short(3, "w");
+    let given = plan(&seen);
+    assert_eq!(given.steps, [create("v", Role::Worker, 4, 0)]);
+    let blocked = given.blocked.unwrap();
+    assert_eq!((blocked.reason, blocked.message.as_str()), (reason::QUOTA_EXCEEDED, "node n3: it broke"));
+    // A roll goes on beside it, and not in its own group.
+    let mut seen = grouped(rolling());
     seen.nodes.push(NodeSeen { group: "v".into(), ..node(4, Role::Worker, "a", Phase::Ready) });
-    seen.nodes.push(NodeSeen { digest: "b".into(), index: 5, ..waiting(true) });
+    seen.nodes.push(NodeSeen { digest: "b".into(), ..short(5, "w") });
     assert_eq!(plan(&seen).steps, [create("v", Role::Worker, 6, 0)]);
+}
+
+#[test]
+fn what_waits_for_room_goes_first_when_fewer_are_wanted() {
+    let mut seen = running();
+    for index in [4, 5] {
+        let pending = node(index, Role::ControlPlane, "a", Phase::Pending);
+        seen.nodes.push(NodeSeen { short: Some(reason::NO_CAPACITY), provider_id: None, ..pending });
+    }
+    assert_eq!(deleted(&seen), ["n4", "n5"]);
+    seen.control_plane_replicas = 3;
+    assert!(deleted(&seen).is_empty());
+    seen.nodes.truncate(3);
+    seen.nodes.push(short(6, "w"));
+    assert_eq!(deleted(&seen), ["n6"]);
+    // A roll's own is wanted.
+    let mut seen = rolling();
+    seen.nodes.push(NodeSeen { digest: "b".into(), ..short(5, "w") });
+    assert!(deleted(&seen).is_empty());
+}
+
+#[test]
+fn a_first_node_without_room_says_so() {
+    let waiting = NodeSeen { provider_id: None, address: None, ..node(1, Role::ControlPlane, "a", Phase::Pending) };
+    let mut seen = Observed { nodes: vec![waiting], ..prepared() };
+    assert_eq!(plan(&seen).blocked.unwrap().reason, reason::INITIALIZING_CONTROL_PLANE);
+    seen.nodes[0].short = Some(reason::NO_CAPACITY);
+    let blocked = plan(&seen).blocked.unwrap();
+    assert!(blocked.reason == reason::NO_CAPACITY && blocked.message.contains("it broke"), "{blocked:?}");
+}
+
+#[test]
+fn a_failed_node_is_replaced_at_once_when_something_else_is_wanted_than_what_it_was() {
+    let mut seen = running();
+    let failed = node(3, Role::Worker, "a", Phase::Failed);
+    seen.nodes[2] = NodeSeen { failures: 5, accepted: Some(false), ..failed };
+    assert!(plan(&seen).steps.is_empty());
+    seen.nodes[2].drifted = true;
+    assert_eq!(plan(&seen).steps[0], create("w", Role::Worker, 4, 0));
+    assert_eq!(deleted(&seen), ["n3"]);
 }
 
 #[test]
@@ -569,6 +620,13 @@ fn nodes_have_numbers_that_the_pod_network_has_room_for() {
     assert!(given.steps.is_empty());
     let blocked = given.blocked.unwrap();
     assert!(blocked.stalled && blocked.reason == reason::INVALID_SPEC && blocked.message.contains("which has 3"));
+    // One that leaves gives its number back.
+    seen.nodes[2].deleting = true;
+    let given = plan(&seen);
+    assert!(
+        given.blocked.is_none_or(|blocked| !blocked.stalled) && given.next.iter().any(|line| line.contains("has left"))
+    );
+    seen.nodes[2].deleting = false;
     seen.max_index = 4;
     assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 4, 0)]);
 }
@@ -584,39 +642,45 @@ fn a_version_of_another_kubernetes_rolls_nobody_and_says_so() {
 
 #[test]
 fn a_control_plane_that_lost_its_majority_for_good_says_what_to_do() {
-    let silent = |phases: &[(Phase, bool)]| {
-        let mut seen = Observed { reachable: false, control_plane_replicas: 3, ..running() };
+    let silent = |phases: &[(Phase, bool)], seconds: i64, vanished: bool| {
+        let mut seen =
+            Observed { reachable: false, unreachable_seconds: seconds, control_plane_replicas: 3, ..running() };
         seen.nodes.retain(|node| node.role == Role::Worker);
         for (index, (phase, joined)) in (11..).zip(phases) {
-            seen.nodes.push(NodeSeen { was_joined: *joined, ..node(index, Role::ControlPlane, "a", *phase) });
+            let node = node(index, Role::ControlPlane, "a", *phase);
+            seen.nodes.push(NodeSeen { was_joined: *joined, vanished, ..node });
         }
         plan(&seen).blocked.unwrap()
     };
-    use Phase::{Booting, Failed, Ready};
+    let (booting, failed, ready) = (Phase::Booting, Phase::Failed, Phase::Ready);
     for lost in [
-        &[(Failed, true)][..],
-        &[(Failed, true), (Ready, true)],
-        &[(Failed, true), (Failed, true), (Ready, true)],
-        &[(Failed, true), (Booting, false)],
+        &[(failed, true)][..],
+        &[(failed, true), (ready, true)],
+        &[(failed, true), (failed, true), (ready, true)],
+        &[(failed, true), (booting, false)],
     ] {
-        let blocked = silent(lost);
+        let blocked = silent(lost, 300, true);
         assert!(blocked.stalled && blocked.reason == reason::QUORUM_LOST, "{lost:?}: {blocked:?}");
         assert!(blocked.message.contains("n11") && blocked.message.contains("restore a backup"), "{}", blocked.message);
+        // A restart, or machines that are switched off or late.
+        for other in [silent(lost, 299, true), silent(lost, 300, false)] {
+            assert_eq!(other.reason, reason::API_SERVER_UNREACHABLE, "{lost:?}");
+        }
     }
     for there in [
-        &[(Ready, true)][..],
-        &[(Failed, true), (Ready, true), (Ready, true)],
-        &[(Failed, false), (Ready, true)],
-        &[(Ready, true), (Failed, false), (Failed, false)],
+        &[(ready, true)][..],
+        &[(failed, true), (ready, true), (ready, true)],
+        &[(failed, false), (ready, true)],
+        &[(ready, true), (failed, false), (failed, false)],
     ] {
-        assert_eq!(silent(there).reason, reason::API_SERVER_UNREACHABLE, "{there:?}");
+        assert_eq!(silent(there, 300, true).reason, reason::API_SERVER_UNREACHABLE, "{there:?}");
     }
 }
 
 #[test]
 fn a_first_node_that_is_lost_before_it_was_ever_seen_to_join_is_told_of() {
     let first = NodeSeen { was_joined: false, ..node(1, Role::ControlPlane, "a", Phase::Failed) };
-    let mut seen = Observed { reachable: false, nodes: vec![first], ..running() };
+    let mut seen = Observed { reachable: false, unreachable_seconds: 300, nodes: vec![first], ..running() };
     let blocked = plan(&seen).blocked.unwrap();
     assert!(blocked.stalled && blocked.reason == reason::QUORUM_LOST && !blocked.message.contains("backup"));
     seen.nodes[0].phase = Phase::Booting;
