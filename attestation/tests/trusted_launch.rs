@@ -173,7 +173,7 @@ fn a_key_that_microsoft_certified_and_its_quote_are_accepted() {
     // As long as the TPM's storage.
     let padded = |more: &'static [u8]| {
         move |s: &mut Scene| {
-            s.chain = Some(vec![[s.leaf(), more.to_vec()].concat(), s.microsoft.issuing.der().to_vec()])
+            s.chain = Some(vec![[s.leaf(), more.to_vec()].concat(), s.microsoft.issuing.der().to_vec()]);
         }
     };
     refused("zeros behind it", padded(&[0; 2436]), &[]);

@@ -112,10 +112,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let mine = ListParams::default().fields(&format!("spec.clusterRef.name={}", cluster.name_any()));
     let nodes: Api<ConfidentialNode> = Api::namespaced(client.clone(), &namespace);
     let nodes = nodes.list(&mine).await.map_err(Error::kube("listing the cluster's nodes"))?.items;
-    let groups: Api<NodeGroup> = Api::namespaced(client.clone(), &namespace);
-    let mut groups = groups.list(&mine).await.map_err(Error::kube("listing the cluster's groups"))?.items;
-    // One that somebody else made in the cluster's name is not ours to read or to delete.
-    groups.retain(|group| group.name_any() == format!("{}-{}", cluster.name_any(), group.spec.group));
+    let groups = groups(client, &cluster, &mine).await?;
     let versions: Api<NodeVersion> = Api::namespaced(client.clone(), &namespace);
     let wanted = &cluster.spec.node_version;
     let version = versions.get_opt(wanted).await.map_err(Error::kube(format!("reading NodeVersion {wanted}")))?;
@@ -199,6 +196,14 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     };
     let network = memory.network.clone();
     Ok(World { seen, facts, cluster, uid, cloud, owner, master, network, version, nodes, workload, roots, collateral })
+}
+
+/// The cluster's groups. One that somebody else made in its name is not ours to read or to delete.
+async fn groups(client: &Client, cluster: &ConstellationCluster, mine: &ListParams) -> Result<Vec<NodeGroup>, Error> {
+    let groups: Api<NodeGroup> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
+    let mut groups = groups.list(mine).await.map_err(Error::kube("listing the cluster's groups"))?.items;
+    groups.retain(|group| group.name_any() == format!("{}-{}", cluster.name_any(), group.spec.group));
+    Ok(groups)
 }
 
 /// Whether the master secret must be wrapped again.

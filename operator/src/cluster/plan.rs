@@ -310,13 +310,11 @@ fn initialize(seen: &Observed, target: &str, mut plan: Plan) -> Plan {
     }
     let (Some(_), Some(id)) = (&first.address, &first.provider_id) else {
         let plan = plan.then("Initialise Kubernetes on it").then(after);
-        return match first.short {
-            Some(why) => plan.wait(why, format!("node {}: {}", first.name, first.message)),
-            None => {
-                let words = format!("the VM of node {} is being launched", first.name);
-                plan.wait(reason::INITIALIZING_CONTROL_PLANE, words)
-            }
-        };
+        if let Some(why) = first.short {
+            return plan.wait(why, format!("node {}: {}", first.name, first.message));
+        }
+        return plan
+            .wait(reason::INITIALIZING_CONTROL_PLANE, format!("the VM of node {} is being launched", first.name));
     };
     set_targets(seen, &mut plan, vec![id.clone()]);
     let message = match seen.init_of(&first.uid) {
