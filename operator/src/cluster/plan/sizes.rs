@@ -297,7 +297,9 @@ fn waits(seen: &Observed, plan: &mut Plan) {
     } else if let Some(node) = seen.nodes.iter().find(|node| node.phase == Phase::Failed && !node.deleting) {
         let message = format!("node {} failed and will be replaced: {}", node.name, node.message);
         plan.blocked = Some(super::Blocked { reason: reason::REPLACING_NODE, message, stalled: false });
-    } else if let Some((node, reason)) = seen.nodes.iter().find_map(|node| node.short.map(|reason| (node, reason))) {
+    } else if let Some((node, reason)) =
+        seen.nodes.iter().find_map(|node| Some((node, node.short.filter(|_| node.alive())?)))
+    {
         let message = format!("node {}: {}", node.name, node.message);
         plan.blocked = Some(super::Blocked { reason, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.alive() && node.phase != Phase::Ready) {
