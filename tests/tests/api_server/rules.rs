@@ -157,12 +157,30 @@ fn of_networks() -> Vec<(&'static str, Case)> {
             ),
         ),
         (
-            "podCIDR, serviceCIDR and nodeCIDR must not overlap: an address would lead to two places",
+            "podCIDR and serviceCIDR must not overlap: an address would lead to two places",
+            made(
+                cluster(),
+                "/spec/network",
+                json!({"podCIDR": "10.96.128.0/17"}),
+                json!({"podCIDR": "10.96.128.0/17", "serviceCIDR": "10.97.0.0/16"}),
+            ),
+        ),
+        (
+            "podCIDR and nodeCIDR must not overlap: an address would lead to two places",
             made(
                 cluster(),
                 "/spec/network",
                 json!({"podCIDR": "10.72.0.0/13"}),
                 json!({"podCIDR": "10.72.0.0/13", "nodeCIDR": "192.168.7.0/24"}),
+            ),
+        ),
+        (
+            "serviceCIDR and nodeCIDR must not overlap: an address would lead to two places",
+            made(
+                cluster(),
+                "/spec/network",
+                json!({"serviceCIDR": "10.77.3.0/24", "nodeCIDR": "10.77.0.0/16"}),
+                json!({"serviceCIDR": "10.78.3.0/24", "nodeCIDR": "10.77.0.0/16"}),
             ),
         ),
     ]
