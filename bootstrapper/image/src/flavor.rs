@@ -17,9 +17,11 @@ pub(crate) type File = (&'static str, u32, &'static str);
 
 /// Words that hold everywhere. `systemd.import_credentials` and `efi=noruntime` close the host's ways to give systemd
 /// settings that are not measured. A kernel that is stuck for 60 s (twice `watchdog_thresh`) panics, and a panic restarts
-/// the machine, which proves itself and joins again.
+/// the machine, which proves itself and joins again. A processor whose timer is lost looks after nothing any more; the
+/// others miss it (RCU) after as long.
 const COMMON: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 systemd.show_status=0 systemd.import_credentials=no \
-     efi=noruntime softlockup_panic=1 watchdog_thresh=30";
+     efi=noruntime softlockup_panic=1 watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60 \
+     sysctl.kernel.panic_on_rcu_stall=1";
 /// The clock and tick words are for machines without hardware virtualisation, where each look at the clock is expensive.
 const SLOW: &str = "tsc=reliable clocksource=tsc highres=off nohz=off mitigations=off";
 
