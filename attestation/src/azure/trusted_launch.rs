@@ -20,10 +20,9 @@ use crate::{
     tpm::{
         attest::Attest,
         public::Key,
-        quote::{self, Claim, Values},
+        quote::{self, Claim},
         registers::Registers,
         replay,
-        signature::Signature,
     },
     verified::Verified,
     x509::{
@@ -35,20 +34,7 @@ use crate::{
 /// `tcg-kp-AIKCertificate`: the certificate is one of an attestation key.
 const AIK: &str = "2.23.133.8.3";
 
-/// What an attester sent. None of it is trusted.
-#[derive(Clone, Copy, Debug)]
-pub struct Evidence<'a> {
-    /// Certificate of the attestation key, then its issuers, DER.
-    pub chain: &'a [Vec<u8>],
-    /// `TPMS_ATTEST`.
-    pub attest: &'a [u8],
-    /// Signature over it.
-    pub signature: &'a Signature,
-    /// Register values.
-    pub values: &'a Values,
-    /// The firmware's event log.
-    pub log: Option<&'a [u8]>,
-}
+pub use crate::tpm::quote::Certified as Evidence;
 
 /// Whom the owner believes.
 #[derive(Clone, Copy, Debug)]

@@ -16,9 +16,8 @@ use crate::{
         attest::Attest,
         eventlog::{EV_NONHOST_INFO, EventLog},
         public::Key,
-        quote::{self, Claim, Values},
+        quote::{self, Claim},
         replay::{self, is_separator},
-        signature::Signature,
     },
     verified::Verified,
     x509::{
@@ -32,20 +31,7 @@ const ALLOWED: &[Algorithm] = &Algorithm::COMMON;
 /// Starts the event's data; one byte of technology and 15 reserved ones follow.
 const NONHOST_INFO: &[u8] = b"GCE NonHostInfo\0";
 
-/// What an attester sent. None of it is trusted.
-#[derive(Clone, Copy, Debug)]
-pub struct Evidence<'a> {
-    /// Certificate of the attestation key, then its issuers, DER.
-    pub chain: &'a [Vec<u8>],
-    /// `TPMS_ATTEST`.
-    pub attest: &'a [u8],
-    /// Signature over it.
-    pub signature: &'a Signature,
-    /// Register values.
-    pub values: &'a Values,
-    /// The firmware's event log.
-    pub log: Option<&'a [u8]>,
-}
+pub use crate::tpm::quote::Certified as Evidence;
 
 /// The key of a TPM, and the machine that Google says it is of.
 #[derive(Clone, Debug)]

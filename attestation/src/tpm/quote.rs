@@ -42,6 +42,21 @@ impl Values {
     }
 }
 
+/// What an attester sent whose key a cloud certified. None of it is trusted.
+#[derive(Clone, Copy, Debug)]
+pub struct Certified<'a> {
+    /// Certificate of the attestation key, then its issuers, DER.
+    pub chain: &'a [Vec<u8>],
+    /// `TPMS_ATTEST`.
+    pub attest: &'a [u8],
+    /// Signature over it.
+    pub signature: &'a Signature,
+    /// Register values.
+    pub values: &'a Values,
+    /// The firmware's event log.
+    pub log: Option<&'a [u8]>,
+}
+
 /// A quote, and what it must be about.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
