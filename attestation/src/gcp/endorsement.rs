@@ -121,9 +121,7 @@ pub fn verify(bytes: &[u8], anchors: &Anchors, now: Timestamp, checks: &mut Chec
     let intermediates = golden.bundle.iter().rev().map(Vec::as_slice);
     let names = [clause::ENDORSEMENT_CHAIN, clause::ENDORSEMENT_VALIDITY];
     Chain::check(&golden.certificate, intermediates, anchors, ALLOWED, now, names, &mut own);
-    let genuine = own.accepted();
-    checks.extend(own);
-    genuine.then(|| Verified::new(golden))
+    checks.prove(own, Some(golden), clause::ENDORSEMENT_STRUCTURE).map(Verified::new)
 }
 
 fn is_signed(leaf: &X509Certificate<'_>, message: &[u8], signature: &[u8]) -> bool {
