@@ -164,8 +164,7 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     let ready = converged(seen, plan) && facts.error.is_none();
     let desired = seen.desired();
     let ready_nodes = status.ready_nodes.unwrap_or(0);
-    let rolling = seen.initialized
-        && seen.nodes.iter().any(|node| node.alive() && seen.target().is_some_and(|target| node.outdated(target)));
+    let rolling = seen.initialized && seen.nodes.iter().any(|node| node.alive() && seen.is_outdated(node));
     let (why, message) = why_not_ready(seen, plan, facts, rolling);
     let control_plane_ready = seen.control_plane().any(|node| node.alive() && node.phase == Phase::Ready);
     let available = seen.initialized && seen.reachable && control_plane_ready;
@@ -210,7 +209,7 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     let (missing, cure) = facts.collateral.clone().unwrap_or_default();
     board.only(kind::COLLATERAL_UNAVAILABLE, facts.collateral.is_some(), missing, cure);
     etcd(seen, available, &mut board);
-    let old = seen.nodes.iter().filter(|node| seen.target().is_some_and(|target| node.outdated(target))).count();
+    let old = seen.nodes.iter().filter(|node| seen.is_outdated(node)).count();
     board.say(
         kind::NODES_UP_TO_DATE,
         old == 0 && seen.target().is_some() && !seen.nodes.is_empty(),

@@ -241,4 +241,10 @@ impl Observed {
             _ => None,
         }
     }
+
+    /// Whether a node isn't what is wanted now; no node is outdated while nobody knows which version that is.
+    #[must_use]
+    pub fn is_outdated(&self, node: &NodeSeen) -> bool {
+        self.target().is_some_and(|target| node.outdated(target))
+    }
 }

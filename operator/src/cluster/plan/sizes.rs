@@ -27,7 +27,7 @@ pub fn failed(seen: &Observed, plan: &mut Plan) {
     let held = |node: &&NodeSeen| node.phase == Phase::Failed && !node.deleting;
     for node in seen.nodes.iter().filter(held) {
         // What is wanted now may be the cure.
-        let cured = seen.target().is_some_and(|target| node.outdated(target));
+        let cured = seen.is_outdated(node);
         let failures = if cured { 0 } else { failures(node) };
         if !cured && seen.now < node.failed_at.unwrap_or(node.created) + hold(node, failures) {
             plan.next.push(format!("Replace node {}, which failed: {}", node.name, node.message));
@@ -36,7 +36,7 @@ pub fn failed(seen: &Observed, plan: &mut Plan) {
         let live = seen.nodes.iter().filter(|other| other.alive() && other.group == node.group).count();
         // During a roll the failed one may be the surplus node: its place is kept, with its count of failures.
         let rolling = seen.nodes.iter().any(|other| {
-            let goes = seen.target().is_some_and(|target| other.outdated(target)) || replaced(seen, other);
+            let goes = seen.is_outdated(other) || replaced(seen, other);
             other.alive() && other.group == node.group && goes
         });
         let wanted = size(seen, &node.group) + usize::from(rolling);
