@@ -29,7 +29,7 @@ pub enum Error {
     #[error("there is nothing to recover: the disk holds no member")]
     NothingToRecover,
     /// A file can't be read or written.
-    #[error("{0}")]
+    #[error("{0}: {1}")]
     File(String, #[source] std::io::Error),
     /// Keys can't be made.
     #[error("making the keys of this boot")]

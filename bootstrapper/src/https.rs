@@ -17,8 +17,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::error::Error;
 
-/// Greatest answer, bytes: an admission is about 2 KiB, a cluster has at most 254 nodes.
-const MAX_ANSWER: usize = 4 * 1024 * 1024;
+/// Greatest answer, bytes: a page of 50 admissions, each of which has 100 KiB at most.
+const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// How long an answer may take; without KVM a busy server needs seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 

@@ -10,6 +10,7 @@ use constellation_attestation::{
     channel,
     protocol::{Purpose, Ticket},
     session,
+    told::chain,
 };
 use tokio::{
     net::TcpStream,
@@ -30,11 +31,11 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Asks every verifier in turn until the node is a member, by one of them or by its owner, or must be replaced. The
 /// network is up since `up`.
-pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>, up: Instant) {
+pub async fn join(machine: Arc<Machine>, source: Source, up: Instant) {
     let measured = up.elapsed().as_millis();
     let mut pause = FIRST;
     while machine.wants_grant().await {
-        match attempt(&machine, source.as_ref()).await {
+        match attempt(&machine, &source).await {
             Ok((ticket, took)) => {
                 let milliseconds = up.elapsed().as_millis();
                 let [channel, hello, proof] = took.map(|part| part.as_millis());
@@ -43,7 +44,7 @@ pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>, up: Instant) {
                     machine.carry_out(Grant::Join(ticket)).await;
                 }
             }
-            Err(error) => tracing::info!(%error, "Not admitted yet"),
+            Err(error) => tracing::info!(error = %chain(&error), "Not admitted yet"),
         }
         sleep(jittered(pause)).await;
         pause = (pause * 2).min(LONGEST);
@@ -53,10 +54,9 @@ pub async fn join(machine: Arc<Machine>, source: Arc<dyn Source>, up: Instant) {
 /// How long the parts of a conversation took: opening the channel, the Hello, and the proof until its verdict.
 type Took = [Duration; 3];
 
-async fn attempt(machine: &Machine, source: &dyn Source) -> Result<(Ticket, Took), Error> {
-    let peers = source.peers().await?;
-    let mut last = Error::State("the metadata service names no verifier".into());
-    for verifier in &peers.verifiers {
+async fn attempt(machine: &Machine, source: &Source) -> Result<(Ticket, Took), Error> {
+    let mut last = Error::State("the user data names no verifier".into());
+    for verifier in &source.hints().await?.verifiers {
         match ask(machine, verifier).await {
             Ok(admitted) => return Ok(admitted),
             Err(error) => last = error,

@@ -169,6 +169,8 @@ fn cluster_config(cluster: &ClusterSettings) -> serde_json::Value {
         "kubernetesVersion": cluster.kubernetes_version,
         "controlPlaneEndpoint": cluster.endpoint,
         "encryptionAlgorithm": "ECDSA-P256",
+        // As long as kubeadm's CAs: nobody renews what is in a cluster's Secret, or on a node that isn't rolled for a year.
+        "certificateValidityPeriod": "87600h",
         "networking": {"serviceSubnet": cluster.service_cidr},
         "apiServer": {
             "certSANs": cluster.cert_sans,
@@ -258,6 +260,18 @@ mod tests {
         }
         let join = join_config(&node(), &cluster(), "10.77.0.12", "/p", "/d");
         assert!(join.contains(r#""kubeConfigPath":"/d""#) && !join.contains("token"));
+    }
+
+    #[test]
+    fn certificates_of_a_cluster_live_as_long_as_kubeadms_authorities() {
+        let text = init_config(&node(), &cluster(), "10.77.0.11", "/p");
+        let documents = text.split("---\n").filter(|document| !document.is_empty());
+        let documents = documents.map(|document| serde_json::from_str::<serde_json::Value>(document).unwrap());
+        let lives: Vec<_> = documents
+            .filter(|document| document["kind"] == "ClusterConfiguration")
+            .map(|document| document["certificateValidityPeriod"].clone())
+            .collect();
+        assert_eq!(lives, [json!(format!("{}h", 10 * 365 * 24))]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The node agent: measures its launch configuration, proves its boot, then starts Kubernetes.
 //!
-//! The story, in the order it happens: [`network`] gives the machine its address; [`source`] fetches the launch
-//! configuration, which [`machine`] measures into PCR 15 of the TPM of [`attester`] before [`serve`] opens a port. Then either the owner calls
-//! (Init, Recover) or [`join`] finds a verifier. What was granted becomes a [`plan`], which [`host`] carries out. A
+//! The story, in the order it happens: while [`network`] gives the machine its address, [`source`] reads the launch
+//! configuration, which [`machine`] measures into PCR 15 of the TPM of [`attester`] before [`serve`] opens a port. Then either
+//! the owner calls (Init, Recover) or [`join`] finds a verifier. What was granted becomes a [`plan`], which [`host`] carries out. A
 //! member answers re-attestations and keeps the [`mesh`].
 
 pub mod api;

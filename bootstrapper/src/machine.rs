@@ -13,6 +13,7 @@ use constellation_attestation::{
     protocol::{
         ClusterSettings, Hello, InitRequest, LaunchConfig, NodeSettings, Progress, Purpose, RecoverKey, Role, Ticket,
     },
+    told::chain,
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, watch};
@@ -213,10 +214,10 @@ impl Machine {
             }
             Err(error) => {
                 if hopeless {
-                    tracing::error!(%error, "Joining failed; the node must be replaced");
+                    tracing::error!(error = %chain(&error), "Joining failed; the node must be replaced");
                     self.state.send_replace(State::Failed);
                 } else {
-                    tracing::error!(%error, "Returning failed; it is tried again");
+                    tracing::error!(error = %chain(&error), "Returning failed; it is tried again");
                     self.state.send_replace(State::Waiting);
                 }
                 log.end(Progress::Failed { message: error.to_string() });
@@ -259,6 +260,13 @@ impl Machine {
             Grant::Init(_) => self.host.read(ADMIN)?,
             _ => Zeroizing::default(),
         };
+        // Of others' mesh it is a part since its admission. A member that is started again asks nobody, and is told by its
+        // device which key they know.
+        if self.settings()?.1.mesh
+            && let Err(error) = self.host.hold_key(&self.secrets).await
+        {
+            tracing::warn!(%error, "The tunnel's device has no key yet");
+        }
         // Last: from here on the node is a member, also to a process that is started again.
         self.tpm.lock().await.extend_pcr15(&id)?;
         Ok(kubeconfig)

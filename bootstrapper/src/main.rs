@@ -9,7 +9,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use constellation_attestation::{boot::BootSecrets, dumps, protocol::BOOTSTRAPPER_PORT};
+use constellation_attestation::{
+    boot::BootSecrets,
+    dumps,
+    protocol::{BOOTSTRAPPER_PORT, LaunchConfig},
+};
 use constellation_bootstrapper::{
     attester,
     error::Error,
@@ -17,9 +21,11 @@ use constellation_bootstrapper::{
     join,
     machine::Machine,
     mesh,
+    metadata::Metadata,
     network::{self, HINT, Hint},
     platform::{Platform, TABLES},
-    serve, source,
+    serve,
+    source::{LOCAL, Source},
 };
 use tokio::{net::TcpListener, time::sleep};
 
@@ -42,9 +48,12 @@ struct Run {
     /// Way to the TPM.
     #[arg(long, default_value = "device:/dev/tpmrm0")]
     tcti: String,
-    /// Host and port of the metadata service.
+    /// Host and port of a cloud's metadata service.
     #[arg(long, default_value = "169.254.169.254:80")]
     metadata: String,
+    /// File with the user data of a machine that is in no cloud.
+    #[arg(long, default_value = LOCAL)]
+    user_data: PathBuf,
     /// Address that port 9000 is opened on.
     #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], BOOTSTRAPPER_PORT)))]
     listen: SocketAddr,
@@ -53,7 +62,7 @@ struct Run {
     simulated_host: Option<PathBuf>,
 }
 
-/// Longest pause between two looks for the metadata service.
+/// Longest pause between two looks for the user data.
 const LONGEST: Duration = Duration::from_secs(5);
 
 fn main() -> anyhow::Result<()> {
@@ -76,6 +85,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn agent(run: Run) -> anyhow::Result<()> {
+    let began = Instant::now();
     let simulated = run.simulated_host.is_some();
     if simulated {
         if !run.tcti.starts_with("swtpm:") {
@@ -91,51 +101,43 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         attester::open(platform, &run.tcti, &authority).map(|mut tpm| {
             // Who needs it finds it known, or asks again and tells what is wrong.
             let _ = tpm.endorsement();
-            tpm
+            (tpm, began.elapsed())
         })
     });
     let device_key = if simulated { None } else { mesh::key_in_use().await };
-    let secrets = tokio::spawn(async move {
-        let known = device_key.is_some();
-        let make = || device_key.map_or_else(BootSecrets::generate, |key| BootSecrets::with_device_key(&key));
-        let secrets = tokio::task::spawn_blocking(make).await?.map_err(Error::Keys)?;
-        if !simulated
-            && !known
-            && let Err(error) = mesh::hold_key(&secrets).await
-        {
-            tracing::warn!(%error, "The tunnel's device has no key yet");
-        }
-        anyhow::Ok(secrets)
+    let secrets = tokio::task::spawn_blocking(move || {
+        let made = device_key.map_or_else(BootSecrets::generate, |key| BootSecrets::with_device_key(&key));
+        made.map(|secrets| (secrets, began.elapsed()))
     });
     let hint = if simulated { None } else { Hint::read(HINT.as_ref())? };
-    let mut address = run.listen.ip().to_string();
-    if let Some(hint) = &hint {
-        network::configure(hint).await?;
-        address = hint.ip()?.to_string();
-    }
-    let up = Instant::now();
-    let source = source::of(platform, run.metadata);
-    let mut pause = Duration::from_millis(100);
-    let (bytes, launch) = loop {
-        match source.launch_config().await {
-            Ok(found) => break found,
-            Err(error) => tracing::info!(%error, "No launch configuration yet"),
+    // In a cloud a service of the image brought the network up before this program was started.
+    let network = tokio::spawn({
+        let hint = hint.clone();
+        async move {
+            if let Some(hint) = &hint {
+                network::configure(hint).await?;
+            }
+            Ok::<_, Error>(Instant::now())
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST);
-    };
-    match (&hint, source.address()) {
-        (Some(hint), _) => network::name(&launch.node_name, hint.ip()?, Some(&hint.gateway))?,
-        (None, Some(own)) => {
-            network::name(&launch.node_name, own, None)?;
-            address = own.to_string();
-        }
-        (None, None) => {}
+    });
+    let service = Metadata { authority: run.metadata };
+    let source = Source { platform, service, local: run.user_data };
+    let (bytes, launch) = find(&source).await;
+    let own = hint.as_ref().map(Hint::ip).transpose()?.or_else(|| source.address());
+    if let Some(own) = own {
+        network::name(&launch.node_name, own, hint.as_ref().map(|hint| hint.gateway.as_str()))?;
     }
-    let tpm = tpm.await?.context("opening the TPM")?;
-    let secrets = secrets.await??;
-    let machine = Machine::measure(tpm, secrets, bytes, launch, address, run.simulated_host)?;
-    tracing::info!(node = machine.launch.node_name, state = ?machine.state(), "Measured the launch configuration");
+    let address = own.unwrap_or_else(|| run.listen.ip());
+    let (tpm, opened) = tpm.await?.context("opening the TPM")?;
+    let (secrets, made) = secrets.await?.map_err(Error::Keys)?;
+    let measure = move || Machine::measure(tpm, secrets, bytes, launch, address.to_string(), run.simulated_host);
+    let machine = tokio::task::spawn_blocking(measure).await??;
+    let up = network.await??;
+    // Milliseconds since this program began, for whoever asks where a machine's time goes.
+    let [opened, made, up_after, measured] =
+        [opened, made, up.saturating_duration_since(began), began.elapsed()].map(|part| part.as_millis());
+    let (node, state) = (&machine.launch.node_name, machine.state());
+    tracing::info!(node, ?state, opened, made, up_after, measured, "Measured the launch configuration");
     let listener = TcpListener::bind(run.listen).await.with_context(|| format!("listening on {}", run.listen))?;
     if !simulated {
         // Whether there is one is known before anybody is asked for its key.
@@ -156,4 +158,17 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     joining.abort();
     meshing.abort();
     ended
+}
+
+/// The launch configuration, once there is one: a cloud's service may come later than the machine.
+async fn find(source: &Source) -> (Vec<u8>, LaunchConfig) {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match source.launch_config().await {
+            Ok(found) => return found,
+            Err(error) => tracing::info!(%error, "No launch configuration yet"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST);
+    }
 }

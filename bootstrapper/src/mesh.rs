@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
-use constellation_attestation::{boot::BootSecrets, protocol::NodeSettings};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use constellation_attestation::{boot::BootSecrets, protocol::NodeSettings, told::chain};
 use serde::Deserialize;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -16,12 +17,17 @@ use crate::{
 };
 
 const ADMISSIONS: &str = "/apis/constellation.dev/v1alpha1/namespaces/kube-system/nodeadmissions";
+/// Admissions to an answer. One has 2 KiB, and up to 100 KiB when somebody has been refused in its node's name for many
+/// reasons: no peer may make the list longer than an answer can be.
+const PAGE: usize = 50;
+/// Least time between two lists: a burst of changes is one change, and costs the API server one list for each node.
+const APART: Duration = Duration::from_secs(1);
 /// Where Linux shows network devices.
 const DEVICES: &str = "/sys/class/net";
 const DEVICE: &str = "wg0";
 const PORT: &str = "51820";
-/// Characters of a key: 32 bytes in base64.
-const KEY_LENGTH: usize = 44;
+/// Bytes of a key.
+const KEY_BYTES: usize = 32;
 /// Pause after an error: the API may be in an election, which ends within this time.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -38,28 +44,47 @@ pub struct Peer {
 }
 
 /// What the mesh reads of a list of admissions.
-#[derive(Deserialize)]
-struct List {
+#[derive(Deserialize, Debug)]
+pub struct List {
     metadata: ListMeta,
     #[serde(default)]
     items: Vec<Item>,
 }
 
-#[derive(Deserialize)]
+impl List {
+    /// Reads one page of it.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn read(page: &[u8]) -> Result<Self, Error> {
+        serde_json::from_slice(page).map_err(|e| Error::Http(ADMISSIONS.into(), e.to_string()))
+    }
+
+    /// The mesh that a node with this uid wants, where `known` is the one that it has.
+    #[must_use]
+    pub fn wanted(&self, own: &str, pod_cidr: &str, known: &BTreeMap<String, Peer>) -> BTreeMap<String, Peer> {
+        peers(&self.items, own, pod_cidr, known)
+    }
+}
+
+#[derive(Deserialize, Debug)]
 #[serde(rename_all = "camelCase")]
 struct ListMeta {
     #[serde(default)]
     resource_version: String,
+    /// Where the next page begins; empty on the last one.
+    #[serde(default, rename = "continue")]
+    rest: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Debug)]
 struct Item {
     spec: Spec,
     #[serde(default)]
     status: Status,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Debug)]
 #[serde(rename_all = "camelCase")]
 struct Spec {
     node_uid: String,
@@ -69,12 +94,12 @@ struct Spec {
     evicted: Option<bool>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Debug, Default)]
 struct Status {
     admission: Option<Admission>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Debug)]
 #[serde(rename_all = "camelCase")]
 struct Admission {
     wireguard_key: String,
@@ -92,7 +117,7 @@ pub async fn keep(machine: Arc<Machine>) {
     loop {
         match run(&machine, &mut mesh).await {
             Ok(()) => return,
-            Err(error) => tracing::warn!(%error, "The mesh can't be kept up to date"),
+            Err(error) => tracing::warn!(error = %chain(&error), "The mesh can't be kept up to date"),
         }
         sleep(PAUSE).await;
     }
@@ -111,11 +136,12 @@ async fn run(machine: &Machine, mesh: &mut Option<BTreeMap<String, Peer>>) -> Re
     }
     let api = Api::open(&machine.host, &cluster.endpoint)?;
     loop {
-        let bytes = api.get(ADMISSIONS).await?;
-        let list: List = serde_json::from_slice(&bytes).map_err(|e| Error::Http(ADMISSIONS.into(), e.to_string()))?;
-        // Taken until all is done: after half a change the device is made anew.
-        let known = mesh.take().unwrap_or_default();
-        let wanted = peers(&list.items, &machine.launch.node_uid, &cluster.pod_cidr, &known);
+        let began = Instant::now();
+        let list = admissions(|path| fetch(&api, path)).await?;
+        let known = mesh.clone().unwrap_or_default();
+        let wanted = list.wanted(&machine.launch.node_uid, &cluster.pod_cidr, &known);
+        // Nothing until all is done: after half a change the device is made anew.
+        *mesh = None;
         for step in difference(&known, &wanted) {
             command::run(&step.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         }
@@ -124,11 +150,35 @@ async fn run(machine: &Machine, mesh: &mut Option<BTreeMap<String, Peer>>) -> Re
         }
         *mesh = Some(wanted);
         api.changed(ADMISSIONS, &list.metadata.resource_version).await?;
+        sleep(APART.saturating_sub(began.elapsed())).await;
+    }
+}
+
+async fn fetch(api: &Api, path: String) -> Result<Vec<u8>, Error> {
+    api.get(&path).await
+}
+
+/// All admissions, page by page, as they were at one time.
+async fn admissions<F>(get: impl Fn(String) -> F) -> Result<List, Error>
+where
+    F: Future<Output = Result<Vec<u8>, Error>>,
+{
+    let mut path = format!("{ADMISSIONS}?limit={PAGE}");
+    let mut items = Vec::new();
+    loop {
+        let bytes = get(path).await?;
+        let mut page = List::read(&bytes)?;
+        items.append(&mut page.items);
+        if page.metadata.rest.is_empty() {
+            return Ok(List { items, ..page });
+        }
+        path = format!("{ADMISSIONS}?limit={PAGE}&continue={}", page.metadata.rest);
     }
 }
 
 /// The admitted nodes but ourselves, by key. An admission without a record, or on its way out, is no peer; so is one
-/// whose network isn't a proper part of the pod network: it would take other nodes' traffic.
+/// whose network isn't a proper part of the pod network: it would take other nodes' traffic. A key that `wg` refuses would
+/// keep all that come after it out.
 fn peers(items: &[Item], own: &str, pod_cidr: &str, known: &BTreeMap<String, Peer>) -> BTreeMap<String, Peer> {
     items
         .iter()
@@ -138,7 +188,7 @@ fn peers(items: &[Item], own: &str, pod_cidr: &str, known: &BTreeMap<String, Pee
             let admission = item.status.admission.as_ref()?;
             let address: std::net::IpAddr = admission.address.parse().ok()?;
             let peer = Peer { address: address.to_string(), pod_cidr: item.spec.pod_cidr.clone() };
-            (admission.wireguard_key.len() == KEY_LENGTH).then(|| (admission.wireguard_key.clone(), peer))
+            is_key(&admission.wireguard_key).then(|| (admission.wireguard_key.clone(), peer))
         })
         .fold(BTreeMap::new(), |mut mesh, (key, peer)| {
             // Public keys are public, and a node says its own: who says another's later takes nothing from it.
@@ -147,6 +197,10 @@ fn peers(items: &[Item], own: &str, pod_cidr: &str, known: &BTreeMap<String, Pee
             }
             mesh
         })
+}
+
+fn is_key(text: &str) -> bool {
+    STANDARD.decode(text).is_ok_and(|key| key.len() == KEY_BYTES)
 }
 
 /// Whether `slice` is one of the /24 networks of the pod network `all`.
@@ -159,7 +213,7 @@ fn is_slice(slice: &str, all: &str) -> bool {
 /// Address and length of the prefix of an IPv4 network.
 fn network(cidr: &str) -> Option<(u32, u32)> {
     let (base, length) = cidr.split_once('/')?;
-    let length = length.parse().ok().filter(|length| *length <= 32)?;
+    let length = length.parse().ok().filter(|bits: &u32| *bits <= 32 && bits.to_string() == length)?;
     Some((base.parse::<std::net::Ipv4Addr>().ok()?.into(), length))
 }
 
@@ -189,14 +243,11 @@ pub async fn key_in_use() -> Option<Zeroizing<String>> {
         return None;
     }
     // A device that was made and not set up yet says "(none)".
-    command::output(&["wg", "show", DEVICE, "private-key"], PAUSE)
-        .await
-        .ok()
-        .filter(|key| key.trim().len() == KEY_LENGTH)
+    command::output(&["wg", "show", DEVICE, "private-key"], PAUSE).await.ok().filter(|key| is_key(key.trim()))
 }
 
-/// Makes the tunnel's device and gives it its key, before anybody is told of that: whoever is started again between the
-/// admission and the mesh finds it there, and stays who it is. It has no peer and no address yet.
+/// Makes the tunnel's device and gives it its key. It has no peer and no address yet. A machine whose device has a key
+/// keeps it: this process was started again.
 ///
 /// # Errors
 /// When the kernel or `wg` refuses; [`keep`] tries it again.
@@ -266,6 +317,27 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_list_is_read_to_its_last_page() {
+        let page = |uid: &str, version: &str, rest: &str| {
+            let item = serde_json::json!({"spec": {"nodeUid": uid, "podCIDR": "10.244.2.0/24"}});
+            serde_json::json!({"metadata": {"resourceVersion": version, "continue": rest}, "items": [item]})
+        };
+        let asked = std::cell::RefCell::new(Vec::new());
+        let list = admissions(|path| {
+            let last = path.ends_with("&continue=t-1");
+            asked.borrow_mut().push(path);
+            let found = if last { page("b", "7", "") } else { page("a", "7", "t-1") };
+            std::future::ready(Ok(found.to_string().into_bytes()))
+        })
+        .await
+        .unwrap();
+        let uids: Vec<_> = list.items.iter().map(|item| item.spec.node_uid.as_str()).collect();
+        assert_eq!((uids, list.metadata.resource_version.as_str()), (vec!["a", "b"], "7"));
+        assert!(asked.borrow().iter().all(|path| path.contains("limit=50")) && asked.borrow().len() == 2);
+        assert!(admissions(|_| std::future::ready(Err(Error::State("410 Gone".into())))).await.is_err());
+    }
+
     #[test]
     fn exactly_the_admitted_others_are_peers() {
         let mesh = |items: &[Item]| peers(items, "own", "10.244.0.0/16", &BTreeMap::new()).len();
@@ -275,6 +347,7 @@ mod tests {
             item("a", "10.244.2.0/24", true, Some(KEY)),
             item("a", "10.244.2.0/24", false, None),
             item("a", "10.244.2.0/24", false, Some("short")),
+            item("a", "10.244.2.0/24", false, Some(&"?".repeat(KEY.len()))),
             item("a", "10.244.0.0/16", false, Some(KEY)),
             item("a", "0.0.0.0/0", false, Some(KEY)),
             item("a", "10.77.0.0/24", false, Some(KEY)),
@@ -307,6 +380,8 @@ mod tests {
             ("10.244.2.0/24", "10.244.2.0/24", false),
             ("10.244.2.1/24", "10.244.0.0/16", false),
             ("10.244.0.0/16", "10.244.0.0/16", false),
+            ("10.244.7.0/+24", "10.244.0.0/16", false),
+            ("10.244.7.0/024", "10.244.0.0/16", false),
             ("0.0.0.0/0", "10.244.0.0/16", false),
             ("::/24", "10.244.0.0/16", false),
         ] {

@@ -1,17 +1,15 @@
-//! The cloud's metadata service: hints from a host that nobody trusts, bounded and with a time limit.
+//! A cloud's metadata service: the word of a host that nobody trusts, bounded and with a time limit.
 
 use std::time::Duration;
 
-use constellation_attestation::protocol::LaunchConfig;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Request, body::Bytes};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::error::Error;
 
-/// Greatest answer, bytes: a launch configuration is below 1 KiB, a list of peers below 64 KiB.
+/// Greatest answer, bytes: user data is below 16 KiB, and what else a service says below 64 KiB.
 const MAX_ANSWER: usize = 64 * 1024;
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
@@ -30,33 +28,7 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
-/// Where verifiers may be.
-#[derive(Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Peers {
-    /// `host:port` of each.
-    #[serde(default)]
-    pub verifiers: Vec<String>,
-}
-
 impl Metadata {
-    /// The launch configuration: the bytes to measure, and what they say.
-    pub async fn launch_config(&self) -> Result<(Vec<u8>, LaunchConfig), Error> {
-        let bytes = self.fetch("/constellation/v1/launch-config").await?;
-        let parsed = serde_json::from_slice(&bytes).map_err(|e| Error::Launch(format!("can't be read: {e}")))?;
-        Ok((bytes, parsed))
-    }
-
-    /// Where verifiers may be.
-    pub async fn peers(&self) -> Result<Peers, Error> {
-        let bytes = self.fetch("/constellation/v1/peers").await?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Http("peers".into(), e.to_string()))
-    }
-
-    async fn fetch(&self, path: &str) -> Result<Vec<u8>, Error> {
-        Ok(self.ask("GET", path, &[]).await?.body)
-    }
-
     /// Sends one request without a body.
     pub(crate) async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer, Error> {
         self.send(method, path, headers, Vec::new()).await

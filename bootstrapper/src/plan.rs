@@ -82,6 +82,8 @@ pub enum Action {
         /// This node's address.
         own: String,
     },
+    /// Remove a file that may be there.
+    Remove(&'static str),
     /// Restart a unit, without waiting.
     Restart(&'static str),
     /// Run a command; its output goes to the progress.
@@ -93,6 +95,8 @@ pub enum Action {
     },
     /// Start a unit and wait for it.
     Start(&'static str),
+    /// Wait until all that was written to the file system of this folder is on its disk.
+    Sync(&'static str),
     /// Write a file.
     Write {
         /// The file.
@@ -117,10 +121,12 @@ impl Action {
             Self::OpenDisk { integrity } => format!("open disk, integrity {integrity:?}"),
             Self::Own(address) => format!("own {address}"),
             Self::Phase(name) => format!("phase {name}"),
+            Self::Remove(path) => format!("remove {path}"),
             Self::Restart(unit) => format!("restart {unit}"),
             Self::PruneEtcd { own, .. } => format!("prune etcd members for {own}"),
             Self::Run { command, .. } | Self::Insist { command, .. } => command.join(" "),
             Self::Start(unit) => format!("start {unit}"),
+            Self::Sync(folder) => format!("sync {folder}"),
             Self::Write { path, mode, .. } => format!("write {path} {mode:o}"),
         }
     }
@@ -135,10 +141,11 @@ pub struct Facts<'a> {
     pub member: bool,
 }
 
-/// The first step of every way in.
+/// The first step of every way in. Kernel modules come first: the kernel would else encrypt the disk with whichever cipher
+/// happens to be there.
 #[must_use]
 pub fn disk(integrity: Option<bool>) -> Vec<Action> {
-    vec![Action::Phase("disk"), Action::OpenDisk { integrity }]
+    vec![Action::Phase("disk"), Action::Start("constellation-modules"), Action::OpenDisk { integrity }]
 }
 
 /// The first control-plane node.
@@ -178,7 +185,7 @@ pub fn init(grant: &InitRequest, launch_config: &[u8], facts: Facts<'_>) -> Vec<
             limit: INIT_LIMIT,
         },
     ]);
-    plan.push(secret(MEMBER, String::new()));
+    plan.extend(joined());
     plan
 }
 
@@ -194,6 +201,9 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
             "/etc/kubernetes/kubelet.conf",
             kubeadm::kubelet_kubeconfig(&ticket.cluster, CA, CREDENTIAL, &node.node_name),
         ),
+        // A kubelet prefers what it renewed itself, and doesn't start when that was emptied by a power cut; it may have ended,
+        // too, while the node was off.
+        Action::Remove(CURRENT_CREDENTIAL),
     ]);
     plan.push(Action::Start("containerd"));
     plan.extend(network(node, &ticket.cluster));
@@ -233,8 +243,16 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
             Action::Restart("kubelet"),
         ]),
     }
-    plan.push(secret(MEMBER, String::new()));
+    if !facts.member {
+        plan.extend(joined());
+    }
     plan
+}
+
+/// Says that the node has joined. Programs that helped, such as kubeadm, don't wait for the disk: after a power cut this
+/// file could be there and theirs be empty, and nobody would make them again.
+fn joined() -> [Action; 2] {
+    [Action::Sync(HOME), secret(MEMBER, String::new())]
 }
 
 /// A member whose owner gave it its disk key while no verifier was up: what isn't made anew at each boot is on the disk.

@@ -8,6 +8,7 @@ use constellation_attestation::{
     protocol::{Progress, Purpose, Request, Verdict},
     seats::Seats,
     session,
+    told::chain,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -56,7 +57,10 @@ pub async fn serve(machine: Arc<Machine>, listener: TcpListener) -> Result<(), E
                 let Ok(_slot) = slots.acquire().await else { return Ok(()) };
                 converse(machine, channel, purpose, role).await
             };
-            conversation.await.unwrap_or_else(|error| tracing::warn!(%peer, %error, "Conversation ended"));
+            conversation.await.unwrap_or_else(|error| {
+                // Here alone: the peer learns no more than that the connection is gone.
+                tracing::warn!(%peer, error = %chain(&error), "Conversation ended");
+            });
         });
     }
 }

@@ -1,81 +1,84 @@
-//! Where a node's launch configuration and hints come from, behind one small trait: the local metadata service, or the
-//! user data of a cloud.
+//! The user data of a node: its launch configuration and hints, from a cloud's metadata service or, on the operator's own
+//! host, from QEMU's firmware-configuration device.
 //!
 //! Nothing of it is trusted: the launch configuration is measured before it is used, and whoever a hint names must prove
-//! who it is. Answers are bounded and have a time limit.
+//! who it is. It is bounded, and a service has a time limit.
 
 use std::{
+    fs::File,
+    io::Read as _,
     net::{IpAddr, UdpSocket},
-    sync::Arc,
+    path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
-    delivery::{self, MAX_BYTES},
+    delivery::{self, Hints, MAX_BYTES},
     protocol::LaunchConfig,
 };
-use futures::{FutureExt as _, future::BoxFuture};
 
 use crate::{
     error::Error,
-    metadata::{Answer, Metadata, Peers},
+    metadata::{Answer, Metadata},
     platform::Platform,
 };
 
+/// Where the firmware-configuration device shows a local machine's.
+pub const LOCAL: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/constellation/user-data/raw";
 /// How long a token of EC2's service lives, seconds: it is used at once.
 const TOKEN_SECONDS: &str = "60";
 /// Google's name for the node's user data; the operator writes it.
 const ATTRIBUTE: &str = "/computeMetadata/v1/instance/attributes/constellation-launch-config";
 
-/// Where a node's launch configuration and hints come from.
-pub trait Source: Send + Sync {
+/// Who delivers.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where the machine runs.
+    pub platform: Platform,
+    /// The cloud's service.
+    pub service: Metadata,
+    /// The file of a local machine.
+    pub local: PathBuf,
+}
+
+impl Source {
     /// The launch configuration: the bytes to measure, and what they say.
-    fn launch_config(&self) -> BoxFuture<'_, Result<(Vec<u8>, LaunchConfig), Error>>;
+    ///
+    /// # Errors
+    /// When there is none, or what is there is none of ours.
+    pub async fn launch_config(&self) -> Result<(Vec<u8>, LaunchConfig), Error> {
+        let bytes = self.read().await?;
+        let (launch, _) = delivery::split(&bytes);
+        let parsed = serde_json::from_slice(launch).map_err(|e| Error::Launch(format!("can't be read: {e}")))?;
+        Ok((launch.to_vec(), parsed))
+    }
 
     /// Where verifiers may be.
-    fn peers(&self) -> BoxFuture<'_, Result<Peers, Error>>;
-
-    /// The node's own address, where nothing else says it.
-    fn address(&self) -> Option<IpAddr>;
-}
-
-/// The source of a platform.
-#[must_use]
-pub fn of(platform: Platform, authority: String) -> Arc<dyn Source> {
-    let service = Metadata { authority };
-    match platform {
-        Platform::Local => Arc::new(service),
-        cloud => Arc::new(UserData { cloud, service }),
-    }
-}
-
-impl Source for Metadata {
-    fn launch_config(&self) -> BoxFuture<'_, Result<(Vec<u8>, LaunchConfig), Error>> {
-        Self::launch_config(self).boxed()
+    ///
+    /// # Errors
+    /// When there is no user data.
+    pub async fn hints(&self) -> Result<Hints, Error> {
+        Ok(delivery::split(&self.read().await?).1)
     }
 
-    fn peers(&self) -> BoxFuture<'_, Result<Peers, Error>> {
-        Self::peers(self).boxed()
+    /// The node's own address, where nothing else says it: the one from which a cloud's service is reached. Connecting a
+    /// datagram socket chooses it, and sends nothing.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        if self.platform == Platform::Local {
+            return None;
+        }
+        let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+        socket.connect(&self.service.authority).ok()?;
+        socket.local_addr().ok().map(|own| own.ip())
     }
 
-    fn address(&self) -> Option<IpAddr> {
-        None
-    }
-}
-
-/// A cloud's metadata service, of which only the user data is read.
-struct UserData {
-    cloud: Platform,
-    service: Metadata,
-}
-
-impl UserData {
     async fn read(&self) -> Result<Vec<u8>, Error> {
-        let bytes = match self.cloud {
+        let bytes = match self.platform {
             Platform::Aws => self.aws().await?,
             Platform::Azure => decoded(&self.azure().await?)?,
             Platform::Gcp => decoded(&self.gcp().await?)?,
-            Platform::Local => return Err(Error::Launch("of a local machine is no user data".into())),
+            Platform::Local => file(&self.local)?,
         };
         if bytes.len() > MAX_BYTES {
             return Err(Error::Launch(format!("has {} bytes, more than {MAX_BYTES}", bytes.len())));
@@ -108,27 +111,13 @@ impl UserData {
     }
 }
 
-impl Source for UserData {
-    fn launch_config(&self) -> BoxFuture<'_, Result<(Vec<u8>, LaunchConfig), Error>> {
-        async {
-            let bytes = self.read().await?;
-            let (launch, _) = delivery::split(&bytes);
-            let parsed = serde_json::from_slice(launch).map_err(|e| Error::Launch(format!("can't be read: {e}")))?;
-            Ok((launch.to_vec(), parsed))
-        }
-        .boxed()
-    }
-
-    fn peers(&self) -> BoxFuture<'_, Result<Peers, Error>> {
-        async { Ok(Peers { verifiers: delivery::split(&self.read().await?).1.verifiers }) }.boxed()
-    }
-
-    /// The address from which the service is reached: connecting a datagram socket chooses it, and sends nothing.
-    fn address(&self) -> Option<IpAddr> {
-        let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
-        socket.connect(&self.service.authority).ok()?;
-        socket.local_addr().ok().map(|own| own.ip())
-    }
+/// As much of a file as tells that it is too long.
+fn file(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|e| Error::File(format!("reading {}", path.display()), e))?;
+    Ok(bytes)
 }
 
 fn decoded(text: &[u8]) -> Result<Vec<u8>, Error> {
@@ -174,12 +163,16 @@ pub(crate) mod fake {
 
 #[cfg(test)]
 mod tests {
-    use constellation_attestation::{delivery::Hints, protocol::Role};
+    use constellation_attestation::protocol::Role;
 
     use super::{
         fake::{Service, service},
         *,
     };
+
+    fn of(platform: Platform, authority: String) -> Source {
+        Source { platform, service: Metadata { authority }, local: LOCAL.into() }
+    }
 
     fn launch() -> LaunchConfig {
         LaunchConfig {
@@ -230,7 +223,7 @@ mod tests {
             let (authority, heads) = service(answer).await;
             let source = of(cloud, authority);
             assert_eq!(source.launch_config().await.unwrap(), (launch().to_bytes(), launch()), "{cloud:?}");
-            assert_eq!(source.peers().await.unwrap().verifiers, ["192.0.2.1:9001"], "{cloud:?}");
+            assert_eq!(source.hints().await.unwrap().verifiers, ["192.0.2.1:9001"], "{cloud:?}");
             assert_eq!(source.address(), Some([127, 0, 0, 1].into()));
             assert!(heads.lock().unwrap().iter().all(|head| head.contains("\r\nhost: 127.0.0.1:")));
         }
@@ -265,11 +258,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_local_machine_asks_as_it_always_did() {
-        let (authority, heads) = service(|_| (200, "", launch().to_bytes())).await;
-        let source = of(Platform::Local, authority);
+    async fn a_local_machine_reads_its_file_each_time_and_no_more_of_it_than_there_may_be() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let source = Source { local: file.path().to_owned(), ..of(Platform::Local, "192.0.2.1:80".into()) };
+        std::fs::write(file.path(), user_data()).unwrap();
         assert_eq!(source.launch_config().await.unwrap(), (launch().to_bytes(), launch()));
-        assert!(heads.lock().unwrap()[0].starts_with("get /constellation/v1/launch-config http/1.1\r\n"));
+        assert_eq!(source.hints().await.unwrap().verifiers, ["192.0.2.1:9001"]);
         assert_eq!(source.address(), None);
+        std::fs::write(file.path(), delivery::join(&launch().to_bytes(), &Hints::default())).unwrap();
+        assert_eq!(source.hints().await.unwrap(), Hints::default());
+        std::fs::write(file.path(), vec![b' '; MAX_BYTES]).unwrap();
+        assert!(source.hints().await.is_ok());
+        std::fs::write(file.path(), vec![b' '; MAX_BYTES + 1]).unwrap();
+        assert!(source.hints().await.unwrap_err().to_string().contains("more than"));
+        std::fs::remove_file(file.path()).unwrap();
+        assert!(source.launch_config().await.is_err());
     }
 }

@@ -18,6 +18,8 @@ if [ "$(cat $state/seed-id 2>/dev/null || true)" != "$mine" ]; then
     for each in $seed/snapshots/*; do
         mkdir -p "$snapshotter/snapshots/${each##*/}"
     done
+    # A power cut must not leave empty files behind a name that says they are whole.
+    sync
     echo "$mine" > $state/seed-id
 fi
 for each in $seed/snapshots/*; do

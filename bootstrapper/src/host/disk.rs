@@ -22,10 +22,15 @@ const MAPPED: &str = "/dev/mapper/state";
 const HEADER: &str = "/run/constellation/state-header";
 /// Where it is mounted.
 pub const MOUNT: &str = "/run/state";
-/// Folders that live on it.
-const FOLDERS: [&str; 5] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log", "/etc/kubernetes"];
+/// Folders that live on it; whatever else a node writes is in memory.
+pub const FOLDERS: [&str; 5] =
+    ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log", "/etc/kubernetes"];
 /// A disk that was never written to starts with this many zeros.
 const BLANK: u64 = 1 << 20;
+/// Written where the data will be, before a volume is made: cryptsetup fills the place of the keys with noise before it writes
+/// a header, and a disk of noise, after a power cut, would be nobody's. The file system takes its place; on an authenticated
+/// disk the authentication's header does, so that a cut between that and cryptsetup's own costs the node.
+const BEGUN: &[u8; 32] = b"constellation-formatting-began-1";
 /// Written at both ends of a new authenticated volume, where mke2fs and libblkid read: sectors that were never written
 /// have no valid tag and can't be read. The farthest look is 3087 sectors before the end (libblkid, Promise RAID).
 const END: u64 = 2 << 20;
@@ -43,43 +48,69 @@ const OPEN: Duration = Duration::from_mins(1);
 /// there. A volume that was once complete is never formatted again.
 pub async fn open(integrity: Option<bool>, key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
     let device = block::state_disk().await?;
-    match existing(&device).await? {
-        Some(Header { complete: true, integrity: found }) => {
-            if integrity == Some(true) && !found {
-                return Err(Error::Header("sectors aren't authenticated".into()));
-            }
+    match look(&device, Path::new(HEADER), integrity).await? {
+        Next::Format { integrity } => format(&device, integrity, key, log).await?,
+        Next::Unlock => {
             if !Path::new(MAPPED).exists() {
                 unlock(&device, key).await?;
             }
-        }
-        other => {
-            let integrity = integrity.ok_or(Error::NothingToRecover)?;
-            if other.is_none() && !is_blank(Path::new(&device))? {
-                return Err(Error::ForeignDisk(device));
-            }
-            format(&device, integrity, key, log).await?;
         }
     }
     mount().await
 }
 
+/// What is to be done with a disk.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Make a volume: there never was a whole one.
+    Format {
+        /// Whether sectors are authenticated.
+        integrity: bool,
+    },
+    /// Open the volume that is there.
+    Unlock,
+}
+
+/// Decides by the disk's start, and writes nothing to it.
+async fn look(device: &str, copy: &Path, integrity: Option<bool>) -> Result<Next, Error> {
+    match existing(device, copy).await? {
+        Some(Header { complete: true, integrity: false }) if integrity == Some(true) => {
+            Err(Error::Header("sectors aren't authenticated".into()))
+        }
+        Some(Header { complete: true, .. }) => Ok(Next::Unlock),
+        other => {
+            let integrity = integrity.ok_or(Error::NothingToRecover)?;
+            let path = Path::new(device);
+            if other.is_none() && !is_blank(path)? && !is_begun(path)? {
+                return Err(Error::ForeignDisk(device.to_owned()));
+            }
+            Ok(Next::Format { integrity })
+        }
+    }
+}
+
 /// The disk's header, copied and checked; `None` if it has none.
-async fn existing(device: &str) -> Result<Option<Header>, Error> {
-    if let Some(folder) = Path::new(HEADER).parent() {
+async fn existing(device: &str, copy: &Path) -> Result<Option<Header>, Error> {
+    if let Some(folder) = copy.parent() {
         make(&folder.to_string_lossy())?;
     }
-    let bytes = start(Path::new(device), header::SIZE)?;
-    super::write(Path::new(HEADER), 0o600, &bytes)?;
-    if !succeeds(&["cryptsetup", "isLuks", HEADER]).await {
+    let bytes = read(Path::new(device), 0, header::SIZE)?;
+    super::write(copy, 0o600, &bytes)?;
+    let copy = copy.to_string_lossy();
+    if !succeeds(&["cryptsetup", "isLuks", &copy]).await {
         return Ok(None);
     }
-    let json = output(&["cryptsetup", "luksDump", "--dump-json-metadata", HEADER], OPEN).await?;
+    let json = output(&["cryptsetup", "luksDump", "--dump-json-metadata", &copy], OPEN).await?;
     header::check(&json).map(Some).map_err(Error::Header)
 }
 
 async fn unlock(device: &str, key: &Zeroizing<Vec<u8>>) -> Result<(), Error> {
-    let words = ["cryptsetup", "open", "--type", "luks2", "--key-file", "-", "--header", HEADER, device, NAME];
-    with_input(&words, key, OPEN).await
+    with_input(&[&opening(device, HEADER)[..], &[NAME]].concat(), key, OPEN).await
+}
+
+/// How a volume is opened, by a copy of its header.
+fn opening<'a>(device: &'a str, copy: &'a str) -> [&'a str; 9] {
+    ["cryptsetup", "open", "--type", "luks2", "--key-file", "-", "--header", copy, device]
 }
 
 /// Makes a volume and its file system; the token that says so comes last.
@@ -88,6 +119,32 @@ async fn format(device: &str, integrity: bool, key: &Zeroizing<Vec<u8>>, log: &L
         run(&["cryptsetup", "close", NAME]).await?;
     }
     log.line("formatting the state disk");
+    begin(Path::new(device))?;
+    make_volume(device, integrity, key).await?;
+    existing(device, Path::new(HEADER)).await?.ok_or_else(|| Error::Header("there is none after formatting".into()))?;
+    unlock(device, key).await?;
+    // Nothing is read that wasn't written before: so all tables are written now, not in the background.
+    let lazy =
+        if integrity { "nodiscard,lazy_itable_init=0,lazy_journal_init=0" } else { "nodiscard,lazy_itable_init=1" };
+    if integrity {
+        clear(Path::new(MAPPED))?;
+    }
+    let sector = header::SECTOR.to_string();
+    output(&["mke2fs", "-q", "-F", "-t", "ext4", "-b", &sector, "-E", lazy, MAPPED], FORMAT).await?;
+    complete(device).await
+}
+
+/// Says that from now on what is on the disk is of a volume that isn't whole yet.
+fn begin(device: &Path) -> Result<(), Error> {
+    let failed = |e| Error::File(format!("writing {}", device.display()), e);
+    let mut file = fs::File::options().write(true).open(device).map_err(failed)?;
+    file.seek(SeekFrom::Start(header::SIZE)).map_err(failed)?;
+    file.write_all(BEGUN).map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+/// Makes a volume without a file system.
+async fn make_volume(device: &str, integrity: bool, key: &Zeroizing<Vec<u8>>) -> Result<(), Error> {
     let sector = header::SECTOR.to_string();
     let mut words = vec!["cryptsetup", "luksFormat", "--type", "luks2", "--batch-mode", "--key-file", "-"];
     words.extend(["--cipher", header::CIPHER, "--key-size", "512", "--sector-size", &sector]);
@@ -97,16 +154,11 @@ async fn format(device: &str, integrity: bool, key: &Zeroizing<Vec<u8>>, log: &L
         words.extend(["--integrity", "hmac-sha256", "--integrity-no-wipe"]);
     }
     words.push(device);
-    with_input(&words, key, FORMAT).await?;
-    existing(device).await?.ok_or_else(|| Error::Header("there is none after formatting".into()))?;
-    unlock(device, key).await?;
-    // Nothing is read that wasn't written before: so all tables are written now, not in the background.
-    let lazy =
-        if integrity { "nodiscard,lazy_itable_init=0,lazy_journal_init=0" } else { "nodiscard,lazy_itable_init=1" };
-    if integrity {
-        clear(Path::new(MAPPED))?;
-    }
-    output(&["mke2fs", "-q", "-F", "-t", "ext4", "-b", &sector, "-E", lazy, MAPPED], FORMAT).await?;
+    with_input(&words, key, FORMAT).await
+}
+
+/// Says that the volume has its file system: from now on it is never formatted again.
+async fn complete(device: &str) -> Result<(), Error> {
     let token = serde_json::json!({"type": header::COMPLETE, "keyslots": []}).to_string();
     with_input(&["cryptsetup", "token", "import", "--json-file", "-", device], token.as_bytes(), OPEN).await
 }
@@ -149,47 +201,22 @@ fn make(folder: &str) -> Result<(), Error> {
 
 /// Whether the disk's start was never written to.
 fn is_blank(device: &Path) -> Result<bool, Error> {
-    Ok(start(device, BLANK)?.iter().all(|byte| *byte == 0))
+    Ok(read(device, 0, BLANK)?.iter().all(|byte| *byte == 0))
 }
 
-fn start(device: &Path, length: u64) -> Result<Vec<u8>, Error> {
+/// Whether a volume was begun on it whose file system wasn't.
+fn is_begun(device: &Path) -> Result<bool, Error> {
+    Ok(read(device, header::SIZE, BEGUN.len() as u64)? == BEGUN)
+}
+
+fn read(device: &Path, from: u64, length: u64) -> Result<Vec<u8>, Error> {
     let failed = |e| Error::File(format!("reading {}", device.display()), e);
     let mut bytes = Vec::new();
-    fs::File::open(device).map_err(failed)?.take(length).read_to_end(&mut bytes).map_err(failed)?;
+    let mut file = fs::File::open(device).map_err(failed)?;
+    file.seek(SeekFrom::Start(from)).map_err(failed)?;
+    file.take(length).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_disk_that_was_never_written_to_is_blank() {
-        let file = std::env::temp_dir().join(format!("constellation-disk-{}", std::process::id()));
-        let mut bytes = vec![0; usize::try_from(BLANK).unwrap()];
-        fs::write(&file, &bytes).unwrap();
-        assert!(is_blank(&file).unwrap());
-        *bytes.last_mut().unwrap() = 1;
-        fs::write(&file, bytes).unwrap();
-        assert!(!is_blank(&file).unwrap());
-        fs::remove_file(&file).unwrap();
-    }
-
-    #[test]
-    fn both_ends_and_each_group_of_a_device_are_cleared_and_nothing_else() {
-        let file = std::env::temp_dir().join(format!("constellation-clear-{}", std::process::id()));
-        let size = GROUP + 3 * END + BLOCK;
-        fs::write(&file, vec![7; usize::try_from(size).unwrap()]).unwrap();
-        clear(&file).unwrap();
-        let bytes = fs::read(&file).unwrap();
-        fs::remove_file(&file).unwrap();
-        assert_eq!(bytes.len() as u64, size);
-        let cleared = |from: u64, to: u64| {
-            let part = &bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()];
-            assert!(part.iter().all(|byte| *byte == part[0]), "{from} to {to}");
-            part[0] == 0
-        };
-        assert!(cleared(0, END) && cleared(size - END, size) && cleared(GROUP, GROUP + BLOCK));
-        assert!(!cleared(END, GROUP) && !cleared(GROUP + BLOCK, size - END));
-    }
-}
+mod tests;

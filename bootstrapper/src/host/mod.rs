@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use constellation_attestation::boot::BootSecrets;
 use zeroize::Zeroizing;
 
 use crate::{error::Error, etcd, mesh, network, plan::Action, progress::Log};
@@ -36,6 +37,17 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// Has the tunnel's device hold its key, where there is a device.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when the kernel or `wg` refuses.
+    pub async fn hold_key(&self, secrets: &BootSecrets) -> Result<(), Error> {
+        match self {
+            Self::Real => mesh::hold_key(secrets).await,
+            Self::Simulated(_) => Ok(()),
+        }
     }
 
     /// Ends the machine.
@@ -70,15 +82,15 @@ impl Host {
             Action::PruneEtcd { kubeconfig, own } => etcd::prune(self, kubeconfig, own, log).await,
             Action::LeaveEtcd { own } => etcd::leave(self, own, log).await,
             Action::Start(unit) => command::run(&["systemctl", "start", unit]).await,
+            Action::Remove(path) => remove(Path::new(path)),
             Action::Restart(unit) => command::run(&["systemctl", "restart", "--no-block", unit]).await,
-            Action::Empty(folder) => files(folder).try_for_each(|file| {
-                std::fs::remove_file(&file).map_err(|e| Error::File(format!("removing {}", file.display()), e))
-            }),
+            Action::Sync(folder) => sync(Path::new(folder)),
+            Action::Empty(folder) => files(folder).try_for_each(|file| remove(&file)),
             Action::Move { from, to } => files(from).filter(|file| to_move(file)).try_for_each(|file| {
                 let target = Path::new(to).join(file.file_name().unwrap_or_default());
                 std::fs::create_dir_all(to).map_err(|e| Error::File(format!("making {to}"), e))?;
                 std::fs::copy(&file, &target).map_err(|e| Error::File(format!("writing {}", target.display()), e))?;
-                std::fs::remove_file(&file).map_err(|e| Error::File(format!("removing {}", file.display()), e))
+                remove(&file)
             }),
             Action::Own(address) => network::own(*address).await,
             Action::Guard { own, all } => mesh::guard(own, all).await,
@@ -106,6 +118,8 @@ fn files(folder: &str) -> impl Iterator<Item = PathBuf> {
 
 fn simulated(action: &Action, root: &Path, log: &Log) -> Result<(), Error> {
     match action {
+        Action::Remove(path) => remove(&root.join(path.trim_start_matches('/'))),
+        Action::Sync(folder) => sync(&root.join(folder.trim_start_matches('/'))),
         Action::Write { path, mode, contents } => write(&root.join(path.trim_start_matches('/')), *mode, contents),
         other => {
             log.line(&format!("simulated: {}", other.describe()));
@@ -132,6 +146,21 @@ fn write(path: &Path, mode: u32, contents: &[u8]) -> Result<(), Error> {
     // The name too must outlive a power cut, before anybody is told that it is there.
     let folder = path.parent().unwrap_or(Path::new("/"));
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+fn remove(file: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(file) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File(format!("removing {}", file.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits until all that anybody wrote to this folder's file system is on its disk.
+fn sync(folder: &Path) -> Result<(), Error> {
+    let all = std::fs::File::open(folder).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
+    all.map_err(|e| Error::File(format!("writing what {} is on", folder.display()), e))
 }
 
 fn words(command: &[String]) -> Vec<&str> {

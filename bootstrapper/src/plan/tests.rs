@@ -4,6 +4,8 @@ use super::*;
 
 /// No pod may run before the guard is up, so it comes before the kubelet on every way in.
 const BACK: [&str; 3] = ["start containerd", "guard 10.244.2.0/24 of 10.244.0.0/16", "restart kubelet"];
+/// What programs wrote is on the disk before the node is called a member.
+const SYNC: &str = "sync /etc/kubernetes/constellation";
 
 fn node() -> NodeSettings {
     NodeSettings {
@@ -30,6 +32,18 @@ fn cluster() -> ClusterSettings {
     }
 }
 
+fn request(cluster: ClusterSettings) -> InitRequest {
+    InitRequest {
+        disk_key: vec![1; 32],
+        disk_secret: vec![3; 32],
+        cluster_id: vec![2; 32],
+        verifier_ca_certificate: "VCA".into(),
+        verifier_ca_key: "VKEY".into(),
+        node: node(),
+        cluster,
+    }
+}
+
 fn ticket(material: bool) -> Ticket {
     Ticket {
         disk_key: vec![1; 32],
@@ -51,7 +65,8 @@ fn ticket(material: bool) -> Ticket {
 }
 
 fn commands(plan: &[Action]) -> Vec<String> {
-    plan.iter().filter(|a| !matches!(a, Action::Write { .. } | Action::Phase(_))).map(Action::describe).collect()
+    let is_command = |a: &&Action| !matches!(a, Action::Write { .. } | Action::Remove(_) | Action::Phase(_));
+    plan.iter().filter(is_command).map(Action::describe).collect()
 }
 
 fn fresh() -> Facts<'static> {
@@ -63,7 +78,7 @@ fn a_worker_never_runs_kubeadm_and_never_holds_control_plane_material() {
     // The verifier gives a worker none; if one came all the same, it is not written.
     for material in [false, true] {
         let plan = join(&ticket(material), Role::Worker, "KEY\n", b"{}", fresh());
-        assert_eq!(commands(&plan), BACK);
+        assert_eq!(commands(&plan), [&BACK[..], &[SYNC]].concat());
         let written: Vec<_> = plan
             .iter()
             .filter_map(|a| if let Action::Write { path, .. } = a { Some(path.as_str()) } else { None })
@@ -95,6 +110,37 @@ fn a_member_that_returns_runs_no_kubeadm() {
         assert_eq!(plan, BACK);
     }
     assert_eq!(commands(&recover(&node(), &cluster(), Role::ControlPlane)), BACK);
+}
+
+#[test]
+fn what_programs_wrote_is_on_the_disk_before_the_node_is_called_a_member() {
+    for plan in [
+        init(&request(cluster()), b"{}", fresh()),
+        join(&ticket(true), Role::ControlPlane, "KEY\n", b"{}", fresh()),
+        join(&ticket(false), Role::Worker, "KEY\n", b"{}", fresh()),
+    ] {
+        let words: Vec<_> = plan.iter().map(Action::describe).collect();
+        assert_eq!(words[words.len() - 2..], [SYNC.to_owned(), format!("write {MEMBER} 600")]);
+        assert_eq!(words.iter().filter(|word| word.contains(MEMBER)).count(), 1);
+    }
+}
+
+#[test]
+fn a_kubelet_starts_with_the_tickets_certificate_and_keeps_its_own_where_there_is_none() {
+    let dropped = |plan: &[Action]| plan.iter().position(|a| *a == Action::Remove(CURRENT_CREDENTIAL));
+    for (role, material) in [(Role::Worker, false), (Role::ControlPlane, true)] {
+        for member in [false, true] {
+            let plan = join(&ticket(material), role, "KEY\n", b"{}", Facts { member, ..fresh() });
+            let at = |word: &str| plan.iter().position(|a| a.describe().starts_with(word)).unwrap();
+            let dropped = dropped(&plan).unwrap();
+            assert!(at(&format!("write {CREDENTIAL}")) < dropped && dropped < at("start containerd"));
+            assert!(!plan[..dropped].iter().any(|a| a.describe().contains("restart kubelet")));
+        }
+    }
+    for member in [false, true] {
+        assert_eq!(dropped(&init(&request(cluster()), b"{}", Facts { member, ..fresh() })), None);
+    }
+    assert_eq!(dropped(&recover(&node(), &cluster(), Role::ControlPlane)), None);
 }
 
 #[test]
@@ -151,17 +197,10 @@ fn a_google_control_plane_node_owns_the_balancers_address_once_something_answers
     let await_api = commands(&plan).iter().position(|command| command.starts_with("await https://10.77.0.12"));
     assert_eq!(own(&plan), await_api.map(|at| at + 1), "a joining node needs the others until its own server is up");
     for member in [false, true] {
-        let request = InitRequest {
-            disk_key: vec![1; 32],
-            disk_secret: vec![3; 32],
-            cluster_id: vec![2; 32],
-            verifier_ca_certificate: "VCA".into(),
-            verifier_ca_key: "VKEY".into(),
-            node: node(),
-            cluster: google.clone(),
-        };
+        let request = request(google.clone());
         let commands = commands(&init(&request, b"{}", Facts { member, ..fresh() }));
-        assert_eq!(commands[commands.len() - 2], "own 203.0.113.7", "{commands:#?}");
+        let next = commands.iter().skip_while(|command| *command != "own 203.0.113.7").nth(1).unwrap();
+        assert!(next.starts_with(if member { "restart kubelet" } else { "kubeadm init" }), "{commands:#?}");
     }
     let back = Facts { member: true, ..fresh() };
     assert!(own(&join(&ticket(true, &google), Role::ControlPlane, "KEY\n", b"{}", back)).is_some());
