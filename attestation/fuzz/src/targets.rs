@@ -5,25 +5,35 @@
 //! documentation promises; the assertions here say that.
 
 use constellation_attestation::{
-    azure, credential, dsse, endorsement, gcp, guest, nitro, owner,
+    azure,
+    collateral::{Cache, Key},
+    credential, delivery, dsse, endorsement,
+    endorsers::Endorsers,
+    gcp, guest, nitro, owner,
     policy::{MANIFEST_TYPE, MeasurementManifest, TRUST_POLICY_TYPE, TrustPolicy},
     predict::{self, pe},
     protocol,
     result::Checks,
-    snp, tdx,
+    snp, tdx, told,
     tpm::{Hash, attest::Attest, eventlog, public::Public, signature::Signature},
+    x509::chain::Anchors,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// A target: its name, which is the name of its corpus, and what it does.
-pub type Target = (&'static str, fn(&[u8]));
+#[path = "run.rs"]
+mod run;
+
+pub use run::{Target, run};
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
     ("azure_hcl", azure_hcl),
+    ("collateral", collateral_entry),
+    ("delivery", delivered),
     ("dsse", dsse_envelope),
     ("endorsement", endorsement_certificate),
     ("gcp_certificate", gcp_certificate),
+    ("gcp_endorsement", gcp_endorsement),
     ("guest_ccel", guest_ccel),
     ("guest_certificates", guest_certificates),
     ("guest_nsm", guest_nsm),
@@ -40,20 +50,13 @@ pub const TARGETS: &[Target] = &[
     ("tdx_ccel", tdx_ccel),
     ("tdx_collateral", tdx_collateral),
     ("tdx_quote", tdx_quote),
+    ("told", told_text),
     ("tpm_attest", tpm_attest),
     ("tpm_eventlog", tpm_eventlog),
     ("tpm_public", tpm_public),
     ("tpm_signature", tpm_signature),
+    ("trusted_launch", trusted_launch),
 ];
-
-/// Runs a target by its name.
-///
-/// # Panics
-/// When there is none of that name, or the bytes found a fault.
-pub fn run(name: &str, bytes: &[u8]) {
-    let target = TARGETS.iter().find(|(known, _)| *known == name);
-    target.expect("a target is registered under the name of its file").1(bytes);
-}
 
 /// A quote parses to no more than its bytes can hold.
 fn tpm_attest(bytes: &[u8]) {
@@ -246,6 +249,38 @@ fn gcp_certificate(bytes: &[u8]) {
     assert_eq!(tpm.is_some(), bytes == GENUINE);
 }
 
+/// No endorsement says anything but what was signed.
+fn gcp_endorsement(bytes: &[u8]) {
+    /// Of a Google of our own: no genuine one is published with a certificate in date.
+    const MADE: &[u8] = include_bytes!("../corpus/gcp_endorsement/made");
+    let ca = include_bytes!("../corpus/gcp_endorsement.ca.der");
+    let anchors = Anchors::new([ca.as_slice()]).expect("what is beside the corpus is a CA");
+    match gcp::endorsement::verify(bytes, &anchors, september(), &mut Checks::default()) {
+        Some(said) => {
+            let signed = gcp::endorsement::Signed::parse(MADE).expect("the corpus holds an endorsement");
+            assert_eq!(said.get(), &signed.golden);
+        }
+        None => assert_ne!(bytes, MADE),
+    }
+}
+
+/// Of all bytes, only the certificate that was signed is one of a TPM. (What is around the signed part isn't looked at, as
+/// in `endorsement_certificate`.)
+fn trusted_launch(bytes: &[u8]) {
+    /// Under a Microsoft of our own: its roots are the owner's to name.
+    const MADE: &[u8] = include_bytes!("../corpus/trusted_launch/ak");
+    /// `TBSCertificate`, after the four bytes of the outer header.
+    const SIGNED: &[u8] = MADE.split_at(286).0.split_at(4).1;
+    let ca = include_bytes!("../corpus/trusted_launch.ca.der");
+    let anchors = Anchors::new([ca.as_slice()]).expect("what is beside the corpus is a CA");
+    let issuers = azure::trusted_launch::Issuers { anchors: &anchors, lists: &[] };
+    if azure::trusted_launch::verify(&[bytes.to_vec()], issuers, september(), &mut Checks::default()).is_some() {
+        assert!(bytes.windows(SIGNED.len()).any(|part| part == SIGNED));
+    } else {
+        assert_ne!(bytes, MADE);
+    }
+}
+
 /// A table is exact: a byte more or less and it is none.
 fn guest_ccel(bytes: &[u8]) {
     if guest::ccel::reserved(bytes).is_ok() {
@@ -361,6 +396,39 @@ fn tdx_accepts(quote: &[u8], collateral: &[u8]) -> bool {
     let now = jiff::Timestamp::from_second(1_751_328_000).expect("1 July 2025");
     let evidence = tdx::Evidence { quote, collateral };
     tdx::verify_and_appraise(&evidence, &tdx::Anchors::intel(), &policy, now).checks.accepted()
+}
+
+/// The first line is what was delivered, byte for byte; hints are few, whatever follows it.
+fn delivered(bytes: &[u8]) {
+    let (launch, hints) = delivery::split(bytes);
+    assert!(bytes.starts_with(launch) && !launch.contains(&b'\n') && hints.verifiers.len() <= 16);
+    let joined = delivery::join(launch, &hints);
+    assert_eq!(delivery::split(&joined), (launch, hints));
+}
+
+/// A name of collateral is written as it was read, what a cache took survives its text, and what was fetched under any name
+/// is judged.
+fn collateral_entry(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(key) = text.parse::<Key>() {
+        assert_eq!(key.to_string(), text);
+    }
+    let (cache, _) = Cache::read([("tdx.00806f050000", &*text)]);
+    for (name, written) in cache.write() {
+        assert_eq!(Cache::read([(name.as_str(), written.as_str())]), (cache.clone(), vec![]));
+    }
+    let endorsers = Endorsers::pinned(cache);
+    let vcek = format!("snp-vcek.Milan.{}.04000000000018db", "ab".repeat(64));
+    for name in [vcek.as_str(), "snp-crl.Milan", "snp-vlek-crl.Genoa", "google-issuer.abab", "tdx.00806f050000"] {
+        let key: Key = name.parse().expect("the name of collateral");
+        let _ = endorsers.check(&key, bytes, september());
+    }
+}
+
+/// What people are told is short and plain.
+fn told_text(bytes: &[u8]) {
+    let text = told::text(&String::from_utf8_lossy(bytes));
+    assert!(text.chars().count() <= told::TEXT_MAX && !text.contains(char::is_control));
 }
 
 /// Parses JSON; what was parsed must be the same after it was written and read again.
