@@ -170,3 +170,34 @@ impl From<&[u8]> for Bytes {
         Self(bytes.to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_differ_have_no_order_and_each_is_at_least_itself() {
+        for (one, other, same) in [([1, 2], [1, 2], true), ([1, 2], [1, 3], false), ([1, 3], [1, 2], false)] {
+            assert_eq!((Hex(one) >= Hex(other), Hex(one) <= Hex(other)), (same, same), "{one:?} {other:?}");
+            let (one, other) = (Bytes(one.to_vec()), Bytes(other.to_vec()));
+            assert_eq!((one >= other, one <= other), (same, same), "{one} {other}");
+        }
+        assert_eq!(Bytes(vec![1]).partial_cmp(&Bytes(vec![1, 2])), None);
+    }
+
+    #[test]
+    fn bytes_are_hex_in_text_and_in_json() {
+        let (hex, bytes) = (Hex([0x0a, 0xff]), Bytes(vec![0x0a, 0xff]));
+        for text in [hex.to_string(), format!("{hex:?}"), bytes.to_string(), format!("{bytes:?}")] {
+            assert_eq!(text, "0aff");
+        }
+        assert_eq!(serde_json::to_string(&hex).unwrap(), "\"0aff\"");
+        assert_eq!(serde_json::to_string(&bytes).unwrap(), "\"0aff\"");
+        assert_eq!(serde_json::from_str::<Hex<2>>("\"0aff\"").unwrap(), hex);
+        assert_eq!(serde_json::from_str::<Bytes>("\"0aff\"").unwrap(), bytes);
+        for wrong in ["\"0af\"", "\"0afg\"", "1"] {
+            assert!(serde_json::from_str::<Hex<2>>(wrong).is_err() && serde_json::from_str::<Bytes>(wrong).is_err());
+        }
+        assert!(serde_json::from_str::<Hex<2>>("\"0a\"").is_err());
+    }
+}

@@ -335,4 +335,12 @@ mod tests {
         let [key, ..] = keys();
         assert_eq!(Cache::default().put(key.clone(), large), Err(Error::Large(key)));
     }
+
+    #[test]
+    fn an_entry_is_as_large_as_the_bound_says_or_smaller() {
+        let [key, ..] = keys();
+        let put = |length| Cache::default().put(key.clone(), Entry { bytes: vec![1; length], fetched: at(1) });
+        assert_eq!(put(MAX_ENTRY), Ok(()));
+        assert_eq!(put(MAX_ENTRY + 1), Err(Error::Large(key.clone())));
+    }
 }

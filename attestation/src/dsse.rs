@@ -135,4 +135,16 @@ mod tests {
         let unsigned = r#"{"payload":"","payloadType":"application/x-test","signatures":[]}"#;
         assert!(matches!(verify(unsigned, "application/x-test", &spki), Err(Error::Signature)));
     }
+
+    #[test]
+    fn an_envelope_is_as_long_as_the_bound_says_or_shorter() {
+        let key = SigningKey::generate().unwrap();
+        let mut envelope = sign("application/x-test", b"payload", &key);
+        envelope.extend(std::iter::repeat_n(' ', MAX_ENVELOPE - envelope.len()));
+        assert_eq!(verify(&envelope, "application/x-test", &key.public_spki()).unwrap(), b"payload");
+        for _ in 0..2 {
+            envelope.push(' ');
+            assert!(matches!(verify(&envelope, "application/x-test", &key.public_spki()), Err(Error::Large)));
+        }
+    }
 }

@@ -43,4 +43,11 @@ mod tests {
         assert_ne!(same.1, tpm_nonce(&[1; 32], b"reporu"));
         assert_ne!(same.0[..32], same.1);
     }
+
+    #[test]
+    fn a_tpm_is_asked_with_the_report_or_where_there_is_none_with_the_conversation_alone() {
+        assert_eq!(quote_nonce(&[3; 32], None), [3; 32]);
+        assert_eq!(quote_nonce(&[3; 32], Some(b"report")), tpm_nonce(&[3; 32], b"report"));
+        assert_ne!(quote_nonce(&[3; 32], Some(b"")), [3; 32]);
+    }
 }

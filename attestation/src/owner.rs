@@ -157,4 +157,27 @@ mod tests {
         assert_eq!(fingerprint(&one.public_spki()).len(), 64);
         assert_ne!(fingerprint(&one.public_spki()), fingerprint(&two.public_spki()));
     }
+
+    #[test]
+    fn pem_has_lines_of_64_letters_and_a_label() {
+        for (bytes, lines) in
+            [(1, &[4][..]), (45, &[60]), (48, &[64]), (49, &[64, 4]), (96, &[64, 64]), (97, &[64, 64, 4])]
+        {
+            let pem = to_pem(&vec![0; bytes], "X");
+            let mut all = pem.lines();
+            assert_eq!((all.next(), all.next_back()), (Some("-----BEGIN X-----"), Some("-----END X-----")));
+            assert_eq!(all.map(str::len).collect::<Vec<_>>(), lines, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_has_a_point_of_exactly_65_bytes() {
+        let spki = SigningKey::generate().unwrap().public_spki();
+        assert!(spki_from_pem(&spki_to_pem(&spki)).is_ok());
+        for wrong in
+            [&spki[..spki.len() - 1], &[spki.as_slice(), &[0]].concat(), &spki[..P256_PREFIX.len()], &spki[1..]]
+        {
+            assert!(spki_from_pem(&spki_to_pem(wrong)).is_err(), "{}", wrong.len());
+        }
+    }
 }

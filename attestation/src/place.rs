@@ -109,3 +109,49 @@ pub(crate) fn aws(place: &Place, nonce: Bytes, public_key: Bytes, registers: Reg
         ..nitro::Policy::strict()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registers() -> Registers {
+        Registers::waived("test")
+    }
+
+    #[test]
+    fn a_policy_is_of_the_place_the_conversation_and_the_registers_and_strict_in_the_rest() {
+        let place = Place::google("project".into(), "eu-1");
+        let technology = || Requirement::Exact(gcp::Technology::Snp);
+        let nonce = || Bytes(vec![1]);
+        let Place::Google { production, project, zone, instance_id } = place.clone() else { panic!("{place:?}") };
+        let wanted = gcp::Policy {
+            production,
+            project,
+            zone,
+            instance_id,
+            technology: technology(),
+            nonce: Requirement::Exact(nonce()),
+            registers: registers(),
+            ..gcp::Policy::strict()
+        };
+        assert_eq!(google(&place, technology(), nonce(), registers()), Some(wanted));
+        for other in [Place::aws("eu-1".into()), Place::azure()] {
+            assert_eq!(google(&other, technology(), nonce(), registers()), None);
+        }
+
+        let place = Place::aws("eu-1".into());
+        let Place::Aws { region, instance } = place.clone() else { panic!("{place:?}") };
+        let wanted = nitro::Policy {
+            region,
+            instance,
+            nonce: Requirement::Exact(nonce()),
+            public_key: Requirement::Exact(Bytes(vec![2])),
+            registers: registers(),
+            ..nitro::Policy::strict()
+        };
+        assert_eq!(aws(&place, nonce(), Bytes(vec![2]), registers()), Some(wanted));
+        for other in [Place::google("project".into(), "eu-1"), Place::azure()] {
+            assert_eq!(aws(&other, nonce(), Bytes(vec![2]), registers()), None);
+        }
+    }
+}

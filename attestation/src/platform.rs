@@ -161,4 +161,32 @@ mod tests {
             assert!(wrong.parse::<Platform>().is_err(), "{wrong}");
         }
     }
+
+    #[test]
+    fn a_platform_has_somebody_who_speaks_for_its_tpm_and_mostly_somebody_who_has_to_be_asked() {
+        for (platform, endorsement_key, collateral) in [
+            (Platform::AwsNitroTpm, false, true),
+            (Platform::AwsSnp, false, true),
+            (Platform::AzureSnp, false, true),
+            (Platform::AzureTdx, false, true),
+            (Platform::AzureTrustedLaunch, true, false),
+            (Platform::GcpSevEs, false, true),
+            (Platform::GcpSnp, false, true),
+            (Platform::GcpTdx, false, true),
+            (Platform::QemuTdx, true, true),
+            (Platform::QemuVtpm, true, false),
+            (Platform::Simulated, true, false),
+            (Platform::Snp, true, true),
+        ] {
+            let said = (platform.has_endorsement_key(), platform.needs_collateral());
+            assert_eq!(said, (endorsement_key, collateral), "{platform}");
+        }
+    }
+
+    #[test]
+    fn who_names_no_platform_is_told_all_of_them() {
+        let said = "sgx".parse::<Platform>().unwrap_err().to_string();
+        let known: Vec<_> = Platform::ALL.iter().map(|platform| platform.as_str()).collect();
+        assert_eq!(said, format!("\"sgx\" isn't a platform; known are {}", known.join(", ")));
+    }
 }

@@ -29,7 +29,7 @@ pub enum Error {
     #[error("{0} is empty; nothing would be accepted")]
     Empty(&'static str),
     /// A manifest has ended.
-    #[error("it ended on {0}; publish a newer one")]
+    #[error("it ended on {0}; publish a newer one, or set the clock if that day is yet to come")]
     Expired(Timestamp),
     /// A newer manifest was used before.
     #[error("its revision {given} is older than {last}, which was used before; publish a newer one")]

@@ -395,3 +395,24 @@ pub mod base64_bytes {
         STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launch_configuration_is_delivered_as_its_json() {
+        let text = |text: &str| text.to_owned();
+        let config = LaunchConfig {
+            cluster_uid: text("c"),
+            node_uid: text("n"),
+            node_name: text("node"),
+            role: Role::ControlPlane,
+            owner_public_key: text("key"),
+        };
+        let json =
+            r#"{"clusterUid":"c","nodeUid":"n","nodeName":"node","role":"control-plane","ownerPublicKey":"key"}"#;
+        assert_eq!(String::from_utf8(config.to_bytes()).unwrap(), json);
+        assert_eq!(serde_json::from_str::<LaunchConfig>(json).unwrap(), config);
+    }
+}

@@ -87,7 +87,11 @@ impl<T: Scale> Requirement<T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::fmt::Debug;
+
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn accepts(requirement: &Requirement<u8>, actual: Option<u8>) -> bool {
@@ -95,6 +99,37 @@ mod tests {
         let met = requirement.apply(&mut checks, "x", actual.as_ref(), u8::to_string, "x");
         assert_eq!(met, checks.accepted());
         met
+    }
+
+    /// What a policy says under `member` once the requirement of a clause is waived; nothing else may have changed.
+    pub(crate) fn waived<P: Clone + Serialize>(strict: &P, waive: Waive<P>, name: &str, member: &str) -> Value {
+        let mut policy = strict.clone();
+        assert!(waive(&mut policy, name, "test"), "{name}");
+        let [before, mut after] = [strict, &policy].map(|policy| match serde_json::to_value(policy).unwrap() {
+            Value::Object(members) => members,
+            other => panic!("{other}"),
+        });
+        assert!(before.iter().all(|(key, value)| key == member || after[key] == *value), "{name}");
+        after.remove(member).unwrap()
+    }
+
+    /// Waives the requirement of a clause, with a reason; false when it has none.
+    pub(crate) type Waive<P> = fn(&mut P, &str, &str) -> bool;
+
+    /// A waiver is of the requirement of its clause, which is a member of the policy, and of nothing else; the others have
+    /// none.
+    pub(crate) fn assert_waives<P>(strict: &P, waive: Waive<P>, clauses: &[(&str, &str)], others: &[&str])
+    where
+        P: Clone + Debug + PartialEq + Serialize,
+    {
+        for (name, member) in clauses {
+            assert_eq!(waived(strict, waive, name, member), json!({"waived": {"reason": "test"}}), "{name}");
+        }
+        for name in others {
+            let mut policy = strict.clone();
+            assert!(!waive(&mut policy, name, "test"), "{name}");
+            assert_eq!(policy, *strict, "{name}");
+        }
     }
 
     #[test]
@@ -113,5 +148,35 @@ mod tests {
         }
         assert!(accepts(&Requirement::Waived { reason: "test".into() }, None));
         assert!(!accepts(&Requirement::Waived { reason: String::new() }, Some(1)));
+    }
+
+    #[test]
+    fn evidence_is_not_refused_for_what_meets_a_requirement_or_is_waived() {
+        let waived = || Requirement::Waived { reason: "test".into() };
+        for (requirement, allowed, refused) in [
+            (Requirement::Exact(3), &[3][..], &[2, 4][..]),
+            (Requirement::AtLeast(3), &[3, 4], &[2]),
+            (Requirement::AnyOf(vec![1, 3]), &[1, 3], &[2]),
+            (Requirement::AnyOf(vec![]), &[], &[0]),
+            (waived(), &[0, 9], &[]),
+        ] {
+            assert!(allowed.iter().all(|actual| requirement.allows(actual)), "{requirement:?}");
+            assert!(!refused.iter().any(|actual: &u32| requirement.allows(actual)), "{requirement:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_wanted_is_told() {
+        fn wanted<T: Scale + ToString>(requirement: &Requirement<T>) -> Option<String> {
+            let mut checks = Checks::default();
+            requirement.apply(&mut checks, "x", None, T::to_string, "x");
+            checks.clauses()[0].expected.clone()
+        }
+        assert_eq!(wanted(&Requirement::Exact(3_u8)).as_deref(), Some("3"));
+        assert_eq!(wanted(&Requirement::AtLeast(3_u8)).as_deref(), Some("at least 3"));
+        assert_eq!(wanted(&Requirement::AtLeast(true)).as_deref(), Some("nothing: such values have no scale"));
+        assert_eq!(wanted(&Requirement::AnyOf(vec![1_u8, 3])).as_deref(), Some("1 or 3"));
+        assert_eq!(wanted(&Requirement::<u8>::AnyOf(vec![])).as_deref(), Some("nothing: the list is empty"));
+        assert_eq!(wanted(&Requirement::<u8>::Waived { reason: "test".into() }), None);
     }
 }

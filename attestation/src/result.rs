@@ -119,7 +119,10 @@ mod tests {
         assert!(checks.accepted());
         checks.waived("b", " ");
         assert!(!checks.accepted());
+        checks.waived("c", "known");
         assert_eq!(checks.failures().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["b"]);
+        let said: Vec<_> = checks.clauses().iter().map(|c| c.message.as_str()).collect();
+        assert_eq!(said, ["fine", "waived without a reason", "known"]);
     }
 
     #[test]

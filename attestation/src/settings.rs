@@ -1,6 +1,8 @@
 //! What a node may be told about itself: names, labels and taints as Kubernetes has them, and nothing that a program
 //! could take for another argument. They come from an object that API writers can change.
 
+use std::collections::BTreeMap;
+
 use crate::protocol::NodeSettings;
 
 /// Characters of a name, a label's value, and the name part of a key (Kubernetes, "Labels and Selectors").
@@ -11,6 +13,23 @@ const SUBDOMAIN_MAX: usize = 253;
 const PROVIDER_ID_MAX: usize = 512;
 /// Effects of taints (Kubernetes, "Taints and Tolerations").
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
+
+/// Domains whose labels a kubelet may give itself, and keys that it may (Kubernetes, "Well-Known Labels, Annotations and
+/// Taints"; the kubelet refuses to start with any other of `kubernetes.io` and `k8s.io`: its option `--node-labels`).
+const OWN_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+const OWN_KEYS: [&str; 10] = [
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
+const KUBERNETES: [&str; 2] = ["kubernetes.io", "k8s.io"];
 
 /// What can't be said of a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,18 +49,35 @@ impl NodeSettings {
     /// # Errors
     /// The first that hasn't.
     pub fn validate(&self) -> Result<(), Error> {
-        let check = |what, value: &str, wanted, good: bool| {
-            if good { Ok(()) } else { Err(Error { what, value: value.to_owned(), wanted }) }
-        };
         check("the node's name", &self.node_name, "a DNS subdomain", is_subdomain(&self.node_name))?;
         check("the provider's id", &self.provider_id, "a provider's id", is_provider_id(&self.provider_id))?;
         check("the pod network", &self.pod_cidr, "an IPv4 network", is_network(&self.pod_cidr))?;
-        for (key, value) in &self.labels {
-            check("the label", key, "a label's key", is_key(key))?;
-            check("the label's value", value, "a label's value", is_value(value))?;
-        }
-        self.taints.iter().try_for_each(|taint| check("the taint", taint, "key[=value]:Effect", is_taint(taint)))
+        placement(&self.labels, &self.taints)
     }
+}
+
+/// Checks labels, and taints as `key[=value]:Effect`.
+///
+/// # Errors
+/// The first that Kubernetes, or its kubelet, wouldn't take.
+pub fn placement(labels: &BTreeMap<String, String>, taints: &[String]) -> Result<(), Error> {
+    for (key, value) in labels {
+        check("the label", key, "a label's key", is_key(key))?;
+        check("the label", key, "one of Kubernetes' own that a kubelet may give itself", is_own(key))?;
+        check("the label's value", value, "a label's value", is_value(value))?;
+    }
+    taints.iter().try_for_each(|taint| check("the taint", taint, "key[=value]:Effect", is_taint(taint)))
+}
+
+fn check(what: &'static str, value: &str, wanted: &'static str, good: bool) -> Result<(), Error> {
+    if good { Ok(()) } else { Err(Error { what, value: value.to_owned(), wanted }) }
+}
+
+/// Whether a kubelet may give itself a label: any that isn't Kubernetes' own, and some that are.
+fn is_own(key: &str) -> bool {
+    let Some((domain, _)) = key.split_once('/') else { return true };
+    let within = |of: &&str| domain.strip_suffix(*of).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    !KUBERNETES.iter().any(within) || OWN_DOMAINS.iter().any(within) || OWN_KEYS.contains(&key)
 }
 
 /// Whether the name is a DNS subdomain (RFC 1123), which names of Kubernetes nodes are.
@@ -112,7 +148,7 @@ mod tests {
     #[test]
     fn what_kubernetes_takes_is_taken_and_what_a_program_could_misread_is_not() {
         assert_eq!(good().validate(), Ok(()));
-        let cases: [(&str, Change); 17] = [
+        let cases: [(&str, Change); 20] = [
             ("the node's name", |node| node.node_name = "a b".into()),
             ("the node's name", |node| node.node_name = "-a".into()),
             ("the node's name", |node| node.node_name = String::new()),
@@ -125,6 +161,9 @@ mod tests {
             ("the pod network", |node| node.pod_cidr = "10.244.3.0".into()),
             ("the label", |node| drop(node.labels.insert("a,b".into(), "c".into()))),
             ("the label", |node| drop(node.labels.insert("/b".into(), "c".into()))),
+            ("the label", |node| drop(node.labels.insert("node-role.kubernetes.io/worker".into(), String::new()))),
+            ("the label", |node| drop(node.labels.insert("k8s.io/a".into(), String::new()))),
+            ("the label", |node| drop(node.labels.insert("xnode.kubernetes.io/a".into(), String::new()))),
             ("the label's value", |node| drop(node.labels.insert("a".into(), "b --c".into()))),
             ("the label's value", |node| drop(node.labels.insert("a".into(), "b".repeat(64)))),
             ("the taint", |node| node.taints.push("a=b:NoSchedule --authorization-mode=AlwaysAllow".into())),
@@ -136,5 +175,13 @@ mod tests {
             change(&mut node);
             assert_eq!(node.validate().map_err(|error| error.what), Err(what), "{node:?}");
         }
+    }
+    #[test]
+    fn a_kubelet_may_give_itself_some_of_kubernetes_own_labels() {
+        for key in ["a", "example.org/a", "notkubernetes.io/a", "node.kubernetes.io/a", "x.node.kubernetes.io/a"] {
+            assert!(is_own(key), "{key}");
+        }
+        assert!(OWN_KEYS.iter().all(|key| is_own(key)));
+        assert!(OWN_KEYS.iter().all(|key| !is_own(&format!("{key}s"))));
     }
 }

@@ -1,4 +1,5 @@
-//! What of a peer's words people are told: plain text of a bounded length, a bounded number of reasons.
+//! What people are told: an error with its causes, and of a peer's words plain text of a bounded length, a bounded number of
+//! reasons.
 
 use crate::appraise::Mismatch;
 
@@ -7,6 +8,21 @@ pub const REASONS_MAX: usize = 32;
 /// Characters of one text. Event-log entries and lines come from the peer and go into a status that people read: this is
 /// a paragraph. Of 32 reasons with four texts each the status of one node has 50 KiB; etcd takes 1.5 MiB.
 pub const TEXT_MAX: usize = 400;
+
+/// An error with its causes, each once.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
 
 /// A text that may be the peer's: cut, and with a space for each character that isn't shown but changes how others are.
 #[must_use]

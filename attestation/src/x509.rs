@@ -15,11 +15,10 @@ use x509_parser::{
     certificate::X509Certificate,
     extensions::X509Extension,
     oid_registry::{
-        OID_EC_P256, OID_HASH_SHA1, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_HASH_SHA256,
-        OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA256WITHRSA,
-        OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
-        OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
-        OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
+        OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384,
+        OID_PKCS1_RSAENCRYPTION, OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA,
+        OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_X509_EXT_BASIC_CONSTRAINTS,
+        OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
     },
     pem::Pem,
     public_key::PublicKey,
@@ -109,9 +108,9 @@ impl Algorithm {
             return None;
         };
         let hash = parameters.hash_algorithm_oid();
-        // Absent parameters mean SHA-1, which isn't allowed anywhere.
+        // Absent parameters mean SHA-1, which isn't among those below.
         let mask = parameters.mask_gen_algorithm().ok()?;
-        if *hash == OID_HASH_SHA1 || mask.mgf.to_id_string() != OID_MGF1 || parameters.trailer_field() != 1 {
+        if mask.mgf.to_id_string() != OID_MGF1 || parameters.trailer_field() != 1 {
             return None;
         }
         [(OID_NIST_HASH_SHA256, 32, Self::RsaPssSha256), (OID_NIST_HASH_SHA384, 48, Self::RsaPssSha384)]
@@ -334,7 +333,7 @@ pub fn is_leaf(certificate: &X509Certificate<'_>) -> bool {
 #[must_use]
 pub fn signs_only(certificate: &X509Certificate<'_>) -> bool {
     let Ok(Some(usage)) = certificate.key_usage() else { return false };
-    usage.value.digital_signature() && usage.value.flags == 1 && is_leaf(certificate)
+    usage.value.flags == 1 && is_leaf(certificate)
 }
 
 /// The common name of a subject or an issuer; `None` unless there is exactly one.
@@ -375,7 +374,7 @@ fn between(from: ASN1Time, to: ASN1Time, now: Timestamp) -> bool {
 }
 
 /// What is known about revocation at the time of verification. A certificate that a list revokes is never accepted.
-#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub enum Revocation {
     /// There is what isn't a list that the issuer signed.

@@ -8,11 +8,11 @@ mod tdx_factory;
 
 use constellation_attestation::{
     collateral::{Cache, Entry, Key},
-    endorsers::{Endorsers, Need, check::Unfit, google_need, needs, snp_needs, tdx_needs},
+    endorsers::{Endorsers, Error, Need, check::Unfit, google_need, needs, snp_needs, tdx_needs},
     protocol::machine::{Machine, Report},
     snp::{self, KeyKind, Product},
     tdx::collateral::{self, Collateral, PckCa},
-    x509,
+    x509::{self, chain::MAX_CHAIN},
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -141,6 +141,41 @@ fn a_key_of_googles_needs_its_issuer_and_says_where_that_is() {
     for nothing in [&google_key()[1..], &[], snp_root()] {
         assert_eq!(google_need(nothing), None);
     }
+}
+
+#[test]
+fn a_chain_of_googles_is_what_came_and_what_was_fetched_of_its_issuer() {
+    let with = |bytes: Vec<u8>| {
+        let mut endorsers = pinned();
+        endorsers.collateral.put(issuer(), Entry { bytes, fetched: now() }).unwrap();
+        endorsers
+    };
+    let (key, issuer, above) = (google_key(), google_intermediate(), snp_root().to_vec());
+    let came = vec![key.clone()];
+    assert_eq!(pinned().google(&came, now()), came);
+    assert_eq!(with(issuer.clone()).google(&came, now()), [key.clone(), issuer.clone()]);
+    assert_eq!(with(issuer.clone()).google(&[], now()), [[0; 0]; 0]);
+    // Of several certificates that were fetched, as many as a chain has room for; nothing else.
+    let several = [issuer.clone(), above.clone()].concat();
+    assert_eq!(with(several.clone()).google(&came, now()), [key.clone(), issuer.clone(), above.clone()]);
+    let tail = [several.as_slice(), &[1, 2, 3]].concat();
+    assert_eq!(with(tail).google(&came, now()), [key.clone(), issuer.clone(), above]);
+    let full = vec![key; MAX_CHAIN - 1];
+    assert_eq!(with(several).google(&full, now()), [full.as_slice(), &[issuer]].concat());
+}
+
+#[test]
+fn intels_word_about_a_quote_is_what_was_fetched_for_its_family() {
+    let quote = read("dcap-qvl/tdx_quote");
+    let mut endorsers = pinned();
+    assert!(matches!(endorsers.intel(&quote, now()), Err(Error::Collateral(_))));
+    assert!(matches!(endorsers.intel(&[], now()), Err(Error::Unnamed)));
+    for (fmspc, bytes) in [("b0c06f000000", vec![1, 2]), ("00806f050000", vec![3])] {
+        endorsers.collateral.put(family(fmspc), Entry { bytes, fetched: now() }).unwrap();
+    }
+    assert_eq!(endorsers.intel(&quote, now()).unwrap(), [1, 2]);
+    let later = now() + endorsers.greatest_age + jiff::SignedDuration::from_secs(1);
+    assert!(matches!(endorsers.intel(&quote, later), Err(Error::Collateral(_))));
 }
 
 /// A certificate that names no issuer's key.

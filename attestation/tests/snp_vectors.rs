@@ -225,7 +225,10 @@ fn a_chain_under_another_root_or_from_another_branch_is_refused() {
     let (policy, now) = (case.policy.policy(), case.now.as_str());
     assert!(good.run(&anchors, &policy, now).accepted());
     // AMD's own roots don't know the test's.
-    assert_eq!(failures(&good.run(&Anchors::amd(), &policy, now)), [clause::INTERMEDIATE_ISSUER].into());
+    let unknown = good.run(&Anchors::amd(), &policy, now);
+    assert_eq!(failures(&unknown), [clause::INTERMEDIATE_ISSUER].into());
+    let said = &unknown.failures().next().unwrap().message;
+    assert!(said.starts_with("issued by ") && said.contains("CN=ARK-Milan instead of "), "{said}");
 
     let with =
         |file: &str| Files { intermediate: certificates(&format!("synthetic-snp/{file}")).remove(0), ..good.clone() };
@@ -395,13 +398,15 @@ proptest! {
         put(0x1a0, &chip);
         put(0x1f0, &tcb);
         put(0x1f8, &mitigations.to_le_bytes());
+        put(0x200, &(!mitigations).to_le_bytes());
         let report = Report::parse(&bytes).unwrap();
         prop_assert_eq!((report.version, report.policy, report.vmpl), (version, policy, vmpl));
         prop_assert_eq!(&report.report_data.0[..32], &report_data);
         prop_assert_eq!(&report.chip_id.0[..32], &chip);
         prop_assert_eq!((report.reported_tcb.0, report.launch_tcb.0), (tcb, tcb));
         prop_assert_eq!(report.cpuid.is_some(), version >= 3);
-        prop_assert_eq!(report.launch_mit_vector, (version >= 5).then_some(mitigations));
+        let mitigated = [report.launch_mit_vector, report.current_mit_vector];
+        prop_assert_eq!(mitigated, [mitigations, !mitigations].map(|bits| (version >= 5).then_some(bits)));
     }
 
     #[test]

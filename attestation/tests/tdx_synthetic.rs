@@ -72,6 +72,11 @@ fn the_tdx_module_is_the_one_of_the_tcb_info() {
     refused("attributes", |s| s.body[place::SEAM_ATTRIBUTES] = 1, &[clause::SEAM_ATTRIBUTES]);
     let svn = |svn: [u8; 3]| move |s: &mut Scene| s.body[place::TEE_TCB_SVN..][..3].copy_from_slice(&svn);
     refused("a version nobody knows", svn([6, 2, 3]), &[clause::TCB_MODULE]);
+    refused(
+        "a version without levels",
+        |s| s.tcb_info["tdxModuleIdentities"][0]["tcbLevels"] = json!([]),
+        &[clause::TCB_MODULE],
+    );
     refused("below every level of its version", svn([3, 1, 3]), &[clause::TCB_MODULE]);
     refused("an old one of its version", svn([5, 1, 3]), &[clause::TCB_STATUS]);
     refused("version 0 is compared as a component", svn([4, 0, 3]), &[clause::TCB_LEVEL]);

@@ -16,7 +16,7 @@ use constellation_attestation::{
         bytes::Hex,
         ccel, clause,
         collateral::{Collateral, Hint, HintError, signed_part},
-        quote::Quote,
+        quote::{Error, MAX_BYTES, Quote},
         verify_and_appraise,
     },
 };
@@ -222,6 +222,11 @@ fn genuine_quotes_parse_whatever_follows_them() {
         let bytes = read(name);
         let quote = Quote::parse(&bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!((quote.version, quote.length), (version, length), "{name}");
+        let mut longest = bytes.clone();
+        longest.resize(MAX_BYTES, 0);
+        assert_eq!(Quote::parse(&longest).map(|quote| quote.length), Ok(length), "{name}");
+        longest.push(0);
+        assert_eq!(Quote::parse(&longest), Err(Error::Size(MAX_BYTES + 1)), "{name}");
     }
 }
 
@@ -504,11 +509,12 @@ fn a_genuine_log_explains_the_registers_of_its_trust_domain() {
 #[test]
 fn a_log_of_another_boot_or_with_other_data_explains_nothing() {
     let td = cos_113().td.unwrap();
-    let failed = |log: &[u8]| {
+    let checked = |log: &[u8]| {
         let mut checks = Checks::default();
         ccel::check(log, &td, &mut checks);
-        checks.failures().map(|clause| clause.name.clone()).collect::<BTreeSet<_>>()
+        checks
     };
+    let failed = |log: &[u8]| checked(log).failures().map(|clause| clause.name.clone()).collect::<BTreeSet<_>>();
     for other in ["trustee-tdx/CCEL_data_ovmf", "dstack/ccel.bin"] {
         let failed = failed(&read(other));
         assert!(clause::CCEL_RTMR[..2].iter().all(|name| failed.contains(*name)), "{other}: {failed:?}");
@@ -522,4 +528,10 @@ fn a_log_of_another_boot_or_with_other_data_explains_nothing() {
     let mut lying = genuine.clone();
     lying[place] ^= 1;
     assert_eq!(failed(&lying), set(&[clause::CCEL_DATA]));
+    let told = |log: &[u8]| {
+        let checks = checked(log);
+        checks.clauses().iter().find(|found| found.name == clause::CCEL_DATA).and_then(|found| found.actual.clone())
+    };
+    assert_eq!(told(&genuine), None);
+    assert!(told(&lying).is_some_and(|said| said.starts_with("event ") && !said.contains(',')));
 }

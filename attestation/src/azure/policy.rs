@@ -64,3 +64,21 @@ impl Policy {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::tests::assert_waives;
+
+    #[test]
+    fn a_waiver_is_of_the_requirement_of_its_clause_and_of_nothing_else() {
+        let clauses = [
+            (clause::SECURE_BOOT, "secureBoot"),
+            (clause::CONSOLE, "console"),
+            (clause::VM_ID, "vmId"),
+            (clause::USER_DATA, "userData"),
+        ];
+        let others = [clause::RUNTIME, clause::AK_CHAIN, crate::tpm::clause::NONCE, "azure.unknown"];
+        assert_waives(&Policy::strict(Hardware::Tdx(Box::new(tdx::Policy::azure()))), Policy::waive, &clauses, &others);
+    }
+}

@@ -58,13 +58,18 @@ impl Identity {
     /// A new CA for verifiers, signed by the owner key: certificate and PKCS#8 key, both PEM.
     pub fn issue_verifier_ca(owner: &owner::SigningKey) -> Result<(String, Zeroizing<String>), Error> {
         let key = Key::generate()?;
-        let mut params = params(VERIFIER_CA_NAME, VERIFIER_CA);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        // The usages a CA has are the most its leaves can have.
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key.0, &owner_issuer(owner)?).map_err(Error::Certificate)?;
+        let certificate = verifier_ca().signed_by(&key.0, &owner_issuer(owner)?).map_err(Error::Certificate)?;
         Ok((certificate.pem(), Zeroizing::new(key.0.serialize_pem())))
+    }
+
+    /// Checks that a verifier CA, certificate and key in PEM, is whole, signed by this owner's key and meant for that: no
+    /// node calls a verifier under another one. Its time is looked at when it is used.
+    ///
+    /// # Errors
+    /// [`Error::VerifierCa`], [`Error::VerifierCaOwner`] or [`Error::VerifierCaPurpose`] when it isn't.
+    pub fn check_verifier_ca(certificate_pem: &str, key_pem: &str, owner_spki: &[u8]) -> Result<(), Error> {
+        let verifier = Self::verifier(certificate_pem, key_pem).map_err(|_| Error::VerifierCa)?;
+        verify::verifier_ca(verifier.certified.cert.last().ok_or(Error::VerifierCa)?, owner_spki)
     }
 
     /// A fresh leaf under the verifier CA, for a server and a client: what a verifier presents.
@@ -160,6 +165,15 @@ fn owner_issuer(owner: &owner::SigningKey) -> Result<Issuer<'static, OwnerKey<'_
     Ok(Issuer::new(params, OwnerKey { key: owner, point }))
 }
 
+fn verifier_ca() -> CertificateParams {
+    let mut params = params(VERIFIER_CA_NAME, VERIFIER_CA);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    // The usages a CA has are the most its leaves can have.
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
 fn leaf(name: &str, life: Duration, usages: &[ExtendedKeyUsagePurpose]) -> CertificateParams {
     let mut params = params(name, life);
     params.is_ca = IsCa::ExplicitNoCa;
@@ -182,4 +196,44 @@ fn name(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut CertificateParams);
+
+    #[test]
+    fn a_verifier_ca_may_sign_servers_and_clients_and_is_no_other_certificate_of_the_owners() {
+        let owner = owner::SigningKey::generate().unwrap();
+        let cases: [(Change, bool); 6] = [
+            (|_| {}, true),
+            (|ca| ca.is_ca = IsCa::ExplicitNoCa, false),
+            (|ca| ca.key_usages = vec![KeyUsagePurpose::DigitalSignature], false),
+            (|ca| ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth], false),
+            (|ca| ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth], false),
+            (|ca| ca.extended_key_usages.clear(), false),
+        ];
+        for (number, (change, good)) in cases.into_iter().enumerate() {
+            let (key, mut ca) = (KeyPair::generate().unwrap(), verifier_ca());
+            change(&mut ca);
+            let certificate = ca.signed_by(&key, &owner_issuer(&owner).unwrap()).unwrap();
+            let checked = verify::verifier_ca(certificate.der(), &owner.public_spki());
+            assert!(matches!((checked, good), (Ok(()), true) | (Err(Error::VerifierCaPurpose), false)), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_ours_is_of_its_name_and_lasts_as_long_as_it_is_to() {
+        for life in [Duration::from_mins(5), Duration::from_hours(24 * 365)] {
+            let made = leaf("node", life, &[]).self_signed(&KeyPair::generate().unwrap()).unwrap();
+            let made = crate::x509::certificate(made.der()).unwrap();
+            assert_eq!(crate::x509::common_name(made.subject()), Some("node"));
+            let [from, to] = [made.validity().not_before, made.validity().not_after].map(|time| time.timestamp());
+            assert_eq!(to - from, i64::try_from((BACKDATED + life).as_secs()).unwrap());
+            let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().checked_sub(BACKDATED).unwrap();
+            assert!((0..60).contains(&(i64::try_from(begun.as_secs()).unwrap() - from)));
+        }
+    }
 }

@@ -21,8 +21,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use zeroize::Zeroizing;
 
-pub use identity::Identity;
 use verify::PeerVerifier;
+pub use {identity::Identity, verify::spki};
 
 use crate::protocol::{ALPN, EXPORTER_LABEL, MAX_FRAME};
 
@@ -81,9 +81,15 @@ pub enum Error {
     /// The peer took too long.
     #[error("{0} took too long")]
     Timeout(&'static str),
-    /// The verifier CA's certificate and key don't belong together.
+    /// The verifier CA's certificate and key can't be read, or don't belong together.
     #[error("the verifier CA's certificate and key don't belong together")]
     VerifierCa,
+    /// The verifier CA is another owner's.
+    #[error("the verifier CA isn't signed by the owner's key")]
+    VerifierCaOwner,
+    /// The verifier CA is a certificate for something else.
+    #[error("the verifier CA may not sign certificates of verifiers")]
+    VerifierCaPurpose,
 }
 
 impl Error {
@@ -115,7 +121,6 @@ pub struct Channel<S> {
     local_spki: Vec<u8>,
     peer_spki: Vec<u8>,
     peer_trust: Option<Trust>,
-    step_timeout: Duration,
 }
 
 /// A node serves its owner, or a verifier; [`Channel::peer_trust`] says which.
@@ -211,11 +216,6 @@ impl<S> Channel<S> {
     pub fn peer_trust(&self) -> Option<Trust> {
         self.peer_trust
     }
-
-    /// Changes how long sending or receiving one message may take from [`STEP_TIMEOUT`].
-    pub fn set_step_timeout(&mut self, limit: Duration) {
-        self.step_timeout = limit;
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
@@ -226,7 +226,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
                 local_spki: identity.spki().to_vec(),
                 peer_spki,
                 peer_trust: verifier.trust(),
-                step_timeout: STEP_TIMEOUT,
             }),
             Err(error) => {
                 let _ = timeout(STEP_TIMEOUT, stream.shutdown()).await;
@@ -261,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
             stream.write_all(&frame).await?;
             stream.flush().await
         };
-        within(self.step_timeout, "sending a message", write).await?.map_err(Error::Io)?;
+        within(STEP_TIMEOUT, "sending a message", write).await?.map_err(Error::Io)?;
         self.stream = Some(stream);
         Ok(())
     }
@@ -271,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     /// # Errors
     /// When none arrives in time, or it isn't a `T`; the channel is closed then.
     pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
-        self.receive_within(self.step_timeout).await
+        self.receive_within(STEP_TIMEOUT).await
     }
 
     /// Receives one message from a peer that may have to work before it answers.
@@ -287,7 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     /// # Errors
     /// As [`Channel::receive`].
     pub async fn receive_at_most<T: DeserializeOwned>(&mut self, bytes: usize) -> Result<T, Error> {
-        self.receive_bounded(self.step_timeout, bytes).await
+        self.receive_bounded(STEP_TIMEOUT, bytes).await
     }
 
     async fn receive_bounded<T: DeserializeOwned>(&mut self, limit: Duration, bytes: usize) -> Result<T, Error> {
@@ -302,7 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     /// Ends the connection properly, so that the peer knows that nothing was cut off.
     pub async fn close(mut self) {
         if let Some(mut stream) = self.stream.take() {
-            let _ = timeout(self.step_timeout, stream.shutdown()).await;
+            let _ = timeout(STEP_TIMEOUT, stream.shutdown()).await;
         }
     }
 }
@@ -318,7 +317,11 @@ fn frame<T: Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, Error> {
     Ok(frame)
 }
 
-async fn read_frame<R: AsyncRead + Unpin>(stream: &mut R, most: usize) -> Result<Zeroizing<Vec<u8>>, Error> {
+/// Reads one frame, whose length may be a lie.
+///
+/// # Errors
+/// When it says to have more than `most` bytes, or the stream ends within it.
+pub async fn read_frame<R: AsyncRead + Unpin>(stream: &mut R, most: usize) -> Result<Zeroizing<Vec<u8>>, Error> {
     let length = stream.read_u32().await.map_err(Error::Io)? as usize;
     if length > most {
         return Err(Error::FrameTooLong(length, most));

@@ -133,6 +133,20 @@ fn a_verifier_identity_needs_the_cas_own_key() {
     assert!(matches!(Identity::verifier(&certificate, &other_key), Err(Error::VerifierCa)));
 }
 
+#[test]
+fn a_verifier_ca_is_whole_and_of_its_owner() {
+    let (owner, other) = (owner(), owner());
+    let (certificate, key) = Identity::issue_verifier_ca(&owner).unwrap();
+    let (others, others_key) = Identity::issue_verifier_ca(&other).unwrap();
+    let check = |certificate: &str, key: &str| Identity::check_verifier_ca(certificate, key, &owner.public_spki());
+    check(&certificate, &key).unwrap();
+    let (certificate, key, others, others_key) = (&*certificate, key.as_str(), &*others, others_key.as_str());
+    for (certificate, key) in [("", key), (certificate, ""), (certificate, others_key), (others, key)] {
+        assert!(matches!(check(certificate, key), Err(Error::VerifierCa)));
+    }
+    assert!(matches!(check(others, others_key), Err(Error::VerifierCaOwner)));
+}
+
 #[tokio::test]
 async fn an_owners_key_that_is_no_p256_key_is_refused_before_the_handshake() {
     for spki in [&[][..], &[0; 91], &owner().public_spki()[..90]] {

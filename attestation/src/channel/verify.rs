@@ -5,7 +5,10 @@
 //! the leaf was signed by the owner directly or by a verifier CA decides what its holder may ask for ([`Trust`]).
 //! Owners and verifiers accept any node certificate here and believe nothing before the evidence binds its key.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
@@ -37,7 +40,7 @@ pub(super) static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorit
 };
 
 /// Why a certificate is refused; for our log, never for the peer.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 enum Refusal {
     #[error("the certificate doesn't chain to the owner's key: {0}")]
     Chain(webpki::Error),
@@ -51,6 +54,13 @@ enum Refusal {
     Trust,
     #[error("TLS 1.2 isn't spoken here")]
     Version,
+}
+
+/// In the same words: rustls shows a reason that isn't its own by `Debug`.
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl From<Refusal> for rustls::Error {
@@ -72,11 +82,28 @@ pub(super) fn p256_point(spki: &[u8]) -> Result<&[u8], Error> {
 }
 
 /// SPKI (DER) of a certificate.
-pub(super) fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, Error> {
+///
+/// # Errors
+/// When it is anything else, or something follows it.
+pub fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, Error> {
     match x509_parser::parse_x509_certificate(certificate) {
         Ok(([], parsed)) => Ok(parsed.tbs_certificate.subject_pki.raw.to_vec()),
         _ => Err(Error::PeerCertificate),
     }
+}
+
+/// Checks that a certificate makes its key a verifier CA of this owner's, whatever its time.
+pub(super) fn verifier_ca(certificate: &CertificateDer<'_>, owner_spki: &[u8]) -> Result<(), Error> {
+    let Ok(([], parsed)) = x509_parser::parse_x509_certificate(certificate) else { return Err(Error::VerifierCa) };
+    let (message, signature) = (parsed.tbs_certificate.as_ref(), parsed.signature_value.as_ref());
+    ECDSA_P256_SHA256
+        .verify_signature(p256_point(owner_spki)?, message, signature)
+        .map_err(|_| Error::VerifierCaOwner)?;
+    let signs = matches!(parsed.key_usage(), Ok(Some(usage)) if usage.value.key_cert_sign());
+    // The usages a CA has are the most its leaves can have.
+    let both =
+        matches!(parsed.extended_key_usage(), Ok(Some(usage)) if usage.value.server_auth && usage.value.client_auth);
+    if parsed.is_ca() && signs && both { Ok(()) } else { Err(Error::VerifierCaPurpose) }
 }
 
 /// Which certificates a verifier accepts.

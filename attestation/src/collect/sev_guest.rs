@@ -99,7 +99,10 @@ fn refused(status: u64) -> Option<Error> {
 }
 
 /// The report in an answer.
-fn report(response: &[u8]) -> Result<&[u8], Error> {
+///
+/// # Errors
+/// When the firmware refused, or the answer hasn't its form.
+pub fn report(response: &[u8]) -> Result<&[u8], Error> {
     let number = |at: usize| response.get(at..at + 4).and_then(<[u8]>::first_chunk).map(|it| u32::from_le_bytes(*it));
     match (number(0), number(4).map(usize::try_from)) {
         (Some(0), Some(Ok(REPORT))) => response.get(HEADER..HEADER + REPORT).ok_or(Error::Form("answer")),

@@ -179,3 +179,58 @@ pub(super) fn fmspc(quote: &[u8]) -> Option<Key> {
     let hint = Hint::of(&Quote::parse(quote).ok()?).ok()?;
     Some(Key::Tdx { fmspc: hint.platform.fmspc.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, CustomExtension, KeyPair};
+
+    use super::*;
+
+    fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+        let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82, high, low], content].concat()
+    }
+
+    #[test]
+    fn a_place_is_the_first_uri_of_an_issuer_that_is_not_too_long() {
+        const OCSP: u8 = 1;
+        const ISSUER: u8 = 2;
+        const URI: u8 = 0x86;
+        const MAIL: u8 = 0x81;
+        let longest = "x".repeat(MAX_PLACE);
+        let too_long = "x".repeat(MAX_PLACE + 1);
+        for (access, wanted) in [
+            (&[(ISSUER, URI, "a")][..], Some("a")),
+            (&[(ISSUER, URI, &longest)], Some(longest.as_str())),
+            (&[(ISSUER, URI, &too_long)], None),
+            (&[(OCSP, URI, "a")], None),
+            (&[(OCSP, URI, &too_long)], None),
+            (&[(ISSUER, MAIL, "a")], None),
+            (&[(OCSP, URI, "a"), (ISSUER, URI, "b"), (ISSUER, URI, "c")], Some("b")),
+            (&[(ISSUER, URI, &too_long), (ISSUER, URI, "b")], Some("b")),
+            (&[], None),
+        ] {
+            let description = |(method, kind, place): &(u8, u8, &str)| {
+                let method = [&[6, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, *method][..], &tlv(*kind, place.as_bytes())].concat();
+                tlv(0x30, &method)
+            };
+            let content = tlv(0x30, &access.iter().flat_map(description).collect::<Vec<_>>());
+            let mut params = CertificateParams::default();
+            params.custom_extensions = vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], content)];
+            let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(place(made.der()).as_deref(), wanted, "{access:?}");
+        }
+    }
+
+    #[test]
+    fn a_need_is_its_name_and_its_place_in_json() {
+        let key = Key::Tdx { fmspc: "00806f050000".into() };
+        for (place, json) in
+            [(None, r#"["tdx-00806f050000",null]"#), (Some("a".to_owned()), r#"["tdx-00806f050000","a"]"#)]
+        {
+            let need = Need { key: key.clone(), place };
+            assert_eq!(serde_json::to_string(&need).unwrap(), json.replace("tdx-00806f050000", &key.to_string()));
+            assert_eq!(serde_json::from_str::<Need>(&serde_json::to_string(&need).unwrap()).unwrap(), need);
+        }
+    }
+}

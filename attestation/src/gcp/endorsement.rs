@@ -24,7 +24,7 @@ use crate::{
 
 /// Greatest endorsement, bytes: certificates and a few hundred measurements.
 pub const MAX_BYTES: usize = 256 * 1024;
-/// Most measurements: one for each count of processors, or size of memory.
+/// Most members of a message: measurements, one for each count of processors or size of memory, and a few others.
 const MAX_MEASUREMENTS: usize = 1024;
 /// What certificates of the chain may be signed with.
 const ALLOWED: &[Algorithm] = &[
@@ -239,7 +239,7 @@ impl<'a> Fields<'a> {
                 5 => take(&mut bytes, 4).map(|_| Field::Fixed)?,
                 _ => return Err(Error::Member("wire type")),
             };
-            if key >> 3 == 0 || fields.len() > MAX_MEASUREMENTS {
+            if key >> 3 == 0 || fields.len() >= MAX_MEASUREMENTS {
                 return Err(Error::Member("number of a member"));
             }
             fields.push((key >> 3, field));

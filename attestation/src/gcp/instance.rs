@@ -161,6 +161,9 @@ mod tests {
         short[1] -= 34;
         assert_eq!(Machine::parse(&short).unwrap().is_production, None);
         let place = whole.windows(5).position(|part| part == [0xa1, 3, 1, 1, 0xff]).unwrap();
+        let mut other = whole.clone();
+        other[place + 4] = 0;
+        assert_eq!(Machine::parse(&other).unwrap().is_production, Some(false));
         for (offset, value) in [(4, 1), (3, 2), (2, 2), (0, 0xa0)] {
             let mut other = whole.clone();
             other[place + offset] = value;
@@ -186,5 +189,46 @@ mod tests {
         ] {
             assert_eq!(Der(der).number("x").ok(), number, "{der:?}");
         }
+    }
+
+    #[test]
+    fn a_value_has_the_wanted_tag_and_the_shortest_length() {
+        let of = |head: &[u8], length: usize| [head, &vec![7; length]].concat();
+        for (der, length) in [
+            (of(&[0x0c, 0], 0), Some(0)),
+            (of(&[0x0c, 0x7f], 0x7f), Some(0x7f)),
+            (of(&[0x0c, 0x81, 0x80], 0x80), Some(0x80)),
+            (of(&[0x0c, 0x81, 0xff], 0xff), Some(0xff)),
+            (of(&[0x0c, 0x82, 1, 0], 0x100), Some(0x100)),
+            (of(&[0x0c, 0x82, 1, 2], 0x102), Some(0x102)),
+            (of(&[0x0d, 0x7f], 0x7f), None),
+            (of(&[0x0d, 0x81, 0x80], 0x80), None),
+            (of(&[0x0d, 0x82, 1, 0], 0x100), None),
+            (of(&[0x0c, 0x81, 0x7f], 0x7f), None),
+            (of(&[0x0c, 0x82, 0, 0xff], 0xff), None),
+            (of(&[0x0c, 0x83, 0, 1, 0], 0x100), None),
+            (of(&[0x0c, 0x80], 1), None),
+            (of(&[0x0c, 0x82, 1, 0], 0xff), None),
+        ] {
+            let mut rest = Der(&der);
+            assert_eq!(rest.take(0x0c, "x").ok().map(<[u8]>::len), length, "{:?}", &der[..der.len().min(5)]);
+            assert_eq!(rest.0.is_empty(), length.is_some());
+        }
+    }
+
+    #[test]
+    fn names_are_printable_and_neither_empty_nor_longer_than_any_cloud_names_things() {
+        let name = |text: &[u8]| {
+            let length = u8::try_from(text.len()).unwrap();
+            let head = if length < 0x80 { vec![0x0c, length] } else { vec![0x0c, 0x81, length] };
+            Der(&[head, text.to_vec()].concat()).name("x").ok()
+        };
+        for good in ["a", "us-central1-a", &"x".repeat(MAX_NAME)] {
+            assert_eq!(name(good.as_bytes()).as_deref(), Some(good));
+        }
+        for wrong in ["", "a b", "a\n", "\u{e9}", &"x".repeat(MAX_NAME + 1)] {
+            assert_eq!(name(wrong.as_bytes()), None, "{wrong}");
+        }
+        assert_eq!(name(&[0xff]), None);
     }
 }

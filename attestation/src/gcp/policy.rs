@@ -93,3 +93,38 @@ impl Policy {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::tests::assert_waives;
+
+    #[test]
+    fn a_waiver_is_of_the_requirement_of_its_clause_and_of_nothing_else() {
+        let clauses = [
+            (clause::PRODUCTION, "production"),
+            (clause::PROJECT, "project"),
+            (clause::PROJECT_NUMBER, "projectNumber"),
+            (clause::ZONE, "zone"),
+            (clause::INSTANCE_ID, "instanceId"),
+            (clause::INSTANCE_NAME, "instanceName"),
+            (clause::TECHNOLOGY, "technology"),
+        ];
+        let others = [clause::AK_CHAIN, clause::REPORT_DATA, crate::tpm::clause::NONCE, "gcp.unknown"];
+        assert_waives(&Policy::strict(), Policy::waive, &clauses, &others);
+    }
+
+    #[test]
+    fn a_technology_is_one_of_the_bytes_that_are_known() {
+        for (byte, technology) in [
+            (0, Technology::None),
+            (1, Technology::Sev),
+            (2, Technology::SevEs),
+            (3, Technology::Tdx),
+            (4, Technology::Snp),
+        ] {
+            assert_eq!(Technology::from_byte(byte), Some(technology));
+        }
+        assert!((5..=u8::MAX).all(|byte| Technology::from_byte(byte).is_none()));
+    }
+}

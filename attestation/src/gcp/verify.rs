@@ -156,3 +156,47 @@ pub fn bind(tpm: &Verified<Tpm>, report_data: &Hex<64>, binding: &[u8; 32], chec
     let message = "the report is about this conversation and the TPM's key";
     checks.check(clause::REPORT_DATA, wanted == *report_data, expected, actual, message);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tpm::{Hash, eventlog::Event};
+
+    #[test]
+    fn a_technology_is_said_in_one_whole_event_whose_digest_is_of_its_data() {
+        let words = |technology: u8| [NONHOST_INFO, &[technology], &[0; 15]].concat();
+        let event = |kind: u32, data: &[u8], digested: &[u8]| Event {
+            number: 1,
+            pcr: 0,
+            kind,
+            digest: Hash::Sha256.digest(&[digested]),
+            data: data.to_vec(),
+        };
+        let said = |events: &[Event]| {
+            technology(&EventLog { bank: Hash::Sha256, events: events.to_vec(), startup_locality: 0 })
+        };
+        let good = || event(EV_NONHOST_INFO, &words(4), &words(4));
+        let other = || event(0x08, b"version", b"version");
+        let end = || event(0x04, &[0; 4], &[0; 4]);
+        for events in [vec![good()], vec![other(), good(), other(), end()], vec![good(), end(), good()]] {
+            assert_eq!(said(&events), Some(Technology::Snp), "{events:?}");
+        }
+        let (short, long) = (&words(4)[..31], [words(4), vec![0]].concat());
+        for events in [
+            vec![],
+            vec![end(), good()],
+            vec![good(), good()],
+            vec![good(), event(EV_NONHOST_INFO, b"x", b"x")],
+            vec![event(EV_NONHOST_INFO, b"x", b"x"), good()],
+            vec![good(), event(0x08, &words(4), &words(4))],
+            vec![event(0x08, &words(4), &words(4))],
+            vec![event(EV_NONHOST_INFO, b"x", b"x")],
+            vec![event(EV_NONHOST_INFO, &words(4), &words(3))],
+            vec![event(EV_NONHOST_INFO, short, short)],
+            vec![event(EV_NONHOST_INFO, &long, &long)],
+            vec![event(EV_NONHOST_INFO, &words(5), &words(5))],
+        ] {
+            assert_eq!(said(&events), None, "{events:?}");
+        }
+    }
+}

@@ -165,6 +165,31 @@ mod tests {
     }
 
     #[test]
+    fn a_table_has_as_many_entries_as_the_bound_says_or_fewer_and_bytes_behind_them() {
+        let of = |count: u8| {
+            let mut bytes: Vec<u8> = (1..=count)
+                .flat_map(|number| {
+                    let offset = u32::from(count + 1) * 24 + u32::from(number) - 1;
+                    [&[number; GUID][..], &offset.to_le_bytes(), &[1, 0, 0, 0]].concat()
+                })
+                .collect();
+            bytes.resize(bytes.len() + ENTRY, 0);
+            bytes.resize(bytes.len() + usize::from(count), 7);
+            bytes
+        };
+        for count in [1, 31, 32] {
+            let bytes = of(count);
+            let table = Table::parse(&bytes).unwrap();
+            assert_eq!((table.len(), table.is_empty()), (count.into(), false));
+        }
+        for count in [33, 34] {
+            assert!(matches!(Table::parse(&of(count)), Err(Error::NoEnd)), "{count}");
+        }
+        assert!(matches!(Table::parse(&of(1)[..2 * ENTRY]), Err(Error::Place(0))));
+        assert!(matches!(Table::parse(&of(1)[..2 * ENTRY - 1]), Err(Error::NoEnd)));
+    }
+
+    #[test]
     fn a_table_with_one_thing_wrong_is_refused() {
         assert!(Table::parse(&good()).is_ok());
         let changed = |at: usize, value: u32| {

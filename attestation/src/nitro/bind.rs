@@ -78,3 +78,69 @@ pub fn snp(tpm: &Verified<Tpm>, reported: Reported<'_>, binding: &[u8; 32], chec
         "the report is about this conversation and the document's key",
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+    use rcgen::{KeyPair, PublicKeyData as _};
+
+    use super::*;
+    use crate::{bytes::Bytes, nitro::Document, reference::Requirement, tpm::Hash, tpm::signature::Signature};
+
+    fn values(bank: Hash, pcrs: &[(u8, u8)]) -> Values {
+        Values { bank, pcrs: pcrs.iter().map(|(pcr, byte)| (*pcr, vec![*byte; 48])).collect::<BTreeMap<_, _>>() }
+    }
+
+    /// What of a quote of these registers isn't as a document with this key and these registers says.
+    fn differing(named: &[u8], said: Values, key: &Key, quoted: &Values) -> Vec<String> {
+        let document = Document {
+            module_id: "i-0-tpm0".into(),
+            timestamp: Timestamp::UNIX_EPOCH,
+            registers: said,
+            certificate: vec![],
+            cabundle: vec![],
+            public_key: Some(named.to_vec()),
+            user_data: None,
+            nonce: None,
+        };
+        let tpm = Verified::new(Tpm { document, instance: "i-0".into(), region: "eu".into() });
+        let (signature, nonce) = (Signature::Ecdsa([0; 64]), Requirement::Exact(Bytes(vec![1])));
+        let mut checks = Checks::default();
+        quote(&tpm, &Claim { attest: &[], signature: &signature, key, values: quoted, nonce: &nonce }, &mut checks);
+        let own =
+            checks.failures().filter(|clause| [clause::QUOTE_KEY, clause::QUOTE_REGISTERS].contains(&&*clause.name));
+        own.map(|clause| format!("{} {}", clause.name, clause.actual.as_deref().unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn a_quote_is_of_the_documents_bank_and_of_registers_that_both_have() {
+        let key = Key::P256 { x: [1; 32], y: [2; 32] };
+        let said = || values(Hash::Sha384, &[(4, 1), (7, 2), (9, 3)]);
+        let of = |quoted: &Values| differing(&key.to_bytes(), said(), &key, quoted);
+        let wrong = |pcrs: &str| vec![format!("{} {pcrs}", clause::QUOTE_REGISTERS)];
+        assert_eq!(of(&said()), [""; 0]);
+        assert_eq!(of(&values(Hash::Sha384, &[(7, 2), (8, 9)])), [""; 0]);
+        assert_eq!(of(&values(Hash::Sha384, &[(8, 9)])), wrong(""));
+        assert_eq!(of(&values(Hash::Sha256, &[(4, 1), (7, 2), (9, 3)])), wrong(""));
+        assert_eq!(of(&values(Hash::Sha384, &[(4, 9), (7, 2), (9, 9)])), wrong("4, 9"));
+    }
+
+    #[test]
+    fn a_document_names_a_key_as_a_point_or_as_a_certificate_does() {
+        let [one, other] = [(); 2].map(|()| KeyPair::generate().unwrap());
+        let key = Key::point(one.public_key_raw()).unwrap();
+        for (named, same) in [
+            (one.public_key_raw().to_vec(), true),
+            (one.subject_public_key_info(), true),
+            (other.public_key_raw().to_vec(), false),
+            (other.subject_public_key_info(), false),
+            (vec![1], false),
+        ] {
+            let values = values(Hash::Sha384, &[(4, 1)]);
+            let wrong = differing(&named, values.clone(), &key, &values);
+            assert_eq!(wrong, if same { vec![] } else { vec![format!("{} ", clause::QUOTE_KEY)] }, "{named:?}");
+        }
+    }
+}

@@ -145,6 +145,9 @@ mod tests {
             ("00", Value::Unsigned(0)),
             ("17", Value::Unsigned(23)),
             ("1818", Value::Unsigned(24)),
+            ("190100", Value::Unsigned(256)),
+            ("1a00010000", Value::Unsigned(65_536)),
+            ("1b0000000100000000", Value::Unsigned(1 << 32)),
             ("1b000000e8d4a51000", Value::Unsigned(1_000_000_000_000)),
             ("3863", Value::Negative(99)),
             ("4401020304", Value::Bytes(&[1, 2, 3, 4])),
@@ -189,5 +192,26 @@ mod tests {
             assert!(parse(&hex::decode(hex).unwrap()).is_err(), "{hex}");
         }
         assert!(parse(&[vec![0x99, 0x01, 0x2c], vec![0; 300]].concat()).is_err());
+    }
+
+    #[test]
+    fn values_are_nested_and_many_up_to_the_bounds_and_no_further() {
+        let deep = |levels, open: &[u8]| [open.repeat(levels), vec![0]].concat();
+        // In a list; as a value of a map; as its key.
+        for open in [&[0x81][..], &[0xa1, 0]] {
+            assert!(parse(&deep(MAX_DEPTH, open)).is_ok(), "{open:?}");
+            assert!(parse(&deep(MAX_DEPTH + 1, open)).is_err(), "{open:?}");
+            assert!(parse(&deep(MAX_DEPTH + 2, open)).is_err(), "{open:?}");
+        }
+        let keys = |levels: usize| [vec![0xa1; levels], vec![0; levels + 1]].concat();
+        assert!(parse(&keys(MAX_DEPTH)).is_ok());
+        assert!(parse(&keys(MAX_DEPTH + 1)).is_err());
+        // The list is one of them.
+        let many = |count: u8| [vec![0x98, count], vec![0; count.into()]].concat();
+        assert!(parse(&many(255)).is_ok());
+        for count in [256_u16, 257] {
+            let list = [&[0x99][..], &count.to_be_bytes(), &vec![0; count.into()]].concat();
+            assert!(parse(&list).is_err(), "{count}");
+        }
     }
 }

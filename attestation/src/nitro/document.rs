@@ -205,3 +205,142 @@ fn bytes(value: Option<&Value<'_>>, most: usize, what: &'static str) -> Result<V
         _ => Err(Error::Member(what)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(kind: u8, length: usize) -> Vec<u8> {
+        let [high, low] = u16::try_from(length).unwrap().to_be_bytes();
+        match length {
+            0..=23 => vec![kind << 5 | low],
+            24..=255 => vec![kind << 5 | 0x18, low],
+            _ => vec![kind << 5 | 0x19, high, low],
+        }
+    }
+
+    fn byte_string(bytes: &[u8]) -> Vec<u8> {
+        [head(2, bytes.len()), bytes.to_vec()].concat()
+    }
+
+    fn text(text: &str) -> Vec<u8> {
+        [head(3, text.len()), text.as_bytes().to_vec()].concat()
+    }
+
+    fn list(items: &[Vec<u8>]) -> Vec<u8> {
+        [head(4, items.len()), items.concat()].concat()
+    }
+
+    fn map(members: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+        let members: Vec<_> = members.iter().flat_map(|(key, value)| [key.as_slice(), value]).collect();
+        [head(5, members.len() / 2), members.concat()].concat()
+    }
+
+    fn pcrs(number: u8, length: usize) -> Vec<u8> {
+        map(&[(head(0, number.into()), byte_string(&vec![1; length]))])
+    }
+
+    /// A payload with nothing wrong but these members, which are left out where there is no value.
+    fn payload(changes: &[(&'static str, Option<Vec<u8>>)]) -> Vec<u8> {
+        let mut members = BTreeMap::from([
+            ("module_id", text("i-0a-tpm00")),
+            ("digest", text("SHA384")),
+            ("timestamp", head(0, 1000)),
+            ("nitrotpm_pcrs", pcrs(4, 48)),
+            ("certificate", byte_string(&[1])),
+            ("cabundle", list(&[byte_string(&[1])])),
+        ]);
+        for (name, value) in changes {
+            members.remove(name);
+            members.extend(value.clone().map(|value| (*name, value)));
+        }
+        map(&members.into_iter().map(|(name, value)| (text(name), value)).collect::<Vec<_>>())
+    }
+
+    /// The member that isn't in its form, or the kind of machine.
+    fn refused(name: &'static str, value: Vec<u8>) -> Option<String> {
+        match document(&payload(&[(name, Some(value))])) {
+            Ok(_) => None,
+            Err(Error::Member(member)) => Some(member.to_owned()),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn each_member_is_there_in_its_form_and_within_its_bounds() {
+        let one = || byte_string(&[1]);
+        let of = |length| byte_string(&vec![1; length]);
+        for (name, good, wrong) in [
+            ("certificate", vec![one(), of(1024)], vec![of(0), of(1025), text("x")]),
+            (
+                "cabundle",
+                vec![list(&[one()]), list(&vec![of(1024); 6])],
+                vec![list(&[]), list(&vec![one(); 7]), list(&vec![one(); 8]), list(&[of(0)]), list(&[of(1025)]), one()],
+            ),
+            ("nitrotpm_pcrs", vec![pcrs(0, 48), pcrs(23, 48)], vec![pcrs(24, 48), pcrs(4, 47), pcrs(4, 49), map(&[])]),
+            ("timestamp", vec![head(0, 0)], vec![one()]),
+            ("digest", vec![], vec![text("SHA512")]),
+            ("public_key", vec![vec![0xf6], one(), of(1024)], vec![of(0), of(1025), text("x")]),
+            ("user_data", vec![vec![0xf6], one(), of(0), of(1024)], vec![of(1025), text("x")]),
+            ("nonce", vec![vec![0xf6], one(), of(0), of(1024)], vec![of(1025), text("x")]),
+        ] {
+            for value in good {
+                assert_eq!(refused(name, value.clone()), None, "{name} {value:?}");
+            }
+            for value in wrong {
+                assert!(refused(name, value.clone()).is_some_and(|said| said.starts_with(name)), "{name} {value:?}");
+            }
+        }
+        for name in ["module_id", "digest", "timestamp", "nitrotpm_pcrs", "certificate", "cabundle"] {
+            assert!(document(&payload(&[(name, None)])).is_err(), "{name}");
+        }
+        assert!(refused("more", one()).is_some());
+    }
+
+    #[test]
+    fn what_is_empty_or_nothing_was_not_said() {
+        let said = |value: &[u8]| {
+            let value = Some(value.to_vec());
+            let Document { user_data, nonce, .. } =
+                document(&payload(&[("user_data", value.clone()), ("nonce", value)])).unwrap();
+            (user_data, nonce)
+        };
+        assert_eq!(said(&byte_string(&[7])), (Some(vec![7]), Some(vec![7])));
+        assert_eq!(said(&byte_string(&[])), (None, None));
+        assert_eq!(said(&[0xf6]), (None, None));
+    }
+
+    #[test]
+    fn a_document_is_one_of_a_tpm_by_its_module_and_by_its_registers() {
+        let wrong = |module: &str| Some(Error::Kind(module.to_owned()).to_string());
+        for (module, instance) in [
+            ("i-01cfb383223e42522-tpm0000000000000000", Some("i-01cfb383223e42522")),
+            ("i-a-tpm0", Some("i-a")),
+            ("i--tpm0", None),
+            ("i-a-tpm", None),
+            ("i-A-tpm0", None),
+            ("i-a-tpmG", None),
+            ("i-a-b-tpm0", None),
+            ("a-tpm0", None),
+            ("i-a-enc0", None),
+        ] {
+            assert_eq!(instance_of(module), instance, "{module}");
+            assert_eq!(refused("module_id", text(module)), instance.map_or(wrong(module), |_| None), "{module}");
+        }
+        assert_eq!(refused("pcrs", pcrs(4, 48)), wrong("i-0a-tpm00"));
+    }
+
+    #[test]
+    fn a_document_is_as_long_as_the_bound_says_or_shorter() {
+        let of = |hex: usize| {
+            let module = ("module_id", Some(text(&format!("i-0-tpm{}", "0".repeat(hex)))));
+            list(&[byte_string(ES384), map(&[]), byte_string(&payload(&[module])), byte_string(&[1; SIGNATURE])])
+        };
+        let most = MAX_BYTES - (of(10_000).len() - 10_000);
+        assert_eq!(of(most).len(), MAX_BYTES);
+        assert!(Signed::parse(&of(most)).is_ok());
+        for more in [1, 2] {
+            assert_eq!(Signed::parse(&of(most + more)), Err(Error::Member("a document of at most 16 KiB")), "{more}");
+        }
+    }
+}

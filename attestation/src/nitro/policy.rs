@@ -71,3 +71,23 @@ impl Policy {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::tests::assert_waives;
+
+    #[test]
+    fn a_waiver_is_of_the_requirement_of_its_clause_and_of_nothing_else() {
+        let clauses = [
+            (clause::TIMESTAMP, "age"),
+            (clause::NONCE, "nonce"),
+            (clause::USER_DATA, "userData"),
+            (clause::PUBLIC_KEY, "publicKey"),
+            (clause::INSTANCE, "instance"),
+            (clause::REGION, "region"),
+        ];
+        let others = [clause::SIGNATURE, clause::MODULE, clause::QUOTE_KEY, "nitro.unknown"];
+        assert_waives(&Policy::strict(), Policy::waive, &clauses, &others);
+    }
+}

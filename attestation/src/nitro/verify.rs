@@ -118,3 +118,73 @@ pub fn appraise(tpm: &Verified<Tpm>, policy: &Policy, now: Timestamp, checks: &m
     policy.region.apply(checks, clause::REGION, Some(region), String::clone, "the region");
     policy.registers.appraise(&document.registers, None, checks);
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+
+    use super::*;
+    use crate::{
+        nitro::clause,
+        tpm::{Hash, quote::Values},
+    };
+
+    #[test]
+    fn a_certificate_names_a_region_if_it_signs_is_nobodys_issuer_and_is_of_exactly_the_module() {
+        use KeyUsagePurpose::{DigitalSignature, KeyAgreement};
+        let authority = || IsCa::Ca(BasicConstraints::Unconstrained);
+        for (name, usages, is_ca, wanted) in [
+            ("m.us-east-1.aws", &[DigitalSignature][..], IsCa::NoCa, Some("us-east-1")),
+            ("m.eu.aws", &[DigitalSignature, KeyAgreement], IsCa::ExplicitNoCa, Some("eu")),
+            ("m.us-east-1.aws", &[KeyAgreement], IsCa::NoCa, None),
+            ("m.us-east-1.aws", &[], IsCa::NoCa, None),
+            ("m.us-east-1.aws", &[DigitalSignature], authority(), None),
+            ("m..aws", &[DigitalSignature], IsCa::NoCa, None),
+            ("m.aws", &[DigitalSignature], IsCa::NoCa, None),
+            ("m.US.aws", &[DigitalSignature], IsCa::NoCa, None),
+            ("m.a.b.aws", &[DigitalSignature], IsCa::NoCa, None),
+            ("m.us-east-1.com", &[DigitalSignature], IsCa::NoCa, None),
+            ("mm.us-east-1.aws", &[DigitalSignature], IsCa::NoCa, None),
+            ("n.us-east-1.aws", &[DigitalSignature], IsCa::NoCa, None),
+        ] {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.key_usages = usages.to_vec();
+            params.is_ca = is_ca;
+            let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            let found = region(&x509::certificate(made.der()).unwrap(), "m");
+            assert_eq!(found.as_deref(), wanted, "{name} {usages:?} {is_ca:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_is_recent_for_as_long_as_the_policy_says_and_from_the_future_as_far_as_clocks_differ() {
+        let made = Timestamp::from_second(1_000_000).unwrap();
+        let document = Document {
+            module_id: "i-0-tpm0".into(),
+            timestamp: made,
+            registers: Values { bank: Hash::Sha384, pcrs: [].into() },
+            certificate: vec![],
+            cabundle: vec![],
+            public_key: None,
+            user_data: None,
+            nonce: None,
+        };
+        let tpm = Verified::new(Tpm { document, instance: "i-0".into(), region: "eu".into() });
+        for (later, age) in [
+            (SignedDuration::ZERO, Age::Recent),
+            (SignedDuration::from_secs(300), Age::Recent),
+            (SignedDuration::from_millis(300_001), Age::Old),
+            (SignedDuration::from_hours(9), Age::Old),
+            (SignedDuration::from_secs(-60), Age::Recent),
+            (SignedDuration::from_millis(-60_001), Age::Future),
+            (SignedDuration::from_hours(-9), Age::Future),
+        ] {
+            let mut checks = Checks::default();
+            appraise(&tpm, &Policy::strict(), made + later, &mut checks);
+            let said = checks.clauses().iter().find(|found| found.name == clause::TIMESTAMP).unwrap();
+            assert_eq!(said.actual.as_deref(), Some(format!("{age:?}").as_str()), "{later}");
+        }
+    }
+}

@@ -172,4 +172,10 @@ mod tests {
         }
         assert!(serde_json::from_str::<Machine>(r#"{"other":{"document":"AQ=="}}"#).is_err());
     }
+
+    #[test]
+    fn the_tpm_names_what_the_processor_signed_without_what_its_host_added() {
+        assert_eq!(Report::Snp { report: vec![1, 2], certificates: vec![3] }.signed(), [1, 2]);
+        assert_eq!(Report::Tdx { quote: vec![4, 5], event_log: vec![6] }.signed(), [4, 5]);
+    }
 }

@@ -113,10 +113,33 @@ fn values_that_can_not_be_reference_values_are_refused() {
         let found = run(&file().replace(&four, &changed), &WANTED);
         assert!(matches!(found, Err(Error::Register { register: found, .. }) if found == register), "{found:?}");
     }
+    for (register, problem) in [(15, "isn't zero before a node joins"), (16, "can be reset"), (17, "can be reset")] {
+        let others = file().replace(&format!(",{}", value(15, 32, false)), "");
+        let digits = hex::encode([1; 32]);
+        let more = format!(r#"{four},"{register}":{{"expected":"{digits}","warnOnly":false}}"#);
+        let found = run(&others.replace(&four, &more), &WANTED);
+        assert!(matches!(found, Err(Error::Register { problem: found, .. }) if found == problem), "{register}");
+    }
     let member = file().replace(&value(15, 32, false), &value(15, 32, false).replacen("00", "01", 1));
     assert!(matches!(run(&member, &WANTED), Err(Error::Register { register: 15, .. })));
     let warned = file().replace(&four, &value(4, 32, true));
     assert!(matches!(run(&warned, &WANTED), Err(Error::Set(policy::Error::Missing { pcr: 4, .. }))));
     let unknown = file().replacen('{', "{\"more\":1,", 1);
     assert!(matches!(run(&unknown, &WANTED), Err(Error::Json(_))));
+}
+
+#[test]
+fn a_trust_domain_without_a_launch_clause_is_no_set() {
+    let open = file().replace(&format!("{},", value(0, 48, false)), "");
+    let found = run(&open, &Wanted { platform: Platform::QemuTdx, ..WANTED });
+    assert!(matches!(found, Err(Error::Set(policy::Error::Hardware { .. }))), "{found:?}");
+}
+
+#[test]
+fn a_file_is_as_long_as_the_bound_says_or_shorter() {
+    let padded = |length: usize| format!("{}{}", file(), " ".repeat(length - file().len()));
+    assert!(run(&padded(MAX_BYTES), &WANTED).is_ok());
+    for more in [1, 2] {
+        assert!(matches!(run(&padded(MAX_BYTES + more), &WANTED), Err(Error::Large)));
+    }
 }

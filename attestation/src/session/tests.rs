@@ -66,10 +66,17 @@ async fn owner_calls(world: &World) -> Ends {
 }
 
 async fn node_joins(world: &World) -> Ends {
-    let (left, right) = duplex(64 * 1024);
+    node_joins_at(world, &server(world)).await
+}
+
+fn server(world: &World) -> Identity {
     let (certificate, key) = Identity::issue_verifier_ca(&world.owner).unwrap();
-    let (server, owner) = (Identity::verifier(&certificate, &key).unwrap(), world.owner.public_spki());
-    let (nodes, ours) = tokio::join!(node_connect(left, &world.boot.identity, &owner), verifier_accept(right, &server));
+    Identity::verifier(&certificate, &key).unwrap()
+}
+
+async fn node_joins_at(world: &World, server: &Identity) -> Ends {
+    let ((left, right), owner) = (duplex(64 * 1024), world.owner.public_spki());
+    let (nodes, ours) = tokio::join!(node_connect(left, &world.boot.identity, &owner), verifier_accept(right, server));
     (ours.unwrap(), nodes.unwrap())
 }
 
@@ -164,8 +171,11 @@ async fn evidence_for_another_conversation_has_another_binding() {
     assert_eq!(shown, expected);
     let (shown, expected) = bindings(VerifierRole::Owner, |_| ()).await;
     assert_ne!(shown, expected);
-    let alterations: [fn(&mut Hello); 6] = [
+    let alterations: [fn(&mut Hello); 9] = [
         |hello| hello.purpose = Purpose::Init,
+        |hello| hello.purpose = Purpose::Leave,
+        |hello| hello.purpose = Purpose::Reattest,
+        |hello| hello.purpose = Purpose::Recover,
         |hello| hello.node_uid.push('x'),
         |hello| hello.cluster_uid.push('x'),
         |hello| hello.keys.csr.push(0),
@@ -176,6 +186,34 @@ async fn evidence_for_another_conversation_has_another_binding() {
         let (shown, expected) = bindings(VerifierRole::Cluster, alter).await;
         assert_ne!(shown, expected);
     }
+}
+
+/// Both keys are the same on both connections, and so is all that is said: only the exporter tells them apart.
+#[tokio::test(start_paused = true)]
+async fn evidence_through_a_middle_man_who_holds_both_tls_keys_has_another_binding() {
+    let mut world = world(Purpose::Join);
+    let server = server(&world);
+    let (mut ours, mut as_node) = node_joins_at(&world, &server).await;
+    let (mut as_verifier, mut nodes) = node_joins_at(&world, &server).await;
+    assert_eq!((ours.local_spki(), ours.peer_spki()), (as_verifier.local_spki(), as_verifier.peer_spki()));
+    let verifier = async {
+        let hello: Hello = ours.receive().await.unwrap();
+        let proof = challenge(&mut ours, hello, VerifierRole::Cluster, 1, Platform::QemuVtpm).await.unwrap();
+        accept(&mut ours).await.unwrap();
+        (proof.evidence.quote, proof.binding)
+    };
+    let middle = async {
+        as_node.send(&as_verifier.receive::<Hello>().await.unwrap()).await.unwrap();
+        as_verifier.send(&as_node.receive::<Challenge>().await.unwrap()).await.unwrap();
+        as_node.send(&as_verifier.receive::<Evidence>().await.unwrap()).await.unwrap();
+        as_verifier.send(&as_node.receive::<Verdict>().await.unwrap()).await.unwrap();
+    };
+    let node = async {
+        nodes.send(&world.hello).await.unwrap();
+        prove(&mut nodes, &world.hello, VerifierRole::Cluster, &mut world.tpm).await.unwrap();
+    };
+    let ((shown, expected), (), ()) = tokio::join!(verifier, middle, node);
+    assert_ne!(shown, expected);
 }
 
 #[tokio::test(start_paused = true)]

@@ -264,3 +264,13 @@ fn firmware(reader: &mut Reader<'_>) -> Result<Firmware, Short> {
     let [build, minor, major, _reserved] = reader.array("firmware")?;
     Ok(Firmware { major, minor, build })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn firmware_is_told_by_its_version() {
+        assert_eq!(Firmware { major: 1, minor: 55, build: 29 }.to_string(), "1.55.29");
+    }
+}

@@ -316,4 +316,9 @@ mod tests {
         assert_eq!(Bits(8).partial_cmp(&Bits(5)), None);
         assert_eq!(Bits(4).partial_cmp(&Bits(5)), Some(std::cmp::Ordering::Less));
     }
+
+    #[test]
+    fn bits_are_told_by_all_their_digits() {
+        assert_eq!(Bits(0x1f).to_string(), "0x000000000000001f");
+    }
 }

@@ -184,4 +184,9 @@ mod tests {
             assert!(text.parse::<Tcb>().is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn a_tcb_as_it_came_is_told_byte_by_byte() {
+        assert_eq!(RawTcb([1, 2, 3, 4, 5, 6, 7, 0xff]).to_string(), "01020304050607ff");
+    }
 }

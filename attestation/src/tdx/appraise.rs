@@ -136,3 +136,14 @@ fn measurements(report: &TdReport, policy: &Policy, checks: &mut Checks) {
 fn show(bits: u64) -> String {
     format!("{bits:#018x}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_told_by_all_their_digits() {
+        assert_eq!(show(0), "0x0000000000000000");
+        assert_eq!(show(0x1000_0000), "0x0000000010000000");
+    }
+}

@@ -199,3 +199,113 @@ pub fn check(log: &[u8], td: &Verified<Td>, checks: &mut Checks) -> Option<Ccel>
     checks.check(clause::CCEL_DATA, lies.is_empty(), None, shown, "digests of events are those of their data");
     Some(log)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tpm::eventlog::tests::{self, header};
+
+    const SHA384: (u16, u16) = (0x0c, 48);
+    const ACTION: u32 = 5;
+
+    fn event_of(index: u32, kind: u32, digests: &[(u16, u16)]) -> Vec<u8> {
+        tests::event_of(index, kind, digests, b"x")
+    }
+
+    fn log(events: &[Vec<u8>]) -> Vec<u8> {
+        [header(&[SHA384]), events.concat()].concat()
+    }
+
+    fn refused(bytes: &[u8]) -> Option<&'static str> {
+        match Ccel::parse(bytes) {
+            Ok(_) => None,
+            Err(Error::Short(what) | Error::Value(what)) => Some(what),
+        }
+    }
+
+    /// As many algorithms, SHA-384 the last.
+    fn algorithms(count: u16) -> Vec<(u16, u16)> {
+        (1..count).map(|number| (0x100 + number, 1)).chain([SHA384]).collect()
+    }
+
+    #[test]
+    fn a_log_may_be_as_long_and_have_as_many_events_and_algorithms_as_the_bounds_say_and_no_more() {
+        let one = || event_of(1, ACTION, &[SHA384]);
+        let padded = |length| {
+            let mut log = log(&[one()]);
+            log.resize(length, 0xff);
+            log
+        };
+        assert_eq!(Ccel::parse(&padded(MAX_BYTES)).unwrap().events.len(), 1);
+        for more in [1, 2] {
+            assert_eq!(refused(&padded(MAX_BYTES + more)), Some("length of the log"));
+        }
+        let many = |count| log(&vec![one(); count]);
+        assert_eq!(Ccel::parse(&many(MAX_EVENTS)).unwrap().events.last().map(|event| event.number), Some(MAX_EVENTS));
+        assert_eq!(refused(&many(MAX_EVENTS + 1)), Some("number of events"));
+        for (count, wrong) in
+            [(1, None), (8, None), (9, Some("number of algorithms")), (10, Some("number of algorithms"))]
+        {
+            let all = algorithms(count);
+            assert_eq!(refused(&[header(&all), event_of(1, ACTION, &all)].concat()), wrong, "{count}");
+        }
+        for count in [9, 10] {
+            let log = [header(&algorithms(8)), event_of(1, ACTION, &algorithms(count))].concat();
+            assert_eq!(refused(&log), Some("register or number of digests"), "{count}");
+        }
+    }
+
+    #[test]
+    fn digests_have_the_sizes_of_their_algorithms() {
+        const WRONG: Option<&str> = Some("size of a digest");
+        for (algorithms, wrong) in [
+            (&[SHA384, (0x0b, 32)][..], None),
+            (&[SHA384, (0x0d, 64)], None),
+            (&[SHA384, (0x0d, 65)], WRONG),
+            (&[SHA384, (0x0d, 66)], WRONG),
+            (&[SHA384, (0x0d, 48)], WRONG),
+            (&[(0x0c, 32)], WRONG),
+            (&[SHA384, SHA384], WRONG),
+            (&[(0x0b, 32)], Some("log without SHA-384")),
+            (&[], Some("log without SHA-384")),
+        ] {
+            assert_eq!(refused(&header(algorithms)), wrong, "{algorithms:?}");
+        }
+    }
+
+    #[test]
+    fn events_extend_a_register_that_a_trust_domain_has_or_none() {
+        const WRONG: Option<&str> = Some("register or number of digests");
+        for (index, kind, wrong, extending) in [
+            (0, ACTION, None, 1),
+            (4, ACTION, None, 1),
+            (5, ACTION, WRONG, 0),
+            (6, ACTION, WRONG, 0),
+            (u32::MAX, ACTION, WRONG, 0),
+            (4, NO_ACTION, None, 0),
+            (5, NO_ACTION, None, 0),
+            (u32::MAX, NO_ACTION, None, 0),
+        ] {
+            let log = log(&[event_of(index, kind, &[SHA384])]);
+            assert_eq!(refused(&log), wrong, "{index} {kind}");
+            assert_eq!(Ccel::parse(&log).map_or(0, |log| log.events.len()), extending, "{index} {kind}");
+        }
+        let nine = event_of(1, NO_ACTION, &algorithms(9));
+        assert_eq!(refused(&[header(&algorithms(8)), nine].concat()), WRONG);
+    }
+
+    #[test]
+    fn padding_is_at_least_eight_bytes_that_are_all_zero_or_all_ones() {
+        for (rest, padding) in [
+            (&[][..], true),
+            (&[0; 8], true),
+            (&[0xff; 9], true),
+            (&[0; 7], false),
+            (&[1; 8], false),
+            (&[0, 0, 0, 0, 0, 0, 0, 0, 1], false),
+            (&[1, 0, 0, 0, 0, 0, 0, 0], false),
+        ] {
+            assert_eq!(is_padding(rest), padding, "{rest:?}");
+        }
+    }
+}

@@ -223,3 +223,18 @@ pub enum HintError {
 pub(super) fn in_date(issued: Timestamp, next: Timestamp, now: Timestamp) -> bool {
     issued <= now && now <= next
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collateral_is_as_long_as_the_bound_says_or_shorter() {
+        let padded = |length| [b"{}".as_slice(), &vec![b' '; length - 2]].concat();
+        assert_eq!(Collateral::parse(&padded(MAX_BYTES)).unwrap(), Collateral::default());
+        for more in [1, 2] {
+            let found = Collateral::parse(&padded(MAX_BYTES + more));
+            assert!(matches!(found, Err(Error::Size(length)) if length == MAX_BYTES + more));
+        }
+    }
+}

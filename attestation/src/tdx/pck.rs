@@ -165,3 +165,47 @@ fn enumerated(any: &Any<'_>) -> Result<u8, Error> {
         _ => Err(Error::Malformed("SGX type")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any(der: &[u8]) -> Any<'_> {
+        Any::from_der(der).unwrap().1
+    }
+
+    #[test]
+    fn integers_are_of_16_bits_in_their_one_form() {
+        for (der, number) in [
+            (&[2, 1, 0][..], Some(0)),
+            (&[2, 1, 0x7f], Some(0x7f)),
+            (&[2, 2, 0, 0x80], Some(0x80)),
+            (&[2, 2, 1, 0], Some(0x100)),
+            (&[2, 2, 0x7f, 0xff], Some(0x7fff)),
+            (&[2, 3, 0, 0x80, 1], Some(0x8001)),
+            (&[2, 3, 0, 0xff, 0xff], Some(0xffff)),
+            (&[2, 1, 0x80], None),
+            (&[2, 2, 0, 0x7f], None),
+            (&[2, 2, 0x80, 0], None),
+            (&[2, 3, 0, 0x7f, 0], None),
+            (&[2, 3, 1, 0, 0], None),
+            (&[2, 0], None),
+            (&[0x0a, 1, 3], None),
+        ] {
+            assert_eq!(integer(&any(der)).ok(), number, "{der:?}");
+        }
+    }
+
+    #[test]
+    fn an_enumeration_has_one_byte() {
+        for (der, value) in [
+            (&[0x0a, 1, 0][..], Some(0)),
+            (&[0x0a, 1, 1], Some(1)),
+            (&[0x0a, 1, 2], Some(2)),
+            (&[0x0a, 2, 0, 1], None),
+            (&[2, 1, 1], None),
+        ] {
+            assert_eq!(enumerated(&any(der)).ok(), value, "{der:?}");
+        }
+    }
+}

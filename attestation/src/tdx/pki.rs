@@ -83,8 +83,9 @@ pub(super) struct Chain(Vec<Vec<u8>>);
 impl Chain {
     /// Reads a chain of PEM certificates. What ends a C string (zero bytes) may follow.
     pub(super) fn from_pem(text: &[u8]) -> Result<Self, Error> {
-        let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        Ok(Self(x509::from_pem(text.get(..end).unwrap_or_default(), MAX_CHAIN)?))
+        let last = text.iter().rposition(|byte| *byte != 0);
+        let text = last.and_then(|last| text.get(..=last)).unwrap_or_default();
+        Ok(Self(x509::from_pem(text, MAX_CHAIN)?))
     }
 
     /// Whether there is no certificate.

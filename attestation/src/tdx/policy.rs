@@ -192,6 +192,7 @@ fn waived<T>(reason: &str) -> Requirement<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::tests::{assert_waives, waived};
 
     #[test]
     fn a_policy_without_a_launch_clause_admits_nobody() {
@@ -213,6 +214,39 @@ mod tests {
         for name in clause::REFERENCE {
             assert!(Policy::strict().waive(name, "test"), "{name}");
         }
+    }
+
+    #[test]
+    fn a_waiver_is_of_the_requirement_of_its_clause_and_of_nothing_else() {
+        let [rtmr0, rtmr1, rtmr2, rtmr3] = clause::RTMR;
+        let mut strict = Policy::strict();
+        strict.refused_advisories.push("INTEL-SA-00001".into());
+        let clauses = [
+            (clause::TCB_STATUS, "tcbStatus"),
+            (clause::TCB_EVALUATION_NUMBER, "evaluationNumber"),
+            (clause::DEBUG, "debug"),
+            (clause::PROFILING, "profiling"),
+            (clause::MIGRATABLE, "migratable"),
+            (clause::SEPT_VE_DISABLE, "septVeDisable"),
+            (clause::PKS, "pks"),
+            (clause::KEY_LOCKER, "keyLocker"),
+            (clause::PERFMON, "perfmon"),
+            (clause::XFAM, "xfam"),
+            (clause::MRSEAM, "mrseam"),
+            (clause::MRTD, "mrtd"),
+            (rtmr0, "rtmr0"),
+            (rtmr1, "rtmr1"),
+            (rtmr2, "rtmr2"),
+            (rtmr3, "rtmr3"),
+            (clause::MRCONFIGID, "mrconfigid"),
+            (clause::MROWNER, "mrowner"),
+            (clause::MROWNERCONFIG, "mrownerconfig"),
+            (clause::MRSERVICETD, "mrservicetd"),
+            (clause::REPORT_DATA, "reportData"),
+        ];
+        assert_waives(&strict, Policy::waive, &clauses, &[]);
+        let advisories = waived(&strict, Policy::waive, clause::TCB_ADVISORIES, "refusedAdvisories");
+        assert_eq!(advisories, serde_json::json!([]));
     }
 
     #[test]

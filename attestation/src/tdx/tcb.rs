@@ -295,4 +295,33 @@ mod tests {
         assert!(masked(&[0b101], &Hex([0b001]), &Hex([0b011])));
         assert!(!masked(&[0b101], &Hex([0b011]), &Hex([0b011])));
     }
+
+    #[test]
+    fn updates_are_missing_where_the_status_says_so() {
+        for (status, out_of_date, name) in [
+            (Revoked, false, "Revoked"),
+            (OutOfDateConfigurationNeeded, true, "OutOfDateConfigurationNeeded"),
+            (OutOfDate, true, "OutOfDate"),
+            (ConfigurationAndSWHardeningNeeded, false, "ConfigurationAndSWHardeningNeeded"),
+            (ConfigurationNeeded, false, "ConfigurationNeeded"),
+            (SWHardeningNeeded, false, "SWHardeningNeeded"),
+            (UpToDate, false, "UpToDate"),
+        ] {
+            assert_eq!((status.is_out_of_date(), status.to_string().as_str()), (out_of_date, name));
+        }
+    }
+
+    #[test]
+    fn two_verdicts_are_the_worse_status_the_older_date_and_each_advisory_once() {
+        let verdict = |status, date: &str, advisories: &[&str]| Verdict {
+            status,
+            date: date.parse().unwrap(),
+            advisories: advisories.iter().map(ToString::to_string).collect(),
+        };
+        let (old, new) = ("2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z");
+        let both = verdict(UpToDate, new, &["1", "2"]).and(&verdict(OutOfDate, old, &["2", "3"]));
+        assert_eq!(both, verdict(OutOfDate, old, &["1", "2", "3"]));
+        let both = verdict(OutOfDate, old, &["1"]).and(&verdict(UpToDate, new, &[]));
+        assert_eq!(both, verdict(OutOfDate, old, &["1"]));
+    }
 }

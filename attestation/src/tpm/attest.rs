@@ -85,3 +85,43 @@ impl Attest {
         Ok(Self { extra_data, clock, reset_count, restart_count, safe, firmware_version, selections, pcr_digest })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A quote of so many selections, each of these bits.
+    fn quote(selections: u32, bits: &[u8]) -> Vec<u8> {
+        let head = [&MAGIC.to_be_bytes()[..], &TYPE_QUOTE.to_be_bytes(), &[0; 4], &[0; 16], &[1], &[0; 8]].concat();
+        let selection = [&[0, 0x0b, u8::try_from(bits.len()).unwrap()], bits].concat();
+        let selections = [selections.to_be_bytes().to_vec(), selection.repeat(selections as usize)].concat();
+        [head, selections, vec![0, 1, 9]].concat()
+    }
+
+    #[test]
+    fn registers_are_selected_bit_by_bit() {
+        for (bits, pcrs) in [
+            (&[][..], &[][..]),
+            (&[0b0000_0001], &[0]),
+            (&[0b1000_0010, 0, 0b1000_0000], &[1, 7, 23]),
+            (&[0, 0b0101_0000, 0, 0b1000_0001], &[12, 14, 24, 31]),
+        ] {
+            let Attest { selections, pcr_digest, .. } = Attest::parse(&quote(1, bits)).unwrap();
+            assert_eq!(selections, [Selection { bank: 0x0b, pcrs: pcrs.to_vec() }]);
+            assert_eq!(pcr_digest, [9]);
+        }
+        let wrong = Error::Value { what: "pcrSelect.sizeofSelect", value: 5 };
+        assert_eq!(Attest::parse(&quote(1, &[1; 5])), Err(wrong));
+    }
+
+    #[test]
+    fn a_quote_has_no_more_selections_than_there_are_banks() {
+        for count in [0, 1, 2, 15, 16] {
+            assert_eq!(Attest::parse(&quote(count, &[1, 0, 0])).unwrap().selections.len(), count as usize);
+        }
+        for count in [17, 18] {
+            let wrong = Error::Value { what: "pcrSelect.count", value: count.into() };
+            assert_eq!(Attest::parse(&quote(count, &[1, 0, 0])), Err(wrong));
+        }
+    }
+}

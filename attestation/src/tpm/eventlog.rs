@@ -288,9 +288,12 @@ fn is_padding(rest: &[u8]) -> bool {
 
 /// Printable text in an event's data, ASCII or UTF-16, at most 160 characters.
 fn text(data: &[u8]) -> Option<String> {
-    let utf16: Vec<u16> = data.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
-    let wide = data.len().is_multiple_of(2) && utf16.len() >= 2 && utf16.iter().all(|&c| c < 0x80);
-    let text: String = if wide { String::from_utf16_lossy(&utf16) } else { String::from_utf8(data.to_vec()).ok()? };
+    let wide = data.len().is_multiple_of(2) && data.chunks_exact(2).all(|pair| pair[1] == 0);
+    let text: String = if wide {
+        data.iter().step_by(2).copied().map(char::from).collect()
+    } else {
+        String::from_utf8(data.to_vec()).ok()?
+    };
     let text = text.trim_end_matches('\0');
     let printable = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
     printable.then(|| text.chars().take(160).collect())
@@ -318,3 +321,6 @@ impl<'a> Little<'a> {
         Ok(u64::from_le_bytes(self.take(8, what)?.try_into().map_err(|_| Error::Short(what))?))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -186,3 +186,104 @@ fn coordinate(reader: &mut Reader<'_>) -> Result<[u8; 32], Error> {
     out.get_mut(start..).ok_or(Error::Short("point"))?.copy_from_slice(bytes);
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, PublicKeyData, RsaKeySize};
+
+    use super::*;
+
+    /// What attestation keys have: [`AK_REQUIRED`] and `userWithAuth`.
+    const ATTRIBUTES: u32 = 0x0005_0072;
+    const EXPONENT: [u8; 3] = [1, 0, 1];
+
+    fn sized(bytes: &[u8]) -> Vec<u8> {
+        [u16::try_from(bytes.len()).unwrap().to_be_bytes().as_slice(), bytes].concat()
+    }
+
+    /// A public area of an RSA key that signs by RSASSA with SHA-256.
+    fn area(attributes: u32, bits: u16, exponent: u32, modulus: &[u8]) -> Vec<u8> {
+        let members = [
+            &[0, 1, 0, 0x0b][..],
+            &attributes.to_be_bytes(),
+            &[0, 0, 0, 0x10, 0, 0x14, 0, 0x0b],
+            &bits.to_be_bytes(),
+            &exponent.to_be_bytes(),
+            &sized(modulus),
+        ];
+        sized(&members.concat())
+    }
+
+    #[test]
+    fn an_rsa_key_has_the_usual_exponent_and_a_modulus_of_exactly_2048_3072_or_4096_bits() {
+        let modulus = |length: usize, first: u8| [vec![first], vec![7; length - 1]].concat();
+        for length in [256, 384, 512] {
+            for first in [0x80, 0xff] {
+                let bytes = modulus(length, first);
+                let wanted = Ok(Key::Rsa { modulus: bytes.clone() });
+                assert_eq!(Key::rsa(&bytes, &EXPONENT), wanted, "{length}");
+                assert_eq!(Key::rsa(&[&[0], bytes.as_slice()].concat(), &[0, 0, 1, 0, 1]), wanted, "{length}");
+                let bits = u16::try_from(length * 8).unwrap();
+                for exponent in [0, 65_537] {
+                    let public = Public::parse(&area(ATTRIBUTES, bits, exponent, &bytes)).unwrap();
+                    assert_eq!(Ok(public.key), wanted, "{length}");
+                }
+                assert!(Public::parse(&area(ATTRIBUTES, bits, 3, &bytes)).is_err());
+            }
+        }
+        for (length, first) in [(128, 0x80), (255, 0x80), (257, 0x80), (320, 0x80), (256, 0x7f), (512, 0x40)] {
+            let bytes = modulus(length, first);
+            let wrong = Error::Value { what: "bytes of the modulus", value: length as u64 };
+            assert_eq!(Key::rsa(&bytes, &EXPONENT), Err(wrong), "{length} {first}");
+            let bits = u16::try_from(length * 8).unwrap();
+            let wrong = Error::Value { what: "keyBits", value: bits.into() };
+            assert_eq!(Public::parse(&area(ATTRIBUTES, bits, 0, &bytes)), Err(wrong), "{length} {first}");
+        }
+        assert!(Public::parse(&area(ATTRIBUTES, 2048, 0, &modulus(384, 0x80))).is_err());
+        assert!(Public::parse(&area(ATTRIBUTES, 3072, 0, &modulus(256, 0x80))).is_err());
+        for exponent in [&[3][..], &[], &[1, 0, 0, 1]] {
+            let wrong = Error::Value { what: "exponent", value: exponent.len() as u64 };
+            assert_eq!(Key::rsa(&modulus(256, 0x80), exponent), Err(wrong), "{exponent:?}");
+        }
+        assert!(Key::rsa(&[0; 256], &EXPONENT).is_err());
+    }
+
+    #[test]
+    fn an_attestation_key_has_all_that_makes_it_one_and_does_not_decrypt() {
+        let of = |attributes| Public::parse(&area(attributes, 2048, 0, &[0x80; 256])).unwrap().is_attestation_key();
+        assert!(of(ATTRIBUTES));
+        for bit in [1, 4, 5, 16, 18] {
+            assert!(!of(ATTRIBUTES & !(1 << bit)), "{bit}");
+        }
+        assert!(!of(ATTRIBUTES | 1 << 17));
+        assert!(!of(0) && !of(1 << 17));
+    }
+
+    #[test]
+    fn a_point_is_one_of_p_256_in_the_uncompressed_form() {
+        let point = [&[4], [1; 32].as_slice(), &[2; 32]].concat();
+        let key = Key::P256 { x: [1; 32], y: [2; 32] };
+        assert_eq!(Key::point(&point), Ok(key.clone()));
+        assert_eq!(key.to_bytes(), point);
+        assert_eq!(Key::Rsa { modulus: vec![0x80; 256] }.to_bytes(), [0x80; 256]);
+        for wrong in [&point[..64], &[&point[..], &[0]].concat(), &[&[2], &point[1..33]].concat(), &[4], &[]] {
+            assert!(Key::point(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(Key::point(&[&[6], &point[1..]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_certificates_key_is_rsa_or_p_256_and_nothing_follows_it() {
+        let point = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let key = Key::point(point.public_key_raw()).unwrap();
+        let der = point.subject_public_key_info();
+        assert_eq!(Key::from_spki_der(&der), Ok(key));
+        assert_eq!(Key::from_spki_der(&[der, vec![0]].concat()), Err(Error::Trailing(1)));
+        let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+        let Ok(Key::Rsa { modulus }) = Key::from_spki_der(&rsa.subject_public_key_info()) else { panic!("no RSA key") };
+        assert!(modulus.len() == 256 && rsa.public_key_raw().windows(256).any(|part| part == modulus));
+        let other = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+        assert!(Key::from_spki_der(&other.subject_public_key_info()).is_err());
+        assert!(Key::from_spki_der(&[]).is_err());
+    }
+}

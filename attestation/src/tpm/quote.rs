@@ -218,3 +218,62 @@ pub fn verify(presented: &Presented<'_>) -> Result<Quote, Vec<Mismatch>> {
         _ => Err(checks.failures().map(Mismatch::from).collect()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attest(bank: u16, pcrs: &[u8], values: &Values) -> Attest {
+        let parts: Vec<_> = values.pcrs.values().map(Vec::as_slice).collect();
+        Attest {
+            extra_data: vec![1],
+            clock: 0,
+            reset_count: 0,
+            restart_count: 0,
+            safe: true,
+            firmware_version: 0,
+            selections: vec![Selection { bank, pcrs: pcrs.to_vec() }],
+            pcr_digest: Hash::Sha256.digest(&parts),
+        }
+    }
+
+    fn values(bank: Hash, pcrs: &[u8]) -> Values {
+        Values { bank, pcrs: pcrs.iter().map(|pcr| (*pcr, vec![*pcr; bank.size()])).collect() }
+    }
+
+    #[test]
+    fn a_quote_covers_exactly_the_shown_registers_and_none_that_a_tpm_has_not() {
+        let nonce = Requirement::Exact(Bytes(vec![1]));
+        for (bank, quoted, shown, selected) in [
+            (0x0b, &[0, 23][..], values(Hash::Sha256, &[0, 23]), true),
+            (0x0c, &[0, 23], values(Hash::Sha384, &[0, 23]), true),
+            (0x0b, &[0, 24], values(Hash::Sha256, &[0, 24]), false),
+            (0x0b, &[0], values(Hash::Sha256, &[0, 23]), false),
+            (0x0c, &[0, 23], values(Hash::Sha256, &[0, 23]), false),
+            (0x0b, &[], values(Hash::Sha256, &[]), false),
+        ] {
+            let mut checks = Checks::default();
+            let attest = attest(bank, quoted, &shown);
+            assert_eq!(check_contents(&attest, Hash::Sha256, &shown, &nonce, &mut checks), selected, "{quoted:?}");
+            let failed: Vec<_> = checks.failures().map(|clause| clause.name.as_str()).collect();
+            assert_eq!(failed, if selected { vec![] } else { vec![clause::SELECTION] }, "{quoted:?}");
+        }
+    }
+
+    #[test]
+    fn a_selection_is_told_by_its_bank_and_its_registers() {
+        let selections = [0x0b, 0x0c, 0x04].map(|bank| Selection { bank, pcrs: vec![0, 7] });
+        assert_eq!(show(&selections), "sha256 [0, 7], sha384 [0, 7], 0x0004 [0, 7]");
+        assert_eq!(show(&[]), "");
+    }
+
+    #[test]
+    fn whether_the_key_is_one_for_attestation_is_said_and_recorded() {
+        for (attributes, good) in [(0x0005_0072, true), (0x0004_0072, false)] {
+            let key = Key::P256 { x: [1; 32], y: [2; 32] };
+            let mut checks = Checks::default();
+            let ak = Public { attributes, scheme: None, key, name: Vec::new() };
+            assert_eq!((check_attributes(&ak, &mut checks), checks.accepted()), (good, good));
+        }
+    }
+}

@@ -84,6 +84,17 @@ mod tests {
     }
 
     #[test]
+    fn every_register_that_only_a_reset_sets_back_may_be_wanted() {
+        for pcr in 0..=LAST {
+            let mut more = good();
+            more.0.insert(pcr, Requirement::Exact(hex::encode([pcr; 32])));
+            assert_eq!(failures(&more), [""; 0], "{pcr}");
+            more.0.insert(pcr, Requirement::Exact(hex::encode([99; 32])));
+            assert_eq!(failures(&more), [format!("tpm.pcr.{pcr}")]);
+        }
+    }
+
+    #[test]
     fn a_policy_of_resettable_registers_or_of_an_order_or_of_nothing_is_refused() {
         for (pcr, wanted) in [
             (16, Requirement::Exact(hex::encode([16; 32]))),

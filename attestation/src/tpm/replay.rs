@@ -93,3 +93,117 @@ pub(crate) fn is_separator(bank: Hash, event: &Event) -> bool {
 fn is_of_data(bank: Hash, event: &Event) -> bool {
     bank.digest(&[&event.data]) == event.digest
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACTION: u32 = 0x05;
+    const UNUSED: u32 = 0x02;
+    const BLOB: u32 = 0x8000_0008;
+    const ENDS: [u8; 4] = [0; 4];
+
+    /// Events of a register: type, data, and what was digested.
+    type Events<'a> = &'a [(u32, &'a [u8], &'a [u8])];
+
+    fn log(pcr: u32, events: Events<'_>) -> EventLog {
+        let event = |(number, (kind, data, digested)): (usize, &(u32, &[u8], &[u8]))| Event {
+            number: number + 1,
+            pcr,
+            kind: *kind,
+            digest: Hash::Sha256.digest(&[digested]),
+            data: data.to_vec(),
+        };
+        EventLog { bank: Hash::Sha256, events: events.iter().enumerate().map(event).collect(), startup_locality: 0 }
+    }
+
+    /// What a clause says of a log: nothing, if it holds.
+    fn said(log: &EventLog, check: fn(&EventLog, &mut Checks)) -> Option<String> {
+        let mut checks = Checks::default();
+        check(log, &mut checks);
+        assert_eq!(checks.clauses().len(), 1);
+        let wrong = checks.failures().next().map(|clause| clause.actual.clone().unwrap_or_default());
+        assert!(wrong.is_some() || checks.clauses()[0].actual.is_none());
+        wrong
+    }
+
+    /// Places of the events that are named, and what else is said.
+    fn named(said: Option<&str>) -> Vec<String> {
+        let place = |text: &str| text.strip_prefix("event ").and_then(|rest| rest.split(' ').next()).map(str::to_owned);
+        let texts = said.into_iter().flat_map(|text| text.split(", "));
+        texts.map(|text| place(text).unwrap_or_else(|| text.to_owned())).collect()
+    }
+
+    #[test]
+    fn a_register_of_the_firmware_is_closed_once_and_openly() {
+        let end = (EV_SEPARATOR, &ENDS[..], &ENDS[..]);
+        let action = (ACTION, &b"x"[..], &b"x"[..]);
+        let blob = (BLOB, &b"x"[..], &b"y"[..]);
+        for (pcr, events, wrong) in [
+            (0, &[blob, end, action][..], &[][..]),
+            (7, &[action, (EV_SEPARATOR, &[0xff; 4], &[0xff; 4])], &[]),
+            (0, &[end, end], &["2"]),
+            (0, &[end, end, end], &["2", "3"]),
+            (0, &[end, blob], &["2"]),
+            (0, &[blob, action], &["PCR 0 has none"]),
+            (7, &[action], &["PCR 7 has none"]),
+            (8, &[action], &[]),
+            (8, &[end, end], &[]),
+            // The firmware failed; or says that it ended and extended by something else; or ended with other words.
+            (0, &[(EV_SEPARATOR, &FAILED, &FAILED)], &["1"]),
+            (0, &[(EV_SEPARATOR, &ENDS, b"x")], &["1"]),
+            (0, &[(EV_SEPARATOR, b"x", b"x")], &["1"]),
+            (0, &[(EV_SEPARATOR, b"x", &ENDS)], &["1"]),
+            // A separator that is called something else.
+            (0, &[(ACTION, &ENDS, &ENDS), end], &["1"]),
+            (0, &[(ACTION, &FAILED, &FAILED), end], &["1"]),
+            (7, &[(UNUSED, b"x", &ENDS), end], &["1"]),
+            (7, &[(UNUSED, b"x", &FAILED), end], &["1"]),
+            (0, &[(UNUSED, b"x", &ENDS), end], &[]),
+            (0, &[(ACTION, &ENDS, b"x"), end], &[]),
+        ] {
+            assert_eq!(named(said(&log(pcr, events), check_separators).as_deref()), wrong, "{pcr} {events:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_registers_that_have_events_want_a_separator_each() {
+        let mut both = log(0, &[(EV_SEPARATOR, &ENDS, &ENDS)]);
+        both.events.extend(log(1, &[(ACTION, b"x", b"x")]).events);
+        assert_eq!(named(said(&both, check_separators).as_deref()), ["PCR 1 has none"]);
+        assert_eq!(said(&log(0, &[]), check_separators), None);
+    }
+
+    #[test]
+    fn an_event_of_other_data_than_it_shows_is_named_and_so_is_one_of_secure_boot_that_hides_them() {
+        for (pcr, event, wrong) in [
+            (0, (ACTION, &b"x"[..], &b"x"[..]), &[][..]),
+            (0, (ACTION, b"x", b"y"), &["1"]),
+            (0, (UNUSED, b"x", b"y"), &[]),
+            (7, (UNUSED, b"x", b"x"), &["1"]),
+            (7, (EV_NO_ACTION, b"x", b"y"), &[]),
+            (7, (ACTION, b"x", b"x"), &[]),
+        ] {
+            assert_eq!(named(said(&log(pcr, &[event]), check_data).as_deref()), wrong, "{pcr} {event:?}");
+        }
+    }
+
+    #[test]
+    fn the_firmware_left_only_if_it_measured_that_it_did() {
+        let exit = |pcr, event| {
+            let mut checks = Checks::default();
+            check_exit(&log(pcr, &[event]), &mut checks);
+            checks.accepted()
+        };
+        assert!(exit(5, (EV_EFI_ACTION, EXITED, EXITED)));
+        for (pcr, event) in [
+            (4, (EV_EFI_ACTION, EXITED, EXITED)),
+            (5, (ACTION, EXITED, EXITED)),
+            (5, (EV_EFI_ACTION, b"x", b"x")),
+            (5, (EV_EFI_ACTION, EXITED, b"x")),
+            (5, (EV_EFI_ACTION, b"x", EXITED)),
+        ] {
+            assert!(!exit(pcr, event), "{event:?}");
+        }
+    }
+}

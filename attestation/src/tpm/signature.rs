@@ -104,3 +104,55 @@ impl Signature {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn integer(digits: &[u8]) -> Vec<u8> {
+        [&[2, u8::try_from(digits.len()).unwrap()], digits].concat()
+    }
+
+    fn sequence(parts: &[Vec<u8>]) -> Vec<u8> {
+        let content = parts.concat();
+        [&[0x30, u8::try_from(content.len()).unwrap()], content.as_slice()].concat()
+    }
+
+    #[test]
+    fn halves_of_a_signature_are_positive_and_padded_in_front() {
+        let high = [&[0, 0x80], [7; 31].as_slice()].concat();
+        for (r, s, first, last) in [
+            (&[1][..], &[0x7f; 32][..], [0, 1], [0x7f, 0x7f]),
+            (&[0x7f; 32], &[1], [0x7f, 0x7f], [0, 1]),
+            (&high, &[0], [0x80, 7], [0, 0]),
+            (&[0], &high, [0, 0], [0x80, 7]),
+        ] {
+            let Signature::Ecdsa(both) = Signature::parse_ecdsa_der(&sequence(&[integer(r), integer(s)])).unwrap()
+            else {
+                panic!("another scheme")
+            };
+            let end = |half: &[u8]| if half[0] == 0 { [half[30], half[31]] } else { [half[0], half[1]] };
+            assert_eq!((end(&both[..32]), end(&both[32..])), (first, last), "{r:?} {s:?}");
+        }
+        for wrong in [&[0x80][..], &[0xff; 32], &[], &[1; 33], &[0, 1]] {
+            for both in [[wrong, &[1]], [&[1], wrong]] {
+                let der = sequence(&both.map(integer));
+                assert!(Signature::parse_ecdsa_der(&der).is_err(), "{wrong:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_follows_a_signature_or_its_halves() {
+        let one = || integer(&[1]);
+        let whole = sequence(&[one(), one()]);
+        let behind = [whole.as_slice(), &[0]].concat();
+        assert_eq!(Signature::parse_ecdsa_der(&behind), Err(Error::Trailing(1)));
+        let inside = sequence(&[one(), one(), vec![5, 0]]);
+        assert_eq!(Signature::parse_ecdsa_der(&inside), Err(Error::Trailing(2)));
+        assert_eq!(Signature::parse_ecdsa_der(&[inside, vec![0]].concat()), Err(Error::Trailing(3)));
+        for end in 0..whole.len() {
+            assert!(Signature::parse_ecdsa_der(&whole[..end]).is_err(), "{end}");
+        }
+    }
+}

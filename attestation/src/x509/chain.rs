@@ -113,8 +113,8 @@ impl<'a> Chain<'a> {
                 (false, true) => Revocation::Current,
             };
             let listed = certificate.extensions().iter().any(|e| e.oid == OID_X509_EXT_CRL_DISTRIBUTION_POINTS);
-            if listed && of_one < known {
-                known = of_one;
+            if listed {
+                known = known.min(of_one);
             }
             let is_named = lists.iter().any(|list| list.revokes(certificate));
             revoked = revoked.or_else(|| is_named.then(|| certificate.subject().to_string()));
@@ -162,7 +162,10 @@ fn link<'a>(
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, CrlDistributionPoint,
+        DnType, IsCa, KeyIdMethod, KeyPair, RevokedCertParams, date_time_ymd,
+    };
 
     use super::*;
 
@@ -247,6 +250,88 @@ mod tests {
             let anchors = Anchors::new([root.as_slice()]).unwrap();
             assert_eq!(follow(&leaf, &[&lower, &upper], &anchors).is_ok(), held, "{most}");
         }
+    }
+
+    #[test]
+    fn a_chain_has_at_most_eight_certificates_with_its_leaf_and_its_anchor() {
+        let any = || IsCa::Ca(BasicConstraints::Unconstrained);
+        let of = |intermediates: usize| {
+            let root = CertifiedIssuer::self_signed(params("root", any()), key()).unwrap();
+            let anchors = Anchors::new([root.der().as_ref()]).unwrap();
+            let (mut issuer, mut chain) = (root, Vec::new());
+            for place in 0..intermediates {
+                issuer = CertifiedIssuer::signed_by(params(&format!("{place}"), any()), key(), &issuer).unwrap();
+                chain.insert(0, issuer.der().to_vec());
+            }
+            let leaf = params("leaf", IsCa::ExplicitNoCa).signed_by(&key(), &issuer).unwrap();
+            follow(leaf.der(), &chain.iter().map(Vec::as_slice).collect::<Vec<_>>(), &anchors)
+        };
+        assert_eq!(of(6), Ok(8));
+        assert_eq!(of(7), Err(Error::Malformed("chain")));
+    }
+
+    #[test]
+    fn of_revocation_the_least_is_known_that_is_of_a_certificate_that_wants_a_list() {
+        type Ca = CertifiedIssuer<'static, KeyPair>;
+        let any = || IsCa::Ca(BasicConstraints::Unconstrained);
+        let listed = |name: &str, is_ca, listed: bool| {
+            let mut params = params(name, is_ca);
+            if listed {
+                params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec!["http://a/b".into()] }];
+            }
+            params
+        };
+        let root = CertifiedIssuer::self_signed(params("root", any()), key()).unwrap();
+        let list = |issuer: &Ca, year, revoked: Option<u64>| {
+            let entry = |serial: u64| RevokedCertParams {
+                serial_number: serial.into(),
+                revocation_time: date_time_ymd(2020, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            };
+            let list = CertificateRevocationListParams {
+                this_update: date_time_ymd(2020, 1, 1),
+                next_update: date_time_ymd(year, 1, 1),
+                crl_number: 1_u64.into(),
+                issuing_distribution_point: None,
+                revoked_certs: revoked.into_iter().map(entry).collect(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            list.signed_by(issuer).unwrap().der().to_vec()
+        };
+        let said = |wanted: [bool; 2], lists: &dyn Fn(&Ca, &Ca) -> Vec<Vec<u8>>| {
+            let mut params = listed("upper", any(), wanted[0]);
+            params.serial_number = Some(7_u64.into());
+            let upper = CertifiedIssuer::signed_by(params, key(), &root).unwrap();
+            let mut params = listed("leaf", IsCa::ExplicitNoCa, wanted[1]);
+            params.serial_number = Some(8_u64.into());
+            let leaf = params.signed_by(&key(), &upper).unwrap();
+            let anchors = Anchors::new([root.der().as_ref()]).unwrap();
+            let chain = Chain::follow(leaf.der(), [upper.der().as_ref()], &anchors, ALLOWED).unwrap();
+            assert_eq!(chain.leaf().map(|leaf| leaf.raw_serial()), Some(&[8][..]));
+            chain.revocation(&lists(&root, &upper), ALLOWED, Timestamp::from_second(1_800_000_000).unwrap())
+        };
+        let (both, none) = ([true, true], |_: &Ca, _: &Ca| vec![]);
+        let named = |name: &str| Some(format!("CN={name}"));
+        assert_eq!(said([false, false], &none), (Revocation::Current, None));
+        assert_eq!(said([true, false], &none), (Revocation::Unknown, None));
+        assert_eq!(said([false, true], &none), (Revocation::Unknown, None));
+        let lists = |one, two| move |root: &Ca, upper: &Ca| vec![list(root, one, None), list(upper, two, None)];
+        assert_eq!(said(both, &lists(2040, 2040)), (Revocation::Current, None));
+        assert_eq!(said(both, &lists(2025, 2040)), (Revocation::OutOfDate, None));
+        assert_eq!(said(both, &lists(2040, 2025)), (Revocation::OutOfDate, None));
+        assert_eq!(said([false, true], &lists(2025, 2040)), (Revocation::Current, None));
+        assert_eq!(said(both, &|root, _| vec![list(root, 2025, None)]), (Revocation::Unknown, None));
+        assert_eq!(said(both, &|_, upper| vec![list(upper, 2025, None)]), (Revocation::Unknown, None));
+        // Whoever is named is revoked, also by a list that is out of date or that its certificate doesn't want.
+        let revoked = |serials: [Option<u64>; 2]| {
+            move |root: &Ca, upper: &Ca| vec![list(root, 2025, serials[0]), list(upper, 2040, serials[1])]
+        };
+        assert_eq!(said(both, &revoked([Some(7), None])).1, named("upper"));
+        assert_eq!(said(both, &revoked([None, Some(8)])).1, named("leaf"));
+        assert_eq!(said([false, false], &revoked([None, Some(8)])), (Revocation::Current, named("leaf")));
+        assert_eq!(said(both, &revoked([Some(8), Some(7)])).1, None);
+        assert_eq!(said(both, &revoked([Some(7), Some(8)])).1, named("leaf"));
     }
 
     #[test]

@@ -75,6 +75,12 @@ pub fn client_certificate(
     Ok(params.signed_by(key, &issuer).map_err(Error::Sign)?.pem())
 }
 
+/// Returns when a certificate that was made at the call has lived for half of its time: long enough before its end for
+/// whoever has to make another one.
+pub async fn renewal() {
+    tokio::time::sleep(LIFE / 2).await;
+}
+
 /// Seconds since 1970 between which a certificate under this CA can be valid.
 fn validity(ca_certificate: &str, key: &KeyPair, now: Timestamp) -> Result<(u64, u64), Error> {
     let (_, pem) = parse_x509_pem(ca_certificate.as_bytes()).map_err(|_| Error::Certificate)?;

@@ -93,7 +93,9 @@ impl Home {
             cluster: json(&file("cluster.json"))?,
             paths: paths.clone(),
         };
-        home.identity()?;
+        home.in_date(Timestamp::now())?;
+        Identity::check_verifier_ca(&home.verifier_ca_certificate, &home.verifier_ca_key, &home.owner_spki)
+            .map_err(Error::Identity)?;
         Ok(home)
     }
 
@@ -224,5 +226,10 @@ pub(crate) mod tests {
         let (_, other) = Identity::issue_verifier_ca(&owner).unwrap();
         fs::write(paths.dir.join("verifier-ca.key"), other.as_bytes()).unwrap();
         assert!(matches!(Home::load(&paths), Err(Error::Identity(_))));
+        // A pair that belongs together, under another owner's key: of an earlier cluster of this name.
+        let (certificate, key) = Identity::issue_verifier_ca(&SigningKey::generate().unwrap()).unwrap();
+        fs::write(paths.dir.join("verifier-ca.crt"), certificate).unwrap();
+        fs::write(paths.dir.join("verifier-ca.key"), key.as_bytes()).unwrap();
+        assert!(matches!(Home::load(&paths), Err(Error::Identity(channel::Error::VerifierCaOwner))));
     }
 }

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use constellation_attestation::{dumps, platform::Platform, protocol::BOOTSTRAPPER_PORT, seats::Seat};
 use constellation_verifier::{
+    authority,
     home::{self, Home, Paths},
     join::{self, Outcome},
     metrics,
@@ -148,6 +149,8 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         () = joins => Ok(()),
         _ = members => Ok(()),
         () = metrics => Ok(()),
+        // systemd starts this program again, with a new certificate.
+        () = authority::renewal() => anyhow::bail!("our certificate for the API server has lived for half of its time"),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     admit::{self, Door, reason},
     record, silence,
     store::Store,
-    verifier::{Error, Examined, Settled, Verifier, chain, introduction},
+    verifier::{Error, Examined, Settled, Verifier, chain, introduction, unproven},
 };
 
 /// When and where members are asked.
@@ -214,30 +214,32 @@ async fn within<A: Store>(verifier: &Verifier<A>, uid: &str, address: SocketAddr
 
 /// One conversation.
 async fn ask<A: Store>(verifier: &Verifier<A>, uid: &str, address: SocketAddr, door: Door) -> Result<Answer, Error> {
+    // Before anybody is asked: a member that waits for a slow API server would break off, and look as if it were silent. Who
+    // writes the admission meanwhile wins, and the case is decided again.
+    let Some(node) = verifier.store.node(uid).await? else { return Ok(Answer::Gone) };
+    let bundle = verifier.store.bundle().await?;
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| channel::Error::Timeout("connecting"))?
         .map_err(channel::Error::Io)?;
     let identity = verifier.home.identity()?;
     let mut channel = channel::verifier_connect(stream, &identity).await?;
-    let hello = session::ask(&mut channel, Purpose::Reattest).await?;
-    let refused = match introduction(&hello, &verifier.home.launch, Purpose::Reattest) {
-        // Whoever answers there speaks for itself, not for the node that we asked for.
-        Ok(()) if hello.node_uid != uid => {
-            let other = reason("hello.node", Some(uid), None, "another node answers at this node's address");
-            Some(other)
-        }
-        Ok(()) => None,
-        Err(reason) => Some(reason),
+    let greeted = session::ask(&mut channel, Purpose::Reattest).await;
+    let refused = match &greeted {
+        Ok(hello) => introduction(hello, &verifier.home.launch, Purpose::Reattest).err().or_else(|| {
+            // Whoever answers there speaks for itself, not for the node that we asked for.
+            let other = || reason("hello.node", Some(uid), None, "another node answers at this node's address");
+            (hello.node_uid != uid).then(other)
+        }),
+        Err(error @ session::Error::Purpose(_)) => unproven(error, door),
+        Err(_) => None,
     };
     if let Some(reason) = refused {
         let id = verifier.refuse_unproven(uid, reason)?;
         let _ = session::refuse(&mut channel, &id).await;
         return Ok(Answer::Strange(id));
     }
-    // Read as late as possible, so that the compare-and-swap is against what is true now.
-    let Some(node) = verifier.store.node(uid).await? else { return Ok(Answer::Gone) };
-    let bundle = verifier.store.bundle().await?;
+    let hello = greeted?;
     let (settled, refused): (_, fn(String) -> Answer) =
         match verifier.examine(&mut channel, hello, &node, &bundle, door).await? {
             Examined::Appraised(case) => {

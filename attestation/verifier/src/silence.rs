@@ -148,7 +148,6 @@ pub async fn missed<A: Store>(
 pub fn is_silence(error: &Error) -> bool {
     match error {
         Error::Channel(error) | Error::Session(session::Error::Channel(error)) => !is_ours(error),
-        Error::Session(session::Error::Purpose(_)) => true,
         _ => false,
     }
 }

@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
+pub use constellation_attestation::told::chain;
 use constellation_attestation::{
     appraise::{Appraisal, Presented, appraise, pcr15_after_join, pcr15_from_digest},
     binding::VerifierRole,
@@ -283,7 +284,8 @@ impl<A: Store> Verifier<A> {
         let Ok(id) = fresh_id() else { return };
         let message = match clause {
             "verifier.clock" => {
-                "a caller finds our certificate, which is new, out of its time: is our clock right?".into()
+                "a caller finds our certificate, which is new, out of its time: our clock is wrong, or the caller's"
+                    .into()
             }
             _ => chain(error),
         };
@@ -341,9 +343,10 @@ fn endorsers(texts: &BTreeMap<String, String>) -> Endorsers {
     endorsers
 }
 
-/// What is wrong with a peer that came as far as the challenge and gave nothing to appraise; nothing where it is no
-/// fault of its own: a connection that broke, or a member that we asked and that is slow.
-fn unproven(error: &session::Error, door: Door) -> Option<Mismatch> {
+/// What is wrong with a peer that gave nothing to appraise; nothing where it is no fault of its own: a connection that
+/// broke, or a member that we asked and that is slow.
+#[must_use]
+pub fn unproven(error: &session::Error, door: Door) -> Option<Mismatch> {
     let slow = matches!(error, session::Error::Channel(channel::Error::Timeout(_)));
     let clause = error.clause().filter(|_| !slow || door == Door::Join)?;
     Some(reason(clause, None, None, &chain(error)))
@@ -365,21 +368,6 @@ pub fn introduction(hello: &Hello, ours: &LaunchConfig, purpose: Purpose) -> Res
         return refused("hello.address", "", "the node's address isn't an IP address");
     }
     Ok(())
-}
-
-/// An error with its causes, each once.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// An id for a refusal.

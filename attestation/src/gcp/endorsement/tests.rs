@@ -1,7 +1,7 @@
 //! Endorsements made here, by keys of ours: no genuine one is published with a certificate in date.
 
 use aws_lc_rs::{rand::SystemRandom, signature::RSA_PSS_SHA256};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
 use super::*;
 
@@ -33,6 +33,11 @@ struct Made {
 
 /// An endorsement of SEV-SNP for 2 and 4 processors and of TDX, both with security version 3.
 fn made() -> Made {
+    made_by(&[], IsCa::ExplicitNoCa)
+}
+
+/// The same, by a signer whose certificate is for this use.
+fn made_by(usages: &[KeyUsagePurpose], is_ca: IsCa) -> Made {
     let params = |name: &str, is_ca| {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -42,7 +47,9 @@ fn made() -> Made {
     let authority = IsCa::Ca(BasicConstraints::Unconstrained);
     let root = CertifiedIssuer::self_signed(params("root", authority), KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
-    let leaf = params("signer", IsCa::ExplicitNoCa).signed_by(&key, &root).unwrap();
+    let mut signer = params("signer", is_ca);
+    signer.key_usages = usages.to_vec();
+    let leaf = signer.signed_by(&key, &root).unwrap();
     let entry = |count, value: u8| bytes(2, &[number(1, count), bytes(2, &[value; 48])].concat());
     let snp = [number(1, 3), entry(2, 0x22), entry(4, 0x44), bytes(3, &[9; 16])].concat();
     let tdx = [number(1, 3), bytes(2, &[number(1, 16), bytes(3, &[0x66; 48])].concat())].concat();
@@ -125,5 +132,50 @@ fn a_member_that_stands_twice_or_has_another_type_is_refused() {
     }
     assert!(Signed::parse(&[]).is_err());
     // What came after this code is passed over.
-    assert!(Signed::parse(&whole(&[golden, vec![0x79, 0, 0, 0, 0, 0, 0, 0, 0]].concat())).is_ok());
+    for more in [&[0x79, 0, 0, 0, 0, 0, 0, 0, 0][..], &[0x7d, 0, 0, 0, 0], &[0x78, 0], &[0x7a, 1, 0]] {
+        assert!(Signed::parse(&whole(&[golden.as_slice(), more].concat())).is_ok(), "{more:?}");
+    }
+    // Nothing has the number 0.
+    for none in [&[1, 0, 0, 0, 0, 0, 0, 0, 0][..], &[0, 0], &[2, 1, 0], &[5, 0, 0, 0, 0]] {
+        assert!(Signed::parse(&whole(&[golden.as_slice(), none].concat())).is_err(), "{none:?}");
+    }
+}
+
+#[test]
+fn a_security_version_that_is_not_said_is_0() {
+    let golden = [bytes(4, &[1]), bytes(5, &[0; 48]), bytes(7, &[]), bytes(8, &[])].concat();
+    let whole = [bytes(1, &golden), bytes(2, &[1])].concat();
+    let Golden { snp, tdx, .. } = Signed::parse(&whole).unwrap().golden;
+    assert_eq!((snp.map(|snp| snp.svn), tdx.map(|tdx| tdx.svn)), (Some(0), Some(0)));
+}
+
+#[test]
+fn a_signer_is_nobodys_issuer_and_may_sign() {
+    use KeyUsagePurpose::{DigitalSignature, KeyCertSign, KeyEncipherment};
+    let authority = || IsCa::Ca(BasicConstraints::Unconstrained);
+    for (usages, is_ca, good) in [
+        (&[][..], IsCa::NoCa, true),
+        (&[DigitalSignature], IsCa::ExplicitNoCa, true),
+        (&[KeyEncipherment], IsCa::ExplicitNoCa, false),
+        (&[], authority(), false),
+        (&[DigitalSignature, KeyCertSign], authority(), false),
+    ] {
+        let failed = evaluate(&made_by(usages, is_ca), 0x22, 3);
+        assert_eq!(failed, if good { vec![] } else { vec![clause::ENDORSEMENT_SIGNATURE] }, "{usages:?} {is_ca:?}");
+    }
+}
+
+#[test]
+fn an_endorsement_is_as_long_and_has_as_many_members_as_the_bounds_say_or_fewer() {
+    let of =
+        |length: usize| [bytes(1, &[bytes(4, &[1]), bytes(5, &[0; 48])].concat()), bytes(2, &vec![1; length])].concat();
+    let most = MAX_BYTES - (of(100_000).len() - 100_000);
+    assert_eq!(of(most).len(), MAX_BYTES);
+    assert!(Signed::parse(&of(most)).is_ok());
+    for more in [1, 2] {
+        assert_eq!(Signed::parse(&of(most + more)), Err(Error::Member("an endorsement of at most 256 KiB")));
+    }
+    for (count, good) in [(MAX_MEASUREMENTS, true), (MAX_MEASUREMENTS + 1, false), (MAX_MEASUREMENTS + 2, false)] {
+        assert_eq!(Fields::parse(&number(9, 1).repeat(count)).is_ok(), good, "{count}");
+    }
 }

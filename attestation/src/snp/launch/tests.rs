@@ -244,6 +244,29 @@ fn firmware_with_one_thing_wrong_is_refused_for_that() {
 }
 
 #[test]
+fn an_image_and_its_sections_are_as_large_as_the_bounds_say_or_smaller() {
+    let image = |length: usize| [vec![0; length - AMD_SEV.len()], AMD_SEV.to_vec()].concat();
+    assert!(Firmware::parse(&image(firmware::MAX_BYTES)).is_ok());
+    assert!(refused(&image(firmware::MAX_BYTES + 4096)).contains("at most 16777216 bytes"));
+    let first = metadata(AMD_SEV) - 16;
+    let sections = Firmware::parse(AMD_SEV).unwrap();
+    let others: u64 = sections.sections().iter().skip(1).map(|section| section.bytes).sum();
+    let of = |total: u64| changed(AMD_SEV, first - 4, &u32::try_from(total - others).unwrap().to_le_bytes());
+    let bytes = |image: &[u8]| -> u64 { Firmware::parse(image).unwrap().sections().iter().map(|s| s.bytes).sum() };
+    assert_eq!(bytes(&of(firmware::MAX_SECTION_BYTES)), firmware::MAX_SECTION_BYTES);
+    assert!(refused(&of(firmware::MAX_SECTION_BYTES + 4096)).contains("larger than any firmware needs"));
+}
+
+#[test]
+fn a_file_that_ends_as_firmware_does_is_told_from_others() {
+    for (bytes, is_one) in
+        [(AMD_SEV, true), (OVMF_X64, true), (&AMD_SEV[..4095], false), (&[0; 4096], false), (&[], false)]
+    {
+        assert_eq!(Firmware::is_one(bytes), is_one);
+    }
+}
+
+#[test]
 fn models_have_qemus_names_or_a_signature() {
     for (name, signature) in [
         ("EPYC", 0x0080_0f12),

@@ -119,6 +119,19 @@ fn the_certificate_lasts_a_year_but_never_longer_than_the_ca() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_certificate_is_renewed_when_half_of_its_time_is_over() {
+    let ((csr, _), ca) = (given_greedy_request(), given_good_ca());
+    let pem = kubelet_certificate(&ca.certificate, &ca.key, &csr, "worker-1", now()).unwrap();
+    let begun = tokio::time::Instant::now();
+    crate::authority::renewal().await;
+    let lived = begun.elapsed().as_secs();
+    parsed(&pem, |certificate| {
+        let left = certificate.validity().not_after.timestamp() - NOW - i64::try_from(lived).unwrap();
+        assert!(left.abs_diff(i64::try_from(lived).unwrap()) <= 1, "{left} s are left after {lived} s");
+    });
+}
+
 #[test]
 fn serial_numbers_are_new_positive_and_of_one_length() {
     let (csr, _) = given_greedy_request();

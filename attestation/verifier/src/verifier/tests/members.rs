@@ -161,13 +161,15 @@ async fn a_round_is_missed_by_whoever_shows_nothing_of_its_own_and_not_for_what_
         let bundle = TrustBundleSpec { envelope: String::new(), collateral: BTreeMap::default() };
         *given.verifier.store.bundle.lock().unwrap() = Some(bundle);
     };
-    for (what, bundle, said, missed) in [
-        ("nobody is there", own as fn(&Given), None, 1),
-        ("it closes instead of a Hello", own, Some(None), 1),
-        ("another node answers", own, Some(Some(other)), 1),
-        ("its Hello has no keys", own, Some(Some(hello())), 1),
-        ("there is no bundle", |_| {}, Some(Some(hello())), 0),
-        ("the bundle isn't the owner's", nobodys, Some(Some(hello())), 0),
+    let join = Hello { purpose: Purpose::Join, ..hello() };
+    for (what, bundle, said, missed, told) in [
+        ("nobody is there", own as fn(&Given), None, 1, None),
+        ("it closes instead of a Hello", own, Some(None), 1, None),
+        ("another node answers", own, Some(Some(other)), 1, Some("hello.node")),
+        ("its Hello is for a join", own, Some(Some(join)), 1, Some("hello.purpose")),
+        ("its Hello has no keys", own, Some(Some(hello())), 1, Some("hello.keys")),
+        ("nobody is asked, for there is no bundle", |_| {}, None, 0, Some("verifier.trust")),
+        ("the bundle isn't the owner's", nobodys, Some(Some(hello())), 0, Some("trust.signature")),
     ] {
         let given = given_member().await;
         bundle(&given);
@@ -187,6 +189,9 @@ async fn a_round_is_missed_by_whoever_shows_nothing_of_its_own_and_not_for_what_
             round.await;
         }
         assert_eq!((given.verifier.silence.rounds("uid-1"), given.writes()), (missed, 1), "{what}");
+        let news = given.verifier.ledger.due(Instant::now());
+        let clauses: Vec<&str> = news.iter().map(|news| news.reasons[0].mismatches[0].clause.as_str()).collect();
+        assert_eq!(clauses, Vec::from_iter(told), "{what}");
     }
 }
 
