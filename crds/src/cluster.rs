@@ -437,6 +437,9 @@ pub struct ConstellationClusterStatus {
     /// Digests of node versions whose measurements are accepted now, each with its sets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted_versions: Vec<AcceptedVersion>,
+    /// The wanted version, where it was given up because a node of it didn't prove itself: until another one is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<RolledBack>,
     /// Revision of the owner-signed trust bundle that was written last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_revision: Option<u64>,
@@ -461,6 +464,23 @@ pub struct AcceptedVersion {
     pub name: String,
     /// Its reference values, as in the verified manifest.
     pub sets: Vec<crate::version::MeasurementSet>,
+    /// Its image for the cluster's provider: nodes can go back to it when the `NodeVersion` says something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
+/// A version that was given up.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolledBack {
+    /// Digest of the version that was given up.
+    pub from: String,
+    /// Digest of the version that nodes are of instead: one of `acceptedVersions`.
+    pub to: String,
+    /// The node that didn't prove itself.
+    pub node: String,
+    /// What was wrong with it.
+    pub message: String,
 }
 
 /// A cloud object of a cluster.

@@ -158,7 +158,7 @@ pub mod reason {
     pub const INVALID_SPEC: &str = "InvalidSpec";
     /// There is no `NodeVersion` of that name.
     pub const NODE_VERSION_NOT_FOUND: &str = "NodeVersionNotFound";
-    /// The `NodeVersion` is not verified yet, or refused.
+    /// The `NodeVersion` is refused; its own condition says why.
     pub const NODE_VERSION_NOT_READY: &str = "NodeVersionNotReady";
     /// The `NodeVersion` names no image for the cluster's provider.
     pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
@@ -170,6 +170,8 @@ pub mod reason {
     pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
     /// A Secret has not the keys or lengths that are asked for.
     pub const SECRET_INVALID: &str = "SecretInvalid";
+    /// An object of another cluster has the name that one of this cluster needs; the message says which, and what to do.
+    pub const NAME_TAKEN: &str = "NameTaken";
     /// Network and endpoint are being made.
     pub const CREATING_INFRASTRUCTURE: &str = "CreatingInfrastructure";
     /// Network and endpoint exist.
@@ -198,6 +200,8 @@ pub mod reason {
     pub const QUORUM_AT_RISK: &str = "QuorumAtRisk";
     /// Nodes are being replaced by nodes of another version.
     pub const ROLLING_OUT: &str = "RollingOut";
+    /// A node of the wanted version didn't prove itself: the nodes are of the version before until another one is wanted.
+    pub const ROLLED_BACK: &str = "RolledBack";
     /// Every node runs the wanted version.
     pub const UP_TO_DATE: &str = "UpToDate";
     /// Nodes are being added.
@@ -252,6 +256,8 @@ pub mod reason {
     pub const ACCESS_DENIED: &str = "AccessDenied";
     /// The cloud did not answer, or answered with an error; it is tried again.
     pub const CLOUD_ERROR: &str = "CloudError";
+    /// The operator's clock is wrong: by it the object isn't made yet. Nothing is changed until it is set.
+    pub const CLOCK_WRONG: &str = "ClockWrong";
     /// The VM runs and was not heard from yet.
     pub const BOOTING: &str = "Booting";
     /// The VM was heard from.
@@ -284,6 +290,41 @@ pub mod reason {
     /// Event only: the operator acts in a cloud by a key that is kept in a Secret, which doesn't expire.
     pub const STATIC_CREDENTIALS: &str = "StaticCredentials";
 
+    /// Whether a person has to do something about it, or should know at once: Events with such a reason are warnings.
+    #[must_use]
+    pub fn needs_help(reason: &str) -> bool {
+        NEED_HELP.contains(&reason)
+    }
+
+    /// Reasons that don't pass by themselves, or cost somebody something while they last.
+    pub const NEED_HELP: &[&str] = &[
+        ACCESS_DENIED,
+        ATTESTATION_REFUSED,
+        CLOCK_WRONG,
+        COLLATERAL_INVALID,
+        FETCHING_OFF,
+        FETCH_FAILED,
+        HOST_NOT_READY,
+        IMAGE_NOT_FOUND,
+        INVALID_SPEC,
+        LAUNCH_FAILED,
+        MANIFEST_INVALID,
+        MANIFEST_NOT_FOUND,
+        MANIFEST_TOO_OLD,
+        NAME_TAKEN,
+        NODE_VERSION_NOT_FOUND,
+        NODE_VERSION_NOT_READY,
+        NO_CAPACITY,
+        NO_MEASUREMENTS,
+        PROVIDER_NOT_ALLOWED,
+        QUORUM_LOST,
+        QUOTA_EXCEEDED,
+        ROLLED_BACK,
+        SECRET_INVALID,
+        SECRET_NOT_FOUND,
+        SIGNATURE_INVALID,
+    ];
+
     /// Every reason.
     pub const ALL: &[&str] = &[
         ACCESS_DENIED,
@@ -295,6 +336,7 @@ pub mod reason {
         ATTESTATION_REFUSED,
         BOOTED,
         BOOTING,
+        CLOCK_WRONG,
         CLOUD_ERROR,
         COLLATERAL_INVALID,
         CONTROL_PLANE_INITIALIZED,
@@ -323,6 +365,7 @@ pub mod reason {
         MANIFEST_INVALID,
         MANIFEST_NOT_FOUND,
         MANIFEST_TOO_OLD,
+        NAME_TAKEN,
         NODES_NOT_READY,
         NODES_READY,
         NODE_TIMED_OUT,
@@ -343,6 +386,7 @@ pub mod reason {
         QUOTA_EXCEEDED,
         RECONCILED,
         REPLACING_NODE,
+        ROLLED_BACK,
         ROLLING_OUT,
         SCALING_DOWN,
         SCALING_UP,
@@ -391,7 +435,8 @@ mod tests {
 
     #[test]
     fn lists_are_sorted_unique_and_pascal_case() {
-        for list in [kind::ALL, reason::ALL] {
+        assert!(reason::NEED_HELP.iter().all(|reason| reason::ALL.contains(reason)));
+        for list in [kind::ALL, reason::ALL, reason::NEED_HELP] {
             for word in list {
                 assert!(word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphanumeric), "{word}");
             }

@@ -41,6 +41,9 @@ pub const FINALIZER_CLUSTER: &str = "constellation.dev/cluster-cleanup";
 /// Finalizer: the VM is gone before the node's object goes.
 pub const FINALIZER_NODE: &str = "constellation.dev/node-terminate";
 
+/// Annotation: on a Secret that the operator made, the UID of the cluster it was made for. Kubernetes is not told of an owner
+/// before everything that needs the Secret is gone: a foreground deletion would take it first.
+pub const ANNOTATION_CLUSTER_UID: &str = "constellation.dev/cluster-uid";
 /// Annotation: on a node or cluster, the reconciler leaves it alone.
 pub const ANNOTATION_PAUSED: &str = "constellation.dev/paused";
 /// Annotation: this node goes first when its group is scaled down.

@@ -189,6 +189,10 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]
     pub node_timeout_seconds: Option<u32>,
+    /// Whether nodes go back to the version before when one of the wanted version can't prove itself, or two in a row don't
+    /// become Ready in their place. Absent: true. With `false` it is tried again and again, with growing pauses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_rollback: Option<bool>,
 }
 
 /// What is known about a node version.

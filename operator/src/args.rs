@@ -31,6 +31,10 @@ pub struct Run {
     /// enough to be no load.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub sweep_seconds: u64,
+    /// Seconds until a watch begins anew with all objects: an event that was lost goes unnoticed for so long. It is a
+    /// listing of each kind.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub relist_seconds: u64,
     /// Fetching of what makers and clouds say about machines.
     #[command(flatten)]
     pub collateral: Settings,

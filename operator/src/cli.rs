@@ -33,7 +33,7 @@ enum Command {
     /// Print what the refusals of a cloud become, as a page.
     Refusals,
     /// Reconcile clusters until told to stop.
-    Run(Run),
+    Run(Box<Run>),
 }
 
 /// Runs the program.
@@ -62,7 +62,7 @@ pub fn main() -> anyhow::Result<()> {
             rustls::crypto::aws_lc_rs::default_provider()
                 .install_default()
                 .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(args))
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(*args))
         }
     }
 }

@@ -2,15 +2,22 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use constellation_crds::ConstellationCluster;
-use kube::{Api, Client, core::NamespaceResourceScope};
+use futures::Stream;
+use kube::{
+    Api, Client,
+    core::NamespaceResourceScope,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use serde::de::DeserializeOwned;
 
 use crate::{
-    backoff::Failures,
+    backoff::Counts,
     cloud::{Cloud, CloudError, ClusterUid, Instance, offer::Offer},
     collateral::Collector,
     error::Error,
@@ -19,6 +26,7 @@ use crate::{
     lease::Fence,
     metrics::Metrics,
     node::hold::Holds,
+    watch::watch,
     workload,
 };
 
@@ -41,13 +49,17 @@ pub struct Context {
     /// Launches that were refused.
     pub holds: Holds,
     /// Failures in a row, of every kind of object.
-    pub failures: Failures,
+    pub failures: Counts,
+    /// Looks in a row at which nothing was new, of every object that waits for what no watch tells.
+    pub looks: Counts,
     /// Whether this process may still act.
     pub fence: Arc<Fence>,
     /// What Prometheus is told.
     pub metrics: Arc<Metrics>,
     /// Only this namespace; absent: all.
     pub namespace: Option<String>,
+    /// Until a watch begins anew.
+    pub relist: Duration,
 }
 
 impl Context {
@@ -63,6 +75,15 @@ impl Context {
             Some(name) => Api::namespaced(client, name),
             None => Api::all(client),
         }
+    }
+
+    /// Objects that this operator looks after, as they come, change and go; now and then all of them again.
+    pub fn watch<K>(&self) -> impl Stream<Item = watcher::Result<K>> + Send + use<K>
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
+        K::DynamicType: Default,
+    {
+        watch(self.scope::<K>(), watcher::Config::default(), self.relist).touched_objects()
     }
 
     /// The cloud that a cluster names.

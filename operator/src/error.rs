@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub use constellation_attestation::told::chain;
 use constellation_crds::{condition::reason, node::AttestationResult};
 
 use crate::{
@@ -48,6 +49,12 @@ pub enum Error {
     /// The lease wasn't renewed in time: another operator may lead by now.
     #[error("another operator may lead by now")]
     NotLeading,
+    /// A Secret that is kept for a cluster isn't what it should be; says what to do.
+    #[error("{0}")]
+    Secret(String),
+    /// Another cluster has an object of a name that is needed; says what to do.
+    #[error("{0}")]
+    Taken(String),
     /// The owner's conversation with a node came to nothing.
     #[error(transparent)]
     Talk(Box<talk::Error>),
@@ -56,8 +63,9 @@ pub enum Error {
     Time(&'static str),
 }
 
-/// What a person installs on the host wakes nobody; one look starts a process that reads a few paths.
-const HOST_LOOK: Duration = Duration::from_secs(10);
+/// What a person changes on the host, in a Secret or about another cluster wakes nobody; one look starts a process that
+/// reads a few paths, or asks for an object or two.
+const LOOK: Duration = Duration::from_secs(10);
 
 impl Error {
     /// For `map_err`: what we were doing.
@@ -82,7 +90,7 @@ impl Error {
                 Class::Wait(*after)
             }
             Self::Cloud(CloudError::Capacity(_) | CloudError::Quota(_)) => Class::Wait(Duration::from_mins(1)),
-            Self::Cloud(CloudError::Host(_)) => Class::Wait(HOST_LOOK),
+            Self::Cloud(CloudError::Host(_)) | Self::Secret(_) | Self::Taken(_) => Class::Wait(LOOK),
             Self::Cloud(CloudError::Unsupported(_))
             | Self::Custody(CustodyError::Foreign(_) | CustodyError::Key(_))
             | Self::Invalid(_) => Class::User,
@@ -108,7 +116,10 @@ impl Error {
             Self::Cloud(CloudError::Quota(_)) => Some(reason::QUOTA_EXCEEDED),
             Self::Cloud(CloudError::Unsupported(_)) => Some(reason::INVALID_SPEC),
             Self::Cloud(CloudError::Denied(_)) | Self::Custody(CustodyError::Denied(_)) => Some(reason::ACCESS_DENIED),
-            Self::Custody(CustodyError::Foreign(_) | CustodyError::Key(_)) => Some(reason::SECRET_INVALID),
+            Self::Custody(CustodyError::Foreign(_) | CustodyError::Key(_)) | Self::Secret(_) => {
+                Some(reason::SECRET_INVALID)
+            }
+            Self::Taken(_) => Some(reason::NAME_TAKEN),
             Self::Talk(_) => self.refusal().map(|_| reason::ATTESTATION_REFUSED),
             _ => None,
         }
@@ -126,7 +137,10 @@ impl Error {
     #[must_use]
     pub fn needs_help(&self) -> bool {
         matches!(self.class(), Class::Denied | Class::User)
-            || matches!(self, Self::Cloud(CloudError::Host(_) | CloudError::Quota(_)))
+            || matches!(
+                self,
+                Self::Cloud(CloudError::Host(_) | CloudError::Quota(_)) | Self::Secret(_) | Self::Taken(_)
+            )
     }
 
     /// The condition reason of a node whose launch ended with this.
@@ -151,19 +165,4 @@ impl Error {
             Class::Wait(_) => "Wait",
         }
     }
-}
-
-/// The error and its causes, each once.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }

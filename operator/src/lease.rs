@@ -17,7 +17,7 @@ use kube::{
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{sleep, timeout};
-use tower::{BoxError, filter::FilterLayer};
+use tower::{BoxError, filter::FilterLayer, timeout::TimeoutLayer};
 
 use crate::error::{Error, chain};
 
@@ -27,6 +27,9 @@ pub const NAME: &str = "constellation-operator";
 const DURATION: Duration = Duration::from_secs(15);
 /// Who can't renew for this long must stop: it is less than [`DURATION`], so two never lead at once.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// An answer that didn't begin in so long won't: a listing of everything takes less than 30 s by Kubernetes' own objective,
+/// and ours are shorter. kube waits for ever: a connection that was lost without a word would stop whoever asked.
+const ANSWER: Duration = Duration::from_secs(20);
 /// Pause between renewals.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -53,7 +56,8 @@ impl Fence {
     }
 
     /// A client that reads, and writes only while we may act. It repeats nothing by itself: kube would do that below the
-    /// fence, where a write could wait until the lease is another's; whoever asked comes again.
+    /// fence, where a write could wait until the lease is another's; whoever asked comes again. Nor does it wait for an
+    /// answer that doesn't come.
     ///
     /// # Errors
     /// As [`Client::try_from`].
@@ -64,7 +68,7 @@ impl Fence {
             if reads { Ok(request) } else { fence.check().map(|()| request).map_err(BoxError::from) }
         });
         config.default_retry = false;
-        Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
+        Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(ANSWER)).with_layer(&layer).build())
     }
 }
 
@@ -79,13 +83,15 @@ pub struct Leader {
     api: Api<Lease>,
     identity: String,
     fence: Arc<Fence>,
+    /// Another's lease, and since when it has looked so.
+    watched: Mutex<Option<(LeaseSpec, Duration)>>,
 }
 
 impl Leader {
     /// A claim under a name that is unique to this process.
     #[must_use]
     pub fn new(client: Client, namespace: &str, identity: String, fence: Arc<Fence>) -> Self {
-        Self { api: Api::namespaced(client, namespace), identity, fence }
+        Self { api: Api::namespaced(client, namespace), identity, fence, watched: Mutex::default() }
     }
 
     /// Waits until we lead.
@@ -133,12 +139,33 @@ impl Leader {
             };
             return won(self.api.create(&PostParams::default(), &lease).await);
         };
-        if !free(lease.spec.as_ref(), &self.identity, now) {
+        if !self.is_free(lease.spec.as_ref(), crate::lease::now()) {
             return Ok(false);
         }
         lease.spec = Some(self.spec(lease.spec.as_ref(), now));
         let name = lease.name_any();
         won(self.api.replace(&name, &PostParams::default(), &lease).await)
+    }
+
+    /// Whether the lease is ours already, or nobody's, or wasn't renewed for as long as it lasts. That is told by our own
+    /// clock from when it was last seen to change: its holder's may go differently (as in client-go).
+    fn is_free(&self, spec: Option<&LeaseSpec>, now: Duration) -> bool {
+        let Some(spec) = spec else { return true };
+        let holder = spec.holder_identity.as_deref().unwrap_or_default();
+        if holder.is_empty() || holder == self.identity {
+            return true;
+        }
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*watched {
+            Some((known, since)) if known == spec => {
+                let lasts = u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
+                now.saturating_sub(*since) > Duration::from_secs(lasts)
+            }
+            _ => {
+                *watched = Some((spec.clone(), now));
+                false
+            }
+        }
     }
 
     fn spec(&self, before: Option<&LeaseSpec>, now: Timestamp) -> LeaseSpec {
@@ -153,17 +180,6 @@ impl Leader {
             ..LeaseSpec::default()
         }
     }
-}
-
-/// Whether the lease is ours already, or nobody's.
-fn free(spec: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> bool {
-    let Some(spec) = spec else { return true };
-    let holder = spec.holder_identity.as_deref().unwrap_or_default();
-    if holder.is_empty() || holder == identity {
-        return true;
-    }
-    let seconds = i64::from(spec.lease_duration_seconds.unwrap_or(0));
-    spec.renew_time.as_ref().is_none_or(|renewed| now.as_second() - renewed.0.as_second() > seconds)
 }
 
 /// Somebody else was quicker: that is an answer, not an error.
@@ -232,20 +248,39 @@ mod tests {
         assert_eq!(*methods.lock().unwrap(), [http::Method::POST, http::Method::GET]);
     }
 
-    #[test]
-    fn a_lease_is_free_only_for_its_holder_or_after_its_time() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let spec = LeaseSpec {
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_comes_is_not_waited_for() {
+        // Connections are taken by the kernel, and nobody reads from them.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let leases: Api<Lease> = Api::namespaced(Arc::<Fence>::default().client(Config::new(url)).unwrap(), "a");
+        let answer = leases.get("b").await;
+        let why = matches!(&answer, Err(kube::Error::Service(why)) if why.is::<tower::timeout::error::Elapsed>());
+        assert!(why, "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_free_only_for_its_holder_or_when_it_was_not_renewed_for_its_time() {
+        let fence = Arc::<Fence>::default();
+        let leader = |identity: &str| {
+            let client = fence.client(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+            Leader::new(client, "a", identity.into(), Arc::clone(&fence))
+        };
+        let renewed = |second| LeaseSpec {
             holder_identity: Some("a".into()),
             lease_duration_seconds: Some(15),
-            renew_time: Some(MicroTime(at(100))),
+            // Whatever its holder's clock says.
+            renew_time: Some(MicroTime(Timestamp::from_second(second).unwrap())),
             ..LeaseSpec::default()
         };
-        assert!(free(Some(&spec), "a", at(100)));
-        assert!(!free(Some(&spec), "b", at(115)));
-        assert!(free(Some(&spec), "b", at(116)));
-        assert!(free(None, "b", at(0)));
-        let nobody = LeaseSpec { holder_identity: Some(String::new()), ..spec };
-        assert!(free(Some(&nobody), "b", at(100)));
+        let (holder, other, at) = (leader("a"), leader("b"), Duration::from_secs);
+        assert!(holder.is_free(Some(&renewed(1)), at(100)));
+        assert!(!other.is_free(Some(&renewed(1)), at(100)), "nobody knows how old it is");
+        assert!(!other.is_free(Some(&renewed(1)), at(115)));
+        assert!(!other.is_free(Some(&renewed(3)), at(116)), "it was renewed");
+        assert!(!other.is_free(Some(&renewed(3)), at(131)));
+        assert!(other.is_free(Some(&renewed(3)), at(132)));
+        assert!(other.is_free(None, at(0)));
+        assert!(other.is_free(Some(&LeaseSpec { holder_identity: Some(String::new()), ..renewed(4) }), at(0)));
     }
 }

@@ -21,4 +21,5 @@ pub mod refusals;
 pub mod run;
 pub mod telemetry;
 pub mod version;
+pub mod watch;
 pub mod workload;

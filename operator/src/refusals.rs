@@ -18,8 +18,9 @@ fn all() -> [(CloudError, &'static str); 8] {
         ),
         (
             CloudError::Host(none()),
-            "`local` only: the operator's host lacks a program, firmware or device, has one that is too old, or another \
-             process holds the cluster's port; the message names the package to install, or the port to free.",
+            "`local` only: the operator's host lacks a program, firmware or device, has one that is too old, its disk is \
+             full, or another process holds the cluster's port; the message names the package to install, or the disk or \
+             port to free.",
         ),
         (
             CloudError::NotFound(none()),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::{
     args::Run,
-    backoff::Failures,
+    backoff::Counts,
     cloud::{
         Cloud,
         local::LocalCloud,
@@ -67,10 +67,12 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         inits: Arc::default(),
         listings: Listings::default(),
         holds: node::hold::Holds::default(),
-        failures: Failures::default(),
+        failures: Counts::default(),
+        looks: Counts::default(),
         fence,
         metrics,
         namespace: args.namespace.clone(),
+        relist: Duration::from_secs(args.relist_seconds),
         client,
     });
     let (stop, stopped) = watch::channel(false);

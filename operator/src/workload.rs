@@ -17,6 +17,9 @@ use crate::{cloud::offer::is_simulated, cluster::secrets, error::Error, lease::F
 
 /// Key of the kubeconfig in its Secret; Cluster API's naming.
 pub const KUBECONFIG_KEY: &str = "value";
+/// Greatest kubeconfig, bytes: one of kubeadm's has six thousand. What the YAML parser allows is meant for files of one's
+/// own: a thousand documents in a text, each merged with all before it, and 250,000 values in all.
+const KUBECONFIG_BYTES: usize = 64 * 1024;
 /// Where our objects live in a real cluster.
 const NAMESPACE: &str = "kube-system";
 
@@ -58,12 +61,33 @@ impl Workload {
     }
 }
 
-/// Checks that a kubeconfig holds data and nothing else: who may write a Secret, or made a node, must not have a file of
-/// ours read and sent, a program run, or a proxy asked.
+/// Why a text is no kubeconfig that is used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Unfit {
+    /// It holds more than data.
+    #[error("may hold data only, and has {0}")]
+    Member(String),
+    /// It is no kubeconfig, or a far greater text than one.
+    #[error("can't be read")]
+    Text,
+}
+
+/// Reads a kubeconfig that a node or a Secret gave.
 ///
 /// # Errors
-/// The name of what it holds besides.
-pub fn check(kubeconfig: &Kubeconfig) -> Result<(), String> {
+/// When it is none, or holds more than data.
+pub fn parse(text: &str) -> Result<Kubeconfig, Unfit> {
+    if text.len() > KUBECONFIG_BYTES {
+        return Err(Unfit::Text);
+    }
+    let kubeconfig = Kubeconfig::from_yaml(text).map_err(|_| Unfit::Text)?;
+    check(&kubeconfig).map_err(Unfit::Member)?;
+    Ok(kubeconfig)
+}
+
+/// Checks that a kubeconfig holds data and nothing else: who may write a Secret, or made a node, must not have a file of
+/// ours read and sent, a program run, or a proxy asked.
+fn check(kubeconfig: &Kubeconfig) -> Result<(), String> {
     const CLUSTER: [&str; 2] = ["certificate-authority-data", "server"];
     const USER: [&str; 2] = ["client-certificate-data", "client-key-data"];
     let parts = |part: serde_json::Result<Value>, known: [&str; 2]| match part.unwrap_or_default() {
@@ -118,19 +142,19 @@ impl Registry {
             return Ok(Some(workload));
         }
         let wrong = || {
-            Error::Invalid(format!(
+            Error::Secret(format!(
                 "Secret {name} holds no kubeconfig under key {KUBECONFIG_KEY}; restore it: a cluster gives it once"
             ))
         };
         let metadata = secret.metadata;
         let bytes = secret.data.and_then(|mut data| data.remove(KUBECONFIG_KEY)).ok_or_else(wrong)?;
         let text = String::from_utf8(bytes.0).map_err(|_| wrong())?;
-        let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|_| wrong())?;
-        check(&kubeconfig).map_err(|member| {
-            Error::Invalid(format!("the kubeconfig in Secret {name} may hold data only, and has {member}: take it out"))
+        let kubeconfig = parse(&text).map_err(|unfit| match unfit {
+            Unfit::Member(_) => Error::Secret(format!("the kubeconfig in Secret {name} {unfit}: take it out")),
+            Unfit::Text => wrong(),
         })?;
         if !secrets::is_of(cluster, &metadata, secrets::is_initialized(cluster)) {
-            return Err(Error::Invalid(secrets::foreign(&name)));
+            return Err(Error::Secret(secrets::foreign(&name)));
         }
         let ca =
             kubeconfig.clusters.iter().find_map(|named| named.cluster.as_ref()?.certificate_authority_data.clone());
@@ -142,7 +166,7 @@ impl Registry {
         config.proxy_url = None;
         config.connect_timeout = Some(std::time::Duration::from_secs(5));
         config.read_timeout = Some(std::time::Duration::from_secs(30));
-        let client = self.fence.client(config).map_err(|error| Error::Invalid(format!("Secret {name}: {error}")))?;
+        let client = self.fence.client(config).map_err(|error| Error::Secret(format!("Secret {name}: {error}")))?;
         let workload = Workload::Real { client, ca };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (version, workload.clone()));
         Ok(Some(workload))
@@ -162,7 +186,7 @@ mod tests {
                  client-key-data: QQ=={user}}}}}], contexts: [{{name: x, context: {{cluster: c, user: u}}}}], \
                  current-context: x}}"
             );
-            check(&Kubeconfig::from_yaml(&text).unwrap())
+            parse(&text).map(drop)
         };
         assert_eq!(with("", ""), Ok(()));
         for (cluster, user, named) in [
@@ -177,7 +201,14 @@ mod tests {
             ("", ", as: admin", "as"),
             ("", ", more: 1", "more"),
         ] {
-            assert_eq!(with(cluster, user), Err(named.to_owned()));
+            assert_eq!(with(cluster, user), Err(Unfit::Member(named.to_owned())));
         }
+    }
+
+    #[test]
+    fn a_text_far_greater_than_a_kubeconfig_is_not_read() {
+        let of = |bytes: usize| parse(&format!("kind: Config\n#{}", "-".repeat(bytes - 14))).map(drop);
+        assert_eq!(of(KUBECONFIG_BYTES), Ok(()));
+        assert_eq!(of(KUBECONFIG_BYTES + 1), Err(Unfit::Text));
     }
 }

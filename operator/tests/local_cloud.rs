@@ -12,15 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use constellation_attestation::delivery::{self, Hints};
 use constellation_operator::cloud::{
     Cloud, CloudError, ClusterUid, InstanceState, LaunchRequest, Network, NetworkRequest, NodeUid,
     local::{LocalCloud, leaks},
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpSocket,
-};
+use tokio::io::AsyncReadExt;
 
 const CONFIG: &[u8] = b"launch configuration \x00\xff";
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 11);
@@ -114,23 +112,6 @@ fn inside<T: Send + 'static>(pid: &str, work: impl FnOnce() -> T + Send + 'stati
     .unwrap()
 }
 
-/// What the metadata service answers to a caller with this address.
-fn metadata(pid: &str, caller: Ipv4Addr, path: &'static str) -> Vec<u8> {
-    inside(pid, move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.bind(SocketAddr::from((caller, 0))).unwrap();
-            let mut stream = socket.connect("169.254.169.254:80".parse().unwrap()).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await.unwrap();
-            answer
-        })
-    })
-}
-
 /// An API server that says hello, at the node's address.
 fn given_api_server(pid: &str) {
     inside(pid, || {
@@ -172,15 +153,12 @@ async fn a_vm_lives_from_launch_to_removal_and_leaves_nothing() {
     let qemus = || leaks(&place.state()).iter().filter(|line| line.contains("qemu-system")).count();
     assert_eq!(qemus(), 1);
 
-    // The guest is known by its address.
+    // The guest is told who it is and where verifiers are, in the form that clouds deliver.
+    let user_data = fs::read(place.state().join(cluster().0).join("instances/n-1/user-data")).unwrap();
+    let hints = Hints { verifiers: vec!["10.77.0.1:9001".into()] };
+    assert_eq!(delivery::split(&user_data), (CONFIG, hints));
     let supervisor = place.supervisor(&cluster());
     given_api_server(&supervisor);
-    let answer = metadata(&supervisor, NODE, "/constellation/v1/launch-config");
-    assert!(answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(CONFIG), "{}", String::from_utf8_lossy(&answer));
-    let answer = metadata(&supervisor, NODE, "/constellation/v1/peers");
-    assert!(answer.ends_with(br#"{"verifiers":["10.77.0.1:9001"]}"#), "{}", String::from_utf8_lossy(&answer));
-    let stranger = metadata(&supervisor, Ipv4Addr::new(10, 77, 0, 1), "/constellation/v1/launch-config");
-    assert!(stranger.starts_with(b"HTTP/1.1 404"));
 
     // The endpoint leads to its targets only, and lets go of those removed.
     let outside: SocketAddr = network.external_url.strip_prefix("https://").unwrap().parse().unwrap();

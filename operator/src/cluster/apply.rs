@@ -105,10 +105,7 @@ pub async fn apply(ctx: &Context, world: &mut World, memory: &mut Memory, step: 
     match step {
         Step::AddFinalizer => finalizers(ctx, cluster, true).await,
         Step::RemoveFinalizer => finalizers(ctx, cluster, false).await,
-        Step::Disown => {
-            record_orphan(ctx, world).await?;
-            secrets::disown(client, cluster).await
-        }
+        Step::Disown => record_orphan(ctx, world).await,
         Step::CreateOwnerKey => secrets::create_owner_key(client, cluster).await,
         Step::CreateMasterSecret => secrets::create_master_secret(ctx, cluster).await,
         Step::RewrapMasterSecret => {
@@ -247,7 +244,10 @@ async fn remove_network(ctx: &Context, world: &World, memory: &mut Memory) -> Re
     }
     match cloud.remove_network(&world.uid).await {
         Ok(()) => Ok(()),
-        Err(CloudError::NotFound(_)) => finalizers(ctx, &world.cluster, false).await,
+        Err(CloudError::NotFound(_)) => {
+            secrets::hand_over(&ctx.client, &world.cluster).await?;
+            finalizers(ctx, &world.cluster, false).await
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -288,9 +288,8 @@ async fn create_node(
     failures: u32,
 ) -> Result<(), Error> {
     let cluster = &world.cluster;
-    let version = world.version.as_ref().ok_or_else(|| missing("the node version"))?;
-    let image = observe::image(cluster, version).ok_or_else(|| missing("the image"))?;
-    let digest = world.seen.target().ok_or_else(|| missing("the node version's digest"))?.to_owned();
+    let version = world.seen.goal().ok_or_else(|| missing("the node version"))?;
+    let image = version.image.clone().ok_or_else(|| missing("the image"))?;
     let control_plane = &cluster.spec.control_plane;
     let worker = cluster.spec.node_groups.iter().find(|known| known.name == group);
     let (instance_type, state_disk) = match (role, worker) {
@@ -308,8 +307,8 @@ async fn create_node(
             cluster_ref: LocalRef { name: cluster.name_any() },
             node_group: group.to_owned(),
             role,
-            node_version: version.name_any(),
-            version_digest: digest,
+            node_version: version.name.clone(),
+            version_digest: version.digest.clone(),
             image,
             instance_type,
             zone,
@@ -324,7 +323,7 @@ async fn create_node(
             (LABEL_CLUSTER, cluster.name_any()),
             (LABEL_GROUP, group.to_owned()),
             (LABEL_ROLE, role.as_str().to_owned()),
-            (LABEL_VERSION, label_value(&version.name_any())),
+            (LABEL_VERSION, label_value(&version.name)),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into(),
@@ -353,8 +352,9 @@ async fn create_node(
 
 /// Two clusters of a namespace whose names, with their groups', come to the same.
 fn taken(kind: &str, name: &str, of: &str) -> Error {
-    Error::Invalid(format!(
-        "{kind} {name} belongs to cluster {of} already: delete it, or name the cluster or its group otherwise"
+    Error::Taken(format!(
+        "{kind} {name} belongs to cluster {of} already: give this cluster or its group another name, or delete it if \
+         there is no cluster {of} any more"
     ))
 }
 
@@ -376,6 +376,7 @@ async fn orphan(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
     let uid = node.uid().unwrap_or_default();
     ctx.holds.forget(&uid);
     ctx.failures.forget(&uid);
+    ctx.looks.forget(&uid);
     let rest: Vec<_> = node.finalizers().iter().filter(|f| *f != FINALIZER_NODE).cloned().collect();
     let body = json!({"metadata": {"finalizers": rest, "resourceVersion": node.resource_version()}});
     let api: Api<ConfidentialNode> = namespaced(ctx, &world.cluster);

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod bundle;
+pub mod news;
 pub mod observe;
 pub mod plan;
 pub mod report;
@@ -26,10 +27,8 @@ use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
     runtime::{
-        Controller,
         controller::{Action, Config},
         reflector::ObjectRef,
-        watcher,
     },
 };
 use serde_json::json;
@@ -42,17 +41,15 @@ use crate::{
     context::Context,
     custody,
     error::{Class, Error, chain},
-    events,
     init::install::MANAGER,
     version::appraise::private,
+    watch,
 };
 
 /// One reconcile is tens of API calls and a few of a cloud.
 const LIMIT: Duration = Duration::from_mins(2);
 /// Clusters reconcile beside each other; each is mostly waiting.
 const CONCURRENCY: u16 = 8;
-/// How soon to look again while something is going on that no watch tells.
-const SOON: Duration = Duration::from_secs(2);
 /// How soon after steps were carried out.
 const NEXT: Duration = Duration::from_millis(300);
 /// How often a cluster is looked at in which nothing happens: its API server can't wake us.
@@ -87,13 +84,13 @@ struct Reconciler {
 
 /// Reconciles clusters until `stop`.
 pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let controller = Controller::new(ctx.scope::<ConstellationCluster>(), watcher::Config::default());
+    let controller = watch::controller(ctx.scope::<ConstellationCluster>(), ctx.relist);
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .owns(ctx.scope::<ConfidentialNode>(), watcher::Config::default())
-        .owns(ctx.scope::<NodeGroup>(), watcher::Config::default())
-        .watches(ctx.scope::<NodeVersion>(), watcher::Config::default(), move |version| {
+        .owns_stream(ctx.watch::<ConfidentialNode>())
+        .owns_stream(ctx.watch::<NodeGroup>())
+        .watches_stream(ctx.watch::<NodeVersion>(), move |version| {
             let (name, namespace) = (version.name_any(), version.namespace());
             let uses = |c: &ConstellationCluster| c.namespace() == namespace && c.spec.node_version == name;
             store.state().iter().filter(|c| uses(c)).map(|c| ObjectRef::from_obj(c.as_ref())).collect::<Vec<_>>()
@@ -158,6 +155,7 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     // A step may have written its status.
     let cluster = Arc::clone(&world.cluster);
     // A conflict says only that the next look will see more: nobody needs to read that.
+    world.facts.conflict = failure.as_ref().is_some_and(Error::is_conflict);
     let told = failure.as_ref().filter(|error| !error.is_conflict());
     world.facts.error = told.map(|error| chain(error));
     world.facts.stuck = told.is_some_and(Error::needs_help);
@@ -166,20 +164,26 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     let status = report::report(&world.seen, &plan, &world.facts, &before, Timestamp::now());
     if !(world.seen.deleting && plan.steps.contains(&Step::RemoveFinalizer)) && cluster.status.as_ref() != Some(&status)
     {
-        write(ctx, &cluster, &status).await?;
-        announce(ctx, &cluster, &before, &status).await;
+        tell(ctx, &cluster, &before, &status).await?;
     }
     match failure {
         Some(error) if error.is_conflict() => return Ok(Action::requeue(NEXT)),
         Some(error) => return Err(error),
         None => {}
     }
-    Ok(Action::requeue(if !plan.steps.is_empty() || status.accepted_versions != before.accepted_versions {
+    let (uid, acted) = (&world.uid.0, !plan.steps.is_empty());
+    if acted || status != before {
+        ctx.looks.forget(uid);
+    }
+    // What is remembered before anything is done for it.
+    let decided = (&status.accepted_versions, &status.rolled_back) != (&before.accepted_versions, &before.rolled_back);
+    Ok(Action::requeue(if acted || decided {
         NEXT
     } else if report::converged(&world.seen, &plan) || world.seen.paused {
         CALM
     } else {
-        SOON
+        // Something is going on that no watch tells.
+        ctx.looks.waited(uid)
     }))
 }
 
@@ -196,8 +200,7 @@ async fn blind(ctx: &Context, cluster: &ConstellationCluster, error: Error) -> R
     let status = report::blind(&before, why, &chain(&error), cluster.metadata.generation, Timestamp::now());
     if status != before {
         ctx.fence.check()?;
-        write(ctx, cluster, &status).await?;
-        announce(ctx, cluster, &before, &status).await;
+        tell(ctx, cluster, &before, &status).await?;
     }
     Err(error)
 }
@@ -275,14 +278,16 @@ async fn rotation(ctx: &Context, cluster: &ConstellationCluster, memory: &mut Me
     memory.key = Some((Instant::now(), newest));
 }
 
+/// Writes a status; false where the cluster changed or went since it was looked at.
 async fn write(
     ctx: &Context,
     cluster: &ConstellationCluster,
     status: &ConstellationClusterStatus,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     match put_status(ctx, cluster, status).await {
-        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
-        other => other.map(drop).map_err(Error::kube(format!("writing the status of cluster {}", cluster.name_any()))),
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(false),
+        Err(error) => Err(Error::kube(format!("writing the status of cluster {}", cluster.name_any()))(error)),
     }
 }
 
@@ -303,41 +308,24 @@ async fn put_status(
     api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await
 }
 
-/// One Event per change of `Ready`, one when something can't be fetched, and one per reason for which strangers are
-/// refused.
-async fn announce(
+/// Writes a status and then publishes what is new in it: what isn't written, the next look says again.
+async fn tell(
     ctx: &Context,
     cluster: &ConstellationCluster,
     before: &ConstellationClusterStatus,
     after: &ConstellationClusterStatus,
-) {
-    let missing = |status: &ConstellationClusterStatus| {
-        let found = status.conditions.iter().find(|c| c.type_ == kind::COLLATERAL_UNAVAILABLE)?;
-        Some((found.reason.clone(), found.message.clone()))
-    };
-    if let Some((why, message)) = missing(after).filter(|now| Some(&now.0) != missing(before).map(|old| old.0).as_ref())
-    {
-        ctx.events.warning(cluster, &why, message).await;
+) -> Result<(), Error> {
+    if write(ctx, cluster, after).await? {
+        for told in news::news(before, after) {
+            ctx.events.tell(cluster, told).await;
+        }
     }
-    let whose = "joins failed, or somebody who names no node of this cluster was refused";
-    for told in events::refused(before.refusals.as_ref(), after.refusals.as_ref(), whose) {
-        ctx.events.tell(cluster, told).await;
-    }
-    let ready = |status: &ConstellationClusterStatus| {
-        status.conditions.iter().find(|c| c.type_ == kind::READY).map(|c| (c.status.clone(), c.reason.clone()))
-    };
-    let Some((status, why)) = ready(after).filter(|now| Some(now) != ready(before).as_ref()) else { return };
-    let message = after.summary.clone().unwrap_or_default();
-    if status == "True" || !condition::is_true(&after.conditions, kind::STALLED) {
-        ctx.events.normal(cluster, &why, message).await;
-    } else {
-        ctx.events.warning(cluster, &why, message).await;
-    }
+    Ok(())
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
 fn on_error(cluster: Arc<ConstellationCluster>, error: &Error, reconciler: Arc<Reconciler>) -> Action {
     let uid = cluster.uid().unwrap_or_default();
     tracing::warn!(name = cluster.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
-    Action::requeue(reconciler.ctx.failures.wait(&uid, error))
+    Action::requeue(reconciler.ctx.failures.failed(&uid, error))
 }

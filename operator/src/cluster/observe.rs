@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use constellation_attestation::owner;
+use constellation_attestation::{owner, settings};
 use constellation_crds::{
     ANNOTATION_DELETE_FIRST, ANNOTATION_PAUSED, ConfidentialNode, ConstellationCluster, FINALIZER_CLUSTER, NodeGroup,
     NodeVersion, TrustBundle,
-    cluster::{AcceptedVersion, CloudResource, DeletionPolicy, StateDisk, Taint},
-    condition::{kind, reason},
+    cluster::{AcceptedVersion, CloudResource, DeletionPolicy, StateDisk, Taint, WorkerGroup},
+    condition::{Condition, kind, reason},
     node::{AttestationResult, Phase, Refusals, Role},
+    version::Rollout,
 };
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
@@ -135,7 +136,6 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     };
     let given = Given { owner: owner.as_deref(), cloud: cloud.as_deref(), roots: &roots, collateral: &collateral };
     let inside = inside(&cluster, workload.as_ref(), simulated, &uid, &given).await;
-    let names: Vec<_> = cluster.spec.node_groups.iter().map(|group| group.name.as_str()).collect();
     let platform = cloud.as_ref().map(|cloud| cloud.platform());
     let initialized = recorded || kubeconfig || (simulated && ready_control_plane);
     // Before there is a cluster, and where it is played, any version will do.
@@ -143,6 +143,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let seen = Observed {
         name: cluster.name_any(),
         now: Timestamp::now().as_second(),
+        created: cluster.creation_timestamp().map_or(0, |time| time.0.as_second()),
         deleting: cluster.metadata.deletion_timestamp.is_some(),
         deletion_policy: cluster.spec.deletion_policy.unwrap_or(DeletionPolicy::Delete),
         finalizer: cluster.finalizers().iter().any(|finalizer| finalizer == FINALIZER_CLUSTER),
@@ -158,24 +159,22 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         network: memory.network.is_some(),
         version: version_seen(&cluster, version.as_ref(), platform, running.as_ref()),
         accepted,
+        current: status.current_version,
+        auto_rollback: rollout(&cluster, version.as_ref(), |rollout| rollout.auto_rollback).unwrap_or(true),
+        rolled_back: status.rolled_back,
         initialized,
         kubeconfig_lost: (recorded && !kubeconfig && !simulated).then(|| secrets::kubeconfig_name(&cluster)),
         reachable: inside.reachable,
-        unreachable_seconds: memory
-            .answered
-            .map_or(i64::MAX, |last| i64::try_from(last.elapsed().as_secs()).unwrap_or(i64::MAX)),
+        turned_away: inside.turned_away,
+        unreachable_seconds: silence(&cluster, memory.answered.map(|last| last.elapsed()), Timestamp::now()),
         installed: inside.installed,
         trust_current: inside.trust_current,
         max_index: max_index(&cluster),
         control_plane_replicas: cluster.spec.control_plane.replicas,
         on_failure: cluster.spec.on_failure(),
-        max_surge: max_surge(&cluster, version.as_ref()),
+        max_surge: rollout(&cluster, version.as_ref(), |rollout| rollout.max_surge).unwrap_or(1),
         groups: cluster.spec.node_groups.iter().map(|group| group_seen(group, &groups)).collect(),
-        stale_groups: groups
-            .iter()
-            .filter(|group| !names.contains(&group.spec.group.as_str()) && group.metadata.deletion_timestamp.is_none())
-            .map(|group| group.spec.group.clone())
-            .collect(),
+        stale_groups: stale_groups(&cluster, &groups),
         talks: nodes.iter().filter_map(|node| talk(ctx, node, initialized)).collect(),
         nodes: node_list,
         targets: memory.targets.clone(),
@@ -187,15 +186,31 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         endpoint: memory.network.as_ref().map(|network| network.endpoint.clone()),
         kubeconfig: kubeconfig.then(|| secrets::kubeconfig_name(&cluster)),
         trust_revision: inside.revision,
-        collateral: None,
         refusals: inside.refusals,
         resources: resources(memory, &nodes),
-        error: None,
-        stuck: false,
-        why: None,
+        ..Facts::default()
     };
     let network = memory.network.clone();
     Ok(World { seen, facts, cluster, uid, cloud, owner, master, network, version, nodes, workload, roots, collateral })
+}
+
+/// For how many seconds the API server hasn't answered: since it answered us last, or since the status says so in an
+/// operator's words that died meanwhile. One that dies again and again would else begin to count each time, and never
+/// offer a disk key.
+fn silence(cluster: &ConstellationCluster, unanswered: Option<Duration>, now: Timestamp) -> i64 {
+    let ours = unanswered.map_or(i64::MAX, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+    ours.max(told_silent(cluster).map_or(0, |since| now.as_second() - since.as_second()))
+}
+
+/// Since when the status says that it doesn't answer. One that was never available is new, and takes its time.
+fn told_silent(cluster: &ConstellationCluster) -> Option<Timestamp> {
+    let status = cluster.status.as_ref()?;
+    let silent = |told: &&Condition| {
+        told.type_ == kind::AVAILABLE && told.status == "False" && told.reason == reason::API_SERVER_UNREACHABLE
+    };
+    let since = status.conditions.iter().find(silent)?.last_transition_time.0;
+    let made: Timestamp = status.initialization.as_ref()?.control_plane_initialized_at.as_ref()?.parse().ok()?;
+    (since > made).then_some(since)
 }
 
 /// The cluster's groups. One that somebody else made in its name is not ours to read or to delete.
@@ -204,6 +219,13 @@ async fn groups(client: &Client, cluster: &ConstellationCluster, mine: &ListPara
     let mut groups = groups.list(mine).await.map_err(Error::kube("listing the cluster's groups"))?.items;
     groups.retain(|group| group.name_any() == format!("{}-{}", cluster.name_any(), group.spec.group));
     Ok(groups)
+}
+
+/// Those that the spec no longer has, and that are not on their way out.
+fn stale_groups(cluster: &ConstellationCluster, groups: &[NodeGroup]) -> Vec<String> {
+    let has = |name: &str| cluster.spec.node_groups.iter().any(|group| group.name == name);
+    let stale = |group: &&NodeGroup| !has(&group.spec.group) && group.metadata.deletion_timestamp.is_none();
+    groups.iter().filter(stale).map(|group| group.spec.group.clone()).collect()
 }
 
 /// Whether the master secret must be wrapped again.
@@ -218,9 +240,14 @@ fn resources(memory: &Memory, nodes: &[ConfidentialNode]) -> Vec<CloudResource> 
     network.chain(ids.map(|id| CloudResource { kind: "instance".into(), id })).collect()
 }
 
-fn max_surge(cluster: &ConstellationCluster, version: Option<&NodeVersion>) -> u32 {
-    let of_version = version.and_then(|version| version.spec.rollout.as_ref()?.max_surge);
-    of_version.or_else(|| cluster.spec.rollout.as_ref()?.max_surge).unwrap_or(1)
+/// A setting of the roll: the version's, or else the cluster's.
+fn rollout<T>(
+    cluster: &ConstellationCluster,
+    version: Option<&NodeVersion>,
+    setting: impl Fn(&Rollout) -> Option<T>,
+) -> Option<T> {
+    let of_version = version.and_then(|version| setting(version.spec.rollout.as_ref()?));
+    of_version.or_else(|| setting(cluster.spec.rollout.as_ref()?))
 }
 
 /// Without the number 0, which no node has; a host's network gives its first addresses, and its last one, to nobody.
@@ -238,28 +265,38 @@ fn max_index(cluster: &ConstellationCluster) -> u32 {
     bits(pods, 24).saturating_sub(1).min(hosts).min(MOST_NODES)
 }
 
+/// What no node could be told of itself: a kubelet would not start with it.
+fn unfit(cluster: &ConstellationCluster) -> Option<String> {
+    let problem = |group: &WorkerGroup| {
+        let error = settings::placement(&group.labels, &begin::taints(&group.taints)).err()?;
+        Some(format!("group {}: {error}: change it", group.name))
+    };
+    cluster.spec.node_groups.iter().find_map(problem)
+}
+
 fn version_seen(
     cluster: &ConstellationCluster,
     version: Option<&NodeVersion>,
     platform: Option<&str>,
     running: Option<&Option<String>>,
 ) -> VersionSeen {
+    if let Some(problem) = unfit(cluster) {
+        return VersionSeen::Impossible(problem);
+    }
     let name = cluster.spec.node_version.clone();
     let Some(version) = version else { return VersionSeen::Missing(name) };
     let Some(status) = &version.status else {
-        return VersionSeen::NotReady(format!("NodeVersion {name} is being verified"));
+        return VersionSeen::Awaited(format!("NodeVersion {name} is being verified"));
     };
     if status.observed_generation != version.metadata.generation {
-        return VersionSeen::NotReady(format!("NodeVersion {name} changed and is being verified"));
+        return VersionSeen::Awaited(format!("NodeVersion {name} changed and is being verified"));
     }
     let ready = status.conditions.iter().find(|c| c.type_ == kind::READY);
     let (Some(digest), true) = (&status.digest, ready.is_some_and(|c| c.status == "True")) else {
         let why = ready.map_or("it is being verified", |c| c.message.as_str());
         return VersionSeen::NotReady(format!("NodeVersion {name} is not Ready: {why}"));
     };
-    if image(cluster, version).is_none() {
-        return VersionSeen::NoImage(name);
-    }
+    let Some(image) = image(cluster, version) else { return VersionSeen::NoImage(name) };
     if !status.sets.iter().any(|set| Some(set.platform.as_str()) == platform) {
         return VersionSeen::NoSet(name);
     }
@@ -268,19 +305,19 @@ fn version_seen(
     let known = accepted.is_some_and(|accepted| accepted.iter().any(|known| known.digest == *digest));
     match running {
         Some(None) if !known => {
-            return VersionSeen::NotReady(format!(
+            return VersionSeen::Awaited(format!(
                 "the cluster doesn't say whether it runs Kubernetes {wanted}, for which NodeVersion {name} is"
             ));
         }
         Some(Some(running)) if running.split(['+', '-']).next() != Some(wanted) => {
-            return VersionSeen::OtherKubernetes(format!(
+            return VersionSeen::Impossible(format!(
                 "NodeVersion {name} is for Kubernetes {wanted}, and the cluster runs {running}: roll to images of the \
                  version that it was made with"
             ));
         }
         None | Some(_) => {}
     }
-    VersionSeen::Ready(AcceptedVersion { digest: digest.clone(), name, sets: status.sets.clone() })
+    VersionSeen::Ready(AcceptedVersion { digest: digest.clone(), name, sets: status.sets.clone(), image: Some(image) })
 }
 
 /// The image of a version for the cluster's provider.
@@ -296,7 +333,7 @@ pub fn image(cluster: &ConstellationCluster, version: &NodeVersion) -> Option<St
     }
 }
 
-fn group_seen(group: &constellation_crds::cluster::WorkerGroup, existing: &[NodeGroup]) -> GroupSeen {
+fn group_seen(group: &WorkerGroup, existing: &[NodeGroup]) -> GroupSeen {
     let found = existing.iter().find(|known| known.spec.group == group.name);
     let (min, max) = group.autoscaling.as_ref().map_or((0, 240), |bounds| (bounds.min, bounds.max));
     GroupSeen {
@@ -347,7 +384,7 @@ fn node(node: &ConfidentialNode, cluster: &ConstellationCluster) -> NodeSeen {
         let told = status.conditions.iter().find(|told| told.type_ == kind && told.status == "False")?;
         reasons.iter().copied().find(|reason| told.reason == *reason)
     };
-    let short = because(kind::LAUNCHED, &[reason::NO_CAPACITY, reason::QUOTA_EXCEEDED]);
+    let short = because(kind::LAUNCHED, &[reason::HOST_NOT_READY, reason::NO_CAPACITY, reason::QUOTA_EXCEEDED]);
     let vanished = because(kind::READY, &[reason::INSTANCE_VANISHED]).is_some();
     let refused = |result: &AttestationResult| result.verdict == "Refused" && lacking(result).is_empty();
     NodeSeen {
@@ -399,6 +436,7 @@ fn talk(ctx: &Context, node: &ConfidentialNode, initialized: bool) -> Option<(St
 #[derive(Default)]
 struct Inside {
     reachable: bool,
+    turned_away: Option<String>,
     kubernetes: Option<String>,
     installed: bool,
     trust_current: bool,
@@ -443,6 +481,14 @@ async fn inside(
     };
     match tokio::time::timeout(PROBE_LIMIT, look).await {
         Ok(Ok(inside)) => inside,
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
+            let (name, why) = (secrets::kubeconfig_name(cluster), status.message);
+            let refusal = format!(
+                "the cluster's API server doesn't let in who has the kubeconfig of Secret {name} ({why}): put an administrator's \
+                 kubeconfig of this cluster there"
+            );
+            Inside { turned_away: Some(refusal), ..Inside::default() }
+        }
         Ok(Err(error)) => {
             tracing::debug!(%error, "the cluster's API server does not answer");
             Inside::default()

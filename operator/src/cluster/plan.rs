@@ -1,11 +1,12 @@
 //! What a cluster needs next: a total function of what was seen. It decides; it touches nothing.
 
+pub(super) mod rollback;
 mod sizes;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use constellation_crds::{
-    cluster::{AcceptedVersion, DeletionPolicy},
+    cluster::{AcceptedVersion, DeletionPolicy, RolledBack},
     condition::reason,
     node::{Phase, Role},
 };
@@ -18,6 +19,9 @@ pub const MAX_BOOTING: usize = 1;
 
 /// An API server that is silent for less is only busy; nobody is asked to recover for that.
 const RECOVER_AFTER_SECONDS: i64 = 30;
+
+/// Clocks of two machines that somebody looks after differ by less.
+const CLOCK_SLACK_SECONDS: i64 = 300;
 
 /// An API server that is silent for less may come back whatever was seen of its nodes: a restart takes a minute or two.
 const LOST_AFTER_SECONDS: i64 = 300;
@@ -68,7 +72,7 @@ pub enum Step {
         /// Why, for people.
         why: String,
     },
-    /// Records that the cluster's VMs are left running, and keeps its Secrets.
+    /// Records that the cluster's VMs are left running; its Secrets stay.
     Disown,
     /// Forgets a node and leaves its VM running.
     OrphanNode(String),
@@ -102,7 +106,7 @@ impl Step {
             Self::DeleteGroup(group) => format!("Remove group {group}"),
             Self::CreateNode { group, index, .. } => format!("Make node {group}-{index}"),
             Self::DeleteNode { name, why } => format!("Delete node {name}: {why}"),
-            Self::Disown => "Record that the VMs are left running, and keep the Secrets".into(),
+            Self::Disown => "Record that the VMs are left running; the Secrets stay".into(),
             Self::OrphanNode(name) => format!("Leave the VM of node {name} running and forget it"),
             Self::StartInit(name) => format!("Initialise Kubernetes on node {name}"),
             Self::StartRecover(name) => format!("Hand node {name} its disk key"),
@@ -136,6 +140,8 @@ pub struct Plan {
     pub blocked: Option<Blocked>,
     /// Versions whose nodes are accepted.
     pub accepted: Vec<AcceptedVersion>,
+    /// The version that was given up.
+    pub rolled_back: Option<RolledBack>,
 }
 
 impl Plan {
@@ -164,12 +170,25 @@ impl Plan {
 /// Decides what is next.
 #[must_use]
 pub fn plan(seen: &Observed) -> Plan {
-    let mut plan = Plan { accepted: seen.accepted.clone(), ..Plan::default() };
+    let mut plan = decide(seen);
+    // The first step that fails ends a pass, and no node waits for a key service that is away.
+    plan.steps.sort_by_key(|step| *step == Step::RewrapMasterSecret);
+    plan
+}
+
+fn decide(seen: &Observed) -> Plan {
+    let (accepted, rolled_back) = (seen.accepted.clone(), seen.rolled_back.clone());
+    let mut plan = Plan { accepted, rolled_back, ..Plan::default() };
     if seen.paused && !seen.deleting {
         return plan.wait(reason::PAUSED, "the cluster is paused: nothing is changed until that is taken back");
     }
     if seen.deleting {
         return delete(seen, plan);
+    }
+    if seen.now + CLOCK_SLACK_SECONDS < seen.created {
+        // What is signed now would be out of its time for all others, and what has ended would count.
+        let words = "by the operator's clock this cluster isn't made yet: set the clock of the operator's machine";
+        return plan.stall(reason::CLOCK_WRONG, words);
     }
     // Before the finalizer: a cluster that can't be begun can always be deleted.
     if let Some(refusal) = &seen.provider_refused {
@@ -205,8 +224,18 @@ pub fn plan(seen: &Observed) -> Plan {
         plan.steps.push(Step::EnsureNetwork);
     }
     groups(seen, &mut plan);
-    let VersionSeen::Ready(target) = &seen.version else { return without_target(seen, plan) };
-    if !plan.accepted.iter().any(|known| known.digest == target.digest && known.sets == target.sets) {
+    let (VersionSeen::Ready(wanted), Some(target)) = (&seen.version, seen.goal()) else {
+        return without_target(seen, plan);
+    };
+    plan.rolled_back = rollback::decide(seen, wanted);
+    if plan.rolled_back != seen.rolled_back {
+        // Remembered before anything is done for it: the node that shows it is removed.
+        return match plan.rolled_back.as_ref().map(rollback::words) {
+            Some(words) => plan.wait(reason::ROLLED_BACK, words),
+            None => plan.wait(reason::ROLLING_OUT, "another version is wanted than the one that was given up"),
+        };
+    }
+    if !plan.accepted.contains(target) {
         plan.accepted.retain(|known| known.digest != target.digest);
         plan.accepted.push(target.clone());
     }
@@ -216,7 +245,7 @@ pub fn plan(seen: &Observed) -> Plan {
             .wait(reason::CREATING_INFRASTRUCTURE, "keys, network and the accepted version are being prepared");
     }
     if seen.simulated && !prepare_inside(seen, &mut plan) {
-        return plan.wait(reason::IN_PROGRESS, "the signed trust bundle is being written");
+        return plan.wait(reason::IN_PROGRESS, "our kinds and the signed trust bundle are being written");
     }
     if !seen.initialized {
         return initialize(seen, &target.digest, plan);
@@ -228,7 +257,7 @@ pub fn plan(seen: &Observed) -> Plan {
     if !seen.reachable {
         return unreachable(seen, plan);
     }
-    if !prepare_inside(seen, &mut plan) {
+    if !seen.simulated && !prepare_inside(seen, &mut plan) {
         return plan
             .then("Let the other nodes join")
             .wait(reason::WAITING_FOR_CONTROL_PLANE, "the cluster gets its kinds, rights and trust bundle");
@@ -236,6 +265,7 @@ pub fn plan(seen: &Observed) -> Plan {
     sizes::sizes(seen, &target.digest, &mut plan);
     targets(seen, &mut plan);
     retire(seen, &target.digest, &mut plan);
+    rollback::tell(&mut plan);
     plan
 }
 
@@ -260,6 +290,7 @@ fn without_target(seen: &Observed, mut plan: Plan) -> Plan {
             plan.wait(reason::NODE_VERSION_NOT_FOUND, format!("there is no NodeVersion {name}: create it"))
         }
         VersionSeen::NotReady(message) => plan.wait(reason::NODE_VERSION_NOT_READY, message),
+        VersionSeen::Awaited(message) => plan.wait(reason::IN_PROGRESS, message),
         VersionSeen::NoImage(name) => {
             let message = format!("NodeVersion {name} names no image for this provider: add one");
             plan.stall(reason::IMAGE_NOT_FOUND, message)
@@ -268,12 +299,13 @@ fn without_target(seen: &Observed, mut plan: Plan) -> Plan {
             let message = format!("NodeVersion {name} has no measurements for this provider's platform: add a set");
             plan.stall(reason::NO_MEASUREMENTS, message)
         }
-        VersionSeen::OtherKubernetes(message) => plan.stall(reason::INVALID_SPEC, message),
+        VersionSeen::Impossible(message) => plan.stall(reason::INVALID_SPEC, message),
         VersionSeen::Ready(_) => plan,
     }
 }
 
-/// Our kinds and the trust bundle; true when both are as they should be.
+/// Our kinds and then the trust bundle; false while there are no kinds. An old bundle is written before whatever comes
+/// next, which a failure ends: so nothing else waits for another look.
 fn prepare_inside(seen: &Observed, plan: &mut Plan) -> bool {
     if !seen.installed {
         plan.steps.push(Step::Install);
@@ -281,15 +313,14 @@ fn prepare_inside(seen: &Observed, plan: &mut Plan) -> bool {
     if !seen.installed || !seen.trust_current {
         plan.steps.push(Step::WriteTrust);
     }
-    seen.installed && seen.trust_current
+    seen.installed
 }
 
 fn initialize(seen: &Observed, target: &str, mut plan: Plan) -> Plan {
     let after = "Install our kinds, write the trust bundle and make the other nodes";
     sizes::failed(seen, &mut plan);
     let Some(first) = seen.control_plane().find(|node| node.alive()) else {
-        let standing = seen.control_plane().any(|node| node.phase == Phase::Failed && !node.deleting);
-        if !standing && seen.control_plane().all(|node| node.deleting) {
+        if seen.control_plane().all(|node| node.deleting) {
             sizes::create(seen, &mut plan, "control-plane", Role::ControlPlane, 0);
         }
         return plan
@@ -342,6 +373,11 @@ fn failed_words(seen: &Observed) -> String {
 }
 
 fn unreachable(seen: &Observed, mut plan: Plan) -> Plan {
+    if let Some(refusal) = &seen.turned_away {
+        // It is there: nobody lacks a disk key.
+        targets(seen, &mut plan);
+        return plan.stall(reason::ACCESS_DENIED, refusal);
+    }
     // Also one that was never Ready: power may go between its last step and the first look. One that holds nothing yet says
     // so, and goes on.
     for node in seen.control_plane().filter(|node| node.alive() && node.address.is_some()) {
@@ -412,9 +448,10 @@ fn groups(seen: &Observed, plan: &mut Plan) {
         let is_new = group.current.is_none();
         let edited = group.remembered.as_ref() != Some(&group.spec);
         let current = group.current.unwrap_or(group.wanted);
-        let wanted = if is_new || edited { group.wanted } else { current }.clamp(group.min, group.max);
-        let wanted = if edited && !is_new && group.autoscaled { current.clamp(group.min, group.max) } else { wanted };
-        if is_new || edited || wanted != current {
+        // Of a group that others set the size of, the spec says the bounds.
+        let taken_over = is_new || (edited && !group.autoscaled);
+        let wanted = if taken_over { group.wanted } else { current }.clamp(group.min, group.max);
+        if edited || wanted != current {
             let (group, spec) = (group.name.clone(), group.spec.clone());
             plan.steps.push(Step::ApplyGroup { group, replicas: wanted, spec });
         }

@@ -11,7 +11,7 @@ use constellation_crds::{
 use jiff::Timestamp;
 
 use super::{
-    plan::{Blocked, Plan, Step},
+    plan::{Blocked, Plan, Step, rollback},
     seen::{NodeSeen, Observed},
 };
 
@@ -38,6 +38,8 @@ pub struct Facts {
     pub resources: Vec<constellation_crds::cluster::CloudResource>,
     /// A step failed; for people.
     pub error: Option<String>,
+    /// A step met a change by somebody else: it is done after another look.
+    pub conflict: bool,
     /// Nothing will come of that step without somebody's help.
     pub stuck: bool,
     /// The reason for it, where there is a better one than that it goes on.
@@ -85,6 +87,7 @@ pub fn report(
         current_version: if all_target { target.map(str::to_owned) } else { before.current_version.clone() },
         target_version: target.map(str::to_owned).or_else(|| before.target_version.clone()),
         accepted_versions: if seen.deleting { before.accepted_versions.clone() } else { accepted(plan) },
+        rolled_back: plan.rolled_back.clone(),
         trust_revision: facts.trust_revision.max(before.trust_revision),
         refusals: facts.refusals.clone().or_else(|| before.refusals.clone()),
         resources: if facts.resources.is_empty() { before.resources.clone() } else { facts.resources.clone() },
@@ -121,7 +124,8 @@ fn accepted(plan: &Plan) -> Vec<AcceptedVersion> {
 pub fn converged(seen: &Observed, plan: &Plan) -> bool {
     let target = seen.target();
     let desired = usize::try_from(seen.desired()).unwrap_or(usize::MAX);
-    plan.steps.iter().all(|step| matches!(step, Step::SetTargets(_)))
+    // What is signed anew says the same: were it other versions, these would differ.
+    plan.steps.iter().all(|step| matches!(step, Step::SetTargets(_) | Step::WriteTrust))
         && plan.blocked.is_none()
         // A roll ends when the old version is no longer accepted, and the signed trust bundle says so.
         && plan.accepted == seen.accepted
@@ -161,7 +165,8 @@ impl Board<'_> {
 }
 
 fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut ConstellationClusterStatus, now: Timestamp) {
-    let ready = converged(seen, plan) && facts.error.is_none();
+    let was_ready = condition::is_true(&status.conditions, kind::READY);
+    let ready = converged(seen, plan) && facts.error.is_none() && (was_ready || !facts.conflict);
     let desired = seen.desired();
     let ready_nodes = status.ready_nodes.unwrap_or(0);
     let rolling = seen.initialized && seen.nodes.iter().any(|node| node.alive() && seen.is_outdated(node));
@@ -210,12 +215,16 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     board.only(kind::COLLATERAL_UNAVAILABLE, facts.collateral.is_some(), missing, cure);
     etcd(seen, available, &mut board);
     let old = seen.nodes.iter().filter(|node| seen.is_outdated(node)).count();
-    board.say(
-        kind::NODES_UP_TO_DATE,
-        old == 0 && seen.target().is_some() && !seen.nodes.is_empty(),
-        (reason::UP_TO_DATE, if rolling { reason::ROLLING_OUT } else { reason::CREATING_NODES }),
-        if old == 0 { String::new() } else { format!("{old} nodes run another version, or have other settings") },
-    );
+    let (why_old, old_words) = match &plan.rolled_back {
+        Some(given_up) => (reason::ROLLED_BACK, rollback::words(given_up)),
+        None if old == 0 => (reason::CREATING_NODES, String::new()),
+        None => {
+            let why = if rolling { reason::ROLLING_OUT } else { reason::CREATING_NODES };
+            (why, format!("{old} nodes run another version, or have other settings"))
+        }
+    };
+    let up_to_date = old == 0 && plan.rolled_back.is_none() && seen.target().is_some() && !seen.nodes.is_empty();
+    board.say(kind::NODES_UP_TO_DATE, up_to_date, (reason::UP_TO_DATE, why_old), old_words);
     let failed: Vec<_> =
         seen.nodes.iter().filter(|node| node.phase == Phase::Failed).map(|n| n.name.as_str()).collect();
     board.only(
@@ -245,7 +254,9 @@ fn why_not_ready(seen: &Observed, plan: &Plan, facts: &Facts, rolling: bool) -> 
     }
     if let Some(error) = &facts.error {
         let message = format!("a step failed and is tried again: {error}");
-        return (facts.why.unwrap_or(reason::IN_PROGRESS), message);
+        // What passes by itself is no news of a cluster whose nodes go back.
+        let goes_on = if plan.rolled_back.is_some() { reason::ROLLED_BACK } else { reason::IN_PROGRESS };
+        return (facts.why.unwrap_or(goes_on), message);
     }
     match (&plan.blocked, rolling) {
         (Some(Blocked { reason: why, message, .. }), true) if *why == reason::NODES_NOT_READY => {

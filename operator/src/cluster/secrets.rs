@@ -8,7 +8,7 @@ use constellation_attestation::{
     owner::{self, SigningKey},
 };
 use constellation_cloud::custody::Wrapped;
-use constellation_crds::{ConstellationCluster, condition};
+use constellation_crds::{ANNOTATION_CLUSTER_UID, ConstellationCluster, condition};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client, Resource as _, ResourceExt as _,
@@ -80,7 +80,7 @@ async fn create(
     let mut secret = Secret { data: Some(bytes(data)), ..Secret::default() };
     secret.metadata.name = Some(name.to_owned());
     secret.metadata.labels = Some([(constellation_crds::LABEL_CLUSTER.to_owned(), cluster.name_any())].into());
-    secret.metadata.owner_references = Some(cluster.controller_owner_ref(&()).into_iter().collect());
+    secret.metadata.annotations = Some([(ANNOTATION_CLUSTER_UID.to_owned(), cluster.uid().unwrap_or_default())].into());
     match api(client, cluster).create(&PostParams::default(), &secret).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
@@ -88,22 +88,20 @@ async fn create(
     }
 }
 
-/// Keeps the Secrets when the cluster's object goes: whoever is left with its VMs needs them. Kubernetes would delete what
-/// the object owns.
-pub async fn disown(client: &Client, cluster: &ConstellationCluster) -> Result<(), Error> {
+/// Has Kubernetes delete the Secrets with the cluster's object: nothing is left that needs them.
+pub async fn hand_over(client: &Client, cluster: &ConstellationCluster) -> Result<(), Error> {
     let names = [owner_key_name, master_secret_name, verifier_ca_name, kubeconfig_name].map(|name| name(cluster));
     for name in names {
         let Some(secret) = read(client, cluster, &name).await? else { continue };
-        let (mine, others): (Vec<_>, Vec<_>) =
-            secret.owner_references().iter().cloned().partition(|owner| Some(&owner.uid) == cluster.uid().as_ref());
-        if mine.is_empty() {
+        let owned = secret.owner_references().iter().any(|owner| Some(&owner.uid) == cluster.uid().as_ref());
+        if owned || !is_of(cluster, &secret.metadata, false) {
             continue;
         }
-        let version = secret.resource_version();
-        let body = json!({"metadata": {"ownerReferences": others, "resourceVersion": version}});
+        let owners: Vec<_> = secret.owner_references().iter().cloned().chain(cluster.owner_ref(&())).collect();
+        let body = json!({"metadata": {"ownerReferences": owners, "resourceVersion": secret.resource_version()}});
         match api(client, cluster).patch(&name, &PatchParams::default(), &Patch::Merge(&body)).await {
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(Error::kube(format!("keeping Secret {name}"))(error)),
+            Err(error) => return Err(Error::kube(format!("handing over Secret {name}"))(error)),
             Ok(_) => {}
         }
     }
@@ -160,8 +158,8 @@ pub async fn master_secret(
 /// Whether a Secret is this cluster's: we made it for this very object, or what it holds was recorded or given.
 #[must_use]
 pub fn is_of(cluster: &ConstellationCluster, secret: &ObjectMeta, known: bool) -> bool {
-    let owners = secret.owner_references.iter().flatten();
-    known || owners.into_iter().any(|owner| Some(&owner.uid) == cluster.uid().as_ref())
+    let made_for = secret.annotations.as_ref().and_then(|all| all.get(ANNOTATION_CLUSTER_UID));
+    known || (made_for.is_some() && made_for == cluster.uid().as_ref())
 }
 
 /// Whether Kubernetes was initialised, as the status says.
@@ -186,8 +184,11 @@ fn another(name: &str) -> String {
 }
 
 fn plain(secret: &Secret) -> Result<Master, String> {
-    let bytes = value(secret, "secret").filter(|bytes| bytes.len() == MASTER_BYTES);
-    bytes.map(Master::Plain).ok_or_else(|| format!("has not {MASTER_BYTES} bytes under `secret`"))
+    match value(secret, "secret") {
+        Some(bytes) if bytes.len() == MASTER_BYTES => Ok(Master::Plain(bytes)),
+        Some(bytes) => Err(format!("has {} bytes under `secret`: {MASTER_BYTES} are needed", bytes.len())),
+        None => Err(format!("has nothing under `secret`: put {MASTER_BYTES} bytes there")),
+    }
 }
 
 fn wrapped(secret: &Secret) -> Result<Master, String> {
@@ -267,8 +268,16 @@ pub async fn verifier_ca(
     }
     let secret = read(client, cluster, &name).await?;
     let parts = secret.as_ref().and_then(|secret| text(secret, "tls.crt").zip(text(secret, "tls.key")));
-    let (certificate, key) =
-        parts.ok_or_else(|| Error::Invalid(format!("Secret {name} has not `tls.crt` and `tls.key`: restore it")))?;
+    // Nodes would believe no verifier under another one, such as an earlier cluster's, and nobody would be told.
+    let good = |(certificate, key): &(Zeroizing<String>, Zeroizing<String>)| {
+        Identity::check_verifier_ca(certificate, key, &owner.public_spki()).is_ok()
+    };
+    let (certificate, key) = parts.filter(good).ok_or_else(|| {
+        Error::Secret(format!(
+            "Secret {name} has not under `tls.crt` and `tls.key` a verifier CA of this cluster's owner key: restore it, or \
+             delete it for a new one"
+        ))
+    })?;
     Ok(VerifierCa { certificate: certificate.to_string(), key })
 }
 
@@ -285,10 +294,8 @@ pub async fn save_kubeconfig(
     kubeconfig: &str,
     server: &str,
 ) -> Result<(), Error> {
-    let mut config = kube::config::Kubeconfig::from_yaml(kubeconfig)
-        .map_err(|_| Error::Invalid("the node's kubeconfig can't be read".to_owned()))?;
-    workload::check(&config)
-        .map_err(|member| Error::Invalid(format!("the node's kubeconfig may hold data only, and has {member}")))?;
+    let mut config =
+        workload::parse(kubeconfig).map_err(|unfit| Error::Invalid(format!("the node's kubeconfig {unfit}")))?;
     for entry in config.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
         entry.server = Some(server.to_owned());
     }

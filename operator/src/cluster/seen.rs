@@ -1,7 +1,7 @@
 //! What was seen of a cluster: plain values for plan and report.
 
 use constellation_crds::{
-    cluster::{AcceptedVersion, DeletionPolicy, OnFailure},
+    cluster::{AcceptedVersion, DeletionPolicy, OnFailure, RolledBack},
     node::{Phase, Role},
 };
 
@@ -21,14 +21,17 @@ pub enum SecretSeen {
 pub enum VersionSeen {
     /// There is none of that name.
     Missing(String),
-    /// It is not verified; says why.
+    /// It is refused; says why.
     NotReady(String),
+    /// It can't be told at present whether it can be used; says what is waited for.
+    Awaited(String),
     /// It has no image for the provider; its name.
     NoImage(String),
     /// It has no set for the platform; its name.
     NoSet(String),
-    /// It has another version of Kubernetes than the cluster runs; says both.
-    OtherKubernetes(String),
+    /// No node can be made of it, or as the spec wants: another version of Kubernetes than the cluster's, a label that no
+    /// kubelet takes; says why.
+    Impossible(String),
     /// It can be launched.
     Ready(AcceptedVersion),
 }
@@ -78,7 +81,7 @@ pub struct NodeSeen {
     pub created: i64,
     /// When it failed, seconds since 1970.
     pub failed_at: Option<i64>,
-    /// The reason, where the cloud has no room for its VM or a quota is used up.
+    /// The reason, where the cloud, or the host, has no room for its VM or a quota is used up.
     pub short: Option<&'static str>,
     /// The cloud has its VM no longer.
     pub vanished: bool,
@@ -151,8 +154,10 @@ pub struct GroupSeen {
 pub struct Observed {
     /// Name of the cluster.
     pub name: String,
-    /// Seconds since 1970.
+    /// Seconds since 1970, by the operator's clock.
     pub now: i64,
+    /// When it was made, seconds since 1970, by the API server's clock.
+    pub created: i64,
     /// It is being deleted.
     pub deleting: bool,
     /// What happens to the VMs then.
@@ -183,13 +188,21 @@ pub struct Observed {
     pub version: VersionSeen,
     /// Versions that are accepted.
     pub accepted: Vec<AcceptedVersion>,
+    /// Digest of the version that all nodes were of last.
+    pub current: Option<String>,
+    /// Nodes go back to the version before when one of the wanted version doesn't prove itself.
+    pub auto_rollback: bool,
+    /// The version that was given up.
+    pub rolled_back: Option<RolledBack>,
     /// Kubernetes was initialised.
     pub initialized: bool,
     /// The Secret with its kubeconfig, where that is gone.
     pub kubeconfig_lost: Option<String>,
     /// Its API server answers.
     pub reachable: bool,
-    /// For how long it hasn't.
+    /// What it says to us, where it answers and doesn't let us in.
+    pub turned_away: Option<String>,
+    /// For how long it hasn't answered.
     pub unreachable_seconds: i64,
     /// Our kinds and rights are in it.
     pub installed: bool,
@@ -233,13 +246,24 @@ impl Observed {
         self.control_plane_replicas + self.groups.iter().map(|group| group.current.unwrap_or(group.wanted)).sum::<u32>()
     }
 
-    /// Digest of the wanted version.
+    /// The version that nodes are made of: the wanted one, or the one before it where that was given up.
+    #[must_use]
+    pub fn goal(&self) -> Option<&AcceptedVersion> {
+        let VersionSeen::Ready(wanted) = &self.version else { return None };
+        let instead = self.rolled_back.as_ref().filter(|given_up| given_up.from == wanted.digest);
+        instead.and_then(|instead| self.accepted.iter().find(|known| known.digest == instead.to)).or(Some(wanted))
+    }
+
+    /// Its digest.
     #[must_use]
     pub fn target(&self) -> Option<&str> {
-        match &self.version {
-            VersionSeen::Ready(version) => Some(&version.digest),
-            _ => None,
-        }
+        self.goal().map(|version| version.digest.as_str())
+    }
+
+    /// Whether a node is of the version that was given up.
+    #[must_use]
+    pub fn has_given_up(&self, node: &NodeSeen) -> bool {
+        self.rolled_back.as_ref().is_some_and(|given_up| given_up.from == node.digest)
     }
 
     /// Whether a node isn't what is wanted now; no node is outdated while nobody knows which version that is.

@@ -191,7 +191,8 @@ fn unfit(from: &Uri, why: String) -> Trouble {
 }
 
 /// The certificate in DER or PEM: Google's CA service hands out both.
-fn certificate(bytes: Vec<u8>) -> Option<Vec<u8>> {
+#[must_use]
+pub fn certificate(bytes: Vec<u8>) -> Option<Vec<u8>> {
     if bytes.starts_with(b"-----BEGIN") {
         return x509::from_pem(&bytes, 1).ok()?.pop();
     }

@@ -12,31 +12,31 @@ use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
     runtime::{
-        Controller,
         controller::{Action, Config},
         reflector::ObjectRef,
-        watcher,
     },
 };
 
 use crate::{
     context::Context,
     error::{Error, chain},
+    watch,
 };
 
 const MANAGER: &str = "constellation-group-status";
 /// Two calls; at twice this the API server is in trouble.
 const LIMIT: Duration = Duration::from_secs(30);
 const CONCURRENCY: u16 = 4;
+/// What changed between look and word wakes us; this is for when the watch doesn't tell.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Reconciles groups for ever.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let (groups, nodes): (Api<NodeGroup>, Api<ConfidentialNode>) = (context.scope(), context.scope());
-    let controller = Controller::new(groups, watcher::Config::default());
+    let controller = watch::controller(context.scope::<NodeGroup>(), context.relist);
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .watches(nodes, watcher::Config::default(), move |node| {
+        .watches_stream(context.watch::<ConfidentialNode>(), move |node| {
             let of = |group: &NodeGroup| {
                 group.namespace() == node.namespace()
                     && group.spec.cluster_ref == node.spec.cluster_ref
@@ -75,13 +75,17 @@ async fn pass(context: &Context, group: &NodeGroup) -> Result<Action, Error> {
         .collect();
     let status = report(group, &phases, jiff::Timestamp::now());
     if group.status.as_ref() != Some(&status) {
+        // With the version that was looked at: what an older look says changes nothing, or undoes what a later one wrote.
         let body = serde_json::json!({
-            "apiVersion": "constellation.dev/v1alpha1", "kind": "NodeGroup", "metadata": {"name": name}, "status": status,
+            "apiVersion": "constellation.dev/v1alpha1", "kind": "NodeGroup",
+            "metadata": {"name": name, "uid": group.uid(), "resourceVersion": group.resource_version()}, "status": status,
         });
         let api: Api<NodeGroup> = Api::namespaced(context.client.clone(), &namespace);
-        api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))
-            .await
-            .map_err(Error::kube(format!("writing the status of group {name}")))?;
+        match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(answer)) if answer.is_conflict() => return Ok(Action::requeue(AGAIN)),
+            Err(error) => return Err(Error::kube(format!("writing the status of group {name}"))(error)),
+        }
     }
     Ok(Action::await_change())
 }
@@ -113,7 +117,7 @@ fn report(group: &NodeGroup, phases: &[Option<Phase>], now: jiff::Timestamp) -> 
 #[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
 fn on_error(group: Arc<NodeGroup>, error: &Error, context: Arc<Context>) -> Action {
     tracing::warn!(name = group.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
-    Action::requeue(context.failures.wait(&group.uid().unwrap_or_default(), error))
+    Action::requeue(context.failures.failed(&group.uid().unwrap_or_default(), error))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use constellation_attestation::{
 };
 use constellation_crds::{
     ConfidentialNode, ConstellationCluster, LABEL_CLUSTER, LABEL_GROUP, LABEL_ROLE,
-    cluster::{Cni, DiskIntegrity, StateDisk},
+    cluster::{Cni, DiskIntegrity, StateDisk, Taint},
     node::Role,
 };
 use kube::ResourceExt as _;
@@ -95,14 +95,16 @@ pub fn node_settings(cluster: &ConstellationCluster, node: &ConfidentialNode) ->
         provider_id: node.status.as_ref().and_then(|status| status.provider_id.clone()).unwrap_or_default(),
         pod_cidr: pod_cidr(pods, node.spec.index),
         labels,
-        taints: node
-            .spec
-            .taints
-            .iter()
-            .map(|taint| format!("{}={}:{}", taint.key, taint.value.as_deref().unwrap_or_default(), taint.effect))
-            .collect(),
+        taints: taints(&node.spec.taints),
         disk_integrity: disk_integrity(cluster, node.spec.state_disk.as_ref()),
     }
+}
+
+/// Taints as a kubelet takes them.
+#[must_use]
+pub fn taints(taints: &[Taint]) -> Vec<String> {
+    let told = |taint: &Taint| format!("{}={}:{}", taint.key, taint.value.as_deref().unwrap_or_default(), taint.effect);
+    taints.iter().map(told).collect()
 }
 
 /// Whether changed sectors of a state disk are detected.

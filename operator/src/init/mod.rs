@@ -212,7 +212,8 @@ async fn run<S: talk::Secret>(peer: Peer, secret: S, journal: Journal) {
                 Err(error) => {
                     let why = chain(&error);
                     tracing::info!(node = peer.node_uid, error = why, "a conversation broke off and is begun again");
-                    journal.line(&format!("trying again: {why}"));
+                    let advice = if error.is_out_of_time() { ": set the operator's clock, or the node's" } else { "" };
+                    journal.line(&format!("trying again: {why}{advice}"));
                     if let Error::Unproven(result) = error {
                         journal.refused(*result);
                     }

@@ -75,6 +75,14 @@ pub enum Error {
     Unproven(Box<AttestationResult>),
 }
 
+impl Error {
+    /// Whether the node finds the owner's certificate, which is new, out of its time: either clock is wrong.
+    #[must_use]
+    pub fn is_out_of_time(&self) -> bool {
+        matches!(self, Self::Channel(error) | Self::Session(session::Error::Channel(error)) if error.is_out_of_time())
+    }
+}
+
 /// The first reason of a refusal, and where to find the others.
 fn reason(result: &AttestationResult) -> String {
     format!("{} (refusal {})", events::first(result), result.refusal_id.as_deref().unwrap_or("without id"))

@@ -101,7 +101,7 @@ mod tests {
             events: [].into(),
             hardware: None,
         };
-        AcceptedVersion { digest: digest.into(), name: "v".into(), sets: vec![set] }
+        AcceptedVersion { digest: digest.into(), name: "v".into(), sets: vec![set], image: None }
     }
 
     fn spec() -> ConstellationClusterSpec {

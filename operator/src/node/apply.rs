@@ -59,7 +59,7 @@ pub async fn apply(context: &Context, look: &Look, plan: &Plan) -> Outcome {
                     Step::Launch => error.launch_reason(),
                     _ => error.reason().unwrap_or(reason::CLOUD_ERROR),
                 };
-                let wait = context.failures.wait(&uid, &error);
+                let wait = context.failures.failed(&uid, &error);
                 let wait = if matches!(error.class(), Class::Wait(_)) { wait } else { wait.min(LATER) };
                 let failed = (step.clone(), why, chain(&error));
                 if *step == Step::Launch {

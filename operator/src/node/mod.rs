@@ -19,16 +19,15 @@ use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
     runtime::{
-        Controller,
         controller::{Action, Config},
         reflector::ObjectRef,
-        watcher,
     },
 };
 
 use crate::{
     context::Context,
     error::{Error, chain},
+    watch,
 };
 
 const MANAGER: &str = "constellation-node-status";
@@ -36,8 +35,6 @@ const MANAGER: &str = "constellation-node-status";
 const LIMIT: Duration = Duration::from_mins(3);
 /// Nodes at a time; each look is one call of the cloud and three of an API server.
 const CONCURRENCY: u16 = 8;
-/// While a VM boots or pods leave nobody tells us; one look costs little, and a person waits.
-const SOON: Duration = Duration::from_secs(1);
 /// What was just done shows at once, or at the next look.
 const NEXT: Duration = Duration::from_millis(300);
 /// A VM may vanish without a word; this bounds how long that goes unnoticed.
@@ -45,13 +42,11 @@ const LATER: Duration = Duration::from_secs(20);
 
 /// Reconciles nodes for ever.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let nodes: Api<ConfidentialNode> = context.scope();
-    let clusters: Api<ConstellationCluster> = context.scope();
-    let controller = Controller::new(nodes, watcher::Config::default());
+    let controller = watch::controller(context.scope::<ConfidentialNode>(), context.relist);
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .watches(clusters, watcher::Config::default(), move |cluster| {
+        .watches_stream(context.watch::<ConstellationCluster>(), move |cluster| {
             let (name, namespace) = (cluster.name_any(), cluster.namespace());
             let of = |node: &ConfidentialNode| node.namespace() == namespace && node.spec.cluster_ref.name == name;
             store.state().iter().filter(|n| of(n)).map(|n| ObjectRef::from_obj(n.as_ref())).collect::<Vec<_>>()
@@ -89,12 +84,19 @@ async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Erro
         if let Some(phase) = status.phase {
             context.metrics.place(&uid, &node.spec.node_group, phase);
         }
-        tell(context, node, status).await?;
+        if node.status.as_ref() != Some(&status) {
+            tell(context, node, status).await?;
+            context.looks.forget(&uid);
+        }
+    }
+    // While a VM boots or pods leave nobody tells us.
+    if !plan.soon || !outcome.done.is_empty() {
+        context.looks.forget(&uid);
     }
     let next = match (outcome.again, outcome.done.is_empty(), plan.soon) {
         (Some(again), _, _) => again.min(LATER),
         (None, false, _) => NEXT,
-        (None, true, true) => SOON,
+        (None, true, true) => context.looks.waited(&uid),
         (None, true, false) => LATER,
     };
     if outcome.failed.is_none() {
@@ -103,11 +105,8 @@ async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Erro
     Ok(if dropped { Action::await_change() } else { Action::requeue(next) })
 }
 
-/// Writes the status if it changed, and an event for each change that a person waits for.
+/// Writes a status that changed, and an event for each change that a person waits for.
 async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNodeStatus) -> Result<(), Error> {
-    if node.status.as_ref() == Some(&status) {
-        return Ok(());
-    }
     let name = node.name_any();
     let api: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &node.namespace().unwrap_or_default());
     // With the version that was looked at: what an older look says must not undo what a later one wrote.
@@ -132,5 +131,5 @@ async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNo
 #[allow(clippy::needless_pass_by_value, reason = "kube calls it with these")]
 fn on_error(node: Arc<ConfidentialNode>, error: &Error, context: Arc<Context>) -> Action {
     tracing::warn!(name = node.name_any(), error = chain(error), category = error.category(), "Reconcile failed");
-    Action::requeue(context.failures.wait(&node.uid().unwrap_or_default(), error).min(LATER))
+    Action::requeue(context.failures.failed(&node.uid().unwrap_or_default(), error).min(LATER))
 }

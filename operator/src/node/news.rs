@@ -2,7 +2,7 @@
 
 use constellation_crds::{
     ConfidentialNodeStatus,
-    condition::{kind, reason},
+    condition::{Condition, kind, reason},
     node::{AttestationResult, Phase},
 };
 
@@ -19,9 +19,18 @@ pub fn news(before: &ConfidentialNodeStatus, after: &ConfidentialNodeStatus) -> 
     if let Some(phase) = phase {
         let note = after.summary.clone().unwrap_or_default();
         // A failure is told by its cause: a refusal is no vanished machine.
-        let cause = after.conditions.iter().find(|c| c.type_ == kind::READY).map(|c| c.reason.clone());
+        let cause = find(after, kind::READY).map(|ready| ready.reason.clone());
         let why = cause.filter(|_| phase == Phase::Failed).unwrap_or_else(|| format!("{phase:?}"));
         news.push(Told { warning: phase == Phase::Failed, reason: why, note });
+    }
+    // How far it is doesn't change where its launch is refused, and it is tried again.
+    let launched = |status: &ConfidentialNodeStatus| find(status, kind::LAUNCHED).cloned();
+    if let Some(launch) =
+        launched(after).filter(|launch| launch.status == "False" && reason::needs_help(&launch.reason))
+        && phase != Some(Phase::Failed)
+        && events::is_news(launched(before).as_ref(), &launch)
+    {
+        news.push(Told { warning: true, reason: launch.reason, note: launch.message });
     }
     // A new node that is refused fails, and that was told; a member stays until it is replaced.
     let refused = refusal(after).filter(|id| Some(*id) != refusal(before) && phase != Some(Phase::Failed));
@@ -34,6 +43,10 @@ pub fn news(before: &ConfidentialNodeStatus, after: &ConfidentialNodeStatus) -> 
     news
 }
 
+fn find<'a>(status: &'a ConfidentialNodeStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
 fn refusal(status: &ConfidentialNodeStatus) -> Option<&str> {
     // One that only waits for what makers have to say is no refusal yet.
     let refused = |result: &&AttestationResult| result.verdict == "Refused" && lacking(result).is_empty();
@@ -42,7 +55,10 @@ fn refusal(status: &ConfidentialNodeStatus) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use constellation_crds::node::{Mismatch, Refusals};
+    use constellation_crds::{
+        condition::{self, Status},
+        node::{Mismatch, Refusals},
+    };
 
     use super::*;
 
@@ -62,6 +78,25 @@ mod tests {
 
     fn reasons(before: &ConfidentialNodeStatus, after: &ConfidentialNodeStatus) -> Vec<(bool, String)> {
         news(before, after).into_iter().map(|told| (told.warning, told.reason)).collect()
+    }
+
+    #[test]
+    fn a_launch_that_is_refused_is_told_once_for_each_reason_and_by_its_words() {
+        let pending = |why: &str, message: &str| {
+            let mut status = given(Phase::Pending, None);
+            let (list, now) = (&mut status.conditions, jiff::Timestamp::UNIX_EPOCH);
+            condition::set(list, kind::LAUNCHED, Status::False, why, message, Some(1), now);
+            status
+        };
+        let waiting = pending(reason::PENDING, "waiting for the network");
+        let unread = pending(reason::LAUNCH_FAILED, "the image cannot be read");
+        let empty = pending(reason::LAUNCH_FAILED, "the image is empty");
+        let told = [(true, reason::LAUNCH_FAILED.to_owned())];
+        assert_eq!(reasons(&waiting, &unread), told);
+        assert_eq!(reasons(&unread, &unread), []);
+        assert_eq!(reasons(&unread, &empty), told);
+        assert_eq!(reasons(&empty, &pending(reason::NO_CAPACITY, "none")), [(true, "NoCapacity".to_owned())]);
+        assert_eq!(reasons(&empty, &waiting), []);
     }
 
     #[test]

@@ -108,7 +108,8 @@ fn leave(seen: &Observed) -> Plan {
     };
     let mut steps = Vec::new();
     let running = goes == Some(InstanceState::Running);
-    let since = seen.node.metadata.deletion_timestamp.as_ref().map_or(0, |at| seen.now.as_second() - at.0.as_second());
+    // By our own clock, from when we saw it first: the API server's, which wrote the time of deletion, may go differently.
+    let since = seen.since("Draining").unwrap_or(0);
     if let (true, Some(kube)) = (cluster.initialized && running, seen.kube) {
         if !kube.cordoned {
             steps.push(Step::Cordon);

@@ -94,6 +94,9 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
         if seen.deleting() { (Status::True, reason::DRAINING) } else { (Status::False, reason::NOT_DRAINING) };
     let message = if seen.deleting() && outcome.failed.is_some() { summary } else { String::new() };
     condition::set(&mut status.conditions, kind::DRAINING, state, why, message, status.observed_generation, seen.now);
+    if seen.deleting() {
+        status.phase_times.entry(kind::DRAINING.into()).or_insert_with(|| second(seen));
+    }
     if phase == Phase::Failed {
         status.phase_times.entry("Failed".into()).or_insert_with(|| second(seen));
     }
@@ -122,7 +125,8 @@ fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, Str
         return (phase, failed_words(outcome).unwrap_or(summary));
     }
     if let Some((_, why)) = failure {
-        return (Phase::Failed, format!("{why}; it will be replaced"));
+        // What follows is the cluster's to say.
+        return (Phase::Failed, why.clone());
     }
     let recorded = seen.attestation();
     let accepted = recorded.as_ref().is_some_and(|result| result.verdict == "Accepted");

@@ -1,4 +1,4 @@
-//! What is looked at before a VM is made: its image, the disk and the memory it will need.
+//! What is looked at before a cluster or a VM is made: its image, the disk and the memory it will need.
 
 use std::{fs, io, os::unix::fs::FileExt as _, path::Path};
 
@@ -50,17 +50,7 @@ pub(super) fn check_room(dir: &Path, state_disk_bytes: u64, shape: Shape) -> Res
     if state_disk_bytes == 0 {
         return Err(CloudError::Unsupported("a node needs a state disk: its size is 0".to_owned()));
     }
-    let disk = rustix::fs::statvfs(dir)
-        .map_err(|e| CloudError::Transient(format!("looking for free space in {} failed: {e}", dir.display())))?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let wanted = state_disk_bytes.min(MOST) + SPARE;
-    if free < wanted {
-        return Err(CloudError::Capacity(format!(
-            "{} has not the {} MiB free that are needed for a node",
-            dir.display(),
-            wanted >> 20
-        )));
-    }
+    check_free(dir, state_disk_bytes.min(MOST) + SPARE, "a node")?;
     let available = available_memory_mib(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
     match available {
         Some(available) if available < shape.memory_mib => Err(CloudError::Capacity(format!(
@@ -68,6 +58,30 @@ pub(super) fn check_room(dir: &Path, state_disk_bytes: u64, shape: Shape) -> Res
             shape.memory_mib
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Refuses a folder whose disk has not so much room.
+pub(super) fn check_free(dir: &Path, wanted_bytes: u64, what: &str) -> Result<(), CloudError> {
+    let disk = rustix::fs::statvfs(dir)
+        .map_err(|e| CloudError::Transient(format!("looking for free space in {} failed: {e}", dir.display())))?;
+    if disk.f_bavail.saturating_mul(disk.f_frsize) < wanted_bytes {
+        let (dir, wanted) = (dir.display(), wanted_bytes >> 20);
+        return Err(CloudError::Host(format!(
+            "{dir} has not the {wanted} MiB free that are needed for {what}: make room on its disk"
+        )));
+    }
+    Ok(())
+}
+
+/// What went wrong with files on the host's disk. One that is full is for a person to see to; what else it is may pass.
+pub(super) fn files(dir: &Path, error: &io::Error) -> CloudError {
+    let what = format!("files in {} can't be read or written: {error}", dir.display());
+    match error.kind() {
+        io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => {
+            CloudError::Host(format!("{what}: make room on its disk"))
+        }
+        _ => CloudError::Transient(what),
     }
 }
 
@@ -115,8 +129,11 @@ mod tests {
         let small = Shape { vcpus: 1, memory_mib: 1 };
         // A filesystem that never has any room.
         let refused = check_room(Path::new("/proc"), 1, small);
-        let Err(CloudError::Capacity(message)) = refused else { panic!("{refused:?}") };
-        assert_eq!(message, "/proc has not the 256 MiB free that are needed for a node");
+        let Err(CloudError::Host(message)) = refused else { panic!("{refused:?}") };
+        assert_eq!(message, "/proc has not the 256 MiB free that are needed for a node: make room on its disk");
+        let full = files(Path::new("/x"), &io::Error::from_raw_os_error(28));
+        assert!(matches!(&full, CloudError::Host(message) if message.ends_with("make room on its disk")), "{full:?}");
+        assert!(matches!(files(Path::new("/x"), &io::Error::from_raw_os_error(5)), CloudError::Transient(_)));
         assert!(check_room(&std::env::temp_dir(), 1, small).is_ok());
     }
 

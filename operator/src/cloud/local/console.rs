@@ -7,7 +7,8 @@ use std::{
 };
 
 /// The last `lines` lines that hold anything, joined by " | ", without control sequences.
-pub(super) fn tail(text: &[u8], lines: usize) -> String {
+#[must_use]
+pub fn tail(text: &[u8], lines: usize) -> String {
     let text = plain(&String::from_utf8_lossy(text));
     let kept: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let joined = kept[kept.len().saturating_sub(lines)..].join(" | ");

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use constellation_attestation::delivery::{self, Hints};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -23,10 +24,12 @@ use tokio::{
 
 use super::{
     api::Record,
+    checks::check_free,
     console::{bound, tail_of},
     layout::{Shape, Subnet},
     netns,
     probe::Tools,
+    proxy::VERIFIER,
     qemu::{self, Accelerator, Machine},
     shelf, swtpm,
 };
@@ -194,7 +197,7 @@ impl Vm {
         Ok(ended)
     }
 
-    /// Makes what is missing: disks, firmware variables, TPM, tap.
+    /// Makes what is missing: disks, firmware variables, user data, TPM, tap.
     async fn prepare(&self, dir: &Path) -> Result<(), Error> {
         let file = |what| move |source| Error::File { what, source };
         let state = fs::File::options().create(true).append(true).open(dir.join(qemu::STATE_DISK));
@@ -211,6 +214,9 @@ impl Vm {
                 .and_then(|()| fs::rename(&unfinished, &variables))
                 .map_err(file("the firmware's variables"))?;
         }
+        let hints = Hints { verifiers: vec![format!("{}:{VERIFIER}", self.host.subnet.gateway())] };
+        let user_data = delivery::join(&self.record.launch_config, &hints);
+        fs::write(dir.join(qemu::USER_DATA), user_data).map_err(file("the user data"))?;
         swtpm::manufacture(&dir.join("tpm"), &self.record.node, &self.host.ca, &self.host.tools).await?;
         netns::ensure_tap(&self.host.tools.ip, &netns::tap_name(self.address)).await?;
         Ok(())
@@ -256,13 +262,25 @@ impl Vm {
             input.write_all(qemu::OPEN_MONITOR.as_bytes()).await.ok();
         }
         let mut reason = None;
-        let mut looks = interval(CONSOLE_LOOK);
+        let (mut looks, mut stopped) = (interval(CONSOLE_LOOK), false);
         loop {
             tokio::select! {
                 line = next_line(&mut monitor) => match line {
+                    Some(line) if qemu::wants_room(&line) => {
+                        let on = self.host.instances.display();
+                        tracing::warn!(node = self.record.node, %on, "The VM stands still until there is room on the disk");
+                        stopped = true;
+                    }
                     Some(line) => reason = qemu::shutdown_reason(&line).or(reason),
                     None => monitor = None,
                 },
+                () = sleep(ROOM_LOOK), if stopped => {
+                    stopped = check_free(&self.host.instances, ROOM, "a VM that stands still").is_err();
+                    if let Some(input) = input.as_mut().filter(|_| !stopped) {
+                        tracing::info!(node = self.record.node, "The VM goes on");
+                        input.write_all(qemu::GO_ON.as_bytes()).await.ok();
+                    }
+                }
                 status = qemu.wait() => {
                     while let Ok(Some(line)) = timeout(MONITOR_PATIENCE, next_line(&mut monitor)).await {
                         reason = qemu::shutdown_reason(&line).or(reason);
@@ -360,6 +378,9 @@ const TPM_PATIENCE: Duration = Duration::from_secs(1);
 const MONITOR_PATIENCE: Duration = Duration::from_millis(200);
 /// Time between two looks at how great the console became.
 const CONSOLE_LOOK: Duration = Duration::from_mins(1);
+/// Time between two looks whether there is room again for a VM that stands still, and how much there has to be, bytes.
+const ROOM_LOOK: Duration = Duration::from_secs(10);
+const ROOM: u64 = 64 << 20;
 /// A KVM that does not suit makes QEMU abort at once, or the firmware say nothing; it speaks within 3 s even in software.
 const KVM_CRASH: Duration = Duration::from_secs(2);
 const KVM_SILENCE: Duration = Duration::from_secs(5);

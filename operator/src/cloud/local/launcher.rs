@@ -28,6 +28,7 @@ use rustix::{
 
 use super::{
     api::Reply,
+    checks::check_free,
     console::tail_of,
     layout::{ClusterDir, SOCKET},
     leaks,
@@ -69,6 +70,7 @@ pub(super) fn launch(dir: &ClusterDir, cidr: &str) -> Result<(), CloudError> {
     let Some(lock) = lock_unless_answered(dir)? else {
         return Ok(());
     };
+    check_free(dir.path(), STATE, "a cluster")?;
     let failed = |what: &str, e: io::Error| CloudError::Transient(format!("{what} failed: {e}"));
     let outside = outside_port(dir)?;
     match fs::remove_file(dir.path().join(SOCKET)) {
@@ -245,6 +247,8 @@ pub(super) async fn ensure(executable: &Path, dir: &ClusterDir, cidr: &str) -> R
     }
 }
 
+/// A cluster's own files, bytes: its CA, logs and a few more come to a tenth of this.
+const STATE: u64 = 16 << 20;
 /// A new CA takes up to 3 s in software and on a busy host; the rest is milliseconds.
 const START: Duration = Duration::from_mins(1);
 /// Other processes' doings can only be looked at; this is short beside what they take.

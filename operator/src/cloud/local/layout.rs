@@ -10,9 +10,6 @@ use crate::cloud::{CloudError, ClusterUid, InstanceId, NodeUid};
 /// Name of the supervisor's socket, relative to the cluster's directory: its full path may be too long for a socket.
 pub(super) const SOCKET: &str = "supervisor.sock";
 
-/// The address at which a guest finds the metadata service.
-pub(super) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-
 /// The directory of one cluster.
 #[derive(Clone, Debug)]
 pub(super) struct ClusterDir(PathBuf);

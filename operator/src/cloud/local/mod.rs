@@ -2,7 +2,7 @@
 //!
 //! The story of a cluster. `ensure_network` makes the cluster's directory under the state directory and starts its
 //! supervisor (`launcher`), which enters a network and a pid namespace of its own, makes the bridge (`netns`) and the
-//! CA of the TPMs (`swtpm`), and offers the endpoint (`proxy`) and the metadata service (`metadata`) on the bridge.
+//! CA of the TPMs (`swtpm`), and offers the endpoint (`proxy`) on the bridge.
 //! The operator speaks to it over a Unix socket (`api`). `launch` writes the request to the instance's directory and
 //! starts a task (`instance`) that makes disks, TPM and tap and runs QEMU (`qemu`). An operator that restarts finds
 //! the supervisor by its lock and socket and the VMs by their directories. When the supervisor dies, the kernel ends
@@ -19,7 +19,6 @@ mod instance;
 mod launcher;
 mod layout;
 mod leaks;
-mod metadata;
 mod netns;
 mod probe;
 mod proxy;
@@ -51,7 +50,7 @@ use super::{
     NodeUid, Stream,
 };
 
-pub use self::{layout::FIRST_NODE, leaks::leaks};
+pub use self::{console::tail, layout::FIRST_NODE, leaks::leaks, qemu::shutdown_reason};
 
 /// The `local` provider.
 #[derive(Debug)]
@@ -247,7 +246,7 @@ impl Cloud for LocalCloud {
         let gateway = Subnet::parse(&request.node_cidr)?.gateway();
         let turn = self.turn(&request.cluster);
         let _turn = turn.lock().await;
-        let failed = |e: io::Error| CloudError::Transient(format!("making {} failed: {e}", dir.path().display()));
+        let failed = |e: io::Error| checks::files(dir.path(), &e);
         let description = match describe(&dir)? {
             Some(there) if there.node_cidr == request.node_cidr => there,
             Some(there) => {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, process::Command};
 
-use super::layout::{METADATA, Subnet};
+use super::layout::Subnet;
 
 /// What went wrong with the network.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +20,7 @@ pub(super) enum Error {
     Refused { what: String, output: String },
 }
 
-/// Brings up the loopback and the bridge with the gateway's and the metadata service's addresses.
+/// Brings up the loopback and the bridge with the gateway's address.
 pub(super) async fn ensure_bridge(ip: &Path, subnet: Subnet) -> Result<(), Error> {
     batch(ip, "bridge", &bridge(subnet)).await
 }
@@ -45,7 +45,6 @@ fn bridge(subnet: Subnet) -> String {
         "link set dev lo up\n\
          link add {BRIDGE} address 52:54:{a:02x}:{b:02x}:{c:02x}:{d:02x} type bridge forward_delay 0\n\
          addr add {} dev {BRIDGE}\n\
-         addr add {METADATA}/32 dev {BRIDGE}\n\
          link set dev {BRIDGE} up\n",
         subnet.with_prefix(subnet.gateway())
     )
@@ -84,11 +83,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bridge_holds_the_gateway_and_the_metadata_address() {
+    fn the_bridge_holds_the_gateway() {
         let commands = bridge(Subnet::parse("10.77.0.0/24").unwrap());
         assert!(commands.contains("link add br0 address 52:54:0a:4d:00:01 type bridge"));
         assert!(commands.contains("addr add 10.77.0.1/24 dev br0\n"));
-        assert!(commands.contains("addr add 169.254.169.254/32 dev br0\n"));
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub(super) const CONSOLE: &str = "console.log";
 pub(super) const STATE_DISK: &str = "state.img";
 pub(super) const VARIABLES: &str = "vars.fd";
 pub(super) const TPM_SOCKET: &str = "tpm.sock";
+/// What the guest is told about itself: launch configuration and hints, in the form that clouds deliver
+/// ([`constellation_attestation::delivery`]).
+pub(super) const USER_DATA: &str = "user-data";
 
 /// The arguments after the program's name.
 pub(super) fn arguments(machine: &Machine) -> Vec<String> {
@@ -74,10 +77,11 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
     add("-netdev", format!("tap,id=net,ifname={},script=no,downscript=no", machine.tap));
     add("-device", format!("virtio-net-pci,netdev=net,mac={},romfile=", mac(machine.address)));
     add("-fw_cfg", format!("name=opt/constellation/network,string={}", doubled(&network_hint(machine).to_string())));
+    add("-fw_cfg", format!("name=opt/constellation/user-data,file={USER_DATA}"));
     args
 }
 
-/// What the guest needs to reach the metadata service. Untrusted, like everything the host says.
+/// What the guest needs to reach its cluster. Untrusted, like everything the host says.
 fn network_hint(machine: &Machine) -> Value {
     json!({
         "address": machine.subnet.with_prefix(machine.address),
@@ -103,8 +107,19 @@ fn path(path: &std::path::Path) -> String {
 /// The line that opens the monitor for business; QEMU answers it after its greeting.
 pub(super) const OPEN_MONITOR: &str = "{\"execute\":\"qmp_capabilities\"}\n";
 
+/// The line after which a guest goes on that QEMU has stopped; what it couldn't write then is written again.
+pub(super) const GO_ON: &str = "{\"execute\":\"cont\"}\n";
+
+/// Whether QEMU has stopped the guest because its disk's file has no room, if this line of the monitor says so.
+pub(super) fn wants_room(line: &str) -> bool {
+    let event: Value = serde_json::from_str(line).unwrap_or_default();
+    let is = |key: &str, value: Value| event.pointer(key) == Some(&value);
+    is("/event", "BLOCK_IO_ERROR".into()) && is("/data/nospace", true.into()) && is("/data/action", "stop".into())
+}
+
 /// Why the guest ended, if this line of the monitor says so: `guest-reset`, `guest-shutdown`, `guest-panic`, …
-pub(super) fn shutdown_reason(line: &str) -> Option<String> {
+#[must_use]
+pub fn shutdown_reason(line: &str) -> Option<String> {
     let event: Value = serde_json::from_str(line).ok()?;
     if event.get("event")?.as_str()? != "SHUTDOWN" {
         return None;
@@ -115,6 +130,21 @@ pub(super) fn shutdown_reason(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_that_is_stopped_for_want_of_room_is_told_from_one_whose_disk_failed() {
+        // QEMU 7.2 says this.
+        let line = |nospace: bool, action: &str| {
+            format!(
+                r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "BLOCK_IO_ERROR", "data": {{"device": "state",
+                "nospace": {nospace}, "node-name": "b", "reason": "x", "operation": "write", "action": "{action}"}}}}"#
+            )
+        };
+        assert!(wants_room(&line(true, "stop")));
+        for other in [&line(false, "report"), &line(true, "report"), r#"{"event": "STOP"}"#, r#"{"return": {}}"#, ""] {
+            assert!(!wants_room(other), "{other}");
+        }
+    }
 
     fn machine() -> Machine {
         Machine {
@@ -145,11 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn the_network_hint_is_json_with_doubled_commas() {
+    fn the_guest_gets_its_network_as_json_with_doubled_commas_and_its_user_data_as_a_file() {
         let args = arguments(&machine());
         assert_eq!(
             values(&args, "-fw_cfg"),
-            [r#"name=opt/constellation/network,string={"address":"10.77.0.11/24",,"gateway":"10.77.0.1"}"#]
+            [
+                r#"name=opt/constellation/network,string={"address":"10.77.0.11/24",,"gateway":"10.77.0.1"}"#,
+                "name=opt/constellation/user-data,file=user-data"
+            ]
         );
     }
 

@@ -1,4 +1,4 @@
-//! The process inside a cluster's namespaces: owns its VMs, proxies and metadata service, answers the operator.
+//! The process inside a cluster's namespaces: owns its VMs and proxies, answers the operator.
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +20,10 @@ use tokio::{
 
 use super::{
     api::{self, Record, Reply, Request, State, View},
-    checks::{check_image, check_room},
+    checks::{check_image, check_room, files},
     instance::{Begin, Host, Order, Phase, Vm},
-    layout::{ClusterDir, METADATA, SOCKET, Shape, Subnet, plain_name},
-    metadata, netns,
+    layout::{ClusterDir, SOCKET, Shape, Subnet, plain_name},
+    netns,
     probe::{self, Tools},
     proxy::{self, API_SERVER, VERIFIER},
     shelf, swtpm,
@@ -83,16 +83,14 @@ pub(super) async fn run(dir: ClusterDir, cidr: &str) -> Result<(), Error> {
     let supervisor = Supervisor::load(dir, host)?;
 
     let bind = |address: Ipv4Addr, port| TcpListener::bind(SocketAddr::from((address, port)));
-    let gateway = supervisor.gateway();
+    let gateway = subnet.gateway();
     let api_server = bind(gateway, API_SERVER).await.map_err(setup("the endpoint"))?;
     let verifier = bind(gateway, VERIFIER).await.map_err(setup("the endpoint of the verifiers"))?;
-    let metadata = bind(METADATA, 80).await.map_err(setup("the metadata service"))?;
     let socket = UnixListener::bind(SOCKET).map_err(setup("the socket"))?;
     let mut stop = signal(SignalKind::terminate()).map_err(setup("signals"))?;
     tokio::spawn(proxy::forward(outside, API_SERVER, supervisor.reachable.subscribe()));
     tokio::spawn(proxy::forward(api_server, API_SERVER, supervisor.reachable.subscribe()));
     tokio::spawn(proxy::forward(verifier, VERIFIER, supervisor.reachable.subscribe()));
-    tokio::spawn(metadata::serve(metadata, supervisor.clone()));
     tracing::info!(dir = %supervisor.dir.path().display(), "Supervising");
     loop {
         tokio::select! {
@@ -135,16 +133,6 @@ impl Supervisor {
             lock(&supervisor.vms).insert(slot.record.node.clone(), slot);
         }
         Ok(supervisor)
-    }
-
-    /// The bridge's address.
-    pub(super) fn gateway(&self) -> Ipv4Addr {
-        self.host.subnet.gateway()
-    }
-
-    /// The launch configuration of the VM at this address.
-    pub(super) fn launch_config(&self, address: Ipv4Addr) -> Option<Vec<u8>> {
-        lock(&self.vms).values().find(|slot| slot.address == address).map(|slot| slot.record.launch_config.clone())
     }
 
     async fn answer(self: Arc<Self>, stream: UnixStream) {
@@ -210,8 +198,7 @@ impl Supervisor {
             return Err(CloudError::Transient(format!("{address} is still used by node {}", other.record.node)));
         }
         tracing::info!(node = record.node, name = record.name, %address, "Launching VM");
-        shelf::create(&self.host.instances, &record)
-            .map_err(|e| CloudError::Transient(format!("making the directory of node {} failed: {e}", record.node)))?;
+        shelf::create(&self.host.instances, &record).map_err(|e| files(&self.host.instances, &e))?;
         let slot = self.begin(record, address, Begin::Start);
         let reply = Reply::Vms { vms: vec![view(&slot)] };
         vms.insert(slot.record.node.clone(), slot);
@@ -243,7 +230,7 @@ impl Supervisor {
     }
 
     fn set_targets(&self, nodes: Vec<String>) -> Result<Reply, CloudError> {
-        let failed = |e: io::Error| CloudError::Transient(format!("writing the endpoint's targets failed: {e}"));
+        let failed = |e: io::Error| files(self.dir.path(), &e);
         let path = self.dir.targets();
         let unfinished = path.with_extension("unfinished");
         fs::write(&unfinished, serde_json::to_vec(&nodes).map_err(|e| failed(e.into()))?).map_err(failed)?;

@@ -30,10 +30,12 @@ use super::{
     script::{Behaviour, SCRIPT, Script},
     store::{LABEL_KIND, Record, State, Store, gone, transient},
 };
-use crate::cloud::CloudError;
+use crate::{cloud::CloudError, watch::watch};
 
 /// Time between two looks at the records, which are in memory.
 const TICK: Duration = Duration::from_millis(200);
+/// Time between two listings of records and scripts: a cloud knows its machines, whatever was lost on the way.
+const RELIST: Duration = Duration::from_secs(10);
 /// Time between two looks at the API server for a machine that waits to be admitted.
 const LOOK: Duration = Duration::from_millis(500);
 /// Time between two knocks of a machine that was refused.
@@ -61,14 +63,12 @@ pub async fn run(client: Client, store: Store, script: Script) {
     let maps: Api<ConfigMap> = store.scope();
     let (records, write_records) = reflector::store();
     let (scripts, write_scripts) = reflector::store();
-    let watch_records = watcher(maps.clone(), watcher::Config::default().labels(&format!("{LABEL_KIND}=instance")))
-        .default_backoff()
-        .reflect(write_records)
-        .for_each(|_| future::ready(()));
-    let watch_scripts = watcher(maps, watcher::Config::default().fields(&format!("metadata.name={SCRIPT}")))
-        .default_backoff()
-        .reflect(write_scripts)
-        .for_each(|_| future::ready(()));
+    let instances = watcher::Config::default().labels(&format!("{LABEL_KIND}=instance"));
+    let watch_records =
+        watch(maps.clone(), instances, RELIST).default_backoff().reflect(write_records).for_each(|_| future::ready(()));
+    let named = watcher::Config::default().fields(&format!("metadata.name={SCRIPT}"));
+    let watch_scripts =
+        watch(maps, named, RELIST).default_backoff().reflect(write_scripts).for_each(|_| future::ready(()));
     let drive = async {
         let driver = Driver { client, store, script };
         let mut lives = HashMap::new();
@@ -81,7 +81,7 @@ pub async fn run(client: Client, store: Store, script: Script) {
             driver.pass(&records.state(), &mut lives).await;
         }
     };
-    future::join3(watch_records, watch_scripts, drive).await;
+    Box::pin(future::join3(watch_records, watch_scripts, drive)).await;
 }
 
 struct Driver {
@@ -188,13 +188,13 @@ impl Driver {
     /// Plays the kubelet's registration; a `Node` of that name that is there stays.
     async fn register(&self, record: &Record, admission: &NodeAdmission, now: Timestamp) -> Result<(), CloudError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let fresh = node::kube_node(record, admission, now);
-        let there = match nodes.create(&PostParams::default(), &fresh).await {
-            Ok(node) => node,
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                nodes.get(&admission.spec.node_name).await.map_err(transient)?
-            }
-            Err(error) => return Err(transient(error)),
+        let found = nodes.get_opt(&admission.spec.node_name).await.map_err(transient)?;
+        let there = if let Some(node) = found {
+            node
+        } else {
+            // Whoever is quicker leaves this to the next knock.
+            let fresh = node::kube_node(record, admission, now);
+            nodes.create(&PostParams::default(), &fresh).await.map_err(transient)?
         };
         // The API server taints each new node as not ready, and no controller is there to take that back.
         let mut taints = there.spec.and_then(|spec| spec.taints).unwrap_or_default();

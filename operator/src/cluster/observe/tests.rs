@@ -33,6 +33,38 @@ fn made(group: &str) -> ConfidentialNode {
 }
 
 #[test]
+fn a_silence_goes_on_when_the_operator_that_told_of_it_died() {
+    let at = |second: i64| Timestamp::from_second(second).unwrap();
+    let told = |kind: &str, status: condition::Status, why: &str, since: i64, made: i64| {
+        let mut cluster = cluster(|_| ());
+        let mut list = Vec::new();
+        condition::set(&mut list, kind, status, why, "", None, at(since));
+        cluster.status = serde_json::from_value(json!({
+            "conditions": list, "initialization": {"controlPlaneInitializedAt": at(made)},
+        }))
+        .unwrap();
+        cluster
+    };
+    let silent = told(kind::AVAILABLE, condition::Status::False, reason::API_SERVER_UNREACHABLE, 500, 100);
+    let since =
+        |cluster: &ConstellationCluster, ours: Option<u64>| silence(cluster, ours.map(Duration::from_secs), at(560));
+    // By a new operator, by the one that told of it, and by one that knows of a longer one.
+    assert_eq!([Some(1), Some(60), Some(90)].map(|ours| since(&silent, ours)), [60, 60, 90]);
+    assert_eq!(since(&silent, None), i64::MAX);
+    for other in [
+        told(kind::READY, condition::Status::False, reason::API_SERVER_UNREACHABLE, 500, 100),
+        told(kind::AVAILABLE, condition::Status::True, reason::API_SERVER_UNREACHABLE, 500, 100),
+        told(kind::AVAILABLE, condition::Status::False, reason::NODES_NOT_READY, 500, 100),
+        told(kind::AVAILABLE, condition::Status::False, reason::API_SERVER_UNREACHABLE, 500, 500),
+        // A clock that was set back.
+        told(kind::AVAILABLE, condition::Status::False, reason::API_SERVER_UNREACHABLE, 9000, 100),
+        cluster(|_| ()),
+    ] {
+        assert_eq!(since(&other, Some(1)), 1);
+    }
+}
+
+#[test]
 fn a_node_has_drifted_when_its_group_says_something_else_of_it() {
     let drifts = |group: &str, change: fn(&mut Value)| node(&made(group), &cluster(change)).drifted;
     let same: [fn(&mut Value); 6] = [
@@ -130,15 +162,32 @@ fn only_images_of_the_kubernetes_that_runs_can_be_rolled_to() {
         assert!(matches!(seen(&cluster, running), VersionSeen::Ready(_)), "{running:?}");
     }
     for running in ["v1.36.2", "v1.35.3", "v1.36.30", ""] {
-        let VersionSeen::OtherKubernetes(words) = seen(&cluster, Some(Some(running))) else { panic!("{running}") };
+        let VersionSeen::Impossible(words) = seen(&cluster, Some(Some(running))) else { panic!("{running}") };
         assert!(words.contains("v1.36.3") && words.contains(running), "{words}");
     }
     // A cluster that is silent for a moment must not have it accepted.
-    assert!(matches!(seen(&cluster, Some(None)), VersionSeen::NotReady(_)));
-    let known = AcceptedVersion { digest: "d".into(), name: "v".into(), sets: vec![] };
+    assert!(matches!(seen(&cluster, Some(None)), VersionSeen::Awaited(_)));
+    let known = AcceptedVersion { digest: "d".into(), name: "v".into(), sets: vec![], image: None };
     cluster.status = Some(constellation_crds::ConstellationClusterStatus {
         accepted_versions: vec![known],
         ..constellation_crds::ConstellationClusterStatus::default()
     });
     assert!(matches!(seen(&cluster, Some(None)), VersionSeen::Ready(_)));
+}
+
+#[test]
+fn a_group_that_no_kubelet_would_start_with_is_told_of() {
+    let group = |labels: serde_json::Value, taints: serde_json::Value| {
+        let group = json!({"name": "w", "instanceType": "a", "replicas": 1, "labels": labels, "taints": taints});
+        unfit(&cluster(|spec| spec["nodeGroups"] = json!([group])))
+    };
+    assert_eq!(group(json!({"a.example/b": "c"}), json!([{"key": "a", "effect": "NoExecute"}])), None);
+    for (labels, taints, word) in [
+        (json!({"node-role.kubernetes.io/worker": ""}), json!([]), "node-role.kubernetes.io/worker"),
+        (json!({"my label": ""}), json!([]), "my label"),
+        (json!({}), json!([{"key": "k".repeat(64), "effect": "NoExecute"}]), "the taint"),
+    ] {
+        let told = group(labels, taints).unwrap();
+        assert!(told.contains("group w") && told.contains(word), "{told}");
+    }
 }

@@ -26,10 +26,12 @@ const FORGET_SECONDS: i64 = 600;
 pub fn failed(seen: &Observed, plan: &mut Plan) {
     let held = |node: &&NodeSeen| node.phase == Phase::Failed && !node.deleting;
     for node in seen.nodes.iter().filter(held) {
-        // What is wanted now may be the cure.
+        // What is wanted now may be the cure; what shows why a version was given up stays to be read.
         let cured = seen.is_outdated(node);
         let failures = if cured { 0 } else { failures(node) };
-        if !cured && seen.now < node.failed_at.unwrap_or(node.created) + hold(node, failures) {
+        if (!cured || seen.has_given_up(node))
+            && seen.now < node.failed_at.unwrap_or(node.created) + hold(node, failures)
+        {
             plan.next.push(format!("Replace node {}, which failed: {}", node.name, node.message));
             continue;
         }
@@ -251,10 +253,11 @@ fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &m
     let mut old = places.iter().filter(|place| place.leaving(seen, target) > 0 && !is_short(seen, place.group));
     let workers_first = old.clone().find(|place| place.role == Role::Worker);
     let Some(place) = workers_first.or_else(|| old.next()) else { return };
-    let unready = seen
-        .nodes
-        .iter()
-        .any(|node| node.alive() && !leaves(seen, node, target) && node.short.is_none() && node.phase != Phase::Ready);
+    // A roll waits for everybody. Who is refused doesn't keep its place for another member that is down: it may be both's.
+    let rolls = place.outdated(target) > 0;
+    let awaited = |node: &&NodeSeen| node.alive() && node.short.is_none() && (rolls || !node.was_ready);
+    let unready =
+        seen.nodes.iter().filter(awaited).filter(|node| !leaves(seen, node, target) && node.phase != Phase::Ready);
     let going = seen.nodes.iter().any(|node| node.deleting)
         || plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { .. }));
     let surge = match place.role {
@@ -263,7 +266,7 @@ fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &m
         Role::ControlPlane | Role::Worker => 1,
     };
     let extra = place.live.len().saturating_sub(place.wanted);
-    if may && !unready && !going && extra < surge && extra < place.leaving(seen, target) {
+    if may && unready.count() < surge && !going && extra < surge && extra < place.leaving(seen, target) {
         create(seen, plan, place.group, place.role, 0);
     }
 }
@@ -303,7 +306,14 @@ fn waits(seen: &Observed, plan: &mut Plan) {
         let message = format!("node {}: {}", node.name, node.message);
         plan.blocked = Some(super::Blocked { reason, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.alive() && node.phase != Phase::Ready) {
-        let message = format!("node {} is {}", node.name, super::phase(node.phase));
+        let (name, phase) = (&node.name, super::phase(node.phase));
+        let message = if node.was_ready {
+            format!(
+                "node {name} was Ready and is {phase}: see its kubelet, or delete ConfidentialNode {name} to have it replaced"
+            )
+        } else {
+            format!("node {name} is {phase}")
+        };
         plan.blocked = Some(super::Blocked { reason: reason::NODES_NOT_READY, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.deleting) {
         let message = format!("node {} is leaving", node.name);
@@ -313,3 +323,6 @@ fn waits(seen: &Observed, plan: &mut Plan) {
         plan.blocked = Some(super::Blocked { reason: reason::ATTESTATION_REFUSED, message, stalled: false });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,14 +9,15 @@ use constellation_crds::{
 use super::{Step, plan};
 use crate::cluster::seen::{GroupSeen, Init, NodeSeen, Observed, SecretSeen, VersionSeen};
 
-fn version(digest: &str) -> AcceptedVersion {
-    AcceptedVersion { digest: digest.into(), name: "v".into(), sets: vec![] }
+pub(crate) fn version(digest: &str) -> AcceptedVersion {
+    AcceptedVersion { digest: digest.into(), name: "v".into(), sets: vec![], image: Some(format!("image-{digest}")) }
 }
 
 pub(crate) fn empty() -> Observed {
     Observed {
         name: "c".into(),
         now: 10_000,
+        created: 0,
         deleting: false,
         deletion_policy: DeletionPolicy::Delete,
         finalizer: false,
@@ -32,9 +33,13 @@ pub(crate) fn empty() -> Observed {
         network: false,
         version: VersionSeen::Ready(version("a")),
         accepted: vec![],
+        current: None,
+        auto_rollback: true,
+        rolled_back: None,
         initialized: false,
         kubeconfig_lost: None,
         reachable: false,
+        turned_away: None,
         unreachable_seconds: 0,
         installed: false,
         trust_current: false,
@@ -89,7 +94,7 @@ pub(crate) fn node(index: u32, role: Role, digest: &str, phase: Phase) -> NodeSe
     }
 }
 
-fn prepared() -> Observed {
+pub(crate) fn prepared() -> Observed {
     Observed {
         finalizer: true,
         owner_key: SecretSeen::Present,
@@ -117,15 +122,16 @@ pub(crate) fn running() -> Observed {
     }
 }
 
-fn rolling() -> Observed {
-    Observed { version: VersionSeen::Ready(version("b")), accepted: vec![version("a"), version("b")], ..running() }
+pub(crate) fn rolling() -> Observed {
+    let accepted = vec![version("a"), version("b")];
+    Observed { version: VersionSeen::Ready(version("b")), accepted, current: Some("a".into()), ..running() }
 }
 
-fn create(group: &str, role: Role, index: u32, failures: u32) -> Step {
+pub(crate) fn create(group: &str, role: Role, index: u32, failures: u32) -> Step {
     Step::CreateNode { group: group.into(), role, index, failures }
 }
 
-fn deleted(seen: &Observed) -> Vec<String> {
+pub(crate) fn deleted(seen: &Observed) -> Vec<String> {
     let name = |step| if let Step::DeleteNode { name, .. } = step { Some(name) } else { None };
     plan(seen).steps.into_iter().filter_map(name).collect()
 }
@@ -193,10 +199,13 @@ fn a_steady_cluster_needs_nothing() {
 }
 
 #[test]
-fn nothing_is_made_while_the_trust_bundle_is_old_or_the_api_server_silent() {
+fn nothing_is_made_before_the_trust_bundle_is_new_or_while_the_api_server_is_silent() {
     let nodes = vec![node(1, Role::ControlPlane, "a", Phase::Ready)];
     let seen = Observed { trust_current: false, nodes: nodes.clone(), ..running() };
-    assert_eq!(plan(&seen).steps, [Step::WriteTrust]);
+    assert_eq!(plan(&seen).steps[..2], [Step::WriteTrust, create("w", Role::Worker, 2, 0)]);
+    let bare = plan(&Observed { installed: false, ..seen });
+    assert_eq!(bare.steps, [Step::Install, Step::WriteTrust]);
+    assert_eq!(bare.blocked.unwrap().reason, reason::WAITING_FOR_CONTROL_PLANE);
     let mut seen = Observed { reachable: false, nodes, ..running() };
     assert_eq!(plan(&seen).steps, []);
     seen.unreachable_seconds = 30;
@@ -313,10 +322,22 @@ fn the_last_ready_control_plane_node_is_never_deleted() {
 }
 
 #[test]
+fn by_a_clock_that_is_behind_nothing_is_changed_but_a_deletion_goes_on() {
+    let at = |created| Observed { created, ..prepared() };
+    let behind = plan(&at(10_301));
+    let blocked = behind.blocked.unwrap();
+    assert_eq!((behind.steps, blocked.reason, blocked.stalled), (vec![], reason::CLOCK_WRONG, true));
+    assert_eq!(plan(&at(10_300)), plan(&prepared()));
+    let deleting = Observed { deleting: true, finalizer: true, ..at(10_301) };
+    assert_eq!(plan(&deleting), plan(&Observed { created: 0, ..deleting.clone() }));
+}
+
+#[test]
 fn a_version_that_is_not_verified_or_has_nothing_for_the_provider_makes_nothing() {
     for (version, why, stalled) in [
         (VersionSeen::Missing("v".into()), reason::NODE_VERSION_NOT_FOUND, false),
         (VersionSeen::NotReady("x".into()), reason::NODE_VERSION_NOT_READY, false),
+        (VersionSeen::Awaited("x".into()), reason::IN_PROGRESS, false),
         (VersionSeen::NoImage("v".into()), reason::IMAGE_NOT_FOUND, true),
         (VersionSeen::NoSet("v".into()), reason::NO_MEASUREMENTS, true),
     ] {
@@ -360,7 +381,7 @@ fn a_master_secret_is_wrapped_again_and_nothing_else_waits_for_it() {
     let seen = Observed { master_secret_stale: true, ..running() };
     assert_eq!(plan(&seen).steps, [Step::RewrapMasterSecret]);
     let waits = plan(&Observed { master_secret_stale: true, ..rolling() });
-    assert_eq!(waits.steps, [Step::RewrapMasterSecret, create("w", Role::Worker, 4, 0)]);
+    assert_eq!(waits.steps, [create("w", Role::Worker, 4, 0), Step::RewrapMasterSecret]);
 }
 
 #[test]
@@ -396,8 +417,8 @@ fn a_simulated_cluster_gets_its_trust_bundle_first_and_is_never_talked_to() {
     let mut seen = Observed { simulated: true, reachable: true, ..prepared() };
     assert_eq!(plan(&seen).steps, [Step::Install, Step::WriteTrust]);
     seen.installed = true;
+    assert_eq!(plan(&seen).steps, [Step::WriteTrust, create("control-plane", Role::ControlPlane, 1, 0)]);
     seen.trust_current = true;
-    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 1, 0)]);
     seen.nodes = vec![node(1, Role::ControlPlane, "a", Phase::Booting)];
     assert_eq!(plan(&seen).steps, []);
     let refused = Observed { provider_refused: Some("--allow-simulated".into()), ..seen };
@@ -405,7 +426,7 @@ fn a_simulated_cluster_gets_its_trust_bundle_first_and_is_never_talked_to() {
 }
 
 /// All well but for these members, which are refused and shall be replaced.
-fn refusing(mut seen: Observed, names: &[&str]) -> Observed {
+pub(crate) fn refusing(mut seen: Observed, names: &[&str]) -> Observed {
     seen.on_failure = OnFailure::Replace;
     for node in seen.nodes.iter_mut().filter(|node| names.contains(&node.name.as_str())) {
         (node.accepted, node.refused) = (Some(false), true);
@@ -414,7 +435,7 @@ fn refusing(mut seen: Observed, names: &[&str]) -> Observed {
 }
 
 /// Three control-plane nodes and no workers.
-fn three() -> Observed {
+pub(crate) fn three() -> Observed {
     let nodes = (1..=3).map(|index| node(index, Role::ControlPlane, "a", Phase::Ready)).collect();
     let targets = Some(["id1", "id2", "id3"].map(String::from).into());
     Observed { control_plane_replicas: 3, groups: vec![], nodes, targets, ..running() }
@@ -633,7 +654,7 @@ fn nodes_have_numbers_that_the_pod_network_has_room_for() {
 
 #[test]
 fn a_version_of_another_kubernetes_rolls_nobody_and_says_so() {
-    let version = VersionSeen::OtherKubernetes("NodeVersion v is for another Kubernetes".into());
+    let version = VersionSeen::Impossible("NodeVersion v is for another Kubernetes".into());
     let given = plan(&Observed { version, ..running() });
     assert!(given.steps.is_empty() && given.accepted == [self::version("a")]);
     let blocked = given.blocked.unwrap();
@@ -685,4 +706,88 @@ fn a_first_node_that_is_lost_before_it_was_ever_seen_to_join_is_told_of() {
     assert!(blocked.stalled && blocked.reason == reason::QUORUM_LOST && !blocked.message.contains("backup"));
     seen.nodes[0].phase = Phase::Booting;
     assert_eq!(plan(&seen).blocked.unwrap().reason, reason::API_SERVER_UNREACHABLE);
+}
+
+#[test]
+fn an_api_server_that_turns_us_away_is_not_recovered_but_told_of() {
+    let away = Observed { reachable: false, unreachable_seconds: 999, ..running() };
+    assert_eq!(plan(&away).steps, [Step::StartRecover("n1".into())]);
+    let turned_away = Observed { turned_away: Some("Unauthorized".into()), ..away };
+    let blocked = plan(&turned_away).blocked.unwrap();
+    assert_eq!((plan(&turned_away).steps, blocked.reason, blocked.stalled), (vec![], reason::ACCESS_DENIED, true));
+    assert!(blocked.message.contains("Unauthorized"));
+}
+
+#[test]
+fn a_member_that_is_down_does_not_keep_a_refused_one_in_its_place() {
+    let mut seen = refusing(running(), &["n2"]);
+    seen.nodes[2].phase = Phase::Joined;
+    assert_eq!(plan(&seen).steps, [create("w", Role::Worker, 4, 0)]);
+    let told = Observed { on_failure: OnFailure::Report, ..seen.clone() };
+    assert!(plan(&told).blocked.unwrap().message.contains("delete ConfidentialNode n3"));
+    seen.nodes[2].was_ready = false;
+    assert_eq!(plan(&seen).steps, [], "one that is new is awaited");
+    let mut rolls = rolling();
+    rolls.nodes[1] = node(2, Role::Worker, "b", Phase::Ready);
+    rolls.nodes[1].phase = Phase::Joined;
+    assert_eq!(plan(&rolls).steps, [], "and a roll waits for everybody");
+}
+
+#[test]
+fn the_first_node_is_made_when_none_stands_and_anew_when_something_else_is_wanted() {
+    let with = |node: NodeSeen| Observed { nodes: vec![node], ..prepared() };
+    let first = || node(1, Role::ControlPlane, "a", Phase::Booting);
+    let made = [create("control-plane", Role::ControlPlane, 2, 0)];
+    assert_eq!(plan(&with(NodeSeen { deleting: true, ..first() })).steps, made);
+    let failed = NodeSeen { accepted: Some(false), ..node(1, Role::ControlPlane, "a", Phase::Failed) };
+    assert_eq!(plan(&with(failed.clone())).steps, [], "it can be read for a minute");
+    assert!(plan(&with(failed)).blocked.unwrap().message.contains("n1 failed and will be replaced: it broke"));
+    assert!(plan(&prepared()).blocked.unwrap().message.contains("is being made"));
+
+    let old =
+        Observed { accepted: vec![version("z"), version("a")], ..with(NodeSeen { digest: "z".into(), ..first() }) };
+    assert_eq!(deleted(&old), ["n1"]);
+    let talks = vec![("u1".into(), Init::Running("x".into()))];
+    assert_eq!(deleted(&Observed { talks, ..old.clone() }), Vec::<String>::new(), "it is being initialised");
+    let mut ready = old;
+    ready.nodes[0].phase = Phase::Ready;
+    assert_eq!(deleted(&ready), Vec::<String>::new());
+}
+
+#[test]
+fn a_lost_majority_is_counted() {
+    let mut seen = Observed { reachable: false, unreachable_seconds: 300, ..three() };
+    for gone in &mut seen.nodes[..2] {
+        (gone.phase, gone.vanished) = (Phase::Failed, true);
+    }
+    let message = plan(&seen).blocked.unwrap().message;
+    assert!(message.starts_with("2 of 3 control-plane nodes are gone for good (n1, n2)"), "{message}");
+}
+
+#[test]
+fn of_a_group_that_others_set_the_size_of_the_spec_says_the_bounds() {
+    let group = |current, remembered: Option<&str>| {
+        let mut seen = running();
+        let group = &mut seen.groups[0];
+        (group.wanted, group.min, group.max, group.autoscaled) = (2, 2, 5, true);
+        (group.spec, group.remembered, group.current) = ("2-5".into(), remembered.map(str::to_owned), current);
+        plan(&seen).steps.into_iter().find(|step| matches!(step, Step::ApplyGroup { .. }))
+    };
+    let applied = |replicas| Some(Step::ApplyGroup { group: "w".into(), replicas, spec: "2-5".into() });
+    assert_eq!(group(None, None), applied(2), "a new one is as small as it may be");
+    assert_eq!(group(Some(4), Some("1-5")), applied(4), "new bounds leave a size that fits");
+    assert_eq!(group(Some(7), Some("2-9")), applied(5));
+    assert_eq!(group(Some(7), Some("2-5")), applied(5), "whoever set it");
+    assert_eq!(group(Some(4), Some("2-5")), None);
+}
+
+#[test]
+fn what_is_waited_for_is_said() {
+    let mut seen = running();
+    for (phase, words) in
+        [(Phase::Attested, "n3 is attested and joining"), (Phase::Joined, "n3 is joined and not Ready yet")]
+    {
+        seen.nodes[2] = node(3, Role::Worker, "a", phase);
+        assert!(plan(&seen).blocked.unwrap().message.contains(words), "{phase:?}");
+    }
 }

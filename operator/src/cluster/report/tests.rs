@@ -2,6 +2,7 @@
 
 use constellation_crds::{
     ConstellationClusterStatus,
+    cluster::RolledBack,
     condition::{is_true, kind, reason},
     node::{Phase, Role},
 };
@@ -11,7 +12,7 @@ use super::{Facts, report};
 use crate::cluster::{
     plan::{
         plan,
-        tests::{empty, node, running},
+        tests::{empty, node, rolling, running},
     },
     seen::Observed,
 };
@@ -51,6 +52,18 @@ fn a_cluster_is_ready_only_when_every_node_is_attested() {
         assert_eq!(condition.reason, verified);
         assert_eq!(ready_reason(&status) == reason::ATTESTATION_REFUSED, accepted == Some(false));
     }
+}
+
+#[test]
+fn a_trust_bundle_that_is_signed_anew_is_no_news_and_ends_a_roll_only_when_written() {
+    let (seen, conflict) =
+        (Observed { trust_current: false, ..running() }, Facts { conflict: true, ..Facts::default() });
+    let ready = status(&seen, &Facts::default());
+    assert_eq!(ready, status(&running(), &Facts::default()));
+    assert!(!is_true(&status(&seen, &conflict).conditions, kind::READY), "what it takes back is still trusted");
+    assert_eq!(report(&seen, &plan(&seen), &conflict, &ready, at(99)), ready);
+    let failed = Facts { error: Some("x".into()), ..Facts::default() };
+    assert!(!is_true(&report(&seen, &plan(&seen), &failed, &ready, at(99)).conditions, kind::READY));
 }
 
 #[test]
@@ -191,4 +204,29 @@ fn nodes_with_settings_that_are_no_more_are_not_up_to_date() {
     let status = status(&seen, &Facts::default());
     assert!(!is_true(&status.conditions, kind::READY) && !is_true(&status.conditions, kind::NODES_UP_TO_DATE));
     assert_eq!((status.up_to_date_nodes, ready_reason(&status)), (Some(2), reason::ROLLING_OUT));
+}
+
+#[test]
+fn a_version_that_was_given_up_is_told_of_until_another_one_is_wanted() {
+    let given_up = RolledBack { from: "b".into(), to: "a".into(), node: "n4".into(), message: "tpm.pcr.11".into() };
+    let seen = Observed { rolled_back: Some(given_up.clone()), accepted: running().accepted, ..rolling() };
+    let status = status(&seen, &Facts::default());
+    let found = |kind| status.conditions.iter().find(|c| c.type_ == kind).unwrap();
+    for kind in [kind::READY, kind::NODES_UP_TO_DATE] {
+        assert_eq!(
+            (found(kind).status.as_str(), found(kind).reason.as_str()),
+            ("False", reason::ROLLED_BACK),
+            "{kind}"
+        );
+        assert!(found(kind).message.contains("n4") && found(kind).message.contains("tpm.pcr.11"), "{kind}");
+    }
+    assert!(is_true(&status.conditions, kind::AVAILABLE) && is_true(&status.conditions, kind::STALLED));
+    // From the beginning to the end of the way back the reason is one, so that it is told once.
+    for (seen, facts) in [
+        (Observed { trust_current: false, ..seen.clone() }, Facts::default()),
+        (seen.clone(), Facts { error: Some("timed out".into()), ..Facts::default() }),
+    ] {
+        assert_eq!(ready_reason(&self::status(&seen, &facts)), reason::ROLLED_BACK);
+    }
+    assert_eq!((status.rolled_back, status.target_version.as_deref()), (Some(given_up), Some("a")));
 }

@@ -1,13 +1,13 @@
 //! Nodes that answer their owner badly, over a pipe: who is refused for it, and what is told.
 
-use async_trait::async_trait;
-use clap::Parser as _;
+mod line;
+
 use constellation_attestation::{
     boot::BootSecrets,
     channel::node_accept,
     protocol::{Challenge, Evidence, Hello, RecoverKey, Request},
 };
-use constellation_crds::{ConstellationClusterSpec, node::Refusals};
+use constellation_crds::node::Refusals;
 use tokio::io::{DuplexStream, duplex};
 
 use super::*;
@@ -31,66 +31,7 @@ enum Does {
     ShowsNothing,
 }
 
-/// A cloud of one address, at which such a node answers.
-struct Line {
-    owner: Vec<u8>,
-    does: Does,
-}
-
 const NODE: &str = "node-uid";
-
-#[async_trait]
-impl Cloud for Line {
-    fn name(&self) -> &'static str {
-        "local"
-    }
-
-    fn platform(&self) -> &'static str {
-        "qemu-vtpm"
-    }
-
-    async fn dial(&self, _: &ClusterUid, _: SocketAddr) -> Result<Box<dyn Stream>, CloudError> {
-        let (ours, nodes) = duplex(64 * 1024);
-        tokio::spawn(answer(nodes, self.owner.clone(), self.does));
-        Ok(Box::new(ours))
-    }
-
-    async fn endorsement_roots(&self, _: &ClusterUid) -> Result<Vec<String>, CloudError> {
-        no()
-    }
-
-    async fn ensure_network(&self, _: &NetworkRequest) -> Result<Network, CloudError> {
-        no()
-    }
-
-    async fn remove_network(&self, _: &ClusterUid) -> Result<(), CloudError> {
-        no()
-    }
-
-    async fn launch(&self, _: &LaunchRequest) -> Result<Instance, CloudError> {
-        no()
-    }
-
-    async fn find(&self, _: &ClusterUid) -> Result<Vec<Instance>, CloudError> {
-        no()
-    }
-
-    async fn terminate(&self, _: &ClusterUid, _: &InstanceId) -> Result<(), CloudError> {
-        no()
-    }
-
-    async fn set_endpoint_targets(&self, _: &ClusterUid, _: &[InstanceId]) -> Result<(), CloudError> {
-        no()
-    }
-
-    async fn clusters(&self) -> Result<Vec<ClusterUid>, CloudError> {
-        no()
-    }
-}
-
-fn no<T>() -> Result<T, CloudError> {
-    Err(CloudError::Unsupported("it has one line and no more".into()))
-}
 
 /// A key of a TPM's template for ECC (TCG EK Credential Profile 2.5, B.3.4), and any attestation key.
 fn endorsement_key() -> Vec<u8> {
@@ -149,40 +90,15 @@ async fn answer(stream: DuplexStream, owner: Vec<u8>, does: Does) -> Result<(), 
     Ok(channel.send(&evidence).await?)
 }
 
-#[derive(clap::Parser)]
-struct Defaults {
-    #[command(flatten)]
-    settings: Settings,
-}
-
 fn peer(does: Does) -> Peer {
     let owner = Arc::new(SigningKey::generate().unwrap());
-    // On this platform nothing is read from an API server.
-    let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-    let settings = Defaults::parse_from(["operator"]).settings;
-    let collector = Collector::new(client, &settings, Arc::new(Metrics::default()), Arc::default()).unwrap();
-    let spec: ConstellationClusterSpec = serde_json::from_value(serde_json::json!({
-        "nodeVersion": "v", "tee": "vtpm", "provider": {"local": {}}, "controlPlane": {"replicas": 1, "instanceType": "2x2048"},
-    }))
-    .unwrap();
-    Peer {
-        cloud: Arc::new(Line { owner: owner.public_spki(), does }),
-        cluster: ClusterUid("cluster-uid".into()),
-        node_uid: NODE.into(),
-        address: [10, 77, 0, 11].into(),
-        owner,
-        launch_config: b"launch".to_vec(),
-        cluster_id: Zeroizing::new(vec![7; 32]),
-        policy: TrustPolicy {
-            cluster_uid: "cluster-uid".into(),
-            revision: 3,
-            sets: vec![],
-            endorsement_roots: vec![],
-            reattestation_interval_seconds: None,
-            place: None,
-        },
-        words: Words { collector: Arc::new(collector), object: Arc::new(ConstellationCluster::new("c", spec)) },
-    }
+    let spki = owner.public_spki();
+    let dial = move || -> Box<dyn Stream> {
+        let (ours, nodes) = duplex(64 * 1024);
+        tokio::spawn(answer(nodes, spki.clone(), does));
+        Box::new(ours)
+    };
+    line::peer(line::Line(dial), owner)
 }
 
 async fn asked(peer: &Peer, purpose: Purpose) -> Error {

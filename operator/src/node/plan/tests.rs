@@ -79,8 +79,9 @@ fn member(role: Role) -> Observed {
 }
 
 fn going(mut seen: Observed, seconds_ago: i64) -> Observed {
-    seen.node.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(NOW - seconds_ago).unwrap()));
-    seen
+    // The API server's clock is a day ahead.
+    seen.node.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(NOW + 86_400).unwrap()));
+    reached(seen, "Draining", seconds_ago)
 }
 
 fn reached(mut seen: Observed, phase: &str, seconds_ago: i64) -> Observed {
