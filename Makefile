@@ -29,7 +29,7 @@ bench: packages ## how long evidence takes to verify, and how much memory; joins
 	cd attestation/bench && $(CARGO) bench --target-dir $(TARGET)/bench
 	cd attestation/bench && $(CARGO) test --release --target-dir $(TARGET)/bench
 	$(CARGO) build --release -p constellation-verifier -p constellation-bootstrapper
-	$(CARGO) test --release -p constellation-tests --test join_process fifty -- --nocapture
+	$(CARGO) test --release -p constellation-tests --test join_process crowd -- --nocapture
 	tests/models.sh aws azure google
 	$(CARGO) test -p constellation-cloud-aws -p constellation-cloud-azure -p constellation-cloud-gcp --test life hundred -- --nocapture
 	$(CARGO) build --release -p constellation-operator --features azure,gcp

@@ -17,12 +17,14 @@ declare -A rooms=(
   [appraise]="join_swtpm cloud_swtpm"
   [azure]=azure_vectors
   [credential]=""
-  [collect]="collect_swtpm cloud_swtpm"
+  [collect]="collect_swtpm cloud_swtpm join_swtpm"
   [gcp]=gcp_vectors
+  [guest]="collect_swtpm endorsers"
   [nitro]=nitro_vectors
-  [snp]="snp_vectors snp_synthetic signed_mutations"
-  [tdx]="tdx_vectors tdx_synthetic tdx_mutations"
+  [snp]="snp_vectors snp_synthetic signed_mutations endorsers"
+  [tdx]="tdx_vectors tdx_synthetic tdx_mutations endorsers"
   [tpm]="tpm_vectors"
+  [trusted_launch]=trusted_launch
   [common]="endorsers snp_vectors tdx_vectors tdx_synthetic tpm_vectors gcp_vectors nitro_vectors"
   [verifier]="" [planners]=""
 )
@@ -33,6 +35,7 @@ room() { # FILE: the room it is in
     attestation/src/endorsement.rs) echo tpm ;;
     attestation/src/credential.rs) echo credential ;;
     attestation/src/appraise*) echo appraise ;;
+    attestation/src/azure/trusted_launch.rs) echo trusted_launch ;;
     *)
       local room
       room=$(cut -d/ -f3 <<<"$1")

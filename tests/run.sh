@@ -9,17 +9,21 @@ export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 RUSTC_WORKSPACE_WRAPPER=$(rustc --print sysroot)/bin/clippy-driver
 export RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 
-stages=(packages tools format build generated unit cel attestation operator clouds processes crash image vm)
+# Stages of one argument run beside each other: in many of them programs wait for most of their time.
+stages=(packages tools+format+build generated+unit+cel+attestation+operator clouds+processes+quiet+accidents+image crash vm)
 [ $# -gt 0 ] && stages=("$@")
-times=()
+mkdir -p target/tmp
+times=$(mktemp)
 free() { df --output=avail -BG . | tail -1 | tr -d ' '; }
 echo "disk: $(free) free; what is built and what VMs write is about 25 GiB when all of it is new"
 report() {
-  local status=$?
+  local status=$? job
+  for job in $(jobs -p); do [ ! -d "/proc/$job" ] || kill -- "-$job"; done
   echo
   echo "disk: $(free) free"
   echo "where the time went:"
-  printf '  %s\n' "${times[@]:-}"
+  cat "$times"
+  rm -f "$times"
   [ $status -eq 0 ] || echo "FAILED in stage '$stage'" >&2
   exit $status
 }
@@ -44,12 +48,16 @@ run() {
     packages) tests/packages.sh ;;
     tools) tests/kubernetes/build.sh all >/dev/null ;;
     format) cargo fmt --all --check ;;
-    build) cargo build --all-targets "${features[@]}" ;;
+    build)
+      tests/compiled.sh lay "${features[@]}"
+      cargo build --all-targets "${features[@]}"
+      tests/compiled.sh keep "${features[@]}"
+      ;;
     generated) target/debug/crdgen --check ;;
     unit)
       # The scripted clouds hold each request against the vendor's model of its API.
       tests/models.sh google azure aws
-      tests --lib --bins
+      tests --lib
       tests --doc
       ;;
     cel) tests --test cel ;;
@@ -59,19 +67,13 @@ run() {
       tests/models.sh google azure aws moto
       tests --test life --test lists --test killed --test moto --test hsm --test kms --test clouds
       ;;
-    processes) tests --test=api_server --test=arrows --test=control_plane --test=join_process --test=simulated_cloud --test=simulated --test=threats ;;
-    crash)
-      # The first two wait for most of their time, each with an API server of its own.
-      local quiet failed=0
-      mkdir -p target/tmp
-      tests --test quiet -- --nocapture >target/tmp/quiet.log 2>&1 &
-      quiet=$!
-      tests --test bad_input --test takeover -- --nocapture || failed=1
-      wait "$quiet" || failed=1
-      cat target/tmp/quiet.log
-      [ $failed -eq 0 ]
-      tests --test crash -- --nocapture --test-threads=1
+    processes) tests --test=api_server --test=arrows --test=control_plane --test=fuzz_programs --test=join_process --test=simulated_cloud --test=simulated --test=threats ;;
+    quiet) tests --test quiet -- --nocapture ;;
+    accidents)
+      tests --test bad_input --test sweep --test takeover -- --nocapture
+      tests --test conversations -- --nocapture
       ;;
+    crash) tests --test crash -- --nocapture --test-threads=1 ;;
     soak)
       QUIET_SECONDS=600 tests --test quiet -- --nocapture
       SCHEDULES="${SCHEDULES:-5000}" tests --test crash -- --nocapture --test-threads=1
@@ -91,11 +93,37 @@ run() {
   esac
 }
 
-# Tests run the programs that lie there, so they are made from what lies here, whichever stage is wanted.
-for stage in "${stages[@]}"; do
-  echo "== $stage"
-  start=$SECONDS
-  case $stage in packages | tools | format | build) ;; *) [[ " ${stages[*]} " == *" build "* ]] || run build ;; esac
-  run "$stage"
-  times+=("$(printf '%-14s %5d s' "$stage" $((SECONDS - start)))")
-done
+timed() { # STAGE: with the seconds that it took
+  local start=$SECONDS
+  echo "== $1"
+  run "$1"
+  printf '  %-14s %5d s\n' "$1" $((SECONDS - start)) >>"$times"
+}
+beside() { # STAGE...: each line is told with the name of its stage; what failed is told once more at the end
+  local each failed=()
+  local -A job
+  # Each in a process group of its own, so that all of it can be ended.
+  set -m
+  for each; do
+    (set +m; timed "$each" 2>&1 | tee "target/tmp/$each.log" | sed -u "s/^/$each: /") &
+    job[$each]=$!
+  done
+  set +m
+  for each; do wait "${job[$each]}" || failed+=("$each"); done
+  for each in "${failed[@]}"; do
+    echo "== $each failed; the end of target/tmp/$each.log:"
+    tail -n 80 "target/tmp/$each.log"
+  done >&2
+  [ ${#failed[@]} -eq 0 ]
+}
+
+main() { # read whole before anything runs: bash reads on from a script that somebody changes meanwhile
+  # Tests run the programs that lie there, so they are made from what lies here, whichever stage is wanted.
+  for stage in "${stages[@]}"; do
+    case $stage in packages | tools | format | *build*) ;; *) [[ " ${stages[*]} " == *build* ]] || run build ;; esac
+    IFS=+ read -ra together <<<"$stage"
+    if [ ${#together[@]} -eq 1 ]; then timed "$stage"; else beside "${together[@]}"; fi
+  done
+  exit 0
+}
+main

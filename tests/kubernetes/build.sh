@@ -35,46 +35,56 @@ for p in $stamp k8s.io/client-go/pkg/version; do
   ldflags+=" -X $p.gitCommit=$KUBERNETES -X $p.buildDate=2026-01-01T00:00:00Z"
 done
 
-export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-trimpath
-installed() { # PACKAGE@VERSION NAME [TAGS]: builds one program of another module, in its own module graph
-  GOBIN=$work go install -ldflags "-s -w" ${3:+-tags "$3"} "$1"
-}
-build() {
+# The compiler works on one package per process, each short and small: it is faster when it hardly collects garbage.
+export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-trimpath GOGC=400
+# Programs of one module are built by one command, so that one is linked while another is compiled.
+declare -A packages=()
+for name in "${wanted[@]}"; do
+  case $name in
+    etcd) module=kubernetes package=go.etcd.io/etcd/server/v3 ;;
+    kube-* | kubeadm | kubelet | kubectl) module=kubernetes package=k8s.io/kubernetes/cmd/$name ;;
+    containerd | containerd-shim-runc-v2 | ctr) module=containerd package=github.com/containerd/containerd/v2/cmd/$name@$CONTAINERD ;;
+    bridge | loopback) module=cni package=github.com/containernetworking/plugins/plugins/main/$name@$CNI ;;
+    host-local) module=cni package=github.com/containernetworking/plugins/plugins/ipam/$name@$CNI ;;
+    portmap) module=cni package=github.com/containernetworking/plugins/plugins/meta/$name@$CNI ;;
+    coredns) module=coredns package=github.com/coredns/coredns@$COREDNS ;;
+    *) echo "build.sh: unknown program '$name'; known: ${CONTROL_PLANE[*]} ${NODE[*]}, or control-plane, all" >&2; exit 2 ;;
+  esac
+  packages[$module]+=" $name=$package"
+done
+
+build() { # MODULE PACKAGE...: the module's own graph decides on dependencies; Kubernetes' and etcd's is go.mod here
   case $1 in
-    etcd) go build -mod=readonly -ldflags "-s -w" -o "$work/etcd" go.etcd.io/etcd/server/v3 ;;
-    kube-* | kubeadm | kubelet | kubectl) go build -mod=readonly -ldflags "$ldflags" -o "$work/$1" "k8s.io/kubernetes/cmd/$1" ;;
-    containerd | containerd-shim-runc-v2 | ctr)
-      installed "github.com/containerd/containerd/v2/cmd/$1@$CONTAINERD" "$1" "no_btrfs no_zfs no_devmapper" ;;
-    bridge | loopback) installed "github.com/containernetworking/plugins/plugins/main/$1@$CNI" "$1" ;;
-    host-local) installed "github.com/containernetworking/plugins/plugins/ipam/$1@$CNI" "$1" ;;
-    portmap) installed "github.com/containernetworking/plugins/plugins/meta/$1@$CNI" "$1" ;;
-    coredns) installed "github.com/coredns/coredns@$COREDNS" "$1" ;;
-    *) echo "build.sh: unknown program '$1'; known: ${CONTROL_PLANE[*]} ${NODE[*]}, or control-plane, all" >&2; exit 2 ;;
+    kubernetes) go build -v -mod=readonly -ldflags "$ldflags" -o "$work/" "${@:2}" ;;
+    *) GOBIN=$work go install -v -ldflags "-s -w" -tags no_btrfs,no_zfs,no_devmapper "${@:2}" ;;
   esac
 }
+progress() { # names of compiled packages become a count, everything else is shown
+  awk '/^[^ :]+$/ { if (++n % 250 == 0) print "  " n " packages"; next } { print } { fflush() }' >&2
+}
 
-missing=()
-for name in "${wanted[@]}"; do [ -x "$bin/$name" ] || missing+=("$name"); done
-if [ ${#missing[@]} -gt 0 ]; then
-  command -v go >/dev/null || { echo "build.sh: Go is needed to build ${missing[*]}; install Go 1.26 or newer" >&2; exit 1; }
-  export GOCACHE=$root/go-build
-  n=0
-  for name in "${missing[@]}"; do
-    n=$((n + 1))
-    exec 9>"$bin/.lock-$name"
-    flock 9
-    if [ ! -x "$bin/$name" ]; then
-      echo "[$n/${#missing[@]}] building $name ($KUBERNETES; the first program takes minutes, the rest share its work)" >&2
-      work=$(mktemp -d "$bin/.build-XXXXXX")
-      start=$SECONDS
-      build "$name" >&2 || { rm -rf "$work"; echo "build.sh: building $name failed" >&2; exit 1; }
-      mv "$work/$name" "$bin/$name"
-      rm -rf "$work"
-      echo "[$n/${#missing[@]}] built $name in $((SECONDS - start)) s" >&2
-    fi
-    exec 9>&-
+exec 9>"$bin/.lock"
+flock 9
+for module in kubernetes containerd cni coredns; do
+  names=() missing=()
+  for pair in ${packages[$module]:-}; do
+    [ -x "$bin/${pair%%=*}" ] || { names+=("${pair%%=*}"); missing+=("${pair#*=}"); }
   done
-  # With all of them there nobody builds any more, and their parts take six times their room.
-  [ "${1:-}" != all ] || rm -rf "$GOCACHE"
-fi
+  [ ${#missing[@]} -gt 0 ] || continue
+  command -v go >/dev/null || { echo "build.sh: Go is needed to build ${names[*]}; install Go 1.26 or newer" >&2; exit 1; }
+  export GOCACHE=$root/go-build
+  echo "building ${names[*]}; 250 packages take about a minute" >&2
+  rm -rf "$bin"/.build-*
+  work=$(mktemp -d "$bin/.build-XXXXXX")
+  start=$SECONDS
+  build "$module" "${missing[@]}" 2>&1 | progress || { rm -rf "$work"; echo "build.sh: building ${names[*]} failed" >&2; exit 1; }
+  # The command of etcd's module carries the name of its folder.
+  [ ! -e "$work/server" ] || mv "$work/server" "$work/etcd"
+  for name in "${names[@]}"; do mv "$work/$name" "$bin/$name"; done
+  rm -rf "$work"
+  echo "built ${names[*]} in $((SECONDS - start)) s" >&2
+done
+# With all of them there nobody builds any more, and their parts take six times their room.
+[ "${1:-}" != all ] || rm -rf "$root/go-build"
+exec 9>&-
 echo "$bin"
