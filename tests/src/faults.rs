@@ -24,7 +24,13 @@ use kube::{
 };
 use tokio::sync::OnceCell;
 
-use crate::controlplane::{self, shared::shared};
+use crate::{
+    audit::Audit,
+    controlplane::{
+        self,
+        shared::{shared, shared_with},
+    },
+};
 
 /// One who makes the kinds is enough.
 static KINDS: OnceCell<()> = OnceCell::const_new();
@@ -34,7 +40,21 @@ static KINDS: OnceCell<()> = OnceCell::const_new();
 /// # Errors
 /// When it can't be started.
 pub async fn management(dir: &Path) -> Result<kube::Config> {
-    let config = controlplane::config(shared(dir)?).await?;
+    with_kinds(shared(dir)?).await
+}
+
+/// As [`management`], with the log of all requests; slower, for each waits until it is told there.
+///
+/// # Errors
+/// As [`management`].
+pub async fn audited_management(dir: &Path) -> Result<(kube::Config, Audit)> {
+    let log = dir.join("audit.log");
+    let config = with_kinds(shared_with(dir, Some(log.clone()))?).await?;
+    Ok((config, Audit::new(log)))
+}
+
+async fn with_kinds(kubeconfig: &str) -> Result<kube::Config> {
+    let config = controlplane::config(kubeconfig).await?;
     KINDS.get_or_try_init(|| kinds(config.clone())).await?;
     Ok(config)
 }

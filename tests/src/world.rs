@@ -17,12 +17,13 @@ use std::{
 };
 
 use crate::{
+    audit::Audit,
     controlplane::{ControlPlane, Options, shared::exclusive},
     operator::Operator,
 };
 use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, NodeVersion, definition, node::Role};
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Namespace, Node},
+    api::core::v1::{ConfigMap, Event, Namespace, Node},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -197,6 +198,15 @@ impl World {
         api.patch_scale(&format!("{}-workers", self.cluster), &PatchParams::default(), &patch).await.unwrap();
     }
 
+    /// The Events of an object for one reason.
+    pub async fn events(&self, object: &str, reason: &str) -> Vec<Event> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let all = events.list(&ListParams::default()).await.unwrap().items.into_iter();
+        all.filter(|event| event.involved_object.name.as_deref() == Some(object))
+            .filter(|event| event.reason.as_deref() == Some(reason))
+            .collect()
+    }
+
     /// What simulated machines do wrong.
     pub async fn script(&self, data: Value) {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
@@ -227,20 +237,18 @@ impl World {
         }
     }
 
-    /// Writes of the operator in a span of time, from the audit log. Leases are what they are for, and not counted.
+    /// Writes of the operator in a span of time, from the audit log.
     pub async fn writes_during(&self, span: Duration) -> Vec<String> {
-        let before = self.audit().len();
+        let mut audit = self.audit();
+        audit.writes().unwrap();
         tokio::time::sleep(span).await;
-        let writes = self.audit().split_off(before).into_iter();
-        let writes = writes.filter(|e| !["get", "list", "watch"].contains(&e["verb"].as_str().unwrap_or_default()));
-        let writes = writes.filter(|e| e["objectRef"]["resource"] != "leases" && e["user"]["username"] == "admin");
-        writes.map(|e| format!("{} {}", e["verb"], e["requestURI"])).collect()
+        audit.writes().unwrap()
     }
 
     /// From the audit log: each machine was created once.
     pub fn assert_one_machine_per_node(&self) {
         let mut created: BTreeMap<String, u32> = BTreeMap::new();
-        for event in self.audit() {
+        for event in self.audit().events().unwrap() {
             let name = event["objectRef"]["name"].as_str().unwrap_or_default();
             let made = event["verb"] == "create" && event["responseStatus"]["code"] == 201;
             if made
@@ -254,9 +262,8 @@ impl World {
         assert!(!created.is_empty() && created.values().all(|&n| n == 1), "{created:?}");
     }
 
-    fn audit(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.dir.join("audit.log")).unwrap();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    fn audit(&self) -> Audit {
+        Audit::new(self.dir.join("audit.log"))
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
+#[path = "api_server/bounds.rs"]
+mod bounds;
 #[path = "api_server/rules.rs"]
 mod rules;
 
@@ -23,6 +25,13 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
+/// All of our definitions.
+fn definitions() -> Vec<Value> {
+    let folders = ["crds", "workload"].map(|folder| root().join("charts/constellation-crds").join(folder));
+    let files = folders.into_iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    files.map(|file| serde_yaml::from_str(&fs::read_to_string(file.unwrap().path()).unwrap()).unwrap()).collect()
+}
+
 /// A client of the shared control plane, in a namespace of the test's own, with our kinds known.
 async fn given(namespace: &str) -> Client {
     let kubeconfig = shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("api-server")).unwrap();
@@ -30,14 +39,10 @@ async fn given(namespace: &str) -> Client {
     config.default_namespace = namespace.to_owned();
     let client = Client::try_from(config).unwrap();
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for folder in ["crds", "workload"] {
-        for entry in fs::read_dir(root().join("charts/constellation-crds").join(folder)).unwrap() {
-            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
-            let crd: CustomResourceDefinition = serde_yaml::from_str(&text).unwrap();
-            let name = crd.metadata.name.clone().unwrap();
-            crds.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(&crd)).await.unwrap();
-            await_condition(crds.clone(), &name, is_crd_established()).await.unwrap();
-        }
+    for definition in definitions() {
+        let name = definition["metadata"]["name"].as_str().unwrap();
+        crds.patch(name, &PatchParams::apply("tests").force(), &Patch::Apply(&definition)).await.unwrap();
+        await_condition(crds.clone(), name, is_crd_established()).await.unwrap();
     }
     let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
     let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
@@ -231,7 +236,12 @@ async fn one_thing_wrong_is_refused_with_words_that_help() {
 #[tokio::test]
 async fn what_is_set_once_stays() {
     let client = given("set-once").await;
-    for object in [cluster(), node(), group(), admission()] {
+    let with_secret =
+        |name: &str, secret: Value| with(with(cluster(), "/metadata/name", json!(name)), "/spec/masterSecret", secret);
+    let hsm = |vault: &str| json!({"kms": {"azure": {"vaultUrl": format!("https://{vault}.managedhsm.azure.net"), "key": "a"}}});
+    let own = with_secret("own-secret", json!({"existingSecret": {"name": "a"}}));
+    let wrapped = with_secret("wrapped-secret", hsm("a"));
+    for object in [cluster(), node(), group(), admission(), own.clone(), wrapped.clone()] {
         create(&client, &object).await.unwrap();
     }
     let refused = [
@@ -243,6 +253,8 @@ async fn what_is_set_once_stays() {
             json!({"spec": {"masterSecret": {"existingSecret": {"name": "a"}}}}),
             "masterSecret can't be changed",
         ),
+        (own, json!({"spec": {"masterSecret": {"existingSecret": {"name": "b"}}}}), "masterSecret can't be changed"),
+        (wrapped, json!({"spec": {"masterSecret": hsm("b")}}), "key service can't be another"),
         (node(), json!({"spec": {"image": "v2"}}), "one VM and one launch"),
         (group(), json!({"spec": {"group": "others"}}), "group can't be changed"),
         (group(), json!({"spec": {"clusterRef": {"name": "b"}}}), "clusterRef can't be changed"),

@@ -81,7 +81,7 @@ async fn life<W: Scripted>(place: &Place, disturbed: Disturbed, prepare: fn(&mut
     };
     let parts = async {
         let (mut want, mut ends, mut uid) =
-            (Want { control_plane: 1, workers: 1, image: place.images[0] }, Vec::new(), None);
+            (Want { control_plane: 1, workers: 1, image: place.images[0], given_up: false }, Vec::new(), None);
         for flow in [Flow::Create, Flow::Roll, Flow::Delete] {
             let left = flow.run(&lane, want).await?;
             want = left.unwrap_or(want);

@@ -5,8 +5,6 @@
 // The lint lets only test functions panic, not what they share.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-#[path = "join_process/agent.rs"]
-mod agent;
 #[path = "join_process/attacks.rs"]
 mod attacks;
 #[path = "join_process/bootstrapper.rs"]
@@ -17,6 +15,8 @@ mod clock;
 mod cluster;
 #[path = "join_process/crowd.rs"]
 mod crowd;
+#[path = "join_process/deaths.rs"]
+mod deaths;
 #[path = "join_process/event_log.rs"]
 mod event_log;
 #[path = "join_process/files.rs"]
@@ -29,6 +29,10 @@ mod hostile;
 mod keys_of_tpms;
 #[path = "join_process/machine.rs"]
 mod machine;
+#[path = "join_process/owner.rs"]
+mod owner;
+#[path = "join_process/power.rs"]
+mod power;
 #[path = "join_process/refusals.rs"]
 mod refusals;
 #[path = "join_process/scene.rs"]
@@ -45,10 +49,11 @@ use constellation_attestation::{
     channel, dsse, keys,
     owner::SigningKey,
     policy::TRUST_POLICY_TYPE,
-    protocol::{Evidence, Hello, Purpose, Request, Role, Ticket, Verdict},
-    session,
+    protocol::{Evidence, Hello, Purpose, Role, Ticket, Verdict},
+    session::{self, Attester as _},
 };
 use constellation_crds::{NodeAdmissionStatus, node::AttestationResult};
+use constellation_tests::{agent::IMAGE, kubeadm::KUBELET_CONFIG};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
     Api,
@@ -58,14 +63,16 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    cluster::{ControlPlane, KUBELET_CONFIG},
-    machine::{Borrowed, IMAGE, Machine},
+    machine::{Borrowed, Machine},
     scene::{CLUSTER_ID, DISK_SECRET, Scene, policy},
 };
 
 const WORKER: &str = "uid-worker-1";
+/// The good image's boot loader with another kernel.
+const OTHER_IMAGE: [(u8, [u8; 32]); 2] = [IMAGE[0], (11, [0xbb; 32])];
 
-type EvidenceChange<'a> = Box<dyn Fn(&mut Evidence) + Send + Sync + 'a>;
+/// Changes evidence, with older evidence of the same machine and of another one at hand.
+type EvidenceChange = fn(&mut Evidence, &[Evidence; 2]);
 type HelloChange = fn(&mut Hello);
 
 fn refusal(result: Result<Ticket, session::Error>) -> String {
@@ -108,7 +115,7 @@ async fn an_honest_worker_is_recorded_and_gets_a_ticket_for_its_own_name() {
     assert_eq!(AttestationResult { time: None, evidence_digest: None, ..last }, expected);
 
     // The API server itself says who the ticket makes of its holder.
-    let control_plane = ControlPlane::shared();
+    let control_plane = cluster::shared();
     let (certificate, key) = (scene.folder.path().join("kubelet.crt"), scene.folder.path().join("kubelet.key"));
     std::fs::write(&certificate, &ticket.kubelet_certificate).unwrap();
     std::fs::write(&key, machine.secrets.kubelet_key_pem().as_bytes()).unwrap();
@@ -143,50 +150,52 @@ async fn a_control_plane_node_gets_what_makes_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_with_one_part_removed_or_replaced_gets_no_ticket() {
-    let (scene, mut machine) = Scene::with_worker("evidence").await.unwrap();
-    let mut other = Machine::boot(&machine.launch).unwrap();
-    let recorded = std::sync::Mutex::new(None);
-    // A genuine evidence of the same machine, made for another conversation, and one of another TPM.
-    let earlier = {
-        let record = |evidence: &mut Evidence| {
-            *recorded.lock().unwrap() = Some(evidence.clone());
-            evidence.signature.clear();
-        };
-        refusal(machine.join_altered(scene.verifier, |_| {}, record).await);
-        recorded.lock().unwrap().take().unwrap()
-    };
-    let foreign = {
-        let record = |evidence: &mut Evidence| *recorded.lock().unwrap() = Some(evidence.clone());
-        let _ = other.join_altered(scene.verifier, |_| {}, record).await;
-        recorded.lock().unwrap().take().unwrap()
-    };
-    let table: Vec<(&str, EvidenceChange<'_>)> = vec![
-        ("quote removed", Box::new(|evidence| evidence.quote.clear())),
-        ("quote altered", Box::new(|evidence| evidence.quote[20] ^= 1)),
-        ("quote longer", Box::new(|evidence| evidence.quote.push(0))),
+    let (scene, mut first) = Scene::with_worker("evidence").await.unwrap();
+    let mut other = Machine::boot(&first.launch).unwrap();
+    // Genuine, and made for another conversation.
+    let (binding, secret) = ([7; 32], vec![7; 32]);
+    let foreign = other.tpm.evidence(&binding, secret.clone()).unwrap();
+    let table: [(&str, EvidenceChange, &[&str]); 13] = [
+        ("quote-removed", |shown, _| shown.quote.clear(), &["tpm.signature", "tpm.quote.structure"]),
+        ("quote-altered", |shown, _| shown.quote[20] ^= 1, &["tpm.signature"]),
+        ("quote-longer", |shown, _| shown.quote.push(0), &["tpm.signature", "tpm.quote.structure"]),
         (
-            "quote replayed",
-            Box::new(|evidence| {
-                evidence.quote.clone_from(&earlier.quote);
-                evidence.signature.clone_from(&earlier.signature);
-            }),
+            "quote-replayed",
+            |shown, [earlier, _]| {
+                shown.quote.clone_from(&earlier.quote);
+                shown.signature.clone_from(&earlier.signature);
+            },
+            &["tpm.quote.nonce"],
         ),
-        ("all replayed", Box::new(|evidence| evidence.clone_from(&earlier))),
-        ("signature removed", Box::new(|evidence| evidence.signature.clear())),
-        ("signature altered", Box::new(|evidence| *evidence.signature.last_mut().unwrap() ^= 1)),
-        ("registers removed", Box::new(|evidence| evidence.pcrs.clear())),
-        ("registers in another order", Box::new(|evidence| evidence.pcrs[4 * 32..12 * 32].rotate_left(32))),
-        ("register altered", Box::new(|evidence| evidence.pcrs[11 * 32] ^= 1)),
-        ("credential unopened", Box::new(|evidence| evidence.activated.clear())),
-        ("credential guessed", Box::new(|evidence| evidence.activated = vec![0; 32])),
-        ("another TPM's", Box::new(|evidence| evidence.clone_from(&foreign))),
+        ("all-replayed", |shown, [earlier, _]| shown.clone_from(earlier), &["tpm.quote.nonce", "tpm.ak.credential"]),
+        ("signature-removed", |shown, _| shown.signature.clear(), &["tpm.signature"]),
+        ("signature-altered", |shown, _| *shown.signature.last_mut().unwrap() ^= 1, &["tpm.signature"]),
+        (
+            "registers-removed",
+            |shown, _| shown.pcrs.clear(),
+            &["tpm.quote.digest", "tpm.pcr.15", "tpm.pcr.4", "tpm.pcr.11", "tpm.pcr.12", "tpm.pcr.13"],
+        ),
+        (
+            "registers-in-another-order",
+            |shown, _| shown.pcrs[4 * 32..12 * 32].rotate_left(32),
+            &["tpm.quote.digest", "tpm.pcr.4", "tpm.pcr.11"],
+        ),
+        ("register-altered", |shown, _| shown.pcrs[11 * 32] ^= 1, &["tpm.quote.digest", "tpm.pcr.11"]),
+        ("credential-unopened", |shown, _| shown.activated.clear(), &["tpm.ak.credential"]),
+        ("credential-guessed", |shown, _| shown.activated = vec![0; 32], &["tpm.ak.credential"]),
+        (
+            "another-tpms",
+            |shown, [_, foreign]| shown.clone_from(foreign),
+            &["tpm.signature", "tpm.quote.nonce", "tpm.ak.credential", "tpm.pcr.15"],
+        ),
     ];
-    for (what, change) in &table {
-        let result = machine.join_altered(scene.verifier, |_| {}, |evidence| change(evidence)).await;
-        assert!(matches!(result, Err(session::Error::Refused { .. })), "{what}");
-        assert_eq!(scene.status(WORKER).await.unwrap().admission, None, "{what}");
+    for (name, change, clauses) in table {
+        let mut machine = scene.worker_like(&first, name).await.unwrap();
+        let recorded = [machine.tpm.evidence(&binding, secret.clone()).unwrap(), foreign.clone()];
+        let result = machine.join_altered(scene.verifier, |_| {}, |shown| change(shown, &recorded)).await;
+        scene.assert_told(&machine.launch.node_uid, &refusal(result), clauses).await;
     }
-    machine.join(scene.verifier).await.unwrap();
+    first.join(scene.verifier).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,45 +217,33 @@ async fn an_attestation_key_of_another_tpm_is_refused() {
 async fn an_event_log_proves_nothing_either_way() {
     let (scene, mut machine) = Scene::with_worker("event-log").await.unwrap();
     machine.join_altered(scene.verifier, |_| {}, |evidence| evidence.event_log = vec![0xff; 512]).await.unwrap();
-    let bad = [(4, IMAGE[0].1), (11, [0xbb; 32])];
-    let mut bad = Machine::boot_measuring(&scene.launch("worker-2", Role::Worker), &bad, &[]).unwrap();
-    scene.trust(2, &[&machine, &bad]).await.unwrap();
-    scene.announce(&bad.launch).await.unwrap();
-    refusal(bad.join_altered(scene.verifier, |_| {}, |evidence| evidence.event_log = Vec::new()).await);
+    let launch = scene.launch("worker-2", Role::Worker);
+    scene.announce(&launch).await.unwrap();
+    let mut bad = Machine::boot_like_measuring(&machine, &launch, &OTHER_IMAGE).unwrap();
+    let result = bad.join_altered(scene.verifier, |_| {}, |evidence| evidence.event_log = Vec::new()).await;
+    scene.assert_told(&launch.node_uid, &refusal(result), &["tpm.pcr.11"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_image_is_refused_and_the_register_is_named() {
-    let scene = Scene::start("image", &[]).await.unwrap();
-    let launch = scene.launch("worker-1", Role::Worker);
-    let image = [(4, IMAGE[0].1), (11, [0xbb; 32])];
-    let mut machine = Machine::boot_measuring(&launch, &image, &launch.to_bytes()).unwrap();
-    scene.trust(1, &[&machine]).await.unwrap();
+    let (scene, mut good) = Scene::with_worker("image").await.unwrap();
+    let launch = scene.launch("worker-2", Role::Worker);
     scene.announce(&launch).await.unwrap();
-    let result = machine.join(scene.verifier).await;
-    assert_refused(&scene, result, &["tpm.pcr.11"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_altered_launch_configuration_is_refused() {
-    let scene = Scene::start("launch-config", &[]).await.unwrap();
-    let launch = scene.launch("worker-1", Role::Worker);
-    let measured = scene.launch("worker-1", Role::ControlPlane).to_bytes();
-    let mut machine = Machine::boot_measuring(&launch, &IMAGE, &measured).unwrap();
-    scene.trust(1, &[&machine]).await.unwrap();
-    scene.announce(&launch).await.unwrap();
-    let result = machine.join(scene.verifier).await;
-    assert_refused(&scene, result, &["tpm.pcr.15"]).await;
+    let mut machine = Machine::boot_like_measuring(&good, &launch, &OTHER_IMAGE).unwrap();
+    let id = refusal(machine.join(scene.verifier).await);
+    scene.assert_told(&launch.node_uid, &id, &["tpm.pcr.11"]).await;
+    good.join(scene.verifier).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admission_with_another_role_than_was_measured_is_refused() {
-    let scene = Scene::start("role", &[]).await.unwrap();
-    let mut machine = Machine::boot(&scene.launch("worker-1", Role::Worker)).unwrap();
-    scene.trust(1, &[&machine]).await.unwrap();
-    scene.announce_as(&machine.launch, Role::ControlPlane).await.unwrap();
-    let result = machine.join(scene.verifier).await;
-    assert_refused(&scene, result, &["tpm.pcr.15", "admission.launch-config"]).await;
+    let (scene, mut first) = Scene::with_worker("role").await.unwrap();
+    let launch = scene.launch("worker-2", Role::Worker);
+    let mut machine = Machine::boot_like(&first, &launch).unwrap();
+    scene.announce_as(&launch, Role::ControlPlane).await.unwrap();
+    let id = refusal(machine.join(scene.verifier).await);
+    scene.assert_told(&launch.node_uid, &id, &["tpm.pcr.15", "admission.launch-config"]).await;
+    first.join(scene.verifier).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,8 +253,8 @@ async fn a_tpm_that_nobody_trusted_endorses_is_refused() {
     let mut machine = Machine::boot(&scene.launch("worker-1", Role::Worker)).unwrap();
     scene.trust(1, &[&trusted]).await.unwrap();
     scene.announce(&machine.launch).await.unwrap();
-    refusal(machine.join(scene.verifier).await);
-    assert_eq!(scene.status(WORKER).await.unwrap().admission, None);
+    let result = machine.join(scene.verifier).await;
+    assert_refused(&scene, result, &["tpm.ek.certificate"]).await;
     scene.trust(2, &[&trusted, &machine]).await.unwrap();
     machine.join(scene.verifier).await.unwrap();
 }
@@ -294,43 +291,32 @@ async fn a_replaced_box_does_not_open() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_for_another_purpose_or_keys_gets_no_ticket() {
-    let (scene, mut machine) = Scene::with_worker("purpose").await.unwrap();
-    let hellos: &[(&str, HelloChange)] = &[
-        ("another purpose", |hello| hello.purpose = Purpose::Reattest),
-        ("no uid", |hello| hello.node_uid = "../trustbundles/constellation".to_owned()),
-        ("an unknown uid", |hello| hello.node_uid = "uid-worker-9".to_owned()),
-        ("another cluster", |hello| hello.cluster_uid = "other".to_owned()),
-        ("no address", |hello| hello.address = "example.com".to_owned()),
-    ];
-    for (what, change) in hellos {
-        let result = machine.join_altered(scene.verifier, change, |_| {}).await;
-        assert!(matches!(result, Err(session::Error::Refused { .. })), "{what}");
-    }
+    let (scene, mut first) = Scene::with_worker("purpose").await.unwrap();
+    let cluster = VerifierRole::Cluster;
     // The Hello that was sent says one thing, the evidence is about another.
-    let bound: &[(&str, HelloChange)] = &[
-        ("bound to Init", |hello| hello.purpose = Purpose::Init),
-        ("bound to Reattest", |hello| hello.purpose = Purpose::Reattest),
-        ("bound to another cluster", |hello| hello.cluster_uid = "other".to_owned()),
-        ("bound to another encryption key", |hello| hello.keys.encryption = vec![9; 32]),
-        ("bound to another WireGuard key", |hello| hello.keys.wireguard = vec![9; 32]),
-        ("bound to another node", |hello| hello.node_uid = "uid-worker-2".to_owned()),
+    let bound: [(&str, VerifierRole, HelloChange); 9] = [
+        ("init", cluster, |hello| hello.purpose = Purpose::Init),
+        ("leave", cluster, |hello| hello.purpose = Purpose::Leave),
+        ("reattest", cluster, |hello| hello.purpose = Purpose::Reattest),
+        ("recover", cluster, |hello| hello.purpose = Purpose::Recover),
+        ("for-the-owner", VerifierRole::Owner, |_| {}),
+        ("another-cluster", cluster, |hello| hello.cluster_uid = "other".to_owned()),
+        ("another-encryption-key", cluster, |hello| hello.keys.encryption = vec![9; 32]),
+        ("another-wireguard-key", cluster, |hello| hello.keys.wireguard = vec![9; 32]),
+        ("another-node", cluster, |hello| hello.node_uid = "uid-worker-1".to_owned()),
     ];
-    for (what, change) in bound {
+    for (name, role, change) in bound {
+        let mut machine = scene.worker_like(&first, name).await.unwrap();
         let hello = machine.hello(Purpose::Join).unwrap();
         let mut other = hello.clone();
         change(&mut other);
         let mut channel = machine.connect(scene.verifier).await.unwrap();
         channel.send(&hello).await.unwrap();
-        let result = session::prove(&mut channel, &other, VerifierRole::Cluster, &mut machine.tpm).await;
-        assert!(matches!(result, Err(session::Error::Refused { .. })), "{what}");
+        let result = session::prove(&mut channel, &other, role, &mut machine.tpm).await;
+        let id = refusal(result.map(|_| panic!("{name}: accepted")));
+        scene.assert_told(&hello.node_uid, &id, &["tpm.quote.nonce"]).await;
     }
-    let hello = machine.hello(Purpose::Join).unwrap();
-    let mut channel = machine.connect(scene.verifier).await.unwrap();
-    channel.send(&hello).await.unwrap();
-    let reflected = session::prove(&mut channel, &hello, VerifierRole::Owner, &mut machine.tpm).await;
-    assert!(matches!(reflected, Err(session::Error::Refused { .. })));
-    assert_eq!(scene.status(WORKER).await.unwrap().admission, None);
-    machine.join(scene.verifier).await.unwrap();
+    first.join(scene.verifier).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -340,11 +326,11 @@ async fn a_second_machine_for_the_same_node_is_refused_and_raises_an_alarm() {
     scene.trust(2, &[&machine, &double]).await.unwrap();
     machine.join(scene.verifier).await.unwrap();
     let admission = scene.status(WORKER).await.unwrap().admission;
-    refusal(double.join(scene.verifier).await);
-    assert_eq!(scene.clauses(WORKER).await.unwrap(), ["admission.second-key", "admission.second-tpm"]);
+    let id = refusal(double.join(scene.verifier).await);
+    scene.assert_listed(WORKER, &id, &["admission.second-key", "admission.second-tpm"]).await;
     assert_eq!(scene.status(WORKER).await.unwrap().admission, admission);
     machine.join(scene.verifier).await.unwrap();
-    assert_eq!(scene.clauses(WORKER).await.unwrap(), Vec::<String>::new());
+    assert_eq!(scene.status(WORKER).await.unwrap().last_appraisal.unwrap().verdict, "Accepted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,7 +344,9 @@ async fn a_stranger_with_nonsense_does_not_make_a_member_look_bad() {
     assert!(first != second);
     // Both are counted and the last one is shown, beside an admission and an appraisal that stay as they were.
     let told = scene.refusals(WORKER, |told| told.count == 2).await;
-    assert_eq!(told.last.refusal_id, Some(second));
+    assert_eq!(told.last.refusal_id.as_ref(), Some(&second));
+    scene.assert_listed(WORKER, &first, &["tpm.ek.certificate"]).await;
+    scene.assert_listed(WORKER, &second, &["tpm.signature"]).await;
     let after = scene.status(WORKER).await.unwrap();
     assert_eq!(NodeAdmissionStatus { refusals: None, ..after }, before);
 }
@@ -394,8 +382,8 @@ async fn an_evicted_member_is_refused() {
     machine.join(scene.verifier).await.unwrap();
     let evicted = Patch::Merge(json!({ "spec": { "evicted": true } }));
     scene.nodes().patch(WORKER, &PatchParams::default(), &evicted).await.unwrap();
-    refusal(machine.join(scene.verifier).await);
-    assert_eq!(scene.clauses(WORKER).await.unwrap(), ["admission.evicted"]);
+    let id = refusal(machine.join(scene.verifier).await);
+    scene.assert_listed(WORKER, &id, &["admission.evicted"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -423,21 +411,47 @@ async fn an_older_bundle_is_refused_even_after_a_restart() {
     machine.join(scene.verifier).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_asked_again_shows_evidence_for_nothing_else() {
+    let scene = Scene::start("member-purposes", &["--reattest-seconds=1"]).await.unwrap();
+    let mut machine = Machine::boot(&scene.launch("worker-1", Role::Worker)).unwrap();
+    scene.trust(1, &[&machine]).await.unwrap();
+    scene.announce(&machine.launch).await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+    machine.tpm.extend_pcr15(&CLUSTER_ID).unwrap();
+    let before = scene.status(WORKER).await.unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", scene.bootstrapper_port)).await.unwrap();
+    let mut refused = Vec::new();
+    for shown in [Purpose::Init, Purpose::Join, Purpose::Leave, Purpose::Recover] {
+        let (stream, _) = listener.accept().await.unwrap();
+        let answer = machine.answer(stream, shown).await;
+        refused.push(refusal(answer.map(|_| panic!("{shown:?}: accepted"))));
+    }
+    let (stream, _) = listener.accept().await.unwrap();
+    let (verdict, _) = machine.answer(stream, Purpose::Reattest).await.unwrap();
+    assert_eq!(verdict, Verdict::Accepted {});
+    for id in refused {
+        scene.assert_listed(WORKER, &id, &["tpm.quote.nonce"]).await;
+    }
+    let after = scene.status(WORKER).await.unwrap();
+    assert_eq!(
+        NodeAdmissionStatus { refusals: None, ..after },
+        before,
+        "whoever answered, it says nothing about the member"
+    );
+}
+
 /// Answers Reattest as a bootstrapper does; says how often it was asked and what the last verdict was.
 async fn serve_reattest(listener: TcpListener, machine: &mut Machine, asked: &watch::Sender<(usize, bool)>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let owner = machine.owner_spki();
-        let Ok(mut channel) = channel::node_accept(stream, &machine.secrets.identity, &owner).await else { continue };
-        assert_eq!(channel.peer_trust(), Some(channel::Trust::Verifier));
-        let Ok(Request { purpose: Purpose::Reattest }) = channel.receive().await else { continue };
-        let hello = machine.hello(Purpose::Reattest).unwrap();
-        channel.send(&hello).await.unwrap();
-        let result = session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut machine.tpm).await;
-        asked.send_modify(|(count, accepted)| {
-            *count += 1;
-            *accepted = result.is_ok();
-        });
+        let answer = machine.answer(stream, Purpose::Reattest).await;
+        if matches!(answer, Ok(_) | Err(session::Error::Refused { .. })) {
+            asked.send_modify(|(count, accepted)| {
+                *count += 1;
+                *accepted = answer.is_ok();
+            });
+        }
     }
 }
 
@@ -467,7 +481,8 @@ async fn our_own_node_is_enrolled_and_members_are_asked_again_without_a_write_un
         scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &payload, &scene.owner)).await.unwrap();
         let refused = answers.wait_for(|(_, accepted)| !*accepted);
         tokio::time::timeout(enough, refused).await.unwrap().unwrap();
-        assert_eq!(scene.clauses("uid-cp-0").await.unwrap(), ["tpm.pcr.11"]);
+        let last = scene.status("uid-cp-0").await.unwrap().last_appraisal.unwrap();
+        scene.assert_listed("uid-cp-0", &last.refusal_id.unwrap(), &["tpm.pcr.11"]).await;
     };
     tokio::select! {
         () = story => {}

@@ -104,8 +104,9 @@ async fn an_orphaned_cluster_keeps_its_machines_and_the_secrets_that_they_need()
         let owned = all.iter().filter(|s| s.metadata.owner_references.as_ref().is_some_and(|refs| !refs.is_empty()));
         (all.len(), owned.count())
     };
+    // Kubernetes' garbage collector takes what an object owns, in a foreground deletion before the object goes.
     let (count, before) = owned().await;
-    assert!(before >= 2, "the owner key and the master secret are the cluster's");
+    assert!(count >= 2 && before == 0, "the owner key and the master secret are nobody's while there are VMs");
 
     let clusters: Api<ConstellationCluster> = Api::default_namespaced(world.client());
     let orphan = Patch::Merge(json!({"spec": {"deletionPolicy": "Orphan"}}));
@@ -113,7 +114,6 @@ async fn an_orphaned_cluster_keeps_its_machines_and_the_secrets_that_they_need()
     world.delete_cluster().await;
     world.until("the objects gone", LONG, async |w| w.cluster().await.is_none() && w.nodes().await.is_empty()).await;
     assert_eq!(world.machines().await.len(), 3);
-    // Kubernetes' garbage collector takes what an object that is gone owns; here is none that would.
     assert_eq!(owned().await, (count, 0));
     let records: Api<ConfigMap> = Api::default_namespaced(world.client());
     records.get(&format!("orphaned-{uid}")).await.unwrap();
@@ -201,7 +201,7 @@ async fn simulated_is_refused_unless_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node_away() {
+async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_taken_back() {
     let mut world = ready("tampered").await;
     world.release("v1-tampered").await;
     let tampered = async |w: &World| w.nodes().await.into_iter().find(|n| n.spec.image == "v1-tampered");
@@ -222,13 +222,41 @@ async fn a_roll_to_an_image_that_measures_otherwise_is_refused_and_takes_no_node
     assert_eq!(world.kube_nodes().await.len(), 3);
     assert!(world.condition("Available").await && !world.condition("Ready").await);
     world.until("its Event", LONG, async |w| !refusals(w, &refused).await.is_empty()).await;
-    world.release("v1").await;
-    world
-        .until("the way back", LONG, async |w| {
-            let nodes = w.nodes().await;
-            nodes.len() == 3 && nodes.iter().all(|n| n.spec.image == "v1") && w.condition("Ready").await
-        })
-        .await;
+
+    // Nobody does anything: the version is given up, and what is made meanwhile is of the one before.
+    let all = async |w: &World, count: usize, image: &str| {
+        let nodes = w.nodes().await;
+        nodes.len() == count && nodes.iter().all(|n| n.spec.image == image)
+    };
+    let back = async |w: &World| all(w, 3, "v1").await && w.condition("Stalled").await;
+    world.until("the nodes of before, and nothing else", LONG, back).await;
+    let status = world.cluster().await.unwrap().status.unwrap();
+    let given_up = status.rolled_back.unwrap();
+    assert_eq!((Some(&given_up.to), given_up.node.as_str()), (status.current_version.as_ref(), refused.as_str()));
+    assert!(given_up.message.contains("tpm.pcr.4"), "{given_up:?}");
+    assert_eq!(status.accepted_versions.len(), 1, "what was given up is trusted no more");
+    for kind in ["Ready", "NodesUpToDate"] {
+        let condition = status.conditions.iter().find(|c| c.type_ == kind).unwrap();
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "RolledBack"), "{kind}");
+        assert!(condition.message.contains(&refused), "{}", condition.message);
+    }
+    assert!(world.condition("Available").await);
+    world.settle().await;
+    let told = world.events("quickstart", "RolledBack").await;
+    assert!(told.len() == 1 && told[0].type_.as_deref() == Some("Warning"), "{told:#?}");
+    let time = |event: &Event| event.event_time.as_ref().map(|time| time.0);
+    let others = world.events("quickstart", "InProgress").await.into_iter();
+    let others: Vec<_> = others.filter(|other| time(other) > time(&told[0])).collect();
+    assert_eq!(others, [], "from its beginning to its end the way back is one");
+    let writes = world.writes_during(Duration::from_secs(15)).await;
+    assert!(writes.is_empty(), "a cluster that rolled back is at rest: {writes:#?}");
+    world.scale(3).await;
+    world.until("one worker more", LONG, async |w| all(w, 4, "v1").await && w.ready_workers().await == 3).await;
+
+    world.apply("simulated/nodeversion-v2.yaml").await;
+    let rolled = async |w: &World| all(w, 4, "v2").await && w.condition("Ready").await;
+    world.until("the roll to what was corrected", LONG, rolled).await;
+    assert_eq!(world.cluster().await.unwrap().status.unwrap().rolled_back, None);
     let told = refusals(&world, &refused).await;
     assert_eq!(told.len(), 1, "{told:#?}");
     assert!(told[0].series.is_none() && told[0].message.as_ref().unwrap().contains("tpm.pcr.4"), "{told:#?}");
@@ -298,7 +326,7 @@ async fn refusals_of_strangers_are_shown_and_told_once_and_change_nothing_about_
         assert!(world.condition("Ready").await && world.condition("AttestationVerified").await);
     }
     for object in [name.as_str(), "quickstart"] {
-        let told = events(&world, object, "PeerRefused").await;
+        let told = world.events(object, "PeerRefused").await;
         assert_eq!(told.len(), 1, "{told:#?}");
         assert!(told[0].series.is_none() && told[0].type_.as_deref() == Some("Warning"), "{told:#?}");
         assert!(told[0].message.as_ref().unwrap().contains("3 times so far, last: hello.purpose"), "{told:#?}");
@@ -307,14 +335,5 @@ async fn refusals_of_strangers_are_shown_and_told_once_and_change_nothing_about_
 
 /// The Events that tell of a node's refusal.
 async fn refusals(world: &World, node: &str) -> Vec<Event> {
-    events(world, node, "AttestationRefused").await
-}
-
-/// The Events of an object for one reason.
-async fn events(world: &World, object: &str, reason: &str) -> Vec<Event> {
-    let events: Api<Event> = Api::default_namespaced(world.client());
-    let all = events.list(&ListParams::default()).await.unwrap().items.into_iter();
-    all.filter(|event| event.involved_object.name.as_deref() == Some(object))
-        .filter(|event| event.reason.as_deref() == Some(reason))
-        .collect()
+    world.events(node, "AttestationRefused").await
 }

@@ -43,7 +43,19 @@ fn every_test_on_the_page_exists() {
 #[test]
 fn every_attack_is_on_the_page() {
     let page = page();
-    for room in ["attacks", "bootstrapper", "clock", "event_log", "files", "keys", "refusals", "secrets"] {
+    for room in [
+        "attacks",
+        "bootstrapper",
+        "clock",
+        "deaths",
+        "event_log",
+        "files",
+        "keys",
+        "owner",
+        "power",
+        "refusals",
+        "secrets",
+    ] {
         let file = format!("tests/tests/join_process/{room}.rs");
         for name in tests(&file) {
             assert!(page.contains(&format!("`{file}::{name}`")), "docs/threats.md lacks {name}");

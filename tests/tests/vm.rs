@@ -13,6 +13,8 @@
 
 #[path = "vm/inside.rs"]
 mod inside;
+#[path = "vm/secrets.rs"]
+mod secrets;
 
 use std::{
     fs,
@@ -160,6 +162,10 @@ impl Story {
         for node in self.world.nodes().await {
             assert_eq!(inside.authenticates(&node.name_any()), node.spec.role == Role::Worker);
         }
+        let names = inside.nodes().await;
+        for name in &names {
+            assert_eq!(inside.marks(name, "before"), "");
+        }
         let before = inside.boots().await;
         power_cut(&self.world, Role::ControlPlane).await;
         power_cut(&self.world, Role::Worker).await;
@@ -172,10 +178,13 @@ impl Story {
         };
         self.world.until("the nodes back", LONG, back).await;
         inside.exchange_again().await;
+        for name in &names {
+            assert_eq!(inside.marks(name, "after"), "before", "the disk of {name} was made anew");
+        }
         self.say("the same nodes are back with their disks, by Recover and by Join, and their pods reach each other");
     }
 
-    /// A byte of the command line changed is a refusal with its reasons, and no harm.
+    /// A byte of the command line changed is a refusal with its reasons, and no harm: the release is given up.
     async fn refuses(&mut self, inside: &Inside) {
         let tampered = self.first.join("tampered.raw");
         release(&self.world, &tampered, &self.first).await;
@@ -186,7 +195,8 @@ impl Story {
         };
         self.world.until("the refusal of the changed image", LONG, refused).await;
         let nodes = self.world.nodes().await;
-        let result = of_image(&nodes, &tampered).unwrap().status.clone().unwrap().attestation.unwrap();
+        let node = of_image(&nodes, &tampered).unwrap();
+        let (name, result) = (node.name_any(), node.status.clone().unwrap().attestation.unwrap());
         for mismatch in &result.mismatches {
             self.say(&format!("  {}: {}", mismatch.clause, mismatch.message));
             assert!(mismatch.expected.is_some() && mismatch.actual.is_some());
@@ -195,6 +205,23 @@ impl Story {
         assert!(clauses.contains(&"tpm.pcr.4") && clauses.contains(&"tpm.pcr.11"), "{clauses:?}");
         assert_eq!(inside.nodes().await.len(), 2, "the refused VM is no node");
         assert!(self.world.condition("Available").await);
+        let back = async |w: &World| {
+            w.condition("Stalled").await
+                && of_image(&w.nodes().await, &tampered).is_none()
+                && w.nodes().await.len() == 2
+        };
+        self.world.until("the release given up", LONG, back).await;
+        let given_up = self.world.cluster().await.unwrap().status.unwrap().rolled_back.unwrap();
+        self.say(&format!(
+            "the release was given up, and nothing but the nodes of before is there: {}",
+            given_up.message
+        ));
+        assert!(given_up.message.contains("tpm.pcr."), "{given_up:?}");
+        for (object, reason) in [(&name, "AttestationRefused"), (&self.world.cluster, "RolledBack")] {
+            let told = self.world.events(object, reason).await;
+            assert!(told.len() == 1 && told[0].type_.as_deref() == Some("Warning"), "{reason}: {told:#?}");
+            assert!(told[0].message.as_ref().unwrap().contains("tpm.pcr."), "{reason}: {told:#?}");
+        }
     }
 
     /// Every node becomes one of the second release; the operator dies while a control-plane node joins.
@@ -257,5 +284,7 @@ async fn a_cluster_of_vms_lives_from_apply_to_nothing_left() {
     inside.pods().await;
     inside.evicted_is_cut_off(&local).await;
     story.say("an evicted node's pods are cut off, and what they send is dropped, not sent in clear");
+    secrets::assert_none_is_out(&story.world, &inside, &local).await;
+    story.say("no secret is in a log, a console, an API or a process");
     story.goes(&local).await;
 }

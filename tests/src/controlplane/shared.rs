@@ -1,6 +1,9 @@
 //! One control plane for all tests of a binary.
 
-use std::{path::Path, sync::OnceLock};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 
@@ -15,7 +18,15 @@ static KUBECONFIG: OnceLock<Result<String, String>> = OnceLock::new();
 /// # Errors
 /// When it can't be started; every caller gets the same answer.
 pub fn shared(dir: &Path) -> Result<&'static str> {
-    let kubeconfig = KUBECONFIG.get_or_init(|| start(dir).map_err(|error| format!("{error:#}")));
+    shared_with(dir, None)
+}
+
+/// As [`shared`]; where the first caller names an audit log, in that folder, all requests are told there.
+///
+/// # Errors
+/// As [`shared`].
+pub fn shared_with(dir: &Path, audit_log: Option<PathBuf>) -> Result<&'static str> {
+    let kubeconfig = KUBECONFIG.get_or_init(|| start(dir, audit_log).map_err(|error| format!("{error:#}")));
     kubeconfig.as_deref().map_err(|error| anyhow!("{error}"))
 }
 
@@ -36,9 +47,9 @@ pub fn exclusive(dir: &Path) -> Result<std::fs::File> {
     Ok(lock)
 }
 
-fn start(dir: &Path) -> Result<String> {
+fn start(dir: &Path, audit_log: Option<PathBuf>) -> Result<String> {
     let lock = exclusive(dir)?;
-    let options = Options { dir: Some(dir.to_owned()), audit_log: None };
+    let options = Options { dir: Some(dir.to_owned()), audit_log };
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::Builder::new().name("control-plane".to_owned()).spawn(move || {
         let started = tokio::runtime::Builder::new_current_thread()

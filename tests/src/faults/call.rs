@@ -1,8 +1,8 @@
 //! One request of the operator, and a name for the side effect it has that is the same in every run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A request to the API server, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,9 +65,17 @@ impl Call {
         self.verb != "read" && self.resource != "leases"
     }
 
-    /// Names the side effect; UIDs are replaced by what `names` says. A status is another effect when it says another thing.
+    /// The object in the path.
     #[must_use]
-    pub fn effect(&self, names: &BTreeMap<String, String>) -> String {
+    pub fn object(&self) -> String {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        [self.resource.clone(), part(&self.namespace), part(&self.name)].join("/")
+    }
+
+    /// Names the side effect; UIDs are replaced by what `names` says. A status is another effect when it says another thing,
+    /// or when other members differ from what was `told` last.
+    #[must_use]
+    pub fn effect(&self, names: &BTreeMap<String, String>, told: Option<&Value>) -> String {
         let mut name = self.name.clone().unwrap_or_default();
         for (uid, of) in names {
             name = name.replace(uid, of);
@@ -78,7 +86,7 @@ impl Call {
                 text("/regarding/name").clone_into(&mut name);
                 text("/reason").to_owned()
             }
-            (_, Some("status")) => said(&self.body),
+            (_, Some("status")) => said(&self.body, told),
             ("configmaps", _) => {
                 self.body.pointer("/data/record").and_then(Value::as_str).map_or_else(String::new, state)
             }
@@ -93,12 +101,17 @@ impl Call {
     }
 }
 
-/// What a status says, without counts and times.
-fn said(body: &Value) -> String {
+/// What a status says, without counts and times, and which members changed.
+fn said(body: &Value, told: Option<&Value>) -> String {
     let phase = body.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
     let ready = body.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
     let ready = ready.filter(|c| c["type"] == "Ready").find_map(|c| c["reason"].as_str()).unwrap_or_default();
-    format!("{phase} {ready}").trim().to_owned()
+    let [now, told] = [body.get("status"), told].map(|status| status.and_then(Value::as_object));
+    let members: BTreeSet<_> = [now, told].into_iter().flatten().flat_map(Map::keys).map(String::as_str).collect();
+    let differs =
+        |member: &&str| now.and_then(|status| status.get(*member)) != told.and_then(|status| status.get(*member));
+    let changed: Vec<_> = members.into_iter().filter(differs).collect();
+    format!("{phase} {ready} {changed:?}").trim().to_owned()
 }
 
 fn state(record: &str) -> String {
@@ -120,12 +133,19 @@ mod tests {
             json!({"metadata": {"name": "simulated-u1"}, "data": {"record": "{\"state\":\"Running\"}"}}).to_string();
         let launch = Call::of("POST", "/api/v1/namespaces/n/configmaps", "", body.as_bytes());
         let names = BTreeMap::from([("u1".to_owned(), "a-cp-1".to_owned())]);
-        assert_eq!(launch.effect(&names), "create configmaps simulated-a-cp-1 Running");
+        assert_eq!(launch.effect(&names, None), "create configmaps simulated-a-cp-1 Running");
         assert!(launch.writes());
         let group = "/apis/constellation.dev/v1alpha1/namespaces/n/constellationclusters/c/status";
-        let status = json!({"status": {"conditions": [{"type": "Ready", "reason": "Deleting"}]}}).to_string();
-        let status = Call::of("PATCH", group, "fieldManager=x", status.as_bytes());
-        assert_eq!(status.effect(&names), "patch constellationclusters/status c Deleting");
+        let status = json!({"status": {"conditions": [{"type": "Ready", "reason": "Deleting"}], "readyNodes": 1}});
+        let told = status["status"].clone();
+        let status = Call::of("PATCH", group, "fieldManager=x", status.to_string().as_bytes());
+        assert_eq!(status.object(), "constellationclusters/n/c");
+        let first = r#"patch constellationclusters/status c Deleting ["conditions", "readyNodes"]"#;
+        assert_eq!(status.effect(&names, None), first);
+        assert_eq!(status.effect(&names, Some(&told)), "patch constellationclusters/status c Deleting []");
+        let other = json!({"conditions": told["conditions"], "summary": "gone"});
+        let changed = r#"patch constellationclusters/status c Deleting ["readyNodes", "summary"]"#;
+        assert_eq!(status.effect(&names, Some(&other)), changed);
         let watch = Call::of("GET", "/api/v1/configmaps", "a=b&watch=true", b"");
         assert!(watch.watch && !watch.writes());
         assert!(!Call::of("PATCH", "/apis/coordination.k8s.io/v1/namespaces/k/leases/l", "", b"{}").writes());

@@ -23,6 +23,8 @@ pub const LONG: Duration = Duration::from_mins(8);
 pub enum Flow {
     /// It is made.
     Create,
+    /// Two control-plane nodes more, then two less.
+    Grow,
     /// One worker more, then one less.
     Scale,
     /// A worker's machine vanishes.
@@ -33,15 +35,19 @@ pub enum Flow {
     Recover,
     /// A release that its machines don't measure is wanted, and then the old one again.
     Refuse,
+    /// A release that its machines don't measure is wanted, and stays so.
+    RollBack,
     /// It is deleted.
     Delete,
 }
 
-/// All of them.
-pub const FLOWS: [Flow; 7] =
-    [Flow::Create, Flow::Scale, Flow::Replace, Flow::Roll, Flow::Recover, Flow::Refuse, Flow::Delete];
+/// All that the smallest cluster can bear; the end is the last.
+pub const FLOWS: [Flow; 8] =
+    [Flow::Create, Flow::Scale, Flow::Replace, Flow::Roll, Flow::Recover, Flow::Refuse, Flow::RollBack, Flow::Delete];
+/// One whose control plane can lose a node.
+pub const LARGE: Want = Want { control_plane: 3, ..SMALL };
 /// The smallest cluster with both roles.
-pub const SMALL: Want = Want { control_plane: 1, workers: 1, image: "v1" };
+pub const SMALL: Want = Want { control_plane: 1, workers: 1, image: "v1", given_up: false };
 
 impl Flow {
     /// Makes the change and waits for its end; gives what the cluster is then, or nothing when it is gone.
@@ -50,8 +56,16 @@ impl Flow {
     /// When the end does not come, or a node got two machines.
     pub async fn run(self, lane: &Lane, before: Want) -> Result<Option<Want>> {
         let mut want = before;
+        let secrets = picture::secrets(lane).await?;
         match self {
             Self::Create => lane.create(want).await?,
+            Self::Grow => {
+                want.control_plane += 2;
+                lane.resize(want.control_plane).await?;
+                lane.settled(want, LONG).await?;
+                want.control_plane -= 2;
+                lane.resize(want.control_plane).await?;
+            }
             Self::Scale => {
                 want.workers += 1;
                 lane.scale(want.workers).await?;
@@ -78,14 +92,18 @@ impl Flow {
             Self::Refuse => {
                 lane.release("v3", false).await?;
                 lane.until("a refusal", LONG, async |lane| {
+                    // The node that was refused may be gone at the next look; that its release was given up stays.
+                    let given_up = lane.cluster().await?.and_then(|cluster| cluster.status?.rolled_back);
                     let nodes = lane.list::<ConfidentialNode>().await?;
-                    Ok(nodes
-                        .iter()
-                        .filter_map(|n| n.status.as_ref()?.attestation.as_ref())
-                        .any(|a| a.verdict == "Refused"))
+                    let mut results = nodes.iter().filter_map(|n| n.status.as_ref()?.attestation.as_ref());
+                    Ok(given_up.is_some() || results.any(|a| a.verdict == "Refused"))
                 })
                 .await?;
                 lane.release(want.image, true).await?;
+            }
+            Self::RollBack => {
+                lane.release("v3", false).await?;
+                want.given_up = true;
             }
             Self::Delete => {
                 lane.delete().await?;
@@ -96,6 +114,9 @@ impl Flow {
         }
         lane.settled(want, LONG).await?;
         lane.one_machine_per_node()?;
+        // Keys are made once: whoever lost them has lost the cluster.
+        let kept = self == Self::Create || secrets == picture::secrets(lane).await?;
+        ensure!(kept, "{}: {self:?} changed a Secret", lane.name);
         Ok(Some(want))
     }
 }
@@ -104,26 +125,45 @@ impl Flow {
 ///
 /// # Errors
 /// As [`Flow::run`].
-pub async fn story(lane: &Lane, flow: Flow) -> Result<Vec<String>> {
+pub async fn story(lane: &Lane, flow: Flow, first: Want) -> Result<Vec<String>> {
     if flow != Flow::Create {
-        Flow::Create.run(lane, SMALL).await?;
+        Flow::Create.run(lane, first).await?;
     }
     lane.proxy.plan().arm();
-    match flow.run(lane, SMALL).await? {
-        // What is written after the end is written at once, by an operator that is not killed once more.
-        Some(want) => {
-            let mut last = (lane.kills(), picture::of(lane).await?);
-            loop {
-                tokio::time::sleep(QUIET).await;
-                lane.settled(want, LONG).await?;
-                let next = (lane.kills(), picture::of(lane).await?);
-                if next == last {
-                    return Ok(next.1);
-                }
-                last = next;
-            }
-        }
+    match flow.run(lane, first).await? {
+        Some(want) => at_rest(lane, want).await,
         None => Ok(picture::left(lane).await?),
+    }
+}
+
+/// Waits until the cluster is as wanted and nothing more comes; gives its picture.
+///
+/// # Errors
+/// As [`Lane::settled`].
+pub async fn at_rest(lane: &Lane, want: Want) -> Result<Vec<String>> {
+    still(lane, async || lane.settled(want, LONG).await, async || picture::of(lane).await).await
+}
+
+/// As [`at_rest`], of a cluster that has settled when `settled` ends, and whose picture `look` gives.
+///
+/// # Errors
+/// Those of the two.
+pub async fn still(
+    lane: &Lane,
+    settled: impl AsyncFn() -> Result<()>,
+    look: impl AsyncFn() -> Result<Vec<String>>,
+) -> Result<Vec<String>> {
+    settled().await?;
+    // What is written after the end is written at once, by an operator that is not killed once more.
+    let mut last = (lane.kills(), look().await?);
+    loop {
+        tokio::time::sleep(QUIET).await;
+        settled().await?;
+        let next = (lane.kills(), look().await?);
+        if next == last {
+            return Ok(next.1);
+        }
+        last = next;
     }
 }
 

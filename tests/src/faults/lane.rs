@@ -25,7 +25,7 @@ use super::{
 use crate::operator::Operator;
 
 /// Between two looks. Each is one read while the cluster isn't Ready.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 /// The group of workers of every lane's cluster.
 pub const GROUP: &str = "workers";
 
@@ -38,6 +38,8 @@ pub struct Want {
     pub workers: usize,
     /// Image of every node.
     pub image: &'static str,
+    /// Another one was wanted, and given up.
+    pub given_up: bool,
 }
 
 /// Where a lane's machines are, and which operator makes them.
@@ -189,6 +191,12 @@ impl Lane {
         Ok(Self { name: name.to_owned(), proxy, client, keeper, setting })
     }
 
+    /// The operator's process, for others than its proxy who may end it.
+    #[must_use]
+    pub fn process(&self) -> Arc<dyn Process> {
+        Arc::<Keeper>::clone(&self.keeper)
+    }
+
     /// The image that the cluster rolls to.
     #[must_use]
     pub fn next_image(&self) -> &'static str {
@@ -317,6 +325,16 @@ impl Lane {
         Ok(())
     }
 
+    /// Sets the number of control-plane nodes.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn resize(&self, nodes: usize) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": {"controlPlane": {"replicas": nodes}}}));
+        self.api::<ConstellationCluster>().patch(&self.name, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
     /// What befalls machines from now on.
     ///
     /// # Errors
@@ -379,8 +397,10 @@ impl Lane {
     pub async fn is(&self, want: Want) -> Result<bool> {
         let Some(cluster) = self.cluster().await? else { return Ok(false) };
         let status = cluster.status.clone().unwrap_or_default();
-        let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        if !ready || status.observed_generation != cluster.metadata.generation {
+        let says = |kind, holds| status.conditions.iter().any(|c| c.type_ == kind && c.status == holds);
+        let given_up = status.rolled_back.is_some() && says("Ready", "False") && says("Stalled", "True");
+        let told = if want.given_up { given_up } else { says("Ready", "True") };
+        if !told || status.observed_generation != cluster.metadata.generation {
             return Ok(false);
         }
         let nodes = self.list::<ConfidentialNode>().await?;

@@ -1,12 +1,18 @@
 //! What there is of a cluster, without what differs from run to run: UIDs, times, revisions, numbers in names.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use constellation_attestation::policy::TrustPolicy;
 use constellation_crds::{ConfidentialNode, NodeAdmission, NodeGroup, NodeVersion, TrustBundle, condition::Condition};
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Secret},
+    ByteString,
+    api::core::v1::{ConfigMap, Node, Secret},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Resource, ResourceExt as _};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::lane::Lane;
@@ -19,8 +25,11 @@ pub async fn of(lane: &Lane) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     if let Some(cluster) = lane.cluster().await? {
         let s = cluster.status.clone().unwrap_or_default();
+        // The node that a release was given up for has another number in another run.
+        let summary =
+            s.summary.map(|text| s.rolled_back.iter().fold(text, |text, up| text.replace(&up.node, "<node>")));
         lines.push(format!(
-            "cluster {:?} desired {:?} current {:?} ready {:?} up to date {:?} attested {:?} same version {} accepted {} \
+            "cluster {:?} desired {:?} current {:?} ready {:?} up to date {:?} attested {:?} same version {} accepted {} given up {:?} \
              plan {:?} summary {:?} finalizers {:?} {}",
             s.observed_generation == cluster.metadata.generation,
             s.desired_nodes,
@@ -30,8 +39,9 @@ pub async fn of(lane: &Lane) -> Result<Vec<String>> {
             s.attested_nodes,
             s.current_version == s.target_version,
             s.accepted_versions.len(),
+            s.rolled_back.map(|given_up| given_up.message),
             s.plan,
-            s.summary,
+            summary,
             cluster.finalizers(),
             conditions(&s.conditions)
         ));
@@ -40,9 +50,8 @@ pub async fn of(lane: &Lane) -> Result<Vec<String>> {
         let s = node.status.clone().unwrap_or_default();
         let verdict = s.attestation.as_ref().map(|a| a.verdict.clone());
         lines.push(format!(
-            "node {} {} going {} {:?} {verdict:?} provider {} {} {}",
-            node.spec.node_group,
-            node.spec.image,
+            "node {} going {} {:?} {verdict:?} provider {} {} {}",
+            spec(&node.spec, &["index"])?,
             node.metadata.deletion_timestamp.is_some(),
             s.phase,
             s.provider_id.is_some(),
@@ -59,13 +68,7 @@ pub async fn of(lane: &Lane) -> Result<Vec<String>> {
         let s = version.status.clone().unwrap_or_default();
         lines.push(format!("version {:?} {}", version.spec.image.simulated, conditions(&s.conditions)));
     }
-    for admission in lane.list::<NodeAdmission>().await? {
-        let s = admission.status.clone().unwrap_or_default();
-        let verdict = s.last_appraisal.map(|a| a.verdict);
-        let (role, evicted) = (admission.spec.role.as_str(), admission.spec.evicted);
-        lines.push(format!("admission {role} evicted {evicted:?} admitted {} {verdict:?}", s.admission.is_some()));
-    }
-    lines.extend(lane.list::<TrustBundle>().await?.iter().map(|bundle| format!("trust {}", bundle.name_any())));
+    lines.extend(inside(&lane.list().await?, &lane.list().await?, &lane.kube_nodes().await?)?);
     for record in lane.records().await? {
         let data = record.data.clone().unwrap_or_default();
         let machine: Value = data.get("record").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -76,15 +79,58 @@ pub async fn of(lane: &Lane) -> Result<Vec<String>> {
         let keys: Vec<_> = secret.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.len() > 16)).collect();
         lines.push(format!("secret {} {keys:?}", secret.name_any()));
     }
-    for node in lane.kube_nodes().await? {
+    lines.sort();
+    Ok(lines)
+}
+
+/// What lies in a cluster that was made: its admissions, its trust and its nodes.
+///
+/// # Errors
+/// When a trust bundle is none.
+pub fn inside(admissions: &[NodeAdmission], bundles: &[TrustBundle], nodes: &[Node]) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for admission in admissions {
+        let s = admission.status.clone().unwrap_or_default();
+        let verdict = s.last_appraisal.map(|a| a.verdict);
+        let of_the_run = ["nodeUid", "nodeName", "launchConfigDigest", "podCIDR", "providerID"];
+        let spec = spec(&admission.spec, &of_the_run)?;
+        lines.push(format!("admission {spec} admitted {} {verdict:?}", s.admission.is_some()));
+    }
+    for bundle in bundles {
+        lines.push(format!("trust {} {}", bundle.name_any(), accepted(&bundle.spec.envelope)?));
+    }
+    for node in nodes {
         let spec = node.spec.clone().unwrap_or_default();
         let taints: Vec<_> = spec.taints.iter().flatten().map(|taint| taint.key.clone()).collect();
         let ready = node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.status == "True");
         let labels: Vec<_> = node.labels().keys().filter(|key| key.contains("constellation")).collect();
         lines.push(format!("kube node ready {ready} taints {taints:?} labels {labels:?}"));
     }
-    lines.sort();
     Ok(lines)
+}
+
+/// A spec without what differs from run to run.
+fn spec(spec: &impl Serialize, of_the_run: &[&str]) -> Result<Value> {
+    let mut spec = serde_json::to_value(spec)?;
+    spec.as_object_mut().context("a spec has members")?.retain(|member, _| !of_the_run.contains(&member.as_str()));
+    Ok(spec)
+}
+
+/// The sets that a trust policy accepts; who signed it is for those to check who are to believe it.
+fn accepted(envelope: &str) -> Result<Value> {
+    let envelope: Value = serde_json::from_str(envelope)?;
+    let payload = STANDARD.decode(envelope["payload"].as_str().context("an envelope has a payload")?)?;
+    let policy: TrustPolicy = serde_json::from_slice(&payload)?;
+    Ok(serde_json::to_value(policy.sets)?)
+}
+
+/// What the Secrets hold, by name and key.
+///
+/// # Errors
+/// When they can't be read.
+pub async fn secrets(lane: &Lane) -> Result<BTreeMap<String, BTreeMap<String, ByteString>>> {
+    let secrets = lane.list::<Secret>().await?.into_iter();
+    Ok(secrets.map(|secret| (secret.name_any(), secret.data.unwrap_or_default())).collect())
 }
 
 fn conditions(list: &[Condition]) -> String {

@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -14,6 +15,10 @@ use super::call::Call;
 /// What happens at one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fate {
+    /// It takes effect, and the answer is that the API server's time ran out.
+    Expire,
+    /// It takes effect, and no answer comes, while the connection stays.
+    Hang,
     /// The operator's process is killed after it took effect and before it learns that.
     KillAfter,
     /// The operator's process is killed, and the request never arrives.
@@ -36,9 +41,11 @@ pub enum Fate {
 pub enum EventFate {
     /// The stream ends before it, as when an API server restarts.
     Cut,
+    /// It is lost, and the stream says that its version is too old, so that the client must list anew.
+    Expired,
     /// It comes late.
     Late(u64),
-    /// It is lost, and the stream says that its version is too old, so that the client must list anew.
+    /// It is lost, and nobody says so.
     Lost,
     /// Nothing.
     #[default]
@@ -56,6 +63,32 @@ pub enum Side {
     Before,
 }
 
+/// What is counted by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    /// An event of a watch.
+    Event,
+    /// A read of many objects.
+    List,
+    /// A read of one.
+    Read,
+    /// The beginning of a watch.
+    Watch,
+    /// All else; also heartbeats.
+    Write,
+}
+
+impl Class {
+    fn of(call: &Call) -> Self {
+        match call.verb {
+            "read" if call.watch => Self::Watch,
+            "read" if call.name.is_none() => Self::List,
+            "read" => Self::Read,
+            _ => Self::Write,
+        }
+    }
+}
+
 enum Kind {
     /// Nothing goes wrong.
     Calm,
@@ -63,17 +96,18 @@ enum Kind {
     Every(Side),
     /// Is suspended at the first of these.
     Suspended(fn(&Call) -> bool),
-    /// By number of the write, of the read, and of the event.
-    Drawn { writes: BTreeMap<u64, Fate>, reads: BTreeMap<u64, Fate>, events: BTreeMap<u64, EventFate> },
+    /// By number in its class.
+    Drawn { requests: BTreeMap<(Class, u64), Fate>, events: BTreeMap<u64, EventFate> },
 }
 
 /// A plan; it does nothing until it is armed.
 pub struct Plan {
     kind: Kind,
     armed: AtomicBool,
-    counts: [AtomicU64; 3],
+    counts: Mutex<BTreeMap<Class, u64>>,
     met: Mutex<BTreeSet<String>>,
     done: Mutex<Vec<String>>,
+    tally: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Plan {
@@ -81,9 +115,10 @@ impl Plan {
         Self {
             kind,
             armed: AtomicBool::new(false),
-            counts: Default::default(),
+            counts: Mutex::default(),
             met: Mutex::default(),
             done: Mutex::default(),
+            tally: Mutex::default(),
         }
     }
 
@@ -105,40 +140,52 @@ impl Plan {
         Self::new(Kind::Suspended(which))
     }
 
-    /// Draws two to six things that go wrong within the first `span` writes; the same seed, the same things.
+    /// Draws what goes wrong within the first `span` writes, two to six of them and a few reads and events; the same seed,
+    /// the same things.
     #[must_use]
     pub fn drawn(rng: &mut fastrand::Rng, span: u64) -> Self {
-        let (mut writes, mut reads, mut events) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut requests, mut events) = (BTreeMap::new(), BTreeMap::new());
         for _ in 0..rng.u8(2..=6) {
-            let fate = match rng.u8(..10) {
+            let fate = match rng.u8(..12) {
                 0..3 => Fate::KillBefore,
                 3..6 => Fate::KillAfter,
                 6 => Fate::Lose,
                 7 => Fate::Refuse(409),
-                8 => Fate::Refuse(500),
+                8 => Fate::Refuse(429),
+                9 => Fate::Refuse(500),
+                10 => Fate::Expire,
                 _ => Fate::Late(rng.u64(500..3000)),
             };
-            writes.insert(rng.u64(..span), fate);
+            requests.insert((Class::Write, rng.u64(..span)), fate);
+        }
+        for (class, numbers) in [(Class::Read, span * 3), (Class::List, span * 3), (Class::Watch, span / 4)] {
+            for _ in 0..rng.u8(..3) {
+                let fate = match rng.u8(..5) {
+                    0 => Fate::Refuse(429),
+                    1 => Fate::Refuse(500),
+                    2 => Fate::Refuse(504),
+                    3 => Fate::Lose,
+                    _ => Fate::Late(rng.u64(500..2000)),
+                };
+                requests.insert((class, rng.u64(..numbers)), fate);
+            }
+        }
+        // Whoever meets it waits until its patience ends, so it is seldom.
+        if rng.u8(..8) == 0 {
+            let classes = [(Class::Write, span), (Class::Read, span), (Class::List, span), (Class::Watch, span / 8)];
+            requests.extend(rng.choice(classes).map(|(class, numbers)| ((class, rng.u64(..numbers)), Fate::Hang)));
         }
         for _ in 0..rng.u8(..4) {
-            let fate = match rng.u8(..4) {
-                0 => Fate::Refuse(429),
-                1 => Fate::Refuse(500),
-                2 => Fate::Lose,
-                _ => Fate::Late(rng.u64(500..2000)),
-            };
-            reads.insert(rng.u64(..span * 6), fate);
-        }
-        for _ in 0..rng.u8(..4) {
-            let fate = match rng.u8(..4) {
+            let fate = match rng.u8(..5) {
                 0 => EventFate::Cut,
-                1 => EventFate::Lost,
-                2 => EventFate::Twice,
+                1 => EventFate::Expired,
+                2 => EventFate::Lost,
+                3 => EventFate::Twice,
                 _ => EventFate::Late(rng.u64(200..2000)),
             };
             events.insert(rng.u64(..span * 2), fate);
         }
-        Self::new(Kind::Drawn { writes, reads, events })
+        Self::new(Kind::Drawn { requests, events })
     }
 
     /// From now on things go wrong.
@@ -152,11 +199,24 @@ impl Plan {
         lock(&self.done).clone()
     }
 
+    /// How many side effects of different names there were, where the process dies at each.
+    #[must_use]
+    pub fn met(&self) -> usize {
+        lock(&self.met).len()
+    }
+
+    /// How often which kind of thing went wrong until now.
+    #[must_use]
+    pub fn tally(&self) -> BTreeMap<String, u32> {
+        lock(&self.tally).clone()
+    }
+
     /// Decides about a request whose side effect has this name.
     pub fn fate(&self, call: &Call, effect: &str) -> Fate {
-        if !self.armed.load(Ordering::SeqCst) || call.watch {
+        if !self.armed.load(Ordering::SeqCst) {
             return Fate::Pass;
         }
+        let class = Class::of(call);
         let fate = match &self.kind {
             Kind::Calm => Fate::Pass,
             Kind::Every(side) => {
@@ -169,17 +229,16 @@ impl Plan {
                 }
             }
             Kind::Suspended(which) => {
-                if !which(call) || !lock(&self.met).is_empty() {
+                if call.watch || !which(call) || !lock(&self.met).is_empty() {
                     return Fate::Pass;
                 }
                 lock(&self.met).insert(effect.to_owned());
                 Fate::Suspend
             }
-            Kind::Drawn { writes, reads, .. } if call.verb == "read" => self.next(1, reads),
-            Kind::Drawn { writes, .. } => self.next(0, writes),
+            Kind::Drawn { requests, .. } => requests.get(&(class, self.next(class))).copied().unwrap_or_default(),
         };
         if fate != Fate::Pass {
-            lock(&self.done).push(format!("{fate:?}: {effect}"));
+            self.note(class, &fate, effect);
         }
         fate
     }
@@ -190,16 +249,27 @@ impl Plan {
         if !self.armed.load(Ordering::SeqCst) {
             return EventFate::Pass;
         }
-        let fate = self.next(2, events);
+        let fate = events.get(&self.next(Class::Event)).copied().unwrap_or_default();
         if fate != EventFate::Pass {
-            lock(&self.done).push(format!("{fate:?}: an event"));
+            self.note(Class::Event, &fate, "");
         }
         fate
     }
 
-    fn next<T: Copy + Default>(&self, which: usize, map: &BTreeMap<u64, T>) -> T {
-        let number = self.counts[which].fetch_add(1, Ordering::SeqCst);
-        map.get(&number).copied().unwrap_or_default()
+    /// The number of the next one of a class.
+    fn next(&self, class: Class) -> u64 {
+        let mut counts = lock(&self.counts);
+        let count = counts.entry(class).or_default();
+        *count += 1;
+        *count - 1
+    }
+
+    fn note(&self, class: Class, fate: &dyn Debug, what: &str) {
+        let fate = format!("{fate:?}");
+        // How late doesn't make another kind.
+        let kind = if fate.starts_with("Late") { "Late" } else { fate.as_str() };
+        *lock(&self.tally).entry(format!("{class:?} {kind}")).or_default() += 1;
+        lock(&self.done).push(format!("{class:?} {fate}: {what}"));
     }
 }
 
@@ -226,7 +296,8 @@ mod tests {
         assert_eq!([plan.fate(&call, "a"), plan.fate(&call, "a")], [Fate::KillAfter, Fate::Pass]);
         let read = Call { verb: "read", ..Call::default() };
         assert_eq!(plan.fate(&read, "b"), Fate::Pass);
-        assert_eq!(plan.done(), ["KillAfter: a"]);
+        assert_eq!(plan.done(), ["Write KillAfter: a"]);
+        assert_eq!(plan.tally(), [("Write KillAfter".to_owned(), 1)].into());
     }
 
     #[test]
@@ -236,6 +307,18 @@ mod tests {
         let call = |resource: &str| Call { verb: "read", resource: resource.into(), ..Call::default() };
         let fates = ["pods", "secrets", "secrets"].map(|resource| plan.fate(&call(resource), resource));
         assert_eq!(fates, [Fate::Pass, Fate::Suspend, Fate::Pass]);
+    }
+
+    #[test]
+    fn watches_and_lists_are_counted_by_themselves() {
+        let call =
+            |name: Option<&str>, watch| Call { verb: "read", name: name.map(Into::into), watch, ..Call::default() };
+        let requests = [((Class::Watch, 0), Fate::Hang), ((Class::List, 1), Fate::Refuse(504))].into();
+        let plan = Plan::new(Kind::Drawn { requests, events: BTreeMap::new() });
+        plan.arm();
+        let fates = [call(None, false), call(Some("a"), false), call(None, true), call(None, false)];
+        let fates = fates.map(|call| plan.fate(&call, ""));
+        assert_eq!(fates, [Fate::Pass, Fate::Pass, Fate::Hang, Fate::Refuse(504)]);
     }
 
     #[test]

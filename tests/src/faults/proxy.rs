@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -35,6 +36,9 @@ pub trait Process: Send + Sync {
 
 type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
+/// Kinds whose status is the operator's to write; the played machines write others.
+const OURS: [&str; 4] = ["confidentialnodes", "constellationclusters", "nodegroups", "nodeversions"];
+
 /// What went through.
 #[derive(Default)]
 pub struct Seen {
@@ -48,11 +52,15 @@ pub struct Seen {
     pub provider_lists: u64,
     /// Statuses of answers to side effects that were errors, with the effect.
     pub errors: Vec<String>,
+    /// Writes of statuses that changed nothing.
+    pub idle: Vec<String>,
+    /// The status that was written last, and the object's version since, by object.
+    told: BTreeMap<String, (Value, String)>,
 }
 
 /// A running proxy; ends when dropped.
 pub struct Proxy {
-    url: String,
+    address: SocketAddr,
     _task: Worker,
     shared: Arc<Shared>,
 }
@@ -71,10 +79,16 @@ impl Proxy {
     /// When no port can be had.
     pub async fn start(client: Client, plan: Plan, process: Arc<dyn Process>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared { client, plan, process, seen: Mutex::default() });
         let task = Worker::start(accept(listener, Arc::clone(&shared)));
-        Ok(Self { url, _task: task, shared })
+        Ok(Self { address, _task: task, shared })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// A kubeconfig that leads here. The proxy has the credentials.
@@ -82,9 +96,9 @@ impl Proxy {
     pub fn kubeconfig(&self, namespace: &str) -> String {
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: faults\n\
-             clusters:\n- name: faults\n  cluster:\n    server: {}\nusers:\n- name: faults\n  user: {{}}\n\
+             clusters:\n- name: faults\n  cluster:\n    server: http://{}\nusers:\n- name: faults\n  user: {{}}\n\
              contexts:\n- name: faults\n  context:\n    cluster: faults\n    user: faults\n    namespace: {namespace}\n",
-            self.url
+            self.address
         )
     }
 
@@ -122,7 +136,10 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let call = Call::of(parts.method.as_str(), parts.uri.path(), parts.uri.query().unwrap_or_default(), &body);
-    let effect = call.effect(&shared.seen().names);
+    let effect = {
+        let seen = shared.seen();
+        call.effect(&seen.names, seen.told.get(&call.object()).map(|(status, _)| status))
+    };
     let fate = shared.plan.fate(&call, &effect);
     match fate {
         Fate::KillBefore => {
@@ -132,7 +149,7 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
         Fate::Refuse(status) => return refusal(status),
         Fate::Late(time) => tokio::time::sleep(millis(time)).await,
         Fate::Suspend => shared.process.suspend(),
-        Fate::KillAfter | Fate::Lose | Fate::Pass => {}
+        Fate::Expire | Fate::Hang | Fate::KillAfter | Fate::Lose | Fate::Pass => {}
     }
     // A task of its own: the write arrives although its author dies meanwhile, as one that is on the wire would.
     let forwarded = tokio::spawn(forward(Arc::clone(&shared), parts, body, call, effect));
@@ -143,6 +160,9 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
             Err(io::Error::other("killed after the side effect"))
         }
         Fate::Lose => Err(io::Error::other("the answer is lost")),
+        Fate::Expire => refusal(504),
+        // Until whoever asked hangs up.
+        Fate::Hang => std::future::pending().await,
         _ => Ok(answer),
     }
 }
@@ -191,6 +211,15 @@ fn note(shared: &Shared, call: &Call, effect: String, body: &[u8]) {
     {
         *seen.launches.entry(node.to_owned()).or_default() += 1;
     }
+    if call.subresource.as_deref() == Some("status") {
+        let version = text("/metadata/resourceVersion").unwrap_or_default();
+        let before = call.body.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        let last = seen.told.insert(call.object(), (call.body["status"].clone(), version.to_owned()));
+        let same = before == Some(version) || last.is_some_and(|(_, last)| last == version);
+        if same && OURS.contains(&call.resource.as_str()) {
+            seen.idle.push(effect.clone());
+        }
+    }
     if call.writes() {
         seen.writes.push(effect);
     }
@@ -224,7 +253,8 @@ fn watch(shared: Arc<Shared>, body: Body) -> UnsyncBoxBody<Bytes, io::Error> {
                 let line = Bytes::from(line);
                 let times = match shared.plan.event() {
                     EventFate::Cut => return,
-                    EventFate::Lost => {
+                    EventFate::Lost => 0,
+                    EventFate::Expired => {
                         let gone = json!({"type": "ERROR", "object": status(410)}).to_string() + "\n";
                         let _ = to.send(Ok(Frame::data(Bytes::from(gone)))).await;
                         return;
@@ -263,6 +293,7 @@ fn status(code: u16) -> Value {
         409 => "Conflict",
         410 => "Expired",
         429 => "TooManyRequests",
+        504 => "Timeout",
         _ => "InternalError",
     };
     json!({

@@ -1,18 +1,18 @@
 //! Every CEL rule of every kind: refused by exactly its message, beside a twin that is accepted. A rule without a case
 //! here fails.
 
-use std::{collections::BTreeSet, fs};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{admission, change, cluster, create, dry_run, example, given, group, node, root, version, with};
+use super::{admission, change, cluster, create, definitions, dry_run, example, given, group, node, version, with};
 
 /// An object that breaks one rule, and one that differs from it in that alone.
 enum Case {
     /// Judged when it is made.
     Made { bad: Value, good: Value },
-    /// Judged when the object that is there is changed, by merge patches.
-    Changed { there: Value, bad: Value, good: Value },
+    /// Judged when the object that is there is changed, by merge patches: each of the bad ones is refused.
+    Changed { there: Value, bad: Vec<Value>, good: Value },
 }
 
 /// All rules in the definitions, as (kind, message).
@@ -31,14 +31,10 @@ fn rules() -> BTreeSet<(String, String)> {
         schema.as_array().into_iter().flatten().for_each(|value| walk(kind, value, found));
     }
     let mut found = Vec::new();
-    for folder in ["crds", "workload"] {
-        for entry in fs::read_dir(root().join("charts/constellation-crds").join(folder)).unwrap() {
-            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
-            let crd: Value = serde_yaml::from_str(&text).unwrap();
-            let kind = crd["spec"]["names"]["kind"].as_str().unwrap();
-            for served in crd["spec"]["versions"].as_array().unwrap() {
-                walk(kind, &served["schema"]["openAPIV3Schema"], &mut found);
-            }
+    for definition in definitions() {
+        let kind = definition["spec"]["names"]["kind"].as_str().unwrap();
+        for served in definition["spec"]["versions"].as_array().unwrap() {
+            walk(kind, &served["schema"]["openAPIV3Schema"], &mut found);
         }
     }
     let all: BTreeSet<_> = found.iter().cloned().collect();
@@ -51,7 +47,13 @@ fn made(base: Value, pointer: &str, bad: Value, good: Value) -> Case {
 }
 
 fn changed(there: Value, bad: Value, good: Value) -> Case {
-    Case::Changed { there, bad, good }
+    Case::Changed { there, bad: vec![bad], good }
+}
+
+/// A rule about several fields, each of which is changed alone.
+fn each_changed(there: Value, field: &str, bad: &[Value], good: &Value) -> Case {
+    let bad = bad.iter().map(|value| json!({"spec": {field: value}})).collect();
+    Case::Changed { there, bad, good: json!({"spec": good}) }
 }
 
 fn named(base: Value, name: &str) -> Value {
@@ -61,6 +63,7 @@ fn named(base: Value, name: &str) -> Value {
 fn of_cluster() -> Vec<(&'static str, Case)> {
     let aws = || example("aws/cluster.yaml");
     let wrapped = |host: &str| json!({"kms": {"vault": {"address": format!("https://{host}"), "key": "a", "credentialsRef": {"name": "t"}}}});
+    let hsm = |vault: &str| json!({"vaultUrl": format!("https://{vault}.managedhsm.azure.net"), "key": "a"});
     let (first, replicas) = ("/spec/nodeGroups/0", "/spec/nodeGroups/0/replicas");
     let (thirty, fourteen) = ("a".repeat(40), "b".repeat(14));
     let scaled = || with(cluster(), replicas, Value::Null);
@@ -89,27 +92,42 @@ fn of_cluster() -> Vec<(&'static str, Case)> {
         ),
         (
             "network can't be changed: create another cluster",
-            changed(
-                named(cluster(), "network"),
-                json!({"spec": {"network": {"podCIDR": "10.0.0.0/16"}}}),
-                json!({"spec": {"paused": true}}),
+            each_changed(
+                with(named(cluster(), "network"), "/spec/network", json!({"podCIDR": "10.244.0.0/16"})),
+                "network",
+                &[
+                    json!({"podCIDR": "10.0.0.0/16"}),
+                    json!({"serviceCIDR": "10.98.0.0/16"}),
+                    json!({"nodeCIDR": "10.78.0.0/24"}),
+                    json!({"cni": "none"}),
+                    json!({"apiServerCertSANs": ["api.example.org"]}),
+                    Value::Null,
+                ],
+                &json!({"paused": true}),
             ),
         ),
         (
             "masterSecret can't be changed: the disks are encrypted under it; only the key of a kms may be another",
-            changed(
+            each_changed(
                 with(named(cluster(), "secret"), "/spec/masterSecret", wrapped("v")),
-                json!({"spec": {"masterSecret": {"kms": null, "existingSecret": {"name": "a"}}}}),
-                json!({"spec": {"masterSecret": {"kms": {"vault": {"key": "b"}}}}}),
+                "masterSecret",
+                &[json!({"kms": null, "existingSecret": {"name": "a"}}), Value::Null],
+                &json!({"masterSecret": {"kms": {"vault": {"key": "b"}}}}),
             ),
         ),
         (
             "the key service can't be another: only one that opens the wrapped secret can wrap it again; another key of \
              it can be named",
-            changed(
+            each_changed(
                 with(named(cluster(), "service"), "/spec/masterSecret", wrapped("v")),
-                json!({"spec": {"masterSecret": wrapped("w")}}),
-                json!({"spec": {"masterSecret": wrapped("v")}}),
+                "masterSecret",
+                &[
+                    wrapped("w"),
+                    json!({"kms": {"vault": null, "aws": {"keyArn": "arn:aws:kms:us-east-2:123456789012:key/a"}}}),
+                    json!({"kms": {"vault": null, "azure": hsm("a")}}),
+                    json!({"kms": {"vault": null, "gcp": {"key": "projects/a/locations/b/keyRings/c/cryptoKeys/d"}}}),
+                ],
+                &json!({"masterSecret": wrapped("v")}),
             ),
         ),
         (
@@ -285,7 +303,13 @@ fn of_others() -> Vec<(&'static str, Case)> {
         ),
         (
             "role, nodeName and podCIDR of an admission can't be changed",
-            changed(admission(), json!({"spec": {"role": "control-plane"}}), json!({"spec": {"role": "worker"}})),
+            Case::Changed {
+                there: admission(),
+                bad: [("role", "control-plane"), ("nodeName", "a-workers-2"), ("podCIDR", "10.244.2.0/24")]
+                    .map(|(field, value)| json!({"spec": {field: value}}))
+                    .to_vec(),
+                good: json!({"spec": {"role": "worker"}}),
+            },
         ),
         (
             "an eviction can't be taken back",
@@ -313,15 +337,22 @@ async fn each_rule_refuses_by_its_own_message_and_accepts_the_twin() {
     assert_eq!(covered.len(), rules.len(), "a rule has two cases");
     for (message, case) in cases {
         let (refused, accepted) = match case {
-            Case::Made { bad, good } => (dry_run(&client, &bad).await, dry_run(&client, &good).await),
+            Case::Made { bad, good } => (vec![dry_run(&client, &bad).await], dry_run(&client, &good).await),
             Case::Changed { there, bad, good } => {
                 create(&client, &there).await.unwrap_or_else(|error| panic!("{message}: {error}"));
-                (change(&client, &there, bad).await, change(&client, &there, good).await)
+                let mut refused = Vec::new();
+                for bad in bad {
+                    refused.push(change(&client, &there, bad).await);
+                }
+                (refused, change(&client, &there, good).await)
             }
         };
-        let refusal = refused.expect_err(message);
-        let said: Vec<_> = rules.iter().map(|(_, rule)| rule.as_str()).filter(|rule| refusal.contains(rule)).collect();
-        assert_eq!(said, [message], "{refusal}");
+        for refused in refused {
+            let refusal = refused.expect_err(message);
+            let said: Vec<_> =
+                rules.iter().map(|(_, rule)| rule.as_str()).filter(|rule| refusal.contains(rule)).collect();
+            assert_eq!(said, [message], "{refusal}");
+        }
         accepted.unwrap_or_else(|error| panic!("the twin for {message:?}: {error}"));
     }
 }

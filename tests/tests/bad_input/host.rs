@@ -17,7 +17,7 @@ use constellation_crds::{
 use constellation_tests::{faults::flow::LONG, world::World};
 use k8s_openapi::api::core::v1::{Event, Secret};
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, PostParams},
     core::{GroupVersionKind, TypeMeta},
 };
@@ -32,21 +32,28 @@ done
 exec "$@""#;
 
 /// An operator whose host is what a test makes of it: programs come from a folder, and firmware can be hidden.
-struct Host {
-    world: World,
+pub struct Host {
+    pub world: World,
     programs: PathBuf,
     /// The image that clusters want.
     image: PathBuf,
 }
 
 impl Host {
-    async fn start(name: &str) -> Self {
+    pub async fn start(name: &str) -> Self {
         Self::start_through(name, &[]).await
     }
 
     /// Starts the operator through a program that becomes it, in its mount namespace.
     async fn start_through(name: &str, through: &[&str]) -> Self {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bad-input").join(name);
+        let mut host = Self::prepare(name).await;
+        host.operator(through);
+        host
+    }
+
+    /// A host whose operator isn't started yet.
+    pub async fn prepare(name: &str) -> Self {
+        let dir = folder(name);
         let world = World::start(dir.clone(), "first").await;
         let programs = dir.join("programs");
         let _ = fs::remove_dir_all(&programs);
@@ -55,13 +62,11 @@ impl Host {
             let entry = entry.unwrap();
             symlink(entry.path(), programs.join(entry.file_name())).unwrap();
         }
-        let mut host = Self { world, programs, image: "/nowhere/image.raw".into() };
-        host.operator(through);
-        host
+        Self { world, programs, image: "/nowhere/image.raw".into() }
     }
 
     /// Starts the operator in a mount namespace of its own.
-    fn operator(&mut self, through: &[&str]) {
+    pub fn operator(&mut self, through: &[&str]) {
         let path = format!("PATH={}", self.programs.display());
         // A proxy to the Internet is nothing that the operator's own API server is behind.
         let proxy = "HTTPS_PROXY=http://127.0.0.1:9";
@@ -96,7 +101,7 @@ impl Host {
     }
 
     /// Asks for a cluster.
-    async fn ask(&mut self, name: &str) {
+    pub async fn ask(&mut self, name: &str) {
         name.clone_into(&mut self.world.cluster);
         let pcrs: Value = [4, 11, 12, 13].map(|n: u8| (n.to_string(), json!(["00".repeat(32)]))).into_iter().collect();
         let sets = json!([{"name": "any", "platform": "qemu-vtpm", "pcrs": pcrs}]);
@@ -108,51 +113,82 @@ impl Host {
         self.world.apply_object(object("ConstellationCluster", name, &cluster)).await;
     }
 
-    /// Waits until the cluster is stalled for its host, with these words, and a warning said so.
-    async fn told(&mut self, words: &str) {
+    /// Waits until the cluster is stalled for a reason, with these words, and a warning said so.
+    pub async fn told(&mut self, why: &str, words: &str) {
         let stalled = async |w: &World| {
             let conditions = w.cluster().await.and_then(|c| c.status).map(|s| s.conditions).unwrap_or_default();
-            let is = |kind: &str, status: &str| {
-                let holds = |c: &&Condition| {
-                    (c.type_.as_str(), c.status.as_str(), c.reason.as_str()) == (kind, status, reason::HOST_NOT_READY)
-                };
-                conditions.iter().find(holds).is_some_and(|c| c.message.contains(words))
+            let says = |c: &Condition| c.reason == why && c.message.contains(words);
+            let is = |kind, holds: fn(&str) -> bool| {
+                conditions.iter().any(|c| c.type_ == kind && holds(&c.status) && says(c))
             };
-            is("Ready", "False") && is("Stalled", "True")
+            is("Ready", |status| status != "True") && is("Stalled", |status| status == "True")
         };
         self.world.until(words, LONG, stalled).await;
-        let warned = async |w: &World| warnings(w).await.iter().any(|message| message.contains(words));
-        self.world.until("its Event", LONG, warned).await;
+        let cluster = self.world.cluster.clone();
+        self.warned(&cluster, why, words).await;
     }
 
-    /// Waits until a node's launch failed, with these words.
-    async fn launch_fails(&mut self, words: &str) {
+    /// Waits until a node's launch failed for a reason, with these words, and a warning said so.
+    pub async fn launch_fails(&mut self, why: &str, words: &str) {
         let failed = async |w: &World| {
             let node = w.nodes().await.pop().and_then(|node| node.status);
             node.is_some_and(|status| {
                 let launched = status.conditions.iter().find(|c| c.type_ == "Launched");
-                launched.is_some_and(|c| c.reason == reason::LAUNCH_FAILED && c.message.contains(words))
+                launched.is_some_and(|c| c.reason == why && c.message.contains(words))
             })
         };
         self.world.until(words, LONG, failed).await;
+        let node = self.world.nodes().await.pop().unwrap().name_any();
+        self.warned(&node, why, words).await;
+    }
+
+    /// Waits until a warning about an object says these words.
+    async fn warned(&mut self, object: &str, why: &str, words: &str) {
+        let of = format!("involvedObject.name={object},type=Warning,reason={why}");
+        let warned = async |w: &World| {
+            let events: Api<Event> = Api::default_namespaced(w.client());
+            let events = events.list(&ListParams::default().fields(&of)).await.unwrap().items;
+            events.iter().any(|event| event.message.as_ref().is_some_and(|message| message.contains(words)))
+        };
+        self.world.until(&format!("the Event of {object}: {words}"), LONG, warned).await;
+    }
+
+    /// Puts an image there that QEMU opens, and from which nothing boots.
+    pub fn image(&mut self) {
+        self.image = self.world.dir().join("image.raw");
+        fs::write(&self.image, disk()).unwrap();
+    }
+
+    /// Waits until a node has its VM.
+    pub async fn launches(&mut self) {
+        let launched = async |w: &World| {
+            let node = w.nodes().await.pop().and_then(|node| node.status);
+            node.is_some_and(|status| status.conditions.iter().any(|c| c.type_ == "Launched" && c.status == "True"))
+        };
+        self.world.until("the VM", LONG, launched).await;
     }
 
     /// Waits until the network is there, which is what stalled.
-    async fn goes_on(&mut self) {
+    pub async fn goes_on(&mut self) {
         let network = async |w: &World| w.condition("InfrastructureReady").await && !w.condition("Stalled").await;
         self.world.until("the network", LONG, network).await;
     }
 
-    async fn end(&mut self) {
+    pub async fn end(&mut self) {
         self.world.delete_cluster().await;
         self.world.until("nothing left", LONG, async |w| w.cluster().await.is_none()).await;
     }
 
     /// Folder of the cluster's state.
-    async fn state(&self) -> PathBuf {
+    pub async fn state(&self) -> PathBuf {
         let cluster: ConstellationCluster = self.world.cluster().await.unwrap();
         self.world.dir().join("local").join(cluster.metadata.uid.unwrap())
     }
+}
+
+/// Folder of a host's operator, which keeps its clusters in `local` there.
+pub fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bad-input").join(name)
 }
 
 fn object(kind: &str, name: &str, spec: &Value) -> DynamicObject {
@@ -164,14 +200,12 @@ fn object(kind: &str, name: &str, spec: &Value) -> DynamicObject {
     }
 }
 
-/// What warnings said of the cluster.
-async fn warnings(world: &World) -> Vec<String> {
-    let events: Api<Event> = Api::default_namespaced(world.client());
-    let all = events.list(&ListParams::default()).await.unwrap().items.into_iter();
-    all.filter(|event| event.involved_object.name.as_ref() == Some(&world.cluster))
-        .filter(|event| event.type_.as_deref() == Some("Warning"))
-        .filter_map(|event| event.message)
-        .collect()
+/// A disk with a partition table that says where it ends, and nothing else.
+fn disk() -> Vec<u8> {
+    let mut disk = vec![0; 4096];
+    disk[512..520].copy_from_slice(b"EFI PART");
+    disk[544..552].copy_from_slice(&7_u64.to_le_bytes());
+    disk
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +233,7 @@ async fn a_program_that_is_missing_or_too_old_is_asked_for_by_its_package_and_us
             Some(says) => host.pretend(program, says),
         }
         host.ask(name).await;
-        host.told(words).await;
+        host.told(reason::HOST_NOT_READY, words).await;
         host.put_right(program);
         host.goes_on().await;
         host.end().await;
@@ -210,7 +244,7 @@ async fn a_program_that_is_missing_or_too_old_is_asked_for_by_its_package_and_us
 async fn firmware_that_is_missing_is_asked_for_by_its_package_and_used_once_it_is_there() {
     let mut host = Host::start_through("firmware", &["bash", "-c", HIDDEN, "hidden"]).await;
     host.ask("no-firmware").await;
-    host.told("OVMF_CODE.fd and OVMF_VARS.fd (package ovmf)").await;
+    host.told(reason::HOST_NOT_READY, "OVMF_CODE.fd and OVMF_VARS.fd (package ovmf)").await;
     host.show_firmware();
     host.goes_on().await;
     host.end().await;
@@ -225,17 +259,7 @@ async fn a_kubeconfig_that_is_none_is_asked_for_by_its_secret_and_nothing_is_don
     broken.metadata.name = Some(name.to_owned());
     secrets.create(&PostParams::default(), &broken).await.unwrap();
     host.ask("kubeconfig").await;
-    let told = async |w: &World| {
-        let status = w.cluster().await.and_then(|cluster| cluster.status).unwrap_or_default();
-        let is = |kind: &str, value: &str| {
-            status.conditions.iter().any(|c| {
-                (c.type_.as_str(), c.status.as_str(), c.reason.as_str()) == (kind, value, reason::SECRET_INVALID)
-                    && c.message.contains("Secret kubeconfig-kubeconfig holds no kubeconfig")
-            })
-        };
-        is("Ready", "Unknown") && is("Stalled", "True")
-    };
-    host.world.until("the Secret named", LONG, told).await;
+    host.told(reason::SECRET_INVALID, "Secret kubeconfig-kubeconfig holds no kubeconfig").await;
     assert!(!host.world.condition("InfrastructureReady").await);
     secrets.delete(name, &DeleteParams::default()).await.unwrap();
     host.goes_on().await;
@@ -246,14 +270,7 @@ async fn a_kubeconfig_that_is_none_is_asked_for_by_its_secret_and_nothing_is_don
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]});
     broken.string_data = Some([("value".into(), text.to_string())].into());
     secrets.create(&PostParams::default(), &broken).await.unwrap();
-    let told = async |w: &World| {
-        let status = w.cluster().await.and_then(|cluster| cluster.status).unwrap_or_default();
-        status
-            .conditions
-            .iter()
-            .any(|c| c.type_ == "Stalled" && c.message.contains("may hold data only, and has tokenFile"))
-    };
-    host.world.until("the member named", LONG, told).await;
+    host.told(reason::SECRET_INVALID, "may hold data only, and has tokenFile").await;
     host.end().await;
 }
 
@@ -264,21 +281,13 @@ async fn an_image_that_is_missing_empty_or_cut_off_is_named_and_launched_once_it
     let _ = fs::remove_file(&image);
     host.image.clone_from(&image);
     host.ask("image").await;
-    host.launch_fails("cannot be read").await;
+    host.launch_fails(reason::LAUNCH_FAILED, "cannot be read").await;
     fs::write(&image, "").unwrap();
-    host.launch_fails("is not a file, or is empty").await;
-    // A partition table that says where the disk ends, and no more of the disk.
-    let mut disk = vec![0; 4096];
-    disk[512..520].copy_from_slice(b"EFI PART");
-    disk[544..552].copy_from_slice(&7_u64.to_le_bytes());
-    fs::write(&image, &disk[..4000]).unwrap();
-    host.launch_fails("is cut off: it has 4000 of 4096 bytes").await;
-    fs::write(&image, &disk).unwrap();
-    let launched = async |w: &World| {
-        let node = w.nodes().await.pop().and_then(|node| node.status);
-        node.is_some_and(|status| status.conditions.iter().any(|c| c.type_ == "Launched" && c.status == "True"))
-    };
-    host.world.until("the VM", LONG, launched).await;
+    host.launch_fails(reason::LAUNCH_FAILED, "is not a file, or is empty").await;
+    fs::write(&image, &disk()[..4000]).unwrap();
+    host.launch_fails(reason::LAUNCH_FAILED, "is cut off: it has 4000 of 4096 bytes").await;
+    host.image();
+    host.launches().await;
     host.end().await;
 }
 
@@ -303,7 +312,7 @@ async fn a_port_that_somebody_else_holds_is_named_and_used_once_it_is_free() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     host.operator(&[]);
-    host.told(&format!("port {port} on 127.0.0.1")).await;
+    host.told(reason::HOST_NOT_READY, &format!("port {port} on 127.0.0.1")).await;
     drop(taken);
     host.goes_on().await;
     host.end().await;

@@ -5,22 +5,25 @@ use std::time::Duration;
 use constellation_attestation::{
     appraise::{pcr15_after_join, pcr15_before_join},
     channel::{Channel, Identity},
-    dsse, keys,
+    keys,
     owner::SigningKey,
-    policy::TRUST_POLICY_TYPE,
     protocol::{InitRequest, LaunchConfig, NodeSettings, Progress, Purpose, RecoverKey, Role},
     session,
+    told::chain,
+};
+use constellation_tests::{
+    agent::{ADMIN, Agent},
+    disk::Disk,
 };
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     WORKER,
-    agent::{ADMIN, Agent},
     gate::{Turn, relay_until},
-    scene::{CLUSTER_ID, DISK_SECRET, Scene, launch_config, policy, settings},
+    scene::{CLUSTER_ID, DISK_SECRET, Scene, launch_config, settings},
 };
 
-const HOME: &str = "etc/kubernetes/constellation";
+pub const HOME: &str = "etc/kubernetes/constellation";
 
 pub fn init_request(owner: &SigningKey, disk_secret: [u8; 32], cluster_id: [u8; 32]) -> InitRequest {
     let (certificate, key) = Identity::issue_verifier_ca(owner).unwrap();
@@ -60,14 +63,29 @@ async fn last_word(channel: &mut Channel<TcpStream>) -> Progress {
     }
 }
 
-/// Init to its end; gives the kubeconfig.
-async fn init(agent: &Agent, owner: &Identity, request: &InitRequest) -> String {
+/// Asks for Init, and gives what the node needs for it.
+pub async fn begin_init(agent: &Agent, owner: &Identity, request: &InitRequest) -> Channel<TcpStream> {
     let (mut channel, proof) = agent.prove(owner, Purpose::Init).await.unwrap();
     session::grant(&mut channel, &proof, request).await.unwrap();
-    match last_word(&mut channel).await {
+    channel
+}
+
+/// Init to its end; gives the kubeconfig.
+pub async fn init(agent: &Agent, owner: &Identity, request: &InitRequest) -> String {
+    match last_word(&mut begin_init(agent, owner, request).await).await {
         Progress::Done { kubeconfig } => kubeconfig,
         Progress::Failed { message } => panic!("{message}"),
         Progress::Phase { .. } | Progress::Line { .. } => unreachable!("not the last word"),
+    }
+}
+
+/// Recover to its end; what failed is the node's own words.
+pub async fn recover(agent: &Agent, owner: &Identity, key: &RecoverKey) -> Result<(), String> {
+    let (mut channel, proof) = agent.prove(owner, Purpose::Recover).await.unwrap();
+    session::grant(&mut channel, &proof, key).await.unwrap();
+    match last_word(&mut channel).await {
+        Progress::Failed { message } => Err(message),
+        _ => Ok(()),
     }
 }
 
@@ -78,17 +96,22 @@ async fn a_node_is_started_by_its_own_owner_and_by_nobody_else() {
     let (ca, ca_key) = Identity::issue_verifier_ca(&owner).unwrap();
     let verifier = Identity::verifier(&ca, &ca_key).unwrap();
     let other = SigningKey::generate().unwrap();
-    for (what, caller, purpose) in [
-        ("the owner of another cluster", &Identity::owner_client(&other).unwrap(), Purpose::Init),
-        ("a stranger", &Identity::self_signed("stranger").unwrap(), Purpose::Init),
-        ("a verifier", &verifier, Purpose::Init),
-        ("a verifier that recovers", &verifier, Purpose::Recover),
-        ("a verifier that removes", &verifier, Purpose::Leave),
-        ("the owner, for another purpose", &own, Purpose::Join),
-        ("the owner, of no member", &own, Purpose::Leave),
+    let foreign = "doesn't chain to the owner's key";
+    for (what, caller, purpose, why) in [
+        ("the owner of another cluster", &Identity::owner_client(&other).unwrap(), Purpose::Init, foreign),
+        ("a stranger", &Identity::self_signed("stranger").unwrap(), Purpose::Init, foreign),
+        ("a verifier", &verifier, Purpose::Init, "init refused: only the owner may"),
+        ("a verifier that recovers", &verifier, Purpose::Recover, "recover refused: only the owner may"),
+        ("a verifier that removes", &verifier, Purpose::Leave, "leave refused: only the owner may"),
+        ("the owner, for another purpose", &own, Purpose::Join, "join refused: a node asks for that itself"),
+        ("the owner, of no member", &own, Purpose::Leave, "leave refused: this node isn't a member"),
     ] {
-        let result = agent.call(caller, purpose).await;
-        assert!(matches!(result, Err(session::Error::Channel(_))), "{what}");
+        let before = agent.log().len();
+        let Err(error @ session::Error::Channel(_)) = agent.call(caller, purpose).await else { panic!("{what}") };
+        // The node says why in its own log, and the peer finds its connection closed.
+        agent.wait_for_log_after(before, why).await.unwrap();
+        let heard = chain(&error);
+        assert!(!heard.contains(why) && !heard.contains("owner") && !heard.contains("refused:"), "{what}: {heard}");
     }
     let request = init_request(&owner, DISK_SECRET, CLUSTER_ID);
     // A box for another conversation, and no box at all.
@@ -123,10 +146,8 @@ async fn a_second_init_follows_the_first_and_changes_nothing() {
     let member = pcr15_after_join(&pcr15_before_join(&launch.to_bytes()), &CLUSTER_ID).sha256;
     assert_eq!(agent.pcr15(&own).await.unwrap(), member);
     // Nor does a Recover with another key.
-    let (mut channel, proof) = agent.prove(&own, Purpose::Recover).await.unwrap();
     let key = RecoverKey { disk_key: vec![1; 32], cluster_id: vec![2; 32] };
-    session::grant(&mut channel, &proof, &key).await.unwrap();
-    assert!(matches!(last_word(&mut channel).await, Progress::Done { .. }));
+    recover(&agent, &own, &key).await.unwrap();
     assert_eq!(agent.pcr15(&own).await.unwrap(), member);
 }
 
@@ -164,8 +185,7 @@ async fn an_init_that_was_cut_off_anywhere_is_carried_out_by_the_next_one() {
     agent.restart(&[]).await.unwrap();
     for file in ["disk-secret", "cluster-id", "node.json", "kubeadm.yaml", "member"] {
         let trap = agent.trap(&format!("{HOME}/{file}")).unwrap();
-        let (mut channel, proof) = agent.prove(&own, Purpose::Init).await.unwrap();
-        session::grant(&mut channel, &proof, &request).await.unwrap();
+        let _channel = begin_init(&agent, &own, &request).await;
         trap.kill(&mut agent).await.unwrap();
         agent.restart(&[]).await.unwrap();
         assert_eq!(agent.pcr15(&own).await.unwrap(), before.sha256, "{file}: it isn't a member yet");
@@ -186,9 +206,7 @@ async fn a_join_that_was_cut_off_anywhere_is_carried_out_by_the_next_one() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gate = listener.local_addr().unwrap();
     let mut agent = Agent::start(&launch, &[]).await.unwrap();
-    let mut trusted = policy(1, &[]).unwrap();
-    trusted.endorsement_roots = agent.endorsement_roots().unwrap();
-    scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&trusted).unwrap(), &scene.owner)).await.unwrap();
+    scene.trust_agents(&[&agent]).await.unwrap();
     scene.announce(&launch).await.unwrap();
     for turn in Turn::ALL {
         agent.kill().unwrap();
@@ -196,8 +214,7 @@ async fn a_join_that_was_cut_off_anywhere_is_carried_out_by_the_next_one() {
         let held = relay_until(&listener, scene.verifier, turn).await.unwrap();
         agent.kill().unwrap();
         drop(held);
-        let recorded = scene.status(WORKER).await.unwrap().admission.is_some();
-        assert_eq!(recorded, turn == Turn::Verdict, "{turn:?}");
+        scene.assert_recorded_after(turn, WORKER).await;
         agent.restart(&[]).await.unwrap();
     }
     let first = scene.status(WORKER).await.unwrap().admission.unwrap();
@@ -231,13 +248,11 @@ fn obstacle(agent: &Agent, name: &str) -> std::path::PathBuf {
 async fn a_member_whose_return_fails_tries_again_and_a_new_node_gives_up() {
     let scene = Scene::start("return", &[]).await.unwrap();
     let own = Identity::owner_client(&scene.owner).unwrap();
-    let (mut agents, mut trusted) = (Vec::new(), policy(1, &[]).unwrap());
-    trusted.endorsement_roots = Vec::new();
+    let mut agents = Vec::new();
     for (name, member) in [("worker-1", true), ("worker-2", false)] {
         let launch = scene.launch(name, Role::Worker);
         scene.announce(&launch).await.unwrap();
         let mut agent = Agent::start(&launch, &[]).await.unwrap();
-        trusted.endorsement_roots.extend(agent.endorsement_roots().unwrap());
         agent.kill().unwrap();
         if member {
             agent.prepare(&format!("{HOME}/member"), "").unwrap();
@@ -245,7 +260,7 @@ async fn a_member_whose_return_fails_tries_again_and_a_new_node_gives_up() {
         let obstacle = obstacle(&agent, &format!("{HOME}/node.json"));
         agents.push((agent, launch, obstacle));
     }
-    scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&trusted).unwrap(), &scene.owner)).await.unwrap();
+    scene.trust_agents(&agents.iter().map(|(agent, ..)| agent).collect::<Vec<_>>()).await.unwrap();
     for ((agent, launch, obstacle), end) in
         agents.iter_mut().zip(["Returning failed; it is tried again", "Joining failed; the node must be replaced"])
     {
@@ -262,26 +277,40 @@ async fn a_member_whose_return_fails_tries_again_and_a_new_node_gives_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_disk_is_full_says_so_and_returns_when_there_is_room() {
+    let scene = Scene::start("full", &[]).await.unwrap();
+    let own = Identity::owner_client(&scene.owner).unwrap();
+    let launch = scene.launch("worker-1", Role::Worker);
+    scene.announce(&launch).await.unwrap();
+    let mut agent = Agent::start(&launch, &[]).await.unwrap();
+    scene.trust_agents(&[&agent]).await.unwrap();
+    agent.kill().unwrap();
+    let disk = Disk::full(agent.path(HOME)).unwrap();
+    // An empty file takes no room.
+    agent.prepare(&format!("{HOME}/member"), "").unwrap();
+    agent.restart(&[scene.verifier]).await.unwrap();
+    agent.wait_for_log("Returning failed; it is tried again").await.unwrap();
+    assert!(agent.log().contains("No space left on device"), "{}", agent.log());
+    let before = pcr15_before_join(&launch.to_bytes());
+    assert_eq!(agent.pcr15(&own).await.unwrap(), before.sha256);
+    disk.resize("1m").unwrap();
+    agent.wait_for_pcr15(&own, pcr15_after_join(&before, &CLUSTER_ID).sha256).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recovery_that_fails_is_told_and_the_next_one_counts() {
     let (owner, launch, agent) = given_first_node().await;
     let own = Identity::owner_client(&owner).unwrap();
     let request = init_request(&owner, DISK_SECRET, CLUSTER_ID);
     let key = RecoverKey { disk_key: request.disk_key.clone(), cluster_id: CLUSTER_ID.to_vec() };
-    let recover = async || {
-        let (mut channel, proof) = agent.prove(&own, Purpose::Recover).await.unwrap();
-        session::grant(&mut channel, &proof, &key).await.unwrap();
-        match last_word(&mut channel).await {
-            Progress::Failed { message } => message,
-            _ => String::new(),
-        }
-    };
-    assert!(recover().await.contains("recover"), "there is nothing");
+    let recover = async || recover(&agent, &own, &key).await;
+    assert!(recover().await.unwrap_err().contains("recover"), "there is nothing");
     agent.prepare(&format!("{HOME}/member"), "").unwrap();
-    assert!(recover().await.contains("node.json"), "its files are not there yet");
+    assert!(recover().await.unwrap_err().contains("node.json"), "its files are not there yet");
     let before = pcr15_before_join(&launch.to_bytes());
     assert_eq!(agent.pcr15(&own).await.unwrap(), before.sha256);
     agent.prepare(&format!("{HOME}/node.json"), &serde_json::json!(request.node).to_string()).unwrap();
     agent.prepare(&format!("{HOME}/cluster.json"), &serde_json::json!(request.cluster).to_string()).unwrap();
-    assert_eq!(recover().await, "");
+    recover().await.unwrap();
     assert_eq!(agent.pcr15(&own).await.unwrap(), pcr15_after_join(&before, &CLUSTER_ID).sha256);
 }

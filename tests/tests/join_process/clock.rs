@@ -1,24 +1,29 @@
-//! Time: an answer that comes too late, and a verifier whose clock is years off.
+//! Time: an answer that comes too late, and a verifier or a node whose clock is years off.
 
 use std::{
-    fs,
-    process::Command,
     sync::Mutex,
     time::{Duration, Instant},
 };
 
 use constellation_attestation::{
+    appraise::{pcr15_after_join, pcr15_before_join},
     binding::VerifierRole,
-    channel::Channel,
-    protocol::{Evidence, Hello, Purpose, Verdict},
+    channel::{Channel, Identity},
+    protocol::{Evidence, Hello, Purpose, Role, Verdict},
     session::{self, EVIDENCE_TIMEOUT},
 };
 use constellation_crds::{NodeAdmissionStatus, node::Refusals};
+use constellation_tests::{agent::Agent, clock::Clock};
 use jiff::Zoned;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::{WORKER, machine::Machine, refusal, scene::Scene};
+use crate::{
+    WORKER,
+    machine::Machine,
+    refusal,
+    scene::{CLUSTER_ID, Scene},
+};
 
 /// How much longer than [`EVIDENCE_TIMEOUT`] a busy machine may take to close a connection.
 const SLACK: Duration = Duration::from_secs(30);
@@ -70,48 +75,65 @@ async fn a_nonce_expires_and_what_was_made_for_it_is_worth_nothing_on_a_new_conn
     session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut machine.tpm).await.unwrap();
 }
 
-/// The library that lies about the time, as its own program knows it.
-fn library() -> String {
-    let output = Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output();
-    let output = output.expect("faketime is installed (tests/packages.sh)");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verifier_whose_clock_is_years_off_admits_nobody_says_so_and_goes_on_when_it_is_set() {
     let (mut scene, mut machine) = Scene::with_worker("clock").await.unwrap();
-    let clock = scene.folder.path().join("clock");
-    let set = |offset: &str| fs::write(&clock, offset).unwrap();
-    set("+0");
-    scene.environment = vec![
-        ("LD_PRELOAD", library()),
-        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".to_owned()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ];
+    let clock = Clock::start(scene.folder.path()).unwrap();
+    scene.environment = clock.environment().unwrap();
     scene.restart_verifier().await.unwrap();
     let clock_is = |years| format!("and not now, at {}", Zoned::now().year() + years);
     for (offset, words) in [("-2y", clock_is(-2)), ("+12y", clock_is(12)), ("+2y", "ertificate".to_owned())] {
-        set(offset);
+        clock.set(offset).unwrap();
         let before = scene.log().unwrap().len();
         let result = machine.join(scene.verifier).await;
         assert!(matches!(result, Err(session::Error::Channel(_))), "{offset}: {:?}", result.map(drop));
         scene.wait_for_log_after(before, &words).await.unwrap();
         assert_eq!(scene.status(WORKER).await.unwrap(), NodeAdmissionStatus::default(), "{offset}");
     }
-    set("+0");
+    clock.set("+0").unwrap();
     machine.join(scene.verifier).await.unwrap();
     // The owner is told, of the cluster and not of the node: at once or, where the API server wasn't believed, later.
-    let has = |told: &Refusals, clause: &str| told.reasons().any(|result| result.mismatches[0].clause == clause);
     scene.strangers(|told| has(told, "verifier.files") && has(told, "verifier.clock")).await;
     // One that starts with a wrong clock waits for the right one.
-    set("-2y");
+    clock.set("-2y").unwrap();
     scene.begin_restart().unwrap();
     scene.wait_for_log("is the clock right?").await.unwrap();
-    set("+0");
+    clock.set("+0").unwrap();
     scene.wait_until_it_listens().await.unwrap();
     machine.join(scene.verifier).await.unwrap();
     // What a join needs is there and the clock alone was wrong: evidence is refused as before.
-    refusal(machine.join_altered(scene.verifier, |_| {}, |evidence| evidence.signature.clear()).await);
+    let id = refusal(machine.join_altered(scene.verifier, |_| {}, |evidence| evidence.signature.clear()).await);
+    scene.assert_listed(WORKER, &id, &["tpm.signature"]).await;
+}
+
+fn has(told: &Refusals, clause: &str) -> bool {
+    told.reasons().any(|result| result.mismatches[0].clause == clause)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_clock_is_years_off_is_told_of_and_joins_when_it_is_set() {
+    let mut scene = Scene::start("node-clock", &[]).await.unwrap();
+    let launch = scene.launch("worker-1", Role::Worker);
+    let mut agent = Agent::start(&launch, &[]).await.unwrap();
+    scene.trust_agents(&[&agent]).await.unwrap();
+    scene.announce(&launch).await.unwrap();
+    let own = Identity::owner_client(&scene.owner).unwrap();
+    let clock = Clock::start(scene.folder.path()).unwrap();
+    agent.environment = clock.environment().unwrap();
+    for offset in ["-2y", "+2y"] {
+        agent.kill().unwrap();
+        clock.set(offset).unwrap();
+        let before = scene.log().unwrap().len();
+        agent.restart(&[scene.verifier]).await.unwrap();
+        scene.wait_for_log_after(before, "ertificate").await.unwrap();
+        // Nor does it believe its owner.
+        let called = agent.call(&own, Purpose::Reattest).await;
+        assert!(matches!(called, Err(session::Error::Channel(_))), "{offset}");
+        assert_eq!(scene.status(WORKER).await.unwrap(), NodeAdmissionStatus::default(), "{offset}");
+    }
+    scene.strangers(|told| has(told, "verifier.clock")).await;
+    clock.set("+0").unwrap();
+    let before = pcr15_before_join(&launch.to_bytes());
+    agent.wait_for_pcr15(&own, pcr15_after_join(&before, &CLUSTER_ID).sha256).await.unwrap();
+    assert!(scene.status(WORKER).await.unwrap().admission.is_some());
 }

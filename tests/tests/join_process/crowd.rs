@@ -1,8 +1,10 @@
-//! Fifty nodes that join at once, and how long the verifier takes for each; `make bench` prints it.
+//! How long a join takes: one node's own process from its network to its ticket, and fifty nodes at once at the verifier.
+//! `make bench` prints both.
 
 use std::time::{Duration, Instant};
 
 use constellation_attestation::protocol::Role;
+use constellation_tests::agent::Agent;
 use serde_json::Value;
 
 use crate::{machine::Machine, scene::Scene};
@@ -35,6 +37,22 @@ fn said(scene: &Scene) -> Vec<Duration> {
     let mut times: Vec<Duration> = micros.map(Duration::from_micros).collect();
     times.sort();
     times
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_tells_its_own_time_from_its_network_to_its_ticket() {
+    const ADMITTED: &str = "Admitted milliseconds=";
+    let scene = Scene::start("alone", &[]).await.unwrap();
+    let launch = scene.launch("worker-1", Role::Worker);
+    let mut agent = Agent::start(&launch, &[]).await.unwrap();
+    scene.trust_agents(&[&agent]).await.unwrap();
+    scene.announce(&launch).await.unwrap();
+    agent.kill().unwrap();
+    agent.restart(&[scene.verifier]).await.unwrap();
+    agent.wait_for_log(ADMITTED).await.unwrap();
+    let log = agent.log();
+    let (_, parts) = log.lines().find_map(|line| line.split_once(ADMITTED)).unwrap();
+    println!("join, the node's own time from its network to its ticket, in milliseconds: {parts}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,9 @@
 //! An event log altered in each field: it helps nobody in and keeps nobody out, and the owner reads what it is worth.
 
 use constellation_attestation::protocol::Role;
+use constellation_tests::agent::IMAGE;
 
-use crate::{
-    machine::{IMAGE, Machine},
-    refusal,
-    scene::Scene,
-};
+use crate::{machine::Machine, refusal, scene::Scene};
 
 /// `TPM_ALG_SHA256` and its digests' length.
 const SHA256: (u16, u16) = (0x000b, 32);

@@ -3,12 +3,16 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
-use constellation_attestation::{dsse, policy::TRUST_POLICY_TYPE, protocol::Role, session};
-use constellation_crds::TrustBundle;
+use constellation_attestation::{dsse, owner::SigningKey, policy::TRUST_POLICY_TYPE, protocol::Role, session};
+use constellation_crds::{TrustBundle, node::Mismatch};
 use kube::{Api, api::DeleteParams};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,6 +22,7 @@ use crate::{
     scene::{Scene, policy},
 };
 
+type CaChange = fn(&mut CertificateParams);
 type Change = fn(&mut Value);
 
 /// What is done to a file.
@@ -98,6 +103,51 @@ async fn a_verifier_names_the_file_that_it_cannot_use_and_serves_once_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_ca_that_no_node_would_believe_is_refused_at_the_start_for_what_is_wrong_with_it() {
+    let (mut scene, mut machine) = Scene::with_worker("verifier-ca").await.unwrap();
+    let other = SigningKey::generate().unwrap();
+    let cases: [(&SigningKey, CaChange, Option<&str>); 5] = [
+        (&other, |_| {}, Some("the verifier CA isn't signed by the owner's key")),
+        (&scene.owner, |ca| ca.not_after = rcgen::date_time_ymd(2021, 1, 1), Some("is the clock right?")),
+        (&scene.owner, |ca| ca.not_before = rcgen::date_time_ymd(2080, 1, 1), Some("is the clock right?")),
+        (
+            &scene.owner,
+            |ca| ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Some("the verifier CA may not sign certificates of verifiers"),
+        ),
+        (&scene.owner, |_| {}, None),
+    ];
+    let made = cases.map(|(owner, change, words)| (verifier_ca(owner, change), words));
+    for ((certificate, key), words) in made {
+        fs::write(scene.folder.path().join("verifier-ca.crt"), certificate).unwrap();
+        fs::write(scene.folder.path().join("verifier-ca.key"), key).unwrap();
+        scene.begin_restart().unwrap();
+        if let Some(words) = words {
+            scene.wait_for_log(words).await.unwrap();
+        } else {
+            scene.wait_until_it_listens().await.unwrap();
+            machine.join(scene.verifier).await.unwrap();
+        }
+    }
+}
+
+/// A verifier CA as an owner signs it, but for one change: certificate and key.
+fn verifier_ca(owner: &SigningKey, change: CaChange) -> (String, String) {
+    let mut authority = CertificateParams::default();
+    authority.distinguished_name.push(DnType::CommonName, "constellation owner");
+    let owner = Issuer::new(authority, KeyPair::from_pem(&owner.to_pkcs8_pem()).unwrap());
+    let mut ca = CertificateParams::default();
+    ca.distinguished_name.push(DnType::CommonName, "a verifier CA");
+    (ca.not_before, ca.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2090, 1, 1));
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    change(&mut ca);
+    let key = KeyPair::generate().unwrap();
+    (ca.signed_by(&key, &owner).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_verifier_whose_port_is_taken_says_which_and_serves_once_it_is_free() {
     let (mut scene, mut machine) = Scene::with_worker("port").await.unwrap();
     scene.stop_verifier().unwrap();
@@ -147,6 +197,9 @@ async fn authorities_that_go_bad_while_it_serves_give_no_ticket_until_they_are_r
     first.join(scene.verifier).await.unwrap();
 }
 
+/// Puts something in the way at a path.
+type Obstacle = fn(&Path);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_that_is_missing_or_cannot_be_remembered_admits_nobody_until_it_can() {
     let (mut scene, mut machine) = Scene::with_worker("no-bundle").await.unwrap();
@@ -157,10 +210,18 @@ async fn a_bundle_that_is_missing_or_cannot_be_remembered_admits_nobody_until_it
     scene.publish(&envelope).await.unwrap();
     // The newer revision has no place on the disk, so it isn't used.
     let place = scene.folder.path().join("trust-revision.new");
-    fs::create_dir(&place).unwrap();
+    let obstacles: [(Obstacle, &str); 2] = [
+        (|place| fs::create_dir(place).unwrap(), "Is a directory"),
+        (|place| symlink("/dev/full", place).unwrap(), "No space left on device"),
+    ];
     scene.trust(2, &[&machine]).await.unwrap();
-    assert_no_verdict(&mut scene, &mut machine, "remembering the trust bundle's revision").await;
-    fs::remove_dir(place).unwrap();
+    for (obstruct, why) in obstacles {
+        obstruct(&place);
+        assert_no_verdict(&mut scene, &mut machine, "remembering the trust bundle's revision").await;
+        let says = |reason: &Mismatch| reason.clause == "verifier.trust" && reason.message.contains(why);
+        scene.strangers(|told| told.reasons().any(|result| result.mismatches.iter().any(says))).await;
+        remove(&place);
+    }
     machine.join(scene.verifier).await.unwrap();
 }
 
@@ -180,9 +241,7 @@ async fn a_bundle_of_the_owner_that_is_no_policy_of_this_cluster_admits_nobody_a
         ("endorser-no-pem", "tpm.ek.certificate", |policy| policy["endorsementRoots"] = json!(["no certificate"])),
     ];
     for (name, clause, change) in cases {
-        let launch = scene.launch(name, Role::Worker);
-        scene.announce(&launch).await.unwrap();
-        let mut machine = Machine::boot_like(&first, &launch).unwrap();
+        let mut machine = scene.worker_like(&first, name).await.unwrap();
         let publish = async |policy: &Value| {
             let payload = serde_json::to_vec(policy).unwrap();
             scene.publish(&dsse::sign(TRUST_POLICY_TYPE, &payload, &scene.owner)).await.unwrap();
@@ -191,7 +250,7 @@ async fn a_bundle_of_the_owner_that_is_no_policy_of_this_cluster_admits_nobody_a
         change(&mut bad);
         publish(&bad).await;
         let id = refusal(machine.join(scene.verifier).await);
-        scene.assert_told(&launch.node_uid, &id, &[clause]).await;
+        scene.assert_told(&machine.launch.node_uid, &id, &[clause]).await;
         publish(&good).await;
         machine.join(scene.verifier).await.unwrap();
     }

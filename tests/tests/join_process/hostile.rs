@@ -12,10 +12,10 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use constellation_attestation::{
-    channel::{self, Identity},
+    channel::{self, Channel, Identity},
     collect::Tpm,
-    protocol::{ALPN, Evidence, Hello, Verdict},
-    session::{Attester, BoxError},
+    protocol::{ALPN, Evidence, Verdict},
+    session::{self, Attester, BoxError},
 };
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -76,7 +76,8 @@ impl<F: Fn(&mut Vec<u8>) + Send> Attester for Forger<'_, F> {
     }
 }
 
-/// Somebody between a node and its verifier: shows `server` to the node and `client` to the verifier, reads and forwards.
+/// Somebody between the two ends of a conversation: shows `server` to whoever calls and `client` to whoever is called, reads
+/// and forwards.
 pub struct MiddleMan<'a> {
     pub server: &'a Identity,
     pub client: &'a Identity,
@@ -88,18 +89,36 @@ impl MiddleMan<'_> {
     pub async fn relay(&self, listener: &TcpListener, verifier: SocketAddr) -> Result<Verdict> {
         let (stream, _) = listener.accept().await?;
         let mut node = channel::verifier_accept(stream, self.server).await?;
-        let hello: Hello = node.receive().await?;
         let stream = TcpStream::connect(verifier).await?;
         let mut upstream = channel::node_connect(stream, self.client, &self.owner_spki).await?;
-        upstream.send(&hello).await?;
-        let challenge: Value = upstream.receive().await?;
-        node.send(&challenge).await?;
-        let evidence: Value = node.receive_within(channel::STEP_TIMEOUT).await?;
-        upstream.send(&evidence).await?;
-        let verdict: Verdict = upstream.receive_within(channel::STEP_TIMEOUT).await?;
-        node.send(&verdict).await?;
-        Ok(verdict)
+        examination(&mut node, &mut upstream).await
     }
+
+    /// Forwards one conversation that an owner begins with a node; gives what the owner said in the end.
+    pub async fn relay_of_owner(&self, listener: &TcpListener, node: SocketAddr) -> Result<Verdict> {
+        let (stream, _) = listener.accept().await?;
+        let mut owner = channel::node_accept(stream, self.server, &self.owner_spki).await?;
+        let stream = TcpStream::connect(node).await?;
+        let mut node = channel::verifier_connect(stream, self.client).await?;
+        pass(&mut owner, &mut node).await?;
+        examination(&mut node, &mut owner).await
+    }
+}
+
+type Line = Channel<TcpStream>;
+
+/// Forwards Hello, challenge, evidence and verdict.
+async fn examination(node: &mut Line, verifier: &mut Line) -> Result<Verdict> {
+    pass(node, verifier).await?;
+    pass(verifier, node).await?;
+    pass(node, verifier).await?;
+    Ok(serde_json::from_value(pass(verifier, node).await?)?)
+}
+
+async fn pass(from: &mut Line, to: &mut Line) -> Result<Value> {
+    let message = from.receive_within(session::VERDICT_TIMEOUT).await?;
+    to.send(&message).await?;
+    Ok(message)
 }
 
 /// A TLS connection to a verifier, by a client that checks nothing and keeps to nothing.

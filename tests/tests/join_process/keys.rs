@@ -4,7 +4,7 @@ use constellation_attestation::{
     binding::VerifierRole,
     dsse,
     policy::TRUST_POLICY_TYPE,
-    protocol::{Purpose, Role, Ticket},
+    protocol::{Purpose, Role, Ticket, Verdict},
     session,
 };
 
@@ -20,23 +20,49 @@ use crate::{
 /// Where `objectAttributes` begins in a `TPM2B_PUBLIC`: after its length, type and name algorithm (TPM 2.0 Library,
 /// Part 2, 12.2.4).
 const ATTRIBUTES: usize = 6;
+/// What an attestation key has, in tpm2-tools' words.
+const GOOD: &str = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_a_genuine_tpm_that_signs_anything_or_can_leave_it_is_refused_for_that_alone() {
     let (scene, first) = Scene::with_worker("genuine-keys").await.unwrap();
-    let good = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign";
     for (name, attributes) in [
         ("signs-anything", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign"),
         // A TPM makes no key that has one of the two and not the other.
         ("can-leave", "sensitivedataorigin|userwithauth|noda|restricted|sign"),
     ] {
-        let launch = scene.launch(name, Role::Worker);
-        scene.announce(&launch).await.unwrap();
-        let mut machine = Machine::boot_like(&first, &launch).unwrap().with_key(attributes).unwrap();
+        let mut machine = scene.worker_like(&first, name).await.unwrap().with_key("ecdsa-sha256", attributes).unwrap();
         let id = refusal(machine.join(scene.verifier).await);
-        scene.assert_told(&launch.node_uid, &id, &["tpm.ak.attributes"]).await;
+        scene.assert_told(&machine.launch.node_uid, &id, &["tpm.ak.attributes"]).await;
     }
-    first.with_key(good).unwrap().join(scene.verifier).await.unwrap();
+    first.with_key("ecdsa-sha256", GOOD).unwrap().join(scene.verifier).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_genuine_key_quotes_with_another_hash_or_of_another_bank_is_refused() {
+    let (scene, first) = Scene::with_worker("hashes").await.unwrap();
+    // The digest over the registers is made with the signature's hash, so one that isn't known proves no values either.
+    let another_hash = ["tpm.signature", "tpm.quote.digest"].as_slice();
+    for (name, hash, bank, expected) in [
+        ("sha-1", "sha1", "sha256", another_hash),
+        ("sha-384", "sha384", "sha256", another_hash),
+        ("bank-of-sha-384", "sha256", "sha384", &["tpm.quote.selection", "tpm.quote.digest"]),
+        ("nothing", "sha256", "sha256", &[]),
+    ] {
+        let scheme = format!("ecdsa-{hash}");
+        let mut machine = scene.worker_like(&first, name).await.unwrap().with_key(&scheme, GOOD).unwrap();
+        let hello = machine.hello(Purpose::Join).unwrap();
+        let mut channel = machine.connect(scene.verifier).await.unwrap();
+        channel.send(&hello).await.unwrap();
+        let mut tpm = machine.by_hand(bank, hash);
+        let result = session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut tpm).await;
+        if expected.is_empty() {
+            assert!(matches!(result, Ok((Verdict::Sealed { .. }, _))));
+        } else {
+            let id = refusal(result.map(|_| panic!("{name}: accepted")));
+            scene.assert_told(&hello.node_uid, &id, expected).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,9 +85,7 @@ async fn each_attribute_of_an_attestation_key_is_demanded() {
         ("sign", Some(18)),
         ("nothing", None),
     ] {
-        let launch = scene.launch(name, Role::Worker);
-        scene.announce(&launch).await.unwrap();
-        let mut machine = Machine::boot_like(&first, &launch).unwrap();
+        let mut machine = scene.worker_like(&first, name).await.unwrap();
         let mut hello = machine.hello(Purpose::Join).unwrap();
         hello.ek_certificate.clone_from(&certificate);
         hello.ek_public = endorsed.public();
@@ -77,7 +101,7 @@ async fn each_attribute_of_an_attestation_key_is_demanded() {
         let result = session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut tpm).await;
         if bit.is_some() {
             let id = refusal(result.map(|_| panic!("{name}: accepted")));
-            scene.assert_told(&launch.node_uid, &id, &["tpm.ak.attributes"]).await;
+            scene.assert_told(&hello.node_uid, &id, &["tpm.ak.attributes"]).await;
         } else {
             let (verdict, binding) = result.unwrap();
             session::unseal::<Ticket>(&verdict, &binding, &machine.secrets.opener).unwrap();

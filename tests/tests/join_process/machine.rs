@@ -1,23 +1,24 @@
 //! A machine without a VM: a software TPM whose PCRs say what it booted, and the node's half of the conversation.
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use constellation_attestation::{
     binding::VerifierRole,
     boot::BootSecrets,
-    channel::{self, Channel},
+    channel::{self, Channel, Trust},
     collect::{AttestationKey, Tpm},
-    protocol::{Evidence, Hello, LaunchConfig, Purpose, Ticket, Verdict},
+    protocol::{Evidence, Hello, LaunchConfig, Purpose, Request, Ticket, Verdict},
     session::{self, Attester, BoxError},
 };
-use constellation_tests::swtpm::{Swtpm, alone};
+use constellation_tests::{
+    agent::{IMAGE, extend, tool},
+    swtpm::Swtpm,
+};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-/// What the good image extends into PCR 4 and PCR 11.
-pub const IMAGE: [(u8, [u8; 32]); 2] = [(4, [0x44; 32]), (11, [0x11; 32])];
 /// Where Azure keeps the key that [`AttestationKey::Azure`] quotes with: any key can be put there.
 const AZURES: &str = "0x81000003";
 /// No file: a firmware without an event log.
@@ -34,13 +35,8 @@ pub struct Machine {
 impl Machine {
     /// Boots the good image with this launch configuration.
     pub fn boot(launch: &LaunchConfig) -> Result<Self> {
-        Self::boot_measuring(launch, &IMAGE, &launch.to_bytes())
-    }
-
-    /// Boots any image, measuring `measured` as its launch configuration whatever `launch` says.
-    pub fn boot_measuring(launch: &LaunchConfig, image: &[(u8, [u8; 32])], measured: &[u8]) -> Result<Self> {
         let swtpm = Swtpm::start()?;
-        let tpm = measure(&swtpm, image, measured)?;
+        let tpm = measure(&swtpm, &IMAGE, &launch.to_bytes())?;
         Ok(Self { launch: launch.clone(), secrets: BootSecrets::generate()?, tpm, swtpm })
     }
 
@@ -56,19 +52,26 @@ impl Machine {
         Ok(Self { launch: launch.clone(), secrets: BootSecrets::generate()?, tpm, swtpm })
     }
 
-    /// The same machine, which quotes with another key of its TPM: one with these attributes, in tpm2-tools' words.
-    pub fn with_key(self, attributes: &str) -> Result<Self> {
+    /// The same machine, which quotes with another key of its TPM: one with this scheme and these attributes, in tpm2-tools'
+    /// words.
+    pub fn with_key(self, scheme: &str, attributes: &str) -> Result<Self> {
         let Self { launch, secrets, tpm, swtpm } = self;
         drop(tpm);
         let (folder, tcti) = (tempfile::tempdir()?, swtpm.tcti());
         let key = folder.path().join("key").display().to_string();
-        let template = ["-C", "e", "-G", "ecc256:ecdsa-sha256:null", "-g", "sha256"];
+        let algorithm = format!("ecc256:{scheme}:null");
+        let template = ["-C", "e", "-G", &algorithm, "-g", "sha256"];
         tool(&tcti, "tpm2_createprimary", &[template.as_slice(), &["-a", attributes, "-c", &key]].concat())?;
         tool(&tcti, "tpm2_evictcontrol", &["-C", "o", "-c", &key, AZURES])?;
         tool(&tcti, "tpm2_flushcontext", &["--transient-object"])?;
         let mut tpm = Tpm::open_with(&tcti, AttestationKey::Azure)?;
         tpm.set_event_log(NO_LOG);
         Ok(Self { launch, secrets, tpm, swtpm })
+    }
+
+    /// Its TPM, which quotes a bank with the key of [`Machine::with_key`] and the hash of that key's scheme.
+    pub fn by_hand(self, bank: &'static str, hash: &'static str) -> ByHand {
+        ByHand { tpm: Some(self.tpm), swtpm: self.swtpm, bank, hash }
     }
 
     /// The same machine after a power cycle: same TPM, fresh PCRs and keys.
@@ -146,6 +149,19 @@ impl Machine {
         session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut attester).await
     }
 
+    /// Answers a caller as a bootstrapper does, but with evidence for `shown` whatever it is asked for.
+    pub async fn answer(&mut self, stream: TcpStream, shown: Purpose) -> Result<(Verdict, [u8; 32]), session::Error> {
+        let mut channel = channel::node_accept(stream, &self.secrets.identity, &self.owner_spki()).await?;
+        let role = match channel.peer_trust() {
+            Some(Trust::Verifier) => VerifierRole::Cluster,
+            _ => VerifierRole::Owner,
+        };
+        let Request { purpose } = channel.receive().await?;
+        let hello = self.hello(purpose).expect("the TPM gives its certificate");
+        channel.send(&hello).await?;
+        session::prove(&mut channel, &Hello { purpose: shown, ..hello }, role, &mut self.tpm).await
+    }
+
     pub async fn connect(&self, verifier: SocketAddr) -> Result<Channel<TcpStream>, channel::Error> {
         let stream = TcpStream::connect(verifier).await.map_err(channel::Error::Io)?;
         channel::node_connect(stream, &self.secrets.identity, &self.owner_spki()).await
@@ -167,6 +183,36 @@ impl<F: Fn(&mut Evidence) + Send + Sync> Attester for Altered<'_, F> {
         let mut evidence = self.tpm.evidence(binding, activated)?;
         (self.change)(&mut evidence);
         Ok(evidence)
+    }
+}
+
+/// A TPM in the hands of tpm2-tools, which have it quote any bank with any hash. The values that are shown are those of the
+/// SHA-256 bank.
+pub struct ByHand {
+    /// Nothing while it quotes: a TPM has one client at a time.
+    tpm: Option<Tpm>,
+    swtpm: Swtpm,
+    bank: &'static str,
+    hash: &'static str,
+}
+
+impl Attester for ByHand {
+    fn activate(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, BoxError> {
+        self.tpm.as_mut().ok_or("it has quoted already")?.activate(credential, secret)
+    }
+
+    fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
+        self.tpm = None;
+        let (folder, tcti) = (tempfile::tempdir()?, self.swtpm.tcti());
+        let [quote, signature, values] =
+            ["quote", "signature", "values"].map(|name| folder.path().join(name).display().to_string());
+        let registers = (0..16).map(|register| register.to_string()).collect::<Vec<_>>().join(",");
+        tool(&tcti, "tpm2_pcrread", &[&format!("sha256:{registers}"), "-o", &values])?;
+        let (quoted, data) = (format!("{}:{registers}", self.bank), hex::encode(binding));
+        let what = ["-c", AZURES, "-l", &quoted, "-q", &data, "-g", self.hash];
+        tool(&tcti, "tpm2_quote", &[what.as_slice(), &["-m", &quote, "-s", &signature]].concat())?;
+        let (quote, signature, pcrs) = (fs::read(quote)?, fs::read(signature)?, fs::read(values)?);
+        Ok(Evidence { quote, signature, pcrs, event_log: Vec::new(), activated, machine: None })
     }
 }
 
@@ -196,17 +242,4 @@ fn measure(swtpm: &Swtpm, image: &[(u8, [u8; 32])], launch: &[u8]) -> Result<Tpm
     tpm.set_event_log(NO_LOG);
     tpm.extend_pcr15(&Sha256::digest(launch).into())?;
     Ok(tpm)
-}
-
-/// Extends a register from outside, as firmware does.
-pub fn extend(swtpm: &Swtpm, register: u8, digest: &[u8; 32]) -> Result<()> {
-    let value = format!("{register}:sha256={}", hex::encode(digest));
-    tool(&swtpm.tcti(), "tpm2_pcrextend", &[&value])
-}
-
-fn tool(tcti: &str, program: &str, arguments: &[&str]) -> Result<()> {
-    let output =
-        alone::command(program).args(["-T", tcti]).args(arguments).output().context("tpm2-tools isn't installed")?;
-    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
     channel::Identity,
@@ -22,23 +22,25 @@ use constellation_attestation::{
 use constellation_crds::{
     NodeAdmission, NodeAdmissionSpec, NodeAdmissionStatus, TrustBundle, TrustBundleSpec,
     cluster::DiskIntegrity,
-    node::{Refusals, Role as NodeRole},
+    node::{AttestationResult, Refusals, Role as NodeRole},
 };
-use constellation_tests::operator::program;
+use constellation_tests::{
+    agent::{Agent, IMAGE},
+    kubeadm::ControlPlane,
+    operator::program,
+    process::{free_port, spawn_in},
+};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::{
-    cluster::{ControlPlane, free_port, spawn_in},
-    machine::{IMAGE, Machine},
-};
+use crate::{cluster, gate::Turn, machine::Machine};
 
 pub const DISK_SECRET: [u8; 32] = [0xd5; 32];
 pub const CLUSTER_ID: [u8; 32] = [0xc1; 32];
@@ -64,7 +66,7 @@ pub struct Scene {
 impl Scene {
     /// Starts a verifier in namespace `name`.
     pub async fn start(name: &str, more: &[&str]) -> Result<Self> {
-        let control_plane = ControlPlane::shared();
+        let control_plane = cluster::shared();
         let client = control_plane.client(&control_plane.kubeconfig("admin")).await?;
         let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await?;
@@ -113,6 +115,18 @@ impl Scene {
         Ok(())
     }
 
+    /// A second verifier of this cluster, with files of its own as on another node.
+    pub async fn replica(&self) -> Result<Replica> {
+        let folder = tempfile::tempdir()?;
+        home(folder.path(), &self.owner, cluster::shared())?;
+        let port = free_port()?;
+        let ports = (port, self.bootstrapper_port);
+        let mut process = launch(folder.path(), &self.namespace, &self.pki, ports, (&[], &[]))?;
+        let verifier = SocketAddr::from(([127, 0, 0, 1], port));
+        listens(&mut process, verifier, folder.path()).await?;
+        Ok(Replica { verifier, _folder: folder, process })
+    }
+
     /// Gives the verifier a copy of the certificates, for it alone from its next start on.
     pub fn own_pki(&mut self) -> Result<PathBuf> {
         let pki = self.folder.path().join("pki");
@@ -145,18 +159,33 @@ impl Scene {
         Ok(())
     }
 
-    /// Asserts that the owner finds this refusal, for exactly these clauses, in the status of a node that wasn't let in:
-    /// as its appraisal, or beside it.
-    pub async fn assert_told(&self, uid: &str, id: &str, clauses: &[&str]) {
-        let status = self.status(uid).await.unwrap();
-        let last = match status.last_appraisal.filter(|last| last.refusal_id.as_deref() == Some(id)) {
-            Some(last) => last,
-            None => self.refusals(uid, |refusals| refusals.last.refusal_id.as_deref() == Some(id)).await.last,
+    /// Asserts that the owner finds this refusal, for exactly these clauses, in the status of a node: as its appraisal, or
+    /// beside it.
+    pub async fn assert_listed(&self, uid: &str, id: &str, clauses: &[&str]) {
+        let of_id = |result: &&AttestationResult| result.refusal_id.as_deref() == Some(id);
+        let last = self.status(uid).await.unwrap().last_appraisal.filter(|last| of_id(&last));
+        let result = if let Some(last) = last {
+            last
+        } else {
+            let told = self.refusals(uid, |refusals| refusals.reasons().any(|result| of_id(&result))).await;
+            told.reasons().find(of_id).unwrap().clone()
         };
-        let listed: Vec<&str> = last.mismatches.iter().map(|mismatch| mismatch.clause.as_str()).collect();
-        assert_eq!(listed, clauses, "{:?}", last.mismatches);
-        assert_eq!((last.verdict.as_str(), last.refusal_id.as_deref()), ("Refused", Some(id)));
-        assert_eq!(status.admission, None);
+        let listed: Vec<&str> = result.mismatches.iter().map(|mismatch| mismatch.clause.as_str()).collect();
+        assert_eq!((listed, result.verdict.as_str()), (clauses.to_vec(), "Refused"), "{uid}: {:?}", result.mismatches);
+    }
+
+    /// As [`Scene::assert_listed`], of a node that wasn't let in.
+    pub async fn assert_told(&self, uid: &str, id: &str, clauses: &[&str]) {
+        self.assert_listed(uid, id, clauses).await;
+        assert_eq!(self.status(uid).await.unwrap().admission, None, "{uid}");
+    }
+
+    /// Another worker that may join, with a TPM of the same make and keys. What is told of one node waits for nothing that is
+    /// told of another, so each attack has its own.
+    pub async fn worker_like(&self, other: &Machine, name: &str) -> Result<Machine> {
+        let launch = self.launch(name, Role::Worker);
+        self.announce(&launch).await?;
+        Machine::boot_like(other, &launch)
     }
 
     /// The launch configuration of a node of this cluster.
@@ -193,8 +222,20 @@ impl Scene {
 
     /// Publishes a policy that trusts the good image on these machines' TPMs.
     pub async fn trust(&self, revision: u64, machines: &[&Machine]) -> Result<()> {
-        let policy = policy(revision, machines)?;
-        let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(&policy)?, &self.owner);
+        self.sign(&policy(revision, machines)?).await
+    }
+
+    /// As [`Scene::trust`], of agents' TPMs.
+    pub async fn trust_agents(&self, agents: &[&Agent]) -> Result<()> {
+        let mut policy = policy(1, &[])?;
+        for agent in agents {
+            policy.endorsement_roots.extend(agent.endorsement_roots()?);
+        }
+        self.sign(&policy).await
+    }
+
+    async fn sign(&self, policy: &TrustPolicy) -> Result<()> {
+        let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(policy)?, &self.owner);
         self.publish(&envelope).await
     }
 
@@ -236,29 +277,19 @@ impl Scene {
         Ok(fs::read_to_string(self.folder.path().join("verifier.log"))?)
     }
 
-    /// The clauses of a refusal in the verifier's log, where its owner finds them when the status is left alone.
-    pub fn logged_clauses(&self, id: &str) -> Result<Vec<String>> {
-        for line in self.log()?.lines() {
-            let fields = serde_json::from_str::<Value>(line)?["fields"].take();
-            if fields["refusal"] != id {
-                continue;
-            }
-            if let Some(clauses) = fields["clauses"].as_str() {
-                return Ok(serde_json::from_str(clauses)?);
-            }
-            if let Some(clause) = fields["clause"].as_str() {
-                return Ok(vec![clause.to_owned()]);
-            }
-        }
-        bail!("the verifier didn't log {id}: {}", self.log()?)
-    }
-
     pub async fn node(&self, uid: &str) -> Result<NodeAdmission> {
         Ok(self.nodes().get(uid).await?)
     }
 
     pub async fn status(&self, uid: &str) -> Result<NodeAdmissionStatus> {
         Ok(self.node(uid).await?.status.unwrap_or_default())
+    }
+
+    /// Asserts that a node which lost its verifier or itself at a turn of its join is on record if that was the last one: a
+    /// record comes before the ticket, and from nothing less than an accepted proof.
+    pub async fn assert_recorded_after(&self, turn: Turn, uid: &str) {
+        let recorded = self.status(uid).await.unwrap().admission.is_some();
+        assert_eq!(recorded, turn == Turn::Verdict, "{turn:?}");
     }
 
     /// Waits for refusals in a node's name that say nothing about it; the verifier writes them when it likes.
@@ -285,21 +316,8 @@ impl Scene {
         }
     }
 
-    /// The clauses of the recorded refusal; empty for an accepted or unknown node.
-    pub async fn clauses(&self, uid: &str) -> Result<Vec<String>> {
-        let last = self.status(uid).await?.last_appraisal.unwrap_or_default();
-        Ok(last.mismatches.into_iter().map(|mismatch| mismatch.clause).collect())
-    }
-
     pub async fn wait_until_it_listens(&mut self) -> Result<()> {
-        let begun = Instant::now();
-        while TcpStream::connect(self.verifier).await.is_err() {
-            let log = || fs::read_to_string(self.folder.path().join("verifier.log")).unwrap_or_default();
-            ensure!(self.process.try_wait()?.is_none(), "the verifier ended: {}", log());
-            ensure!(begun.elapsed() < START, "the verifier doesn't listen: {}", log());
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
+        listens(&mut self.process, self.verifier, self.folder.path()).await
     }
 }
 
@@ -311,6 +329,31 @@ impl Drop for Scene {
             eprintln!("{}", fs::read_to_string(self.folder.path().join("verifier.log")).unwrap_or_default());
         }
     }
+}
+
+/// Another verifier of a [`Scene`].
+pub struct Replica {
+    pub verifier: SocketAddr,
+    process: Child,
+    _folder: TempDir,
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn listens(process: &mut Child, address: SocketAddr, folder: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while TcpStream::connect(address).await.is_err() {
+        let log = || fs::read_to_string(folder.join("verifier.log")).unwrap_or_default();
+        ensure!(process.try_wait()?.is_none(), "the verifier ended: {}", log());
+        ensure!(begun.elapsed() < START, "the verifier doesn't listen: {}", log());
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
 
 pub fn launch_config(owner: &SigningKey, name: &str, role: Role) -> LaunchConfig {

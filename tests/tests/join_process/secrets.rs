@@ -12,15 +12,17 @@ use constellation_attestation::{
     protocol::{LaunchConfig, Progress, Purpose, Role},
     session,
 };
-use constellation_tests::scan::{Places, Secret};
+use constellation_tests::{
+    agent::Agent,
+    scan::{Places, Secret},
+};
 use k8s_openapi::api::core::v1::{ConfigMap, Event};
 use kube::{Api, api::PostParams};
 use serde_json::json;
 
 use crate::{
-    agent::Agent,
     bootstrapper::init_request,
-    cluster::ControlPlane,
+    cluster,
     machine::Machine,
     refusal,
     scene::{Scene, launch_config, policy},
@@ -133,7 +135,7 @@ async fn after_an_init_and_joins_no_secret_is_in_a_log_the_api_or_a_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_was_left_anywhere_is_found() {
-    let plane = ControlPlane::shared();
+    let plane = cluster::shared();
     let client = plane.client(&plane.kubeconfig("admin")).await.unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let (pem, bytes) = (key.serialize_pem(), *b"a secret that was planted by us!");

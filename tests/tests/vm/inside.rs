@@ -77,11 +77,16 @@ impl Inside {
                 "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod},
                 "spec": {
                     "nodeName": name, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
+                    "hostPID": true,
                     "tolerations": [{"operator": "Exists"}],
                     "containers": [{
                         "name": "web", "image": "constellation.dev/busybox:1", "imagePullPolicy": "Never",
+                        "securityContext": {"privileged": true},
+                        "volumeMounts": [{"name": "state", "mountPath": "/state"}],
                         "command": ["/bin/busybox", "sh", "-c", script]
-                    }]
+                    }],
+                    // On the encrypted disk, and in nothing that a member makes anew.
+                    "volumes": [{"name": "state", "hostPath": {"path": "/var/lib/kubelet"}}]
                 }
             });
             pods.delete(&pod, &gone).await.ok();
@@ -111,6 +116,22 @@ impl Inside {
         let output = self.inside(&format!("on-{node}"), "cat /sys/block/dm-*/dm/name");
         assert!(output.lines().any(|name| name == "state"), "{output}");
         output.lines().any(|name| name == "state_dif")
+    }
+
+    /// Leaves a word on a node's disk; gives the one that lay there.
+    pub fn marks(&self, node: &str, word: &str) -> String {
+        let script = format!("cat /state/marked; echo -n {word} > /state/marked; sync");
+        self.inside(&format!("on-{node}"), &script)
+    }
+
+    /// Command line and environment of every process of a node.
+    pub fn processes(&self, node: &str) -> String {
+        self.inside(&format!("on-{node}"), "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ")
+    }
+
+    /// A client of the cluster's administrator.
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Whether the pods of the first and the last node reach each other again before the time is over.

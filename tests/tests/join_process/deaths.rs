@@ -1,0 +1,126 @@
+//! A verifier's process is killed: at any turn of a join, on either side of its record, alone and beside another one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use constellation_attestation::{appraise, channel::Identity, protocol::Role, session};
+use constellation_tests::{
+    agent::Agent,
+    controlplane,
+    faults::{
+        plan::{Plan, Side},
+        proxy::{Process, Proxy},
+    },
+};
+use kube::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpListener;
+
+use crate::{
+    WORKER, cluster,
+    gate::{Turn, relay_until},
+    scene::{CLUSTER_ID, Scene},
+};
+
+/// The verifier that is to die, once.
+#[derive(Default)]
+struct Victim(Mutex<Option<Pid>>);
+
+impl Victim {
+    fn is(&self, pid: Pid) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
+    }
+}
+
+impl Process for Victim {
+    /// The test starts it again, when it has looked.
+    fn kill(&self) {
+        if let Some(pid) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            kill_process(pid, Signal::KILL).unwrap();
+        }
+    }
+
+    fn suspend(&self) {
+        unreachable!("it is only killed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_that_dies_at_any_turn_of_a_join_gives_the_ticket_on_the_next_try() {
+    let (mut scene, mut machine) = Scene::with_worker("killed").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gate = listener.local_addr().unwrap();
+    for turn in Turn::ALL {
+        let cut = async {
+            let held = relay_until(&listener, scene.verifier, turn).await.unwrap();
+            kill_process(scene.verifier_pid(), Signal::KILL).unwrap();
+            drop(held);
+        };
+        let (join, ()) = tokio::join!(machine.join(gate), cut);
+        assert!(matches!(join, Err(session::Error::Channel(_))), "{turn:?}");
+        scene.assert_recorded_after(turn, WORKER).await;
+        scene.restart_verifier().await.unwrap();
+    }
+    let recorded = scene.node(WORKER).await.unwrap();
+    machine.join(scene.verifier).await.unwrap();
+    assert_eq!(scene.node(WORKER).await.unwrap(), recorded, "nothing was left to write");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_that_dies_on_either_side_of_its_record_gives_the_ticket_on_the_next_try() {
+    for (side, namespace) in [(Side::Before, "dies-before"), (Side::After, "dies-after")] {
+        let (mut scene, mut machine) = Scene::with_worker(namespace).await.unwrap();
+        let mut config = controlplane::config(&cluster::shared().kubeconfig("verifier")).await.unwrap();
+        config.default_retry = false;
+        let victim = Arc::new(Victim::default());
+        let client = Client::try_from(config).unwrap();
+        let proxy = Proxy::start(client, Plan::every(side), Arc::<Victim>::clone(&victim)).await.unwrap();
+        std::fs::write(scene.folder.path().join("verifier.conf"), proxy.kubeconfig(namespace)).unwrap();
+        scene.restart_verifier().await.unwrap();
+        victim.is(scene.verifier_pid());
+        proxy.plan().arm();
+
+        let join = machine.join(scene.verifier).await;
+        assert!(matches!(join, Err(session::Error::Channel(_))), "{side:?}");
+        assert_eq!(proxy.plan().met(), 1, "the record is the one thing that is written: {:?}", proxy.plan().done());
+        let left = scene.node(WORKER).await.unwrap();
+        let recorded = left.status.as_ref().is_some_and(|status| status.admission.is_some());
+        assert_eq!(recorded, side == Side::After);
+
+        scene.restart_verifier().await.unwrap();
+        machine.join(scene.verifier).await.unwrap();
+        let node = scene.node(WORKER).await.unwrap();
+        assert_eq!(node == left, recorded, "{side:?}: what was recorded is not written again");
+        assert!(node.status.unwrap().admission.is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_verifier_dies_beside_another_one_that_one_gives_the_ticket() {
+    let mut scene = Scene::start("replicas", &[]).await.unwrap();
+    let replica = scene.replica().await.unwrap();
+    let own = Identity::owner_client(&scene.owner).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gate = listener.local_addr().unwrap();
+    for (turn, name) in [(Turn::Evidence, "worker-1"), (Turn::Verdict, "worker-2")] {
+        let launch = scene.launch(name, Role::Worker);
+        let mut agent = Agent::start(&launch, &[]).await.unwrap();
+        scene.trust_agents(&[&agent]).await.unwrap();
+        scene.announce(&launch).await.unwrap();
+        agent.kill().unwrap();
+        agent.restart(&[gate, replica.verifier]).await.unwrap();
+        let held = relay_until(&listener, scene.verifier, turn).await.unwrap();
+        kill_process(scene.verifier_pid(), Signal::KILL).unwrap();
+        // It keeps the node waiting until here: nobody else was asked.
+        let left = scene.node(&launch.node_uid).await.unwrap();
+        drop(held);
+        let recorded = left.status.as_ref().is_some_and(|status| status.admission.is_some());
+        assert_eq!(recorded, turn == Turn::Verdict, "{turn:?}");
+
+        let member = appraise::pcr15_after_join(&appraise::pcr15_before_join(&launch.to_bytes()), &CLUSTER_ID).sha256;
+        agent.wait_for_pcr15(&own, member).await.unwrap();
+        let node = scene.node(&launch.node_uid).await.unwrap();
+        assert_eq!(node == left, recorded, "{turn:?}: a record counts for whoever comes next");
+        assert!(node.status.unwrap().admission.is_some());
+        scene.restart_verifier().await.unwrap();
+    }
+}
