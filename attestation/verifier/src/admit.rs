@@ -15,6 +15,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::record;
 
+/// The clause of a case that was appraised by an older trust bundle than one before.
+pub const OLD_REVISION: &str = "admission.trust-revision";
+
 /// How the machine came to be appraised; decides whether a node without a record may get one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -153,7 +156,7 @@ fn revision(seen: &Seen<'_>) -> Option<Mismatch> {
     (last > seen.revision).then(|| {
         let (expected, actual) = (format!("at least {last}"), seen.revision.to_string());
         let message = "a newer trust bundle was in force when this node was last appraised";
-        reason("admission.trust-revision", Some(&expected), Some(&actual), message)
+        reason(OLD_REVISION, Some(&expected), Some(&actual), message)
     })
 }
 

@@ -17,7 +17,7 @@ use constellation_attestation::{
     protocol::{Hello, LaunchConfig, Purpose},
     session::{self, Proof},
 };
-use constellation_crds::{NodeAdmission, NodeAdmissionSpec, TrustBundleSpec, node::Mismatch};
+use constellation_crds::{NodeAdmission, NodeAdmissionSpec, TrustBundleSpec, node::Mismatch, trust::Admission};
 use jiff::Timestamp;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -203,33 +203,22 @@ impl<A: Store> Verifier<A> {
         T: Send,
         P: Fn(&NodeAdmissionSpec) -> Result<T, ticket::Error> + Send + Sync,
     {
+        let uid = node.spec.node_uid.clone();
+        // A refusal is one, however often others write while it is recorded.
+        let mut may_refuse = None;
         for _ in 0..ATTEMPTS {
             let now = Timestamp::now();
-            let seen = Seen {
-                spec: &node.spec,
-                status: node.status.as_ref(),
-                hello: &case.proof.hello,
-                appraisal: &case.appraisal,
-                appraised_launch: &case.launch,
-                ours: &self.home.launch,
-                revision: case.revision,
-                door: case.door,
-                now,
-            };
-            let admission = match admit::admit(&seen) {
-                Decision::Admit(admission) | Decision::Returning(admission) => admission,
-                Decision::Refuse(reasons) => return self.refuse_case(&node, reasons, case).await.map(Settled::Refused),
-            };
-            let prepared = match prepare(&node.spec) {
-                Ok(prepared) => prepared,
-                Err(error @ (ticket::Error::Name(_) | ticket::Error::Request(_) | ticket::Error::Settings(_))) => {
-                    let reasons = vec![reason("ticket", None, None, &chain(&error))];
-                    return self.refuse_case(&node, reasons, case).await.map(Settled::Refused);
+            let (admission, prepared) = match self.decide(&node, case, &prepare, now)? {
+                Ok(granted) => granted,
+                Err(reasons) => {
+                    if let Some(id) = self.refuse_case(&node, reasons, case, &mut may_refuse).await? {
+                        return Ok(Settled::Refused(id));
+                    }
+                    node = self.store.node(&uid).await?.ok_or(Error::Gone)?;
+                    continue;
                 }
-                Err(error) => return Err(Error::Ticket(error)),
             };
             let result = record::accepted(&case.appraisal, self.platform, case.revision, now);
-            let uid = node.spec.node_uid.clone();
             let Some(status) = record::next(node.status.as_ref(), Some(admission), result) else {
                 // No write will show whether somebody wrote meanwhile, such as an eviction.
                 let now = self.store.node(&uid).await?.ok_or(Error::Gone)?;
@@ -247,6 +236,38 @@ impl<A: Store> Verifier<A> {
             }
         }
         Err(Error::Contended)
+    }
+
+    /// What would be recorded, with what was prepared for the node; or why it is refused.
+    fn decide<T>(
+        &self,
+        node: &NodeAdmission,
+        case: &Case,
+        prepare: impl Fn(&NodeAdmissionSpec) -> Result<T, ticket::Error>,
+        now: Timestamp,
+    ) -> Result<Result<(Admission, T), Vec<Mismatch>>, Error> {
+        let seen = Seen {
+            spec: &node.spec,
+            status: node.status.as_ref(),
+            hello: &case.proof.hello,
+            appraisal: &case.appraisal,
+            appraised_launch: &case.launch,
+            ours: &self.home.launch,
+            revision: case.revision,
+            door: case.door,
+            now,
+        };
+        let admission = match admit::admit(&seen) {
+            Decision::Admit(admission) | Decision::Returning(admission) => admission,
+            Decision::Refuse(reasons) => return Ok(Err(reasons)),
+        };
+        match prepare(&node.spec) {
+            Ok(prepared) => Ok(Ok((admission, prepared))),
+            Err(error @ (ticket::Error::Name(_) | ticket::Error::Request(_) | ticket::Error::Settings(_))) => {
+                Ok(Err(vec![reason("ticket", None, None, &chain(&error))]))
+            }
+            Err(error) => Err(Error::Ticket(error)),
+        }
     }
 
     /// Refuses somebody who names no node of ours: the cluster is told.
@@ -295,36 +316,48 @@ impl<A: Store> Verifier<A> {
     }
 
     /// Refuses what a node has shown; the reasons go into its status, unless they are there already or that would be
-    /// too often.
-    async fn refuse_case(&self, node: &NodeAdmission, reasons: Vec<Mismatch>, case: &Case) -> Result<String, Error> {
+    /// too often, which `may` remembers. Gives no id where somebody else wrote first: what is there now decides anew, or
+    /// a member that is no longer trusted would only have to have itself written of at the right moment.
+    async fn refuse_case(
+        &self,
+        node: &NodeAdmission,
+        reasons: Vec<Mismatch>,
+        case: &Case,
+        may: &mut Option<bool>,
+    ) -> Result<Option<String>, Error> {
         let uid = &node.spec.node_uid;
         let id = fresh_id()?;
         let digest = Some(case.appraisal.evidence_digest.clone());
-        let result = record::refused(reasons, digest, self.platform, Some(case.revision), &id, Timestamp::now());
         let last = node.status.as_ref().and_then(|status| status.last_appraisal.as_ref());
+        // The recorded revision never goes back: it is the least that the node may be appraised against.
+        let revision = last.and_then(|last| last.trust_revision).max(Some(case.revision));
+        let result = record::refused(reasons, digest, self.platform, revision, &id, Timestamp::now());
         if let Some(known) = last.filter(|last| record::same(last, &result)).and_then(|last| last.refusal_id.clone()) {
             tracing::info!(refusal = known, node_uid = uid, "Refused a node for the recorded reasons");
-            return Ok(known);
+            return Ok(Some(known));
         }
         let clauses: Vec<String> = result.mismatches.iter().map(|reason| reason.clause.clone()).collect();
-        let own = record::attributable(node.status.as_ref(), case.door, &case.appraisal);
+        // That we are behind others says something about us.
+        let behind = clauses.iter().all(|clause| clause == admit::OLD_REVISION);
+        let own = !behind && record::attributable(node.status.as_ref(), case.door, &case.appraisal);
         // What our own node says while it becomes a member is no attempt of anybody.
         if !own && case.door != Door::Own {
             let id = self.ledger.note(Name::Node(uid.clone()), result, Instant::now());
             tracing::warn!(refusal = id, node_uid = uid, ?clauses, "Refused somebody in the name of a member");
-            return Ok(id);
+            return Ok(Some(id));
         }
         tracing::warn!(refusal = id, node_uid = uid, ?clauses, "Refused a node");
         if !own {
-            return Ok(id);
+            return Ok(Some(id));
         }
-        let count = |result| self.ledger.note(Name::Node(uid.clone()), result, Instant::now());
-        if !self.quiet.allows(uid, Instant::now()) {
+        let count = |result| Some(self.ledger.note(Name::Node(uid.clone()), result, Instant::now()));
+        if !*may.get_or_insert_with(|| self.quiet.allows(uid, Instant::now())) {
             return Ok(count(result));
         }
-        let Some(status) = record::next(node.status.as_ref(), None, result.clone()) else { return Ok(id) };
+        let Some(status) = record::next(node.status.as_ref(), None, result.clone()) else { return Ok(Some(id)) };
         match self.store.record(&NodeAdmission { status: Some(status), ..node.clone() }).await {
-            Ok(()) => Ok(id),
+            Ok(()) => Ok(Some(id)),
+            Err(store::Error::Conflict) => Ok(None),
             Err(error) => {
                 tracing::warn!(refusal = id, error = %chain(&error), "Recording a refusal failed; it is counted");
                 Ok(count(result))

@@ -311,6 +311,42 @@ async fn a_refusal_is_recorded_once_and_its_id_is_told_again() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_recorded_whoever_writes_of_the_node_meanwhile() {
+    for writes in [1, ATTEMPTS - 1] {
+        let mut given = given([]);
+        let member = with_admission(&given.node, "000b01");
+        given.case.appraisal = another_image(given.case.appraisal);
+        let conflicts = (0..writes).map(|_| Write::Conflict(member.clone())).collect();
+        given.verifier.store.script = Mutex::new(conflicts);
+        assert!(refused(&given.verifier.settle(*member, &given.case, |_| Ok(())).await));
+        let after = given.verifier.store.node.lock().unwrap().clone().status.unwrap();
+        assert_eq!(after.last_appraisal.unwrap().verdict, record::REFUSED, "{writes}");
+        assert!(given.verifier.ledger.due(Instant::now()).is_empty(), "{writes}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_bundle_admits_nobody_however_often_it_is_tried_and_is_no_fault_of_the_node() {
+    let good: fn(Appraisal) -> Appraisal = |good| good;
+    for appraised in [good, another_image] {
+        let mut given = given([]);
+        let mut member = with_admission(&given.node, "000b01");
+        let last = record::accepted(&given.case.appraisal, Platform::QemuVtpm, 6, Timestamp::now());
+        member.status.as_mut().unwrap().last_appraisal = Some(last);
+        given.verifier.store.node = Mutex::new(*member);
+        given.case.appraisal = appraised(given.case.appraisal);
+        given.case.revision = 5;
+        for _ in 0..2 {
+            let node = given.verifier.store.node.lock().unwrap().clone();
+            assert!(refused(&given.verifier.settle(node, &given.case, |_| Ok(())).await));
+            let after = given.verifier.store.node.lock().unwrap().clone().status.unwrap().last_appraisal.unwrap();
+            let verdict = if given.case.appraisal.accepted { record::ACCEPTED } else { record::REFUSED };
+            assert_eq!((after.verdict.as_str(), after.trust_revision), (verdict, Some(6)));
+        }
+    }
+}
+
+#[tokio::test]
 async fn refusals_that_alternate_are_not_written_each_time() {
     let mut given = given([]);
     given.case.appraisal = another_image(given.case.appraisal);
