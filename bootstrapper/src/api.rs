@@ -22,7 +22,7 @@ impl Api {
     /// Reads the kubelet's credential; it is renewed over time, so make a new `Api` after an error.
     pub fn open(host: &Host, endpoint: &str) -> Result<Self, Error> {
         let ca = host.read("/etc/kubernetes/pki/ca.crt")?;
-        let credential = host.read(if host.exists(CURRENT_CREDENTIAL) { CURRENT_CREDENTIAL } else { CREDENTIAL })?;
+        let credential = host.read(if host.exists(CURRENT_CREDENTIAL)? { CURRENT_CREDENTIAL } else { CREDENTIAL })?;
         Https::new(endpoint, &ca, &credential).map(Self)
     }
 

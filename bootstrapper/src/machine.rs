@@ -239,7 +239,7 @@ impl Machine {
         node.map_or(Ok(()), NodeSettings::validate)?;
         let integrity = node.map(|node| node.disk_integrity);
         self.host.apply(&plan::disk(integrity), &Zeroizing::new(key.clone()), log).await?;
-        Ok(self.host.exists(MEMBER))
+        self.host.exists(MEMBER)
     }
 
     async fn work(&self, grant: Grant, member: bool, log: &Log) -> Result<Zeroizing<String>, Error> {

@@ -104,7 +104,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
             (tpm, began.elapsed())
         })
     });
-    let device_key = if simulated { None } else { mesh::key_in_use().await };
+    let device_key = if simulated { None } else { mesh::key_in_use().await? };
     let secrets = tokio::task::spawn_blocking(move || {
         let made = device_key.map_or_else(BootSecrets::generate, |key| BootSecrets::with_device_key(&key));
         made.map(|secrets| (secrets, began.elapsed()))

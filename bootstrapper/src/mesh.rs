@@ -236,14 +236,19 @@ fn difference(known: &BTreeMap<String, Peer>, wanted: &BTreeMap<String, Peer>) -
     gone.chain(come).collect()
 }
 
-/// The private key of the tunnel's device, if there is one: this process was restarted. Others know its public half.
-pub async fn key_in_use() -> Option<Zeroizing<String>> {
+/// The private key of the tunnel's device, if there is one: this process was restarted. Others know its public half, so
+/// that a new one would cut the node off.
+///
+/// # Errors
+/// When there is a device and its key can't be had.
+pub async fn key_in_use() -> Result<Option<Zeroizing<String>>, Error> {
     // A look costs nothing, a program a tenth of a second on an emulated processor.
     if !Path::new(DEVICES).join(DEVICE).exists() {
-        return None;
+        return Ok(None);
     }
     // A device that was made and not set up yet says "(none)".
-    command::output(&["wg", "show", DEVICE, "private-key"], PAUSE).await.ok().filter(|key| is_key(key.trim()))
+    let key = command::output(&["wg", "show", DEVICE, "private-key"], PAUSE).await?;
+    Ok(Some(key).filter(|key| is_key(key.trim())))
 }
 
 /// Makes the tunnel's device and gives it its key. It has no peer and no address yet. A machine whose device has a key

@@ -1,6 +1,9 @@
 //! Runs the machine's programs: arguments never hold a secret, input goes through a pipe, output into the progress.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -30,19 +33,35 @@ pub async fn succeeds(words: &[&str]) -> bool {
     run(words).await.is_ok()
 }
 
+/// Whether what a short command looks for is so: it ends with 0 then, and with 1 where it isn't.
+///
+/// # Errors
+/// When it ends otherwise, or not at all: that says nothing.
+pub async fn holds(words: &[&str]) -> Result<bool, Error> {
+    let done = ended(words, SHORT).await?;
+    match done.status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => Err(unsuccessful(words, &done)),
+    }
+}
+
 /// Runs a command and gives its standard output.
 pub async fn output(words: &[&str], limit: Duration) -> Result<Zeroizing<String>, Error> {
-    let mut command = prepare(words)?;
-    command.stdin(Stdio::null());
-    let done = timeout(limit, command.output())
-        .await
-        .map_err(|_| Error::Time(name(words), limit.as_secs()))?
-        .map_err(|e| failed(words, &e.to_string()))?;
+    let done = ended(words, limit).await?;
     if !done.status.success() {
-        let text = String::from_utf8_lossy(&done.stderr);
-        return Err(failed(words, &format!("{}: {}", done.status, text.trim())));
+        return Err(unsuccessful(words, &done));
     }
     Ok(Zeroizing::new(String::from_utf8_lossy(&done.stdout).into_owned()))
+}
+
+async fn ended(words: &[&str], limit: Duration) -> Result<Output, Error> {
+    let mut command = prepare(words)?;
+    command.stdin(Stdio::null());
+    timeout(limit, command.output())
+        .await
+        .map_err(|_| Error::Time(name(words), limit.as_secs()))?
+        .map_err(|e| failed(words, &e.to_string()))
 }
 
 /// Runs a command with `input` on its standard input.
@@ -61,11 +80,7 @@ pub async fn with_input(words: &[&str], input: &[u8], limit: Duration) -> Result
         .await
         .map_err(|_| Error::Time(name(words), limit.as_secs()))?
         .map_err(|e| failed(words, &e.to_string()))?;
-    if done.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&done.stderr);
-    Err(failed(words, &format!("{}: {}", done.status, text.trim())))
+    if done.status.success() { Ok(()) } else { Err(unsuccessful(words, &done)) }
 }
 
 /// Runs a long command and puts each line of its output into the progress.
@@ -147,6 +162,25 @@ fn name(words: &[&str]) -> String {
     words.iter().take(4).copied().collect::<Vec<_>>().join(" ")
 }
 
+fn unsuccessful(words: &[&str], done: &Output) -> Error {
+    failed(words, &format!("{}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim()))
+}
+
 fn failed(words: &[&str], problem: &str) -> Error {
     Error::Command { command: name(words), problem: problem.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_fails_otherwise_than_by_saying_no_said_nothing() {
+        let asked = async |script: &str| holds(&["sh", "-c", script]).await;
+        assert!(asked("exit 0").await.unwrap() && !asked("exit 1").await.unwrap());
+        for silent in ["exit 2", "exit 4", "kill -9 $$"] {
+            assert!(asked(silent).await.is_err(), "{silent}");
+        }
+        assert!(holds(&["/nonexistent"]).await.is_err());
+    }
 }

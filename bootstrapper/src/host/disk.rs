@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     block,
-    command::{output, run, succeeds, with_input},
+    command::{holds, output, run, with_input},
     header::{self, Header},
 };
 use crate::{error::Error, progress::Log};
@@ -97,7 +97,8 @@ async fn existing(device: &str, copy: &Path) -> Result<Option<Header>, Error> {
     let bytes = read(Path::new(device), 0, header::SIZE)?;
     super::write(copy, 0o600, &bytes)?;
     let copy = copy.to_string_lossy();
-    if !succeeds(&["cryptsetup", "isLuks", &copy]).await {
+    // A program that can't run says nothing about the disk: who is told that there is no header may end the machine.
+    if !holds(&["cryptsetup", "isLuks", &copy]).await? {
         return Ok(None);
     }
     let json = output(&["cryptsetup", "luksDump", "--dump-json-metadata", &copy], OPEN).await?;

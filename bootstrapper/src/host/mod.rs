@@ -67,9 +67,12 @@ impl Host {
     }
 
     /// Whether a file of the machine exists.
-    #[must_use]
-    pub fn exists(&self, path: &str) -> bool {
-        self.path(path).exists()
+    ///
+    /// # Errors
+    /// When its disk doesn't tell.
+    pub fn exists(&self, path: &str) -> Result<bool, Error> {
+        let path = self.path(path);
+        path.try_exists().map_err(|e| Error::File(format!("looking for {}", path.display()), e))
     }
 
     async fn real(&self, action: &Action, disk_key: &Zeroizing<Vec<u8>>, log: &Log) -> Result<(), Error> {
