@@ -261,12 +261,20 @@ pub enum DiskIntegrity {
     None,
 }
 
+/// Pods' addresses where a cluster says nothing.
+pub const POD_CIDR: &str = "10.244.0.0/16";
+/// Services' addresses where a cluster says nothing.
+pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+/// Nodes' addresses on a host where a cluster says nothing.
+pub const HOST_NODE_CIDR: &str = "10.77.0.0/24";
+/// Nodes' addresses in a cloud where a cluster says nothing; it holds those on a host.
+pub const CLOUD_NODE_CIDR: &str = "10.77.0.0/16";
+
 /// Member of [`Network`], and what holds where it is absent.
 type Range = [&'static str; 2];
-const PODS: Range = ["podCIDR", "10.244.0.0/16"];
-const SERVICES: Range = ["serviceCIDR", "10.96.0.0/16"];
-/// The one of clouds, which holds that of a host.
-const NODES: Range = ["nodeCIDR", "10.77.0.0/16"];
+const PODS: Range = ["podCIDR", POD_CIDR];
+const SERVICES: Range = ["serviceCIDR", SERVICE_CIDR];
+const NODES: Range = ["nodeCIDR", CLOUD_NODE_CIDR];
 
 /// Neither of two networks is in the other. Written out for what is given, because the API server bounds the cost of a rule
 /// by the lengths of members, and knows no length of a choice.

@@ -120,6 +120,7 @@ impl Error {
                 Some(reason::SECRET_INVALID)
             }
             Self::Taken(_) => Some(reason::NAME_TAKEN),
+            Self::Kube { .. } if self.class() == Class::Denied => Some(reason::ACCESS_DENIED),
             Self::Talk(_) => self.refusal().map(|_| reason::ATTESTATION_REFUSED),
             _ => None,
         }

@@ -125,6 +125,11 @@ impl Registry {
         }
     }
 
+    /// Lets go of a cluster's client, and of the administrator's key in it.
+    pub fn forget(&self, uid: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
     async fn open(&self, management: &Client, cluster: &ConstellationCluster) -> Result<Option<Workload>, Error> {
         let namespace = cluster.namespace().unwrap_or_default();
         if is_simulated(cluster) {

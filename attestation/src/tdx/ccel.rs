@@ -11,7 +11,11 @@ use super::{
     clause,
     verify::Td,
 };
-use crate::{result::Checks, verified::Verified};
+use crate::{
+    result::Checks,
+    tpm::eventlog::{EV_NO_ACTION, SPEC_ID},
+    verified::Verified,
+};
 
 /// Greatest log, bytes: clouds reserve 64 to 256 KiB, most of it empty.
 pub const MAX_BYTES: usize = 512 * 1024;
@@ -21,10 +25,6 @@ pub const MAX_EVENTS: usize = 4096;
 const MAX_ALGORITHMS: u32 = 8;
 /// `TPM_ALG_SHA384`.
 const SHA_384: u16 = 0x000c;
-/// `EV_NO_ACTION`: extends nothing.
-const NO_ACTION: u32 = 3;
-/// Start of the header's event.
-const SPEC_ID: &[u8] = b"Spec ID Event03\0";
 /// Types whose digest is one of the data: `EV_SEPARATOR`, `EV_ACTION`, `EV_EFI_VARIABLE_DRIVER_CONFIG`,
 /// `EV_EFI_GPT_EVENT`, `EV_EFI_ACTION`, `EV_EFI_VARIABLE_AUTHORITY`.
 const OF_DATA: [u32; 6] = [0x04, 0x05, 0x8000_0001, 0x8000_0006, 0x8000_0007, 0x8000_00e0];
@@ -96,7 +96,7 @@ impl Ccel {
                 return Err(Error::Value("number of events"));
             }
             let event = event(&mut reader, &sizes, number)?;
-            if event.kind != NO_ACTION {
+            if event.kind != EV_NO_ACTION {
                 log.events.push(event);
             }
         }
@@ -130,7 +130,7 @@ fn header(reader: &mut Reader<'_>) -> Result<BTreeMap<u16, usize>, Error> {
     let kind = reader.u32("header")?;
     reader.take(20, "header")?;
     let mut spec = Reader(reader.part32("header")?);
-    if kind != NO_ACTION || spec.take(SPEC_ID.len(), "header")? != SPEC_ID {
+    if kind != EV_NO_ACTION || spec.take(SPEC_ID.len(), "header")? != SPEC_ID {
         return Err(Error::Value("header"));
     }
     spec.take(8, "version")?;
@@ -154,7 +154,7 @@ fn event(reader: &mut Reader<'_>, sizes: &BTreeMap<u16, usize>, number: usize) -
     let index = reader.u32("register")?;
     let kind = reader.u32("type")?;
     let count = reader.u32("number of digests")?;
-    if (index > 4 && kind != NO_ACTION) || count > MAX_ALGORITHMS {
+    if (index > 4 && kind != EV_NO_ACTION) || count > MAX_ALGORITHMS {
         return Err(Error::Value("register or number of digests"));
     }
     let mut digest = None;
@@ -282,15 +282,15 @@ mod tests {
             (5, ACTION, WRONG, 0),
             (6, ACTION, WRONG, 0),
             (u32::MAX, ACTION, WRONG, 0),
-            (4, NO_ACTION, None, 0),
-            (5, NO_ACTION, None, 0),
-            (u32::MAX, NO_ACTION, None, 0),
+            (4, EV_NO_ACTION, None, 0),
+            (5, EV_NO_ACTION, None, 0),
+            (u32::MAX, EV_NO_ACTION, None, 0),
         ] {
             let log = log(&[event_of(index, kind, &[SHA384])]);
             assert_eq!(refused(&log), wrong, "{index} {kind}");
             assert_eq!(Ccel::parse(&log).map_or(0, |log| log.events.len()), extending, "{index} {kind}");
         }
-        let nine = event_of(1, NO_ACTION, &algorithms(9));
+        let nine = event_of(1, EV_NO_ACTION, &algorithms(9));
         assert_eq!(refused(&[header(&algorithms(8)), nine].concat()), WRONG);
     }
 

@@ -9,7 +9,7 @@ pub const MAX_BYTES: usize = 512 * 1024;
 /// Greatest number of events.
 pub const MAX_EVENTS: usize = 4096;
 /// `EV_NO_ACTION`: extends nothing.
-pub(super) const EV_NO_ACTION: u32 = 0x03;
+pub(crate) const EV_NO_ACTION: u32 = 0x03;
 /// `EV_SEPARATOR`: firmware hands a register to the operating system.
 pub(super) const EV_SEPARATOR: u32 = 0x04;
 const EV_ACTION: u32 = 0x05;
@@ -22,7 +22,8 @@ const EV_EFI_VARIABLE_BOOT2: u32 = 0x8000_000c;
 /// `EV_EFI_ACTION`.
 pub(super) const EV_EFI_ACTION: u32 = 0x8000_0007;
 const EV_EFI_VARIABLE_AUTHORITY: u32 = 0x8000_00e0;
-const SPEC_ID: &[u8] = b"Spec ID Event03\0";
+/// Start of the event that a crypto-agile log begins with (10.2.1).
+pub(crate) const SPEC_ID: &[u8] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
 /// Localities that a TPM can be started from, and the one of a measured start before it (10.4.5.3).
 const LOCALITIES: [u8; 3] = [0, 3, 4];

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use constellation_attestation::platform::Unknown;
 use constellation_crds::{
     ConfidentialNode, ConfidentialNodeSpec, ConstellationCluster, FINALIZER_CLUSTER, FINALIZER_NODE, LABEL_CLUSTER,
-    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle, cluster::LocalRef, node::Role,
+    LABEL_GROUP, LABEL_ROLE, LABEL_VERSION, NodeGroup, NodeGroupSpec, TrustBundle,
+    cluster::{CLOUD_NODE_CIDR, HOST_NODE_CIDR, LocalRef},
+    node::Role,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -33,10 +35,6 @@ use crate::{
     init::{self, Outcome, begin, install, recover, trust},
 };
 
-/// Nodes' addresses where the spec says nothing: on a host, and in a cloud, where nobody counts addresses.
-const NODE_CIDR: &str = "10.77.0.0/24";
-const CLOUD_NODE_CIDR: &str = "10.77.0.0/16";
-
 /// What a step needs and isn't there.
 #[must_use]
 pub fn missing(what: &str) -> Error {
@@ -51,7 +49,7 @@ pub fn network_request(cluster: &ConstellationCluster) -> NetworkRequest {
         cluster: ClusterUid(cluster.uid().unwrap_or_default()),
         name: cluster.name_any(),
         node_cidr: cidr.unwrap_or_else(|| match provider(cluster) {
-            "local" | "simulated" => NODE_CIDR.to_owned(),
+            "local" | "simulated" => HOST_NODE_CIDR.to_owned(),
             _ => CLOUD_NODE_CIDR.to_owned(),
         }),
     }
@@ -86,15 +84,16 @@ async fn check(world: &World, cloud: &dyn Cloud) -> Result<(), Error> {
     }
     let image = world.version.as_ref().and_then(|version| observe::image(cluster, version));
     let demand = demand(cluster, image, world.seen.max_surge);
-    for checked in [cloud.check_capability(&demand).await, cloud.check_quota(&world.uid, &demand).await] {
-        match checked {
-            // Who may not ask beforehand is told when a launch is refused.
-            Err(CloudError::Denied(why)) => {
-                tracing::warn!(cluster = cluster.name_any(), why, "Could not be asked before the first launch");
-            }
-            checked => checked?,
+    let answered = |checked| match checked {
+        // Who may not ask beforehand is told when a launch is refused.
+        Err(CloudError::Denied(why)) => {
+            tracing::warn!(cluster = cluster.name_any(), why, "Could not be asked before the first launch");
+            Ok(())
         }
-    }
+        checked => checked,
+    };
+    answered(cloud.check_capability(&demand).await)?;
+    answered(cloud.check_quota(&world.uid, &demand).await)?;
     Ok(())
 }
 
@@ -104,7 +103,11 @@ pub async fn apply(ctx: &Context, world: &mut World, memory: &mut Memory, step: 
     let cluster = &world.cluster;
     match step {
         Step::AddFinalizer => finalizers(ctx, cluster, true).await,
-        Step::RemoveFinalizer => finalizers(ctx, cluster, false).await,
+        Step::RemoveFinalizer => {
+            finalizers(ctx, cluster, false).await?;
+            ctx.workloads.forget(&world.uid.0);
+            Ok(())
+        }
         Step::Disown => record_orphan(ctx, world).await,
         Step::CreateOwnerKey => secrets::create_owner_key(client, cluster).await,
         Step::CreateMasterSecret => secrets::create_master_secret(ctx, cluster).await,

@@ -34,7 +34,10 @@ use kube::{
 use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 
-use self::{observe::World, plan::Step};
+use self::{
+    observe::World,
+    plan::{Step, rollback},
+};
 use crate::{
     cloud::Network,
     collateral,
@@ -69,6 +72,8 @@ pub struct Memory {
     pub ensured: Option<Instant>,
     /// When the cluster's API server answered last, or when we first asked.
     pub answered: Option<Instant>,
+    /// Since when it answers and doesn't let us in.
+    pub turned_away: Option<Instant>,
     /// The endpoint's targets as they were set last.
     pub targets: Option<Vec<String>>,
     /// The trust policy that was signed last.
@@ -148,6 +153,7 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
             world.seen.talks.iter().for_each(|(uid, _)| ctx.inits.forget(uid));
         }
     }
+    memory.turned_away = world.seen.turned_away.as_ref().map(|_| memory.turned_away.unwrap_or_else(Instant::now));
     world.facts.collateral = tend(ctx, &world);
     let plan = plan::plan(&world.seen);
     ctx.fence.check()?;
@@ -179,7 +185,7 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
     let decided = (&status.accepted_versions, &status.rolled_back) != (&before.accepted_versions, &before.rolled_back);
     Ok(Action::requeue(if acted || decided {
         NEXT
-    } else if report::converged(&world.seen, &plan) || world.seen.paused {
+    } else if report::converged(&world.seen, &plan) || world.seen.paused || rollback::rests(&plan) {
         CALM
     } else {
         // Something is going on that no watch tells.

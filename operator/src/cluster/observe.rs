@@ -13,7 +13,7 @@ use constellation_attestation::{owner, settings};
 use constellation_crds::{
     ANNOTATION_DELETE_FIRST, ANNOTATION_PAUSED, ConfidentialNode, ConstellationCluster, FINALIZER_CLUSTER, NodeGroup,
     NodeVersion, TrustBundle,
-    cluster::{AcceptedVersion, CloudResource, DeletionPolicy, StateDisk, Taint, WorkerGroup},
+    cluster::{AcceptedVersion, CloudResource, DeletionPolicy, POD_CIDR, StateDisk, Taint, WorkerGroup},
     condition::{Condition, kind, reason},
     node::{AttestationResult, Phase, Refusals, Role},
     version::Rollout,
@@ -51,6 +51,8 @@ pub const ANNOTATION_FAILURES: &str = "constellation.dev/failures";
 const MOST_NODES: u32 = 244;
 /// How long an API server may take to say that it is there.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// An API server that was started has read who may do what by then, also without KVM.
+const STARTS: Duration = Duration::from_mins(1);
 /// A node of a cluster that doesn't answer is offered its disk key again this long after the last time: it may have lost
 /// its power once more, or have been refused by what was accepted then.
 const OFFER_AGAIN: Duration = Duration::from_secs(30);
@@ -165,6 +167,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         initialized,
         kubeconfig_lost: (recorded && !kubeconfig && !simulated).then(|| secrets::kubeconfig_name(&cluster)),
         reachable: inside.reachable,
+        shut_out: shut_out(&cluster, memory.turned_away.map(|first| first.elapsed())),
         turned_away: inside.turned_away,
         unreachable_seconds: silence(&cluster, memory.answered.map(|last| last.elapsed()), Timestamp::now()),
         installed: inside.installed,
@@ -200,6 +203,14 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
 fn silence(cluster: &ConstellationCluster, unanswered: Option<Duration>, now: Timestamp) -> i64 {
     let ours = unanswered.map_or(i64::MAX, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
     ours.max(told_silent(cluster).map_or(0, |since| now.as_second() - since.as_second()))
+}
+
+/// Whether an API server has turned us away for longer than one does that starts: until it has read who may do what, it lets
+/// nobody in but its own kind. What was told of it goes on when another operator looks.
+fn shut_out(cluster: &ConstellationCluster, turned_away: Option<Duration>) -> bool {
+    let told = |told: &Condition| told.type_ == kind::READY && told.reason == reason::ACCESS_DENIED;
+    turned_away.is_some_and(|time| time >= STARTS)
+        || cluster.status.as_ref().is_some_and(|status| status.conditions.iter().any(told))
 }
 
 /// Since when the status says that it doesn't answer. One that was never available is new, and takes its time.
@@ -257,7 +268,7 @@ fn max_index(cluster: &ConstellationCluster) -> u32 {
         all.checked_sub(prefix).map_or(0, |bits| 1_u32.checked_shl(bits).unwrap_or(u32::MAX))
     };
     let network = cluster.spec.network.as_ref();
-    let pods = network.and_then(|network| network.pod_cidr.as_deref()).unwrap_or(begin::POD_CIDR);
+    let pods = network.and_then(|network| network.pod_cidr.as_deref()).unwrap_or(POD_CIDR);
     let local = network.filter(|_| cluster.spec.provider.local.is_some());
     let hosts = local
         .and_then(|network| network.node_cidr.as_deref())
@@ -399,7 +410,7 @@ fn node(node: &ConfidentialNode, cluster: &ConstellationCluster) -> NodeSeen {
         deleting: node.metadata.deletion_timestamp.is_some(),
         delete_first: node.annotations().contains_key(ANNOTATION_DELETE_FIRST),
         accepted: status.attestation.as_ref().map(|result| result.verdict == "Accepted"),
-        refused: was_joined && status.attestation.as_ref().is_some_and(refused),
+        disproved: status.attestation.as_ref().is_some_and(refused),
         created: node.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         failed_at: at("Failed"),
         short,

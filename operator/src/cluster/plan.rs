@@ -91,6 +91,12 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether it only says again what is so: whoever waits for the cluster waits for nothing of it.
+    #[must_use]
+    pub fn is_upkeep(&self) -> bool {
+        matches!(self, Self::SetTargets(_) | Self::WriteTrust)
+    }
+
     /// For people.
     #[must_use]
     pub fn words(&self) -> String {
@@ -145,10 +151,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For people: the steps and what follows.
+    /// For people: the steps and what follows. An operator that was restarted sets targets again, which changes nothing: that
+    /// alone is no news.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
-        self.steps.iter().map(Step::words).chain(self.next.iter().cloned()).collect()
+        let steps: &[Step] = if self.steps.iter().all(Step::is_upkeep) { &[] } else { &self.steps };
+        steps.iter().map(Step::words).chain(self.next.iter().cloned()).collect()
     }
 
     fn wait(mut self, reason: &'static str, message: impl Into<String>) -> Self {
@@ -376,6 +384,10 @@ fn unreachable(seen: &Observed, mut plan: Plan) -> Plan {
     if let Some(refusal) = &seen.turned_away {
         // It is there: nobody lacks a disk key.
         targets(seen, &mut plan);
+        if !seen.shut_out {
+            let words = "the cluster's API server lets nobody in yet, as one does that starts";
+            return plan.wait(reason::API_SERVER_UNREACHABLE, words);
+        }
         return plan.stall(reason::ACCESS_DENIED, refusal);
     }
     // Also one that was never Ready: power may go between its last step and the first look. One that holds nothing yet says

@@ -69,8 +69,7 @@ pub fn report(
         observed_generation: facts.generation,
         conditions: before.conditions.clone(),
         summary: None,
-        // An operator that was restarted sets the targets again, which changes nothing: that is no news.
-        plan: if converged(seen, plan) { Vec::new() } else { plan.words() },
+        plan: plan.words(),
         cluster_id: facts.cluster_id.clone().or_else(|| before.cluster_id.clone()),
         owner_key: facts.owner_key.clone().or_else(|| before.owner_key.clone()),
         endpoint: facts.endpoint.clone().or_else(|| before.endpoint.clone()),
@@ -125,7 +124,7 @@ pub fn converged(seen: &Observed, plan: &Plan) -> bool {
     let target = seen.target();
     let desired = usize::try_from(seen.desired()).unwrap_or(usize::MAX);
     // What is signed anew says the same: were it other versions, these would differ.
-    plan.steps.iter().all(|step| matches!(step, Step::SetTargets(_) | Step::WriteTrust))
+    plan.steps.iter().all(Step::is_upkeep)
         && plan.blocked.is_none()
         // A roll ends when the old version is no longer accepted, and the signed trust bundle says so.
         && plan.accepted == seen.accepted
@@ -255,7 +254,8 @@ fn why_not_ready(seen: &Observed, plan: &Plan, facts: &Facts, rolling: bool) -> 
     if let Some(error) = &facts.error {
         let message = format!("a step failed and is tried again: {error}");
         // What passes by itself is no news of a cluster whose nodes go back.
-        let goes_on = if plan.rolled_back.is_some() { reason::ROLLED_BACK } else { reason::IN_PROGRESS };
+        let back = plan.rolled_back.is_some() && !facts.stuck;
+        let goes_on = if back { reason::ROLLED_BACK } else { reason::IN_PROGRESS };
         return (facts.why.unwrap_or(goes_on), message);
     }
     match (&plan.blocked, rolling) {

@@ -75,8 +75,8 @@ pub struct NodeSeen {
     pub delete_first: bool,
     /// Its last evidence was accepted; or refused; or there was none.
     pub accepted: Option<bool>,
-    /// It is a member and its evidence is refused, for more than what is being fetched.
-    pub refused: bool,
+    /// Its last evidence was refused, for more than what is being fetched.
+    pub disproved: bool,
     /// When it was made, seconds since 1970.
     pub created: i64,
     /// When it failed, seconds since 1970.
@@ -118,6 +118,18 @@ impl NodeSeen {
     #[must_use]
     pub fn outdated(&self, target: &str) -> bool {
         self.digest != target || self.drifted
+    }
+
+    /// Whether it is a member whose evidence is refused.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.was_joined && self.disproved
+    }
+
+    /// Whether there is nothing against its evidence but what is being fetched.
+    #[must_use]
+    pub fn lacks(&self) -> bool {
+        self.accepted == Some(false) && !self.disproved
     }
 
     /// Whether no VM was made for it yet.
@@ -202,6 +214,8 @@ pub struct Observed {
     pub reachable: bool,
     /// What it says to us, where it answers and doesn't let us in.
     pub turned_away: Option<String>,
+    /// For longer than one that starts does.
+    pub shut_out: bool,
     /// For how long it hasn't answered.
     pub unreachable_seconds: i64,
     /// Our kinds and rights are in it.

@@ -9,18 +9,13 @@ use constellation_attestation::{
 };
 use constellation_crds::{
     ConfidentialNode, ConstellationCluster, LABEL_CLUSTER, LABEL_GROUP, LABEL_ROLE,
-    cluster::{Cni, DiskIntegrity, StateDisk, Taint},
+    cluster::{Cni, DiskIntegrity, POD_CIDR, SERVICE_CIDR, StateDisk, Taint},
     node::Role,
 };
 use kube::ResourceExt as _;
 
 use super::talk::Secret;
 use crate::cloud::Network;
-
-/// Pods' addresses where the spec says nothing.
-pub const POD_CIDR: &str = "10.244.0.0/16";
-/// Services' addresses where the spec says nothing.
-pub const SERVICE_CIDR: &str = "10.96.0.0/16";
 
 impl Secret for InitRequest {
     const PURPOSE: Purpose = Purpose::Init;

@@ -69,7 +69,7 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
         (kind::BOOTED, attestation.is_some() || seen.talk.is_some(), reason::BOOTED, reason::BOOTING),
         (kind::ATTESTED, accepted == Some(true), reason::ATTESTATION_ACCEPTED, reason::ATTESTATION_PENDING),
         (kind::JOINED, seen.kube.is_some(), reason::JOINED, reason::JOINING),
-        (kind::READY, kubelet_ready && attestation.is_some(), reason::KUBELET_READY, not_ready),
+        (kind::READY, failure.is_none() && kubelet_ready && attestation.is_some(), reason::KUBELET_READY, not_ready),
     ];
     for (what, holds, yes, no) in facts {
         if holds {

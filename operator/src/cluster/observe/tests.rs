@@ -65,6 +65,21 @@ fn a_silence_goes_on_when_the_operator_that_told_of_it_died() {
 }
 
 #[test]
+fn an_api_server_that_turns_us_away_may_be_starting_for_a_minute() {
+    let told = |why: &str| {
+        let mut cluster = cluster(|_| ());
+        let mut list = Vec::new();
+        condition::set(&mut list, kind::READY, condition::Status::False, why, "", None, Timestamp::UNIX_EPOCH);
+        cluster.status = serde_json::from_value(json!({"conditions": list})).unwrap();
+        cluster
+    };
+    let after = |seconds: Option<u64>, why: &str| shut_out(&told(why), seconds.map(Duration::from_secs));
+    let silent = reason::API_SERVER_UNREACHABLE;
+    assert_eq!([None, Some(59), Some(60)].map(|seconds| after(seconds, silent)), [false, false, true]);
+    assert!(after(None, reason::ACCESS_DENIED), "another operator told of it");
+}
+
+#[test]
 fn a_node_has_drifted_when_its_group_says_something_else_of_it() {
     let drifts = |group: &str, change: fn(&mut Value)| node(&made(group), &cluster(change)).drifted;
     let same: [fn(&mut Value); 6] = [

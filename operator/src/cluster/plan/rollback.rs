@@ -2,7 +2,9 @@
 //!
 //! A node that never was Ready says something about its version: one whose evidence is refused does so at once, for a
 //! measurement is no bad luck; one that ended or was late, when the one before it in its place had failed as well; one that
-//! the cloud lost never does. Nodes then go back to a version that has Ready nodes, as in any roll, until another one is wanted.
+//! the cloud lost never does, nor one that only lacks what makers have to say. Where the version has Ready nodes, a refusal
+//! is first of all about its machine: a host that has one refused must not take the others back to what was to be left.
+//! Nodes then go back to a version that has Ready nodes, as in any roll, until another one is wanted.
 
 use constellation_crds::{
     cluster::{AcceptedVersion, RolledBack},
@@ -10,7 +12,7 @@ use constellation_crds::{
     node::Phase,
 };
 
-use super::{Blocked, Plan};
+use super::{Blocked, Plan, Step};
 use crate::cluster::seen::{NodeSeen, Observed};
 
 /// The version that is given up from now on, if there is one, where this one is wanted.
@@ -25,11 +27,14 @@ pub fn decide(seen: &Observed, wanted: &AcceptedVersion) -> Option<RolledBack> {
     {
         return Some(given_up.clone());
     }
-    let node = seen.nodes.iter().find(|node| node.digest == wanted.digest && is_proof_against(node))?;
-    let proven = |version: &&AcceptedVersion| {
+    let has_ready = |version: &AcceptedVersion| {
         let ready = |node: &NodeSeen| node.alive() && node.phase == Phase::Ready && node.digest == version.digest;
-        version.digest != wanted.digest && version.image.is_some() && seen.nodes.iter().any(ready)
+        seen.nodes.iter().any(ready)
     };
+    let shown = has_ready(wanted);
+    let node = seen.nodes.iter().find(|node| node.digest == wanted.digest && is_proof_against(node, shown))?;
+    let proven =
+        |version: &&AcceptedVersion| version.digest != wanted.digest && version.image.is_some() && has_ready(version);
     // The one that all nodes were of before; or, where a roll was overtaken by another one, the latest of which there are nodes.
     let before = seen.current.as_deref().and_then(known).filter(proven);
     let to = before.or_else(|| seen.accepted.iter().rev().find(proven))?;
@@ -37,10 +42,16 @@ pub fn decide(seen: &Observed, wanted: &AcceptedVersion) -> Option<RolledBack> {
     Some(RolledBack { from, to, node: node.name.clone(), message: node.message.clone() })
 }
 
-/// Whether a node shows that its version is no good.
-fn is_proof_against(node: &NodeSeen) -> bool {
-    let failed = node.phase == Phase::Failed && !node.deleting && !node.was_ready;
-    failed && (node.accepted == Some(false) || (node.failures > 0 && !node.vanished))
+/// Whether a node shows that its version is no good, where others have `shown` that it can be.
+fn is_proof_against(node: &NodeSeen, shown: bool) -> bool {
+    let failed = node.phase == Phase::Failed && !node.deleting && !node.was_ready && !node.vanished && !node.lacks();
+    failed && (node.failures > 0 || (node.disproved && !shown))
+}
+
+/// Whether all nodes have gone back, and nothing comes before somebody acts.
+#[must_use]
+pub fn rests(plan: &Plan) -> bool {
+    plan.blocked.as_ref().is_some_and(|blocked| blocked.stalled && blocked.reason == reason::ROLLED_BACK)
 }
 
 /// For people: what was given up, and what to do.
@@ -58,7 +69,7 @@ pub fn tell(plan: &mut Plan) {
         Some(Blocked { message, .. }) => Blocked { reason, message: format!("{words}; {message}"), stalled: false },
         None => Blocked {
             reason,
-            stalled: plan.steps.is_empty(),
+            stalled: plan.steps.iter().all(Step::is_upkeep),
             message: format!(
                 "{words}: correct the NodeVersion or name another one, or set `autoRollback: false` to try it again"
             ),

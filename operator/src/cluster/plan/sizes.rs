@@ -35,15 +35,13 @@ pub fn failed(seen: &Observed, plan: &mut Plan) {
             plan.next.push(format!("Replace node {}, which failed: {}", node.name, node.message));
             continue;
         }
-        let live = seen.nodes.iter().filter(|other| other.alive() && other.group == node.group).count();
-        // During a roll the failed one may be the surplus node: its place is kept, with its count of failures.
-        let rolling = seen.nodes.iter().any(|other| {
-            let goes = seen.is_outdated(other) || replaced(seen, other);
-            other.alive() && other.group == node.group && goes
-        });
-        let wanted = size(seen, &node.group) + usize::from(rolling);
+        // During a roll the failed one may be a surplus node: its place is kept, with its count of failures.
+        let others = || seen.nodes.iter().filter(|other| other.alive() && other.group == node.group);
+        let leaving = others().filter(|other| seen.is_outdated(other) || replaced(seen, other)).count();
+        let rolls = others().any(|other| seen.is_outdated(other));
+        let wanted = size(seen, &node.group) + surge(seen, node.role, rolls).min(leaving);
         let booting = seen.nodes.iter().filter(|other| other.booting()).count() + creating(plan);
-        if live < wanted {
+        if others().count() < wanted {
             if booting >= MAX_BOOTING || is_short(seen, &node.group) {
                 plan.next.push(format!("Replace node {}, which failed: {}", node.name, node.message));
                 continue;
@@ -63,7 +61,7 @@ fn failures(node: &NodeSeen) -> u32 {
 
 fn hold(node: &NodeSeen, failures: u32) -> i64 {
     // The first time a VM merely vanished or broke, another may be luckier at once. A refusal is no bad luck.
-    let doublings = if node.accepted == Some(false) { Some(failures) } else { failures.checked_sub(1) };
+    let doublings = if node.disproved { Some(failures) } else { failures.checked_sub(1) };
     doublings.map_or(0, |n| HOLD_SECONDS.saturating_mul(1_i64 << n.min(20)).min(HOLD_MAX_SECONDS))
 }
 
@@ -142,7 +140,7 @@ fn replaced(seen: &Observed, node: &NodeSeen) -> bool {
         let others = |other: &&NodeSeen| other.alive() && other.phase == Phase::Ready && other.name != node.name;
         seen.control_plane().filter(others).count() * 2 > seen.control_plane().filter(|other| other.was_joined).count()
     };
-    seen.on_failure == OnFailure::Replace && node.refused && (node.role == Role::Worker || quorum())
+    seen.on_failure == OnFailure::Replace && node.refused() && (node.role == Role::Worker || quorum())
 }
 
 /// Brings every group to its size and version, workers first.
@@ -260,14 +258,20 @@ fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &m
         seen.nodes.iter().filter(awaited).filter(|node| !leaves(seen, node, target) && node.phase != Phase::Ready);
     let going = seen.nodes.iter().any(|node| node.deleting)
         || plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { .. }));
-    let surge = match place.role {
-        Role::Worker if place.outdated(target) > 0 => usize::try_from(seen.max_surge.max(1)).unwrap_or(1),
-        // One more etcd member at a time. And one for refused ones: who is refused next may be its replacement.
-        Role::ControlPlane | Role::Worker => 1,
-    };
+    let surge = surge(seen, place.role, rolls);
     let extra = place.live.len().saturating_sub(place.wanted);
     if may && unready.count() < surge && !going && extra < surge && extra < place.leaving(seen, target) {
         create(seen, plan, place.group, place.role, 0);
+    }
+}
+
+/// How many nodes more than it wants a place may have while nodes of it are replaced: for another version or other
+/// settings, or because they are refused.
+fn surge(seen: &Observed, role: Role, rolls: bool) -> usize {
+    match role {
+        Role::Worker if rolls => usize::try_from(seen.max_surge.max(1)).unwrap_or(1),
+        // One more etcd member at a time. And one for refused ones: who is refused next may be its replacement.
+        Role::ControlPlane | Role::Worker => 1,
     }
 }
 
@@ -280,7 +284,7 @@ fn announce(seen: &Observed, places: &[Place<'_>], target: &str, plan: &mut Plan
     if seen.on_failure != OnFailure::Replace {
         return;
     }
-    for node in seen.nodes.iter().filter(|node| node.refused && node.alive()) {
+    for node in seen.nodes.iter().filter(|node| node.refused() && node.alive()) {
         plan.next.push(if replaced(seen, node) {
             format!("Replace node {}, whose evidence is refused, once another is Ready", node.name)
         } else {
@@ -312,13 +316,14 @@ fn waits(seen: &Observed, plan: &mut Plan) {
                 "node {name} was Ready and is {phase}: see its kubelet, or delete ConfidentialNode {name} to have it replaced"
             )
         } else {
-            format!("node {name} is {phase}")
+            let why = if node.unlaunched() && !node.message.is_empty() { &node.message } else { phase };
+            format!("node {name} is {why}")
         };
         plan.blocked = Some(super::Blocked { reason: reason::NODES_NOT_READY, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.deleting) {
         let message = format!("node {} is leaving", node.name);
         plan.blocked = Some(super::Blocked { reason: reason::TERMINATING, message, stalled: false });
-    } else if let Some(node) = seen.nodes.iter().find(|node| node.refused) {
+    } else if let Some(node) = seen.nodes.iter().find(|node| node.refused()) {
         let message = format!("the evidence of node {} is refused: its status.attestation says why", node.name);
         plan.blocked = Some(super::Blocked { reason: reason::ATTESTATION_REFUSED, message, stalled: false });
     }

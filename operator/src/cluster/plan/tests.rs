@@ -40,6 +40,7 @@ pub(crate) fn empty() -> Observed {
         kubeconfig_lost: None,
         reachable: false,
         turned_away: None,
+        shut_out: false,
         unreachable_seconds: 0,
         installed: false,
         trust_current: false,
@@ -79,7 +80,7 @@ pub(crate) fn node(index: u32, role: Role, digest: &str, phase: Phase) -> NodeSe
         deleting: false,
         delete_first: false,
         accepted: ready.then_some(true),
-        refused: false,
+        disproved: false,
         created: 1000 + i64::from(index),
         failed_at: (phase == Phase::Failed).then_some(9_990),
         short: None,
@@ -239,7 +240,7 @@ fn a_failed_node_is_replaced_at_once_the_first_time_and_later_after_a_hold() {
 #[test]
 fn a_refused_node_stays_for_a_minute_so_that_a_person_can_read_why() {
     let mut seen = running();
-    seen.nodes[2] = NodeSeen { accepted: Some(false), ..node(3, Role::Worker, "a", Phase::Failed) };
+    seen.nodes[2] = NodeSeen { accepted: Some(false), disproved: true, ..node(3, Role::Worker, "a", Phase::Failed) };
     assert_eq!(plan(&seen).steps, []);
     assert_eq!(plan(&seen).blocked.unwrap().reason, reason::REPLACING_NODE);
     seen.now = 9_990 + 60;
@@ -429,7 +430,7 @@ fn a_simulated_cluster_gets_its_trust_bundle_first_and_is_never_talked_to() {
 pub(crate) fn refusing(mut seen: Observed, names: &[&str]) -> Observed {
     seen.on_failure = OnFailure::Replace;
     for node in seen.nodes.iter_mut().filter(|node| names.contains(&node.name.as_str())) {
-        (node.accepted, node.refused) = (Some(false), true);
+        (node.accepted, node.disproved) = (Some(false), true);
     }
     seen
 }
@@ -468,7 +469,7 @@ fn a_refused_worker_that_is_accepted_again_or_not_to_be_replaced_any_more_stays(
     seen.nodes.push(node(4, Role::Worker, "a", Phase::Ready));
     assert_eq!(deleted(&seen), ["n2"]);
     assert_eq!(deleted(&Observed { on_failure: OnFailure::Report, ..seen.clone() }), ["n4"]);
-    (seen.nodes[1].accepted, seen.nodes[1].refused) = (Some(true), false);
+    (seen.nodes[1].accepted, seen.nodes[1].disproved) = (Some(true), false);
     assert_eq!(deleted(&seen), ["n4"]);
 }
 
@@ -488,7 +489,11 @@ fn a_bundle_that_refuses_everybody_ends_nobody() {
     let mut seen = refusing(three(), &["n1", "n2", "n3"]);
     assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 4, 0)]);
     // The new one is refused as well, stays for people to read why, and is tried again after growing holds.
-    seen.nodes.push(NodeSeen { accepted: Some(false), ..node(4, Role::ControlPlane, "a", Phase::Failed) });
+    seen.nodes.push(NodeSeen {
+        accepted: Some(false),
+        disproved: true,
+        ..node(4, Role::ControlPlane, "a", Phase::Failed)
+    });
     assert_eq!(plan(&seen).steps, []);
     seen.now = 9_990 + 60;
     assert_eq!(
@@ -626,7 +631,7 @@ fn a_first_node_without_room_says_so() {
 fn a_failed_node_is_replaced_at_once_when_something_else_is_wanted_than_what_it_was() {
     let mut seen = running();
     let failed = node(3, Role::Worker, "a", Phase::Failed);
-    seen.nodes[2] = NodeSeen { failures: 5, accepted: Some(false), ..failed };
+    seen.nodes[2] = NodeSeen { failures: 5, accepted: Some(false), disproved: true, ..failed };
     assert!(plan(&seen).steps.is_empty());
     seen.nodes[2].drifted = true;
     assert_eq!(plan(&seen).steps[0], create("w", Role::Worker, 4, 0));
@@ -712,7 +717,11 @@ fn a_first_node_that_is_lost_before_it_was_ever_seen_to_join_is_told_of() {
 fn an_api_server_that_turns_us_away_is_not_recovered_but_told_of() {
     let away = Observed { reachable: false, unreachable_seconds: 999, ..running() };
     assert_eq!(plan(&away).steps, [Step::StartRecover("n1".into())]);
-    let turned_away = Observed { turned_away: Some("Unauthorized".into()), ..away };
+    let starts = Observed { turned_away: Some("Unauthorized".into()), ..away };
+    let blocked = plan(&starts).blocked.unwrap();
+    let expected = (vec![], reason::API_SERVER_UNREACHABLE, false);
+    assert_eq!((plan(&starts).steps, blocked.reason, blocked.stalled), expected);
+    let turned_away = Observed { shut_out: true, ..starts };
     let blocked = plan(&turned_away).blocked.unwrap();
     assert_eq!((plan(&turned_away).steps, blocked.reason, blocked.stalled), (vec![], reason::ACCESS_DENIED, true));
     assert!(blocked.message.contains("Unauthorized"));
@@ -739,7 +748,7 @@ fn the_first_node_is_made_when_none_stands_and_anew_when_something_else_is_wante
     let first = || node(1, Role::ControlPlane, "a", Phase::Booting);
     let made = [create("control-plane", Role::ControlPlane, 2, 0)];
     assert_eq!(plan(&with(NodeSeen { deleting: true, ..first() })).steps, made);
-    let failed = NodeSeen { accepted: Some(false), ..node(1, Role::ControlPlane, "a", Phase::Failed) };
+    let failed = NodeSeen { accepted: Some(false), disproved: true, ..node(1, Role::ControlPlane, "a", Phase::Failed) };
     assert_eq!(plan(&with(failed.clone())).steps, [], "it can be read for a minute");
     assert!(plan(&with(failed)).blocked.unwrap().message.contains("n1 failed and will be replaced: it broke"));
     assert!(plan(&prepared()).blocked.unwrap().message.contains("is being made"));

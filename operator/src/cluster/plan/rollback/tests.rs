@@ -20,7 +20,9 @@ fn with(newcomer: NodeSeen) -> Observed {
 
 /// A new worker whose evidence is refused.
 fn refused() -> NodeSeen {
-    NodeSeen { accepted: Some(false), message: "tpm.pcr.11".into(), ..node(4, Role::Worker, "b", Phase::Failed) }
+    let message = "tpm.pcr.11".into();
+    let failed = node(4, Role::Worker, "b", Phase::Failed);
+    NodeSeen { accepted: Some(false), disproved: true, vanished: false, message, ..failed }
 }
 
 /// The same, once its plan was remembered.
@@ -40,7 +42,10 @@ fn a_version_is_given_up_for_a_refusal_or_two_failures_in_a_row_and_for_nothing_
         ("vanished again", NodeSeen { failures: 1, vanished: true, ..failed() }, false),
         ("was Ready before", NodeSeen { failures: 1, was_ready: true, ..failed() }, false),
         ("is on its way out", NodeSeen { deleting: true, ..refused() }, false),
-        ("is refused what is being fetched", NodeSeen { phase: Phase::Booting, ..refused() }, false),
+        ("lacks what is being fetched", NodeSeen { phase: Phase::Booting, disproved: false, ..refused() }, false),
+        ("lacked it until it was late", NodeSeen { disproved: false, ..refused() }, false),
+        ("lacked it again", NodeSeen { disproved: false, failures: 1, ..refused() }, false),
+        ("is refused and gone", NodeSeen { vanished: true, ..refused() }, false),
         ("is of the version before", NodeSeen { digest: "a".into(), ..refused() }, false),
     ];
     for (what, newcomer, given_up) in table {
@@ -51,6 +56,15 @@ fn a_version_is_given_up_for_a_refusal_or_two_failures_in_a_row_and_for_nothing_
             assert_eq!((plan.steps, plan.accepted.len()), (vec![], 2), "{what}: it is remembered first");
             assert_eq!(plan.blocked.unwrap().reason, reason::ROLLED_BACK);
         }
+    }
+}
+
+#[test]
+fn one_refused_machine_takes_no_fleet_back_whose_version_others_have_shown() {
+    for (ready, failures, given_up) in [("a", 0, true), ("b", 0, false), ("b", 1, true)] {
+        let mut seen = with(NodeSeen { failures, ..refused() });
+        seen.nodes[1].digest = ready.into();
+        assert_eq!(plan(&seen).rolled_back.is_some(), given_up, "{ready} {failures}");
     }
 }
 
@@ -76,9 +90,8 @@ fn nodes_go_back_to_the_one_that_all_were_of_or_to_the_latest_that_has_a_ready_n
 
 #[test]
 fn the_node_that_showed_it_stays_to_be_read_and_the_others_go_back_one_by_one() {
-    let mut seen = with(refused());
+    let mut seen = remembered(with(refused()));
     seen.nodes[1] = node(2, Role::Worker, "b", Phase::Ready);
-    let mut seen = remembered(seen);
     assert_eq!(plan(&seen).steps, [], "a minute");
     seen.now = 9_990 + 60;
     let gone = Step::DeleteNode { name: "n4".into(), why: "it failed: tpm.pcr.11".into() };
@@ -94,7 +107,11 @@ fn the_node_that_showed_it_stays_to_be_read_and_the_others_go_back_one_by_one() 
     assert_eq!(plan(&seen).accepted, [version("a")]);
     seen.accepted = vec![version("a")];
     let end = plan(&seen);
-    assert_eq!((end.steps, end.accepted), (vec![], vec![version("a")]));
+    assert_eq!((&end.steps, &end.accepted), (&vec![], &vec![version("a")]));
+    // The endpoint's targets are set again now and then, and after a restart: nobody waits for that.
+    let again = plan(&Observed { targets: None, ..seen });
+    assert!(matches!(&again.steps[..], [Step::SetTargets(_)]) && again.words().is_empty());
+    assert!(rests(&end) && again.blocked == end.blocked);
     let blocked = end.blocked.unwrap();
     assert_eq!((blocked.reason, blocked.stalled), (reason::ROLLED_BACK, true));
     for word in ["n4", "tpm.pcr.11", "autoRollback"] {

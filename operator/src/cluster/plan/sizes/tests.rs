@@ -132,6 +132,21 @@ fn a_surge_of_two_makes_the_next_before_the_first_is_ready_and_for_refused_ones_
 }
 
 #[test]
+fn of_two_nodes_too_many_the_one_that_fails_leaves_its_count_to_the_next() {
+    for (outdated, max_surge, steps) in [(2, 2, 2), (2, 1, 1), (1, 2, 1)] {
+        let mut seen = Observed { max_surge, auto_rollback: false, ..rolling() };
+        for new in &mut seen.nodes[1..3 - outdated] {
+            new.digest = "b".into();
+        }
+        seen.nodes.push(NodeSeen { index: 4, digest: "b".into(), ..failed(4) });
+        seen.nodes.push(node(5, Role::Worker, "b", Phase::Joined));
+        let planned = plan(&seen).steps;
+        assert_eq!(planned.len(), steps, "{outdated} {max_surge}");
+        assert_eq!(planned[0] == create("w", Role::Worker, 6, 1), steps == 2, "{outdated} {max_surge}");
+    }
+}
+
+#[test]
 fn a_control_plane_has_one_node_too_many_at_most() {
     let mut seen = Observed { version: rolling().version, accepted: rolling().accepted, ..three() };
     seen.nodes.push(node(4, Role::ControlPlane, "b", Phase::Ready));
