@@ -77,7 +77,13 @@ for module in kubernetes containerd cni coredns; do
   rm -rf "$bin"/.build-*
   work=$(mktemp -d "$bin/.build-XXXXXX")
   start=$SECONDS
-  build "$module" "${missing[@]}" 2>&1 | progress || { rm -rf "$work"; echo "build.sh: building ${names[*]} failed" >&2; exit 1; }
+  # Go asks its proxy once for each module, and a proxy may be away for a moment; what came needn't be asked for again.
+  for pause in 10 30 end; do
+    ! build "$module" "${missing[@]}" 2>&1 | progress || break
+    [ "$pause" != end ] || { rm -rf "$work"; echo "build.sh: building ${names[*]} failed three times" >&2; exit 1; }
+    echo "build.sh: building ${names[*]} failed; once more in $pause s" >&2
+    sleep "$pause"
+  done
   # The command of etcd's module carries the name of its folder.
   [ ! -e "$work/server" ] || mv "$work/server" "$work/etcd"
   for name in "${names[@]}"; do mv "$work/$name" "$bin/$name"; done
