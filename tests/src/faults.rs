@@ -10,6 +10,7 @@ pub mod flow;
 pub mod lane;
 pub mod picture;
 pub mod plan;
+pub mod pods;
 pub mod proxy;
 
 use std::path::Path;

@@ -87,7 +87,7 @@ async fn run(flow: Flow, first: Want, word: &str, plan: Plan) -> Result<(Vec<Str
 fn fewest(flow: Flow) -> usize {
     match flow {
         Flow::Create | Flow::Grow => 25,
-        Flow::Roll => 20,
+        Flow::Drain | Flow::Roll => 20,
         Flow::Recover | Flow::Refuse | Flow::Replace | Flow::Scale => 12,
         Flow::Delete | Flow::RollBack => 8,
     }

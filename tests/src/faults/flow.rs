@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     lane::{GROUP, Lane, Want},
-    picture,
+    picture, pods,
 };
 
 /// An operator that was started has looked at everything once in less.
@@ -31,6 +31,8 @@ pub enum Flow {
     Replace,
     /// Another release is wanted.
     Roll,
+    /// The same, with pods on the worker, of which one may leave only later.
+    Drain,
     /// The control plane's machine vanishes.
     Recover,
     /// A release that its machines don't measure is wanted, and then the old one again.
@@ -42,8 +44,17 @@ pub enum Flow {
 }
 
 /// All that the smallest cluster can bear; the end is the last.
-pub const FLOWS: [Flow; 8] =
-    [Flow::Create, Flow::Scale, Flow::Replace, Flow::Roll, Flow::Recover, Flow::Refuse, Flow::RollBack, Flow::Delete];
+pub const FLOWS: [Flow; 9] = [
+    Flow::Create,
+    Flow::Scale,
+    Flow::Replace,
+    Flow::Roll,
+    Flow::Drain,
+    Flow::Recover,
+    Flow::Refuse,
+    Flow::RollBack,
+    Flow::Delete,
+];
 /// One whose control plane can lose a node.
 pub const LARGE: Want = Want { control_plane: 3, ..SMALL };
 /// The smallest cluster with both roles.
@@ -89,6 +100,19 @@ impl Flow {
                 want.image = lane.next_image();
                 lane.release(want.image, true).await?;
             }
+            Self::Drain => {
+                pods::place(lane, &lane.worker().await?).await?;
+                want.image = lane.next_image();
+                lane.release(want.image, true).await?;
+                lane.until("a pod that leaves, and one that is held", LONG, async |lane| {
+                    let held = lane.proxy.seen(|seen| {
+                        seen.errors.iter().any(|error| error.ends_with(&format!("eviction {}", pods::HELD)))
+                    });
+                    Ok(held && !pods::there(lane).await?.contains(pods::FREE))
+                })
+                .await?;
+                pods::allow(lane, 1).await?;
+            }
             Self::Refuse => {
                 lane.release("v3", false).await?;
                 lane.until("a refusal", LONG, async |lane| {
@@ -114,6 +138,9 @@ impl Flow {
         }
         lane.settled(want, LONG).await?;
         lane.one_machine_per_node()?;
+        if self == Self::Drain {
+            pods::left_by_leave(lane).await?;
+        }
         // Keys are made once: whoever lost them has lost the cluster.
         let kept = self == Self::Create || secrets == picture::secrets(lane).await?;
         ensure!(kept, "{}: {self:?} changed a Secret", lane.name);

@@ -304,6 +304,8 @@ impl Lane {
             "apiVersion": "constellation.dev/v1alpha1", "kind": "ConstellationCluster", "metadata": {"name": self.name},
             "spec": {
                 "provider": self.setting.provider, "tee": self.setting.tee, "nodeVersion": self.name,
+                // Longer than any flow: a node that goes with pods on it went too early.
+                "rollout": {"drainTimeoutSeconds": 3600},
                 "controlPlane": {"replicas": want.control_plane, "instanceType": self.setting.instance_type},
                 "nodeGroups": [{
                     "name": GROUP, "instanceType": self.setting.instance_type, "replicas": want.workers
@@ -467,7 +469,9 @@ fn cached() -> ListParams {
     ListParams::default().match_any()
 }
 
-fn user() -> PatchParams {
+/// Who applies what a user wants.
+#[must_use]
+pub fn user() -> PatchParams {
     PatchParams::apply("tests").force()
 }
 
