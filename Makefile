@@ -52,7 +52,7 @@ miri: packages ## parsers that call no C under Miri (nightly with its component 
 	  -p constellation-attestation --test fuzz_smoke -- guest_ pe policy
 
 .PHONY: soak
-soak: packages ## thousands of fault schedules (SCHEDULES=N) and ten quiet minutes; hours
+soak: packages ## thousands of fault schedules (SCHEDULES=N); hours
 	@tests/run.sh soak
 
 .PHONY: lint

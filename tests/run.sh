@@ -75,7 +75,6 @@ run() {
       ;;
     crash) tests --test crash -- --nocapture --test-threads=1 ;;
     soak)
-      QUIET_SECONDS=600 tests --test quiet -- --nocapture
       SCHEDULES="${SCHEDULES:-5000}" tests --test crash -- --nocapture --test-threads=1
       ;;
     image)
