@@ -104,14 +104,22 @@ impl Events {
         let (regarding, now) = (object.object_ref(&()), Timestamp::now());
         let api: Api<Event> = Api::namespaced(self.client.clone(), regarding.namespace.as_deref().unwrap_or("default"));
         let key = (regarding.uid.clone().unwrap_or_default(), told);
-        let event = self.again(&key, now).unwrap_or_else(|| self.first(regarding, &key.1, now));
-        let published = if event.series.is_some() {
-            api.patch(&event.name_any(), &PatchParams::default(), &Patch::Merge(&event)).await
+        let again = match self.again(&key, now) {
+            Some(event) => match api.patch(&event.name_any(), &PatchParams::default(), &Patch::Merge(&event)).await {
+                // Somebody removed it: it is told anew.
+                Err(kube::Error::Api(answer)) if answer.is_not_found() => None,
+                published => Some(published.map(|_| event)),
+            },
+            None => None,
+        };
+        let published = if let Some(published) = again {
+            published
         } else {
-            api.create(&PostParams::default(), &event).await
+            let event = self.first(regarding, &key.1, now);
+            api.create(&PostParams::default(), &event).await.map(|_| event)
         };
         match published {
-            Ok(_) => drop(self.series().insert(key, event)),
+            Ok(event) => drop(self.series().insert(key, event)),
             Err(error) => tracing::warn!(error = chain(&error), reason = key.1.reason, "Publishing an event failed"),
         }
     }

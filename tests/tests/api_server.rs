@@ -10,8 +10,11 @@ mod rules;
 use std::{fs, path::Path};
 
 use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeGroup, NodeVersion};
+use constellation_operator::events::Events;
 use constellation_tests::controlplane::{config, shared::shared};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    api::events::v1::Event, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -231,6 +234,24 @@ async fn one_thing_wrong_is_refused_with_words_that_help() {
         let refusal = dry_run(&client, &object).await.expect_err(words);
         assert!(refusal.contains(words), "wanted {words:?} in: {refusal}");
     }
+}
+
+#[tokio::test]
+async fn what_is_told_again_counts_on_and_is_told_anew_where_it_was_removed() {
+    let client = given("events").await;
+    create(&client, &cluster()).await.unwrap();
+    let clusters: Api<ConstellationCluster> = Api::default_namespaced(client.clone());
+    let cluster = clusters.list(&ListParams::default()).await.unwrap().items.remove(0);
+    let (events, all) = (Events::new(client.clone(), "tests".to_owned()), Api::<Event>::default_namespaced(client));
+    let tell = async || {
+        events.warning(&cluster, "Trying", "once more".to_owned()).await;
+        let told = all.list(&ListParams::default()).await.unwrap().items;
+        let counts = told.iter().map(|event| event.series.as_ref().map_or(1, |series| series.count));
+        counts.collect::<Vec<_>>()
+    };
+    assert_eq!([tell().await, tell().await, tell().await], [[1], [2], [3]]);
+    all.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+    assert_eq!([tell().await, tell().await], [[1], [2]]);
 }
 
 #[tokio::test]
