@@ -205,9 +205,7 @@ async fn a_join_that_was_cut_off_anywhere_is_carried_out_by_the_next_one() {
     let own = Identity::owner_client(&scene.owner).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gate = listener.local_addr().unwrap();
-    let mut agent = Agent::start(&launch, &[]).await.unwrap();
-    scene.trust_agents(&[&agent]).await.unwrap();
-    scene.announce(&launch).await.unwrap();
+    let mut agent = scene.agent(&launch).await.unwrap();
     for turn in Turn::ALL {
         agent.kill().unwrap();
         agent.restart(&[gate]).await.unwrap();
@@ -281,10 +279,7 @@ async fn a_member_whose_disk_is_full_says_so_and_returns_when_there_is_room() {
     let scene = Scene::start("full", &[]).await.unwrap();
     let own = Identity::owner_client(&scene.owner).unwrap();
     let launch = scene.launch("worker-1", Role::Worker);
-    scene.announce(&launch).await.unwrap();
-    let mut agent = Agent::start(&launch, &[]).await.unwrap();
-    scene.trust_agents(&[&agent]).await.unwrap();
-    agent.kill().unwrap();
+    let mut agent = scene.agent(&launch).await.unwrap();
     let disk = Disk::full(agent.path(HOME)).unwrap();
     // An empty file takes no room.
     agent.prepare(&format!("{HOME}/member"), "").unwrap();

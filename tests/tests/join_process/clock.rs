@@ -13,7 +13,7 @@ use constellation_attestation::{
     session::{self, EVIDENCE_TIMEOUT},
 };
 use constellation_crds::{NodeAdmissionStatus, node::Refusals};
-use constellation_tests::{agent::Agent, clock::Clock};
+use constellation_tests::clock::Clock;
 use jiff::Zoned;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -114,9 +114,7 @@ fn has(told: &Refusals, clause: &str) -> bool {
 async fn a_node_whose_clock_is_years_off_is_told_of_and_joins_when_it_is_set() {
     let mut scene = Scene::start("node-clock", &[]).await.unwrap();
     let launch = scene.launch("worker-1", Role::Worker);
-    let mut agent = Agent::start(&launch, &[]).await.unwrap();
-    scene.trust_agents(&[&agent]).await.unwrap();
-    scene.announce(&launch).await.unwrap();
+    let mut agent = scene.agent(&launch).await.unwrap();
     let own = Identity::owner_client(&scene.owner).unwrap();
     let clock = Clock::start(scene.folder.path()).unwrap();
     agent.environment = clock.environment().unwrap();

@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use constellation_attestation::protocol::Role;
-use constellation_tests::agent::Agent;
 use serde_json::Value;
 
 use crate::{machine::Machine, scene::Scene};
@@ -44,10 +43,7 @@ async fn a_node_tells_its_own_time_from_its_network_to_its_ticket() {
     const ADMITTED: &str = "Admitted milliseconds=";
     let scene = Scene::start("alone", &[]).await.unwrap();
     let launch = scene.launch("worker-1", Role::Worker);
-    let mut agent = Agent::start(&launch, &[]).await.unwrap();
-    scene.trust_agents(&[&agent]).await.unwrap();
-    scene.announce(&launch).await.unwrap();
-    agent.kill().unwrap();
+    let mut agent = scene.agent(&launch).await.unwrap();
     agent.restart(&[scene.verifier]).await.unwrap();
     agent.wait_for_log(ADMITTED).await.unwrap();
     let log = agent.log();

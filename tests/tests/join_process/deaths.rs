@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use constellation_attestation::{appraise, channel::Identity, protocol::Role, session};
 use constellation_tests::{
-    agent::Agent,
     controlplane,
     faults::{
         plan::{Plan, Side},
@@ -103,10 +102,7 @@ async fn where_a_verifier_dies_beside_another_one_that_one_gives_the_ticket() {
     let gate = listener.local_addr().unwrap();
     for (turn, name) in [(Turn::Evidence, "worker-1"), (Turn::Verdict, "worker-2")] {
         let launch = scene.launch(name, Role::Worker);
-        let mut agent = Agent::start(&launch, &[]).await.unwrap();
-        scene.trust_agents(&[&agent]).await.unwrap();
-        scene.announce(&launch).await.unwrap();
-        agent.kill().unwrap();
+        let mut agent = scene.agent(&launch).await.unwrap();
         agent.restart(&[gate, replica.verifier]).await.unwrap();
         let held = relay_until(&listener, scene.verifier, turn).await.unwrap();
         kill_process(scene.verifier_pid(), Signal::KILL).unwrap();

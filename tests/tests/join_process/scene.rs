@@ -234,6 +234,15 @@ impl Scene {
         self.sign(&policy).await
     }
 
+    /// The agent of a machine that may join. It has run, so that its TPM is known, and doesn't now.
+    pub async fn agent(&self, launch: &LaunchConfig) -> Result<Agent> {
+        let mut agent = Agent::start(launch, &[]).await?;
+        self.trust_agents(&[&agent]).await?;
+        self.announce(launch).await?;
+        agent.kill()?;
+        Ok(agent)
+    }
+
     async fn sign(&self, policy: &TrustPolicy) -> Result<()> {
         let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(policy)?, &self.owner);
         self.publish(&envelope).await
