@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     result::Checks,
-    tpm::eventlog::{EV_NO_ACTION, SPEC_ID},
+    tpm::eventlog::{EV_NO_ACTION, SPEC_ID, is_padding},
     verified::Verified,
 };
 
@@ -172,11 +172,6 @@ fn event(reader: &mut Reader<'_>, sizes: &BTreeMap<u16, usize>, number: usize) -
     Ok(Event { number, index, kind, digest, data })
 }
 
-/// Nothing, or one byte over and over that no event can start with.
-fn is_padding(rest: &[u8]) -> bool {
-    rest.first().is_none_or(|first| matches!(first, 0 | 0xff) && rest.len() >= 8 && rest.iter().all(|b| b == first))
-}
-
 /// Whether a log explains the registers of a genuine trust domain: it replays to them, and its digests are those of the
 /// data it shows. A failure means that the log is worth nothing, not that the trust domain is bad.
 pub fn check(log: &[u8], td: &Verified<Td>, checks: &mut Checks) -> Option<Ccel> {
@@ -292,20 +287,5 @@ mod tests {
         }
         let nine = event_of(1, EV_NO_ACTION, &algorithms(9));
         assert_eq!(refused(&[header(&algorithms(8)), nine].concat()), WRONG);
-    }
-
-    #[test]
-    fn padding_is_at_least_eight_bytes_that_are_all_zero_or_all_ones() {
-        for (rest, padding) in [
-            (&[][..], true),
-            (&[0; 8], true),
-            (&[0xff; 9], true),
-            (&[0; 7], false),
-            (&[1; 8], false),
-            (&[0, 0, 0, 0, 0, 0, 0, 0, 1], false),
-            (&[1, 0, 0, 0, 0, 0, 0, 0], false),
-        ] {
-            assert_eq!(is_padding(rest), padding, "{rest:?}");
-        }
     }
 }

@@ -283,7 +283,7 @@ fn header(reader: &mut Little<'_>, bank: Hash) -> Result<BTreeMap<u16, usize>, E
 }
 
 /// Nothing, or one byte over and over that no event can start with.
-fn is_padding(rest: &[u8]) -> bool {
+pub(crate) fn is_padding(rest: &[u8]) -> bool {
     rest.first().is_none_or(|first| matches!(first, 0 | 0xff) && rest.len() >= 8 && rest.iter().all(|b| b == first))
 }
 
