@@ -58,10 +58,16 @@ pub fn clear(list: &mut Vec<Condition>, kind: &str) {
     list.retain(|c| c.type_ != kind);
 }
 
+/// Condition `kind`, where it is present.
+#[must_use]
+pub fn find<'a>(list: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    list.iter().find(|c| c.type_ == kind)
+}
+
 /// Whether condition `kind` is present and true.
 #[must_use]
 pub fn is_true(list: &[Condition], kind: &str) -> bool {
-    list.iter().any(|c| c.type_ == kind && c.status == "True")
+    find(list, kind).is_some_and(|c| c.status == "True")
 }
 
 /// Types of conditions: a closed list. `RECONCILING` and `STALLED` are abnormal-true: present only while true.

@@ -2,7 +2,7 @@
 
 use constellation_crds::{
     ConstellationClusterStatus,
-    condition::{self, Condition, kind, reason},
+    condition::{self, find, kind, reason},
 };
 
 use crate::events::{self, Told};
@@ -13,8 +13,8 @@ use crate::events::{self, Told};
 #[must_use]
 pub fn news(before: &ConstellationClusterStatus, after: &ConstellationClusterStatus) -> Vec<Told> {
     let mut news = Vec::new();
-    if let Some(missing) = find(after, kind::COLLATERAL_UNAVAILABLE)
-        && events::has_turned(find(before, kind::COLLATERAL_UNAVAILABLE), missing)
+    if let Some(missing) = find(&after.conditions, kind::COLLATERAL_UNAVAILABLE)
+        && events::has_turned(find(&before.conditions, kind::COLLATERAL_UNAVAILABLE), missing)
     {
         news.push(Told { warning: true, reason: missing.reason.clone(), note: missing.message.clone() });
     }
@@ -24,9 +24,9 @@ pub fn news(before: &ConstellationClusterStatus, after: &ConstellationClusterSta
         let note = after.summary.clone().unwrap_or_default();
         news.push(Told { warning: true, reason: reason::ROLLED_BACK.to_owned(), note });
     }
-    if let Some(ready) = find(after, kind::READY).filter(|ready| ready.reason != reason::ROLLED_BACK) {
+    if let Some(ready) = find(&after.conditions, kind::READY).filter(|ready| ready.reason != reason::ROLLED_BACK) {
         let [stood, stalled] = [before, after].map(|status| condition::is_true(&status.conditions, kind::STALLED));
-        let was = find(before, kind::READY);
+        let was = find(&before.conditions, kind::READY);
         // What a cluster says while it goes on is new with each step; what it says while it stands still is another mistake.
         if events::has_turned(was, ready) || (stood && stalled && events::is_news(was, ready)) {
             let warning = ready.status != "True" && (stalled || reason::needs_help(&ready.reason));
@@ -35,10 +35,6 @@ pub fn news(before: &ConstellationClusterStatus, after: &ConstellationClusterSta
         }
     }
     news
-}
-
-fn find<'a>(status: &'a ConstellationClusterStatus, kind: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == kind)
 }
 
 #[cfg(test)]

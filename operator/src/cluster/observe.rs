@@ -14,7 +14,7 @@ use constellation_crds::{
     ANNOTATION_DELETE_FIRST, ANNOTATION_PAUSED, ConfidentialNode, ConstellationCluster, FINALIZER_CLUSTER, NodeGroup,
     NodeVersion, TrustBundle,
     cluster::{AcceptedVersion, CloudResource, DeletionPolicy, POD_CIDR, StateDisk, Taint, WorkerGroup},
-    condition::{Condition, kind, reason},
+    condition::{Condition, find, kind, reason},
     node::{AttestationResult, Phase, Refusals, Role},
     version::Rollout,
 };
@@ -208,18 +208,15 @@ fn silence(cluster: &ConstellationCluster, unanswered: Option<Duration>, now: Ti
 /// Whether an API server has turned us away for longer than one does that starts: until it has read who may do what, it lets
 /// nobody in but its own kind. What was told of it goes on when another operator looks.
 fn shut_out(cluster: &ConstellationCluster, turned_away: Option<Duration>) -> bool {
-    let told = |told: &Condition| told.type_ == kind::READY && told.reason == reason::ACCESS_DENIED;
-    turned_away.is_some_and(|time| time >= STARTS)
-        || cluster.status.as_ref().is_some_and(|status| status.conditions.iter().any(told))
+    let ready = cluster.status.as_ref().and_then(|status| find(&status.conditions, kind::READY));
+    turned_away.is_some_and(|time| time >= STARTS) || ready.is_some_and(|told| told.reason == reason::ACCESS_DENIED)
 }
 
 /// Since when the status says that it doesn't answer. One that was never available is new, and takes its time.
 fn told_silent(cluster: &ConstellationCluster) -> Option<Timestamp> {
     let status = cluster.status.as_ref()?;
-    let silent = |told: &&Condition| {
-        told.type_ == kind::AVAILABLE && told.status == "False" && told.reason == reason::API_SERVER_UNREACHABLE
-    };
-    let since = status.conditions.iter().find(silent)?.last_transition_time.0;
+    let silent = |told: &&Condition| told.status == "False" && told.reason == reason::API_SERVER_UNREACHABLE;
+    let since = find(&status.conditions, kind::AVAILABLE).filter(silent)?.last_transition_time.0;
     let made: Timestamp = status.initialization.as_ref()?.control_plane_initialized_at.as_ref()?.parse().ok()?;
     (since > made).then_some(since)
 }
@@ -302,7 +299,7 @@ fn version_seen(
     if status.observed_generation != version.metadata.generation {
         return VersionSeen::Awaited(format!("NodeVersion {name} changed and is being verified"));
     }
-    let ready = status.conditions.iter().find(|c| c.type_ == kind::READY);
+    let ready = find(&status.conditions, kind::READY);
     let (Some(digest), true) = (&status.digest, ready.is_some_and(|c| c.status == "True")) else {
         let why = ready.map_or("it is being verified", |c| c.message.as_str());
         return VersionSeen::NotReady(format!("NodeVersion {name} is not Ready: {why}"));
@@ -392,7 +389,7 @@ fn node(node: &ConfidentialNode, cluster: &ConstellationCluster) -> NodeSeen {
     let at = |phase: &str| Some(status.phase_times.get(phase)?.parse::<Timestamp>().ok()?.as_second());
     let was_joined = at("Joined").is_some() || at("Ready").is_some();
     let because = |kind: &str, reasons: &[&'static str]| {
-        let told = status.conditions.iter().find(|told| told.type_ == kind && told.status == "False")?;
+        let told = find(&status.conditions, kind).filter(|told| told.status == "False")?;
         reasons.iter().copied().find(|reason| told.reason == *reason)
     };
     let short = because(kind::LAUNCHED, &[reason::HOST_NOT_READY, reason::NO_CAPACITY, reason::QUOTA_EXCEEDED]);

@@ -2,7 +2,7 @@
 
 use constellation_crds::{
     ConfidentialNodeStatus,
-    condition::{Condition, kind, reason},
+    condition::{find, kind, reason},
     node::{AttestationResult, Phase},
 };
 
@@ -19,12 +19,12 @@ pub fn news(before: &ConfidentialNodeStatus, after: &ConfidentialNodeStatus) -> 
     if let Some(phase) = phase {
         let note = after.summary.clone().unwrap_or_default();
         // A failure is told by its cause: a refusal is no vanished machine.
-        let cause = find(after, kind::READY).map(|ready| ready.reason.clone());
+        let cause = find(&after.conditions, kind::READY).map(|ready| ready.reason.clone());
         let why = cause.filter(|_| phase == Phase::Failed).unwrap_or_else(|| format!("{phase:?}"));
         news.push(Told { warning: phase == Phase::Failed, reason: why, note });
     }
     // How far it is doesn't change where its launch is refused, and it is tried again.
-    let launched = |status: &ConfidentialNodeStatus| find(status, kind::LAUNCHED).cloned();
+    let launched = |status: &ConfidentialNodeStatus| find(&status.conditions, kind::LAUNCHED).cloned();
     if let Some(launch) =
         launched(after).filter(|launch| launch.status == "False" && reason::needs_help(&launch.reason))
         && phase != Some(Phase::Failed)
@@ -41,10 +41,6 @@ pub fn news(before: &ConfidentialNodeStatus, after: &ConfidentialNodeStatus) -> 
     let whose = "somebody was refused in its name, which says nothing about the node itself";
     news.extend(events::refused(before.refusals.as_ref(), after.refusals.as_ref(), whose));
     news
-}
-
-fn find<'a>(status: &'a ConfidentialNodeStatus, kind: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == kind)
 }
 
 fn refusal(status: &ConfidentialNodeStatus) -> Option<&str> {

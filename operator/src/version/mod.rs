@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use constellation_crds::{
     NodeVersion, NodeVersionStatus,
-    condition::{Condition, kind},
+    condition::{Condition, find, kind},
 };
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -126,7 +126,7 @@ async fn tell(context: &Context, version: &NodeVersion, status: NodeVersionStatu
 
 /// What people are told when `Ready` says something else. A version that can't be used is always somebody's mistake. Pure.
 fn news(before: Option<&NodeVersionStatus>, after: &NodeVersionStatus) -> Option<Told> {
-    let ready = |status: &NodeVersionStatus| status.conditions.iter().find(|c| c.type_ == kind::READY).cloned();
+    let ready = |status: &NodeVersionStatus| find(&status.conditions, kind::READY).cloned();
     let said = |c: &Condition| (c.status.clone(), c.reason.clone(), c.message.clone());
     let now = ready(after)?;
     let known = before.and_then(ready).is_some_and(|before| said(&before) == said(&now));
