@@ -112,6 +112,8 @@ impl Flow {
                 })
                 .await?;
                 pods::allow(lane, 1).await?;
+                lane.settled(want, LONG).await?;
+                pods::left_by_leave(lane).await?;
             }
             Self::Refuse => {
                 lane.release("v3", false).await?;
@@ -138,9 +140,6 @@ impl Flow {
         }
         lane.settled(want, LONG).await?;
         lane.one_machine_per_node()?;
-        if self == Self::Drain {
-            pods::left_by_leave(lane).await?;
-        }
         // Keys are made once: whoever lost them has lost the cluster.
         let kept = self == Self::Create || secrets == picture::secrets(lane).await?;
         ensure!(kept, "{}: {self:?} changed a Secret", lane.name);
