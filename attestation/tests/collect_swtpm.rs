@@ -19,13 +19,16 @@ use constellation_attestation::{
     collect::{
         AttestationKey, Error, Tpm,
         machine::{self, BoxError, Endorsement, Quoted, Service},
-        nitro::{self, NitroTpm, Wire},
+        nitro::{self, NitroTpm},
         report::{self, Attested, Provider, Reporter},
+        transport::{self, Wire, send},
     },
-    guest::{nsm::Request, thim::Certificates, wire},
+    credential::make_credential,
+    guest::{commands::Buffer, nsm::Request, thim::Certificates, wire},
     machine::{report_data, tpm_nonce},
     reference::Requirement,
     result::Checks,
+    session::Attester as _,
     tpm::{
         Hash,
         public::{Key, Public},
@@ -35,12 +38,17 @@ use constellation_attestation::{
 };
 use swtpm::Swtpm;
 use tss_esapi::{
+    Context, TctiNameConf,
+    handles::{PersistentTpmHandle, TpmHandle},
     interface_types::{
         algorithm::{HashingAlgorithm, PublicAlgorithm},
+        dynamic_handles::Persistent,
         ecc::EccCurve,
+        resource_handles::{Hierarchy, Provision},
+        session_handles::AuthSession,
     },
     structures::{
-        EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Public as Template, PublicBuilder,
+        EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Public as Template, PublicBuffer, PublicBuilder,
         PublicEccParametersBuilder, SymmetricDefinitionObject,
     },
     traits::Marshall as _,
@@ -66,8 +74,14 @@ impl Reporter for Broken {
     }
 }
 
-/// Google's template: restricted signing, and another unique field than our own key's.
-fn ecc_template() -> Template {
+/// Google's template: another unique field than our own key's.
+fn googles_template() -> Template {
+    let [x, y] = [vec![1; 32], vec![2; 32]].map(|part| part.try_into().unwrap());
+    ecc_template(EccPoint::new(x, y))
+}
+
+/// Restricted signing, with this unique field.
+fn ecc_template(unique: EccPoint) -> Template {
     let parameters = PublicEccParametersBuilder::new()
         .with_symmetric(SymmetricDefinitionObject::Null)
         .with_ecc_scheme(EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256)))
@@ -77,16 +91,57 @@ fn ecc_template() -> Template {
         .with_restricted(true)
         .build()
         .unwrap();
-    let unique = [vec![1; 32], vec![2; 32]].map(|part| part.try_into().unwrap());
-    let [x, y] = unique;
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::Ecc)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
         .with_object_attributes(simulated::attributes())
         .with_ecc_parameters(parameters)
-        .with_ecc_unique_identifier(EccPoint::new(x, y))
+        .with_ecc_unique_identifier(unique)
         .build()
         .unwrap()
+}
+
+/// `TPM2B_PUBLIC` of our attestation key as another implementation makes it.
+fn attestation_key(tcti: &str) -> Vec<u8> {
+    let template = ecc_template(EccPoint::default());
+    let mut context = Context::new(tcti.parse::<TctiNameConf>().unwrap()).unwrap();
+    context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            let made = context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)?;
+            PublicBuffer::try_from(made.out_public)?.marshall()
+        })
+        .unwrap()
+}
+
+/// Takes the endorsement key away that the TPM's maker left in it.
+fn forget_endorsement_key(tcti: &str) {
+    let place = PersistentTpmHandle::new(0x8101_0001).unwrap();
+    let mut context = Context::new(tcti.parse::<TctiNameConf>().unwrap()).unwrap();
+    let handle = context.tr_from_tpm_public(TpmHandle::Persistent(place)).unwrap();
+    context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            context.evict_control(Provision::Owner, handle, Persistent::Persistent(place))
+        })
+        .unwrap();
+}
+
+#[test]
+fn keys_are_those_of_the_maker_and_of_another_implementation() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    let (certificate, endorsed) = tpm.endorsement().unwrap();
+    assert_eq!(tpm.ak_public(), attestation_key(&swtpm.tcti()));
+    drop(tpm);
+    forget_endorsement_key(&swtpm.tcti());
+    let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
+    assert_eq!(tpm.endorsement().unwrap(), (certificate, endorsed.clone()), "the same key, from its template");
+    // It is used like the one before, as often as there are conversations: no session is left in the TPM.
+    let secret = [9; 32];
+    let (credential, encrypted) = make_credential(&endorsed, &tpm.ak_public(), &secret).unwrap();
+    for _ in 0..10 {
+        assert_eq!(tpm.activate(&credential, &encrypted).unwrap(), secret);
+        assert!(tpm.activate(&encrypted, &credential).is_err(), "one that was made for nobody");
+    }
 }
 
 /// The quote is by this key, about this nonce, of these values.
@@ -118,7 +173,7 @@ fn a_machine_of_google_shows_its_certified_key_and_report_and_quote_name_each_ot
     let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
     let own = tpm.ak_public();
     tpm.write_nv(0x01c1_0002, &[certificate.as_slice(), &[0; 100]].concat()).unwrap();
-    tpm.write_nv(0x01c1_0003, &ecc_template().marshall().unwrap()).unwrap();
+    tpm.write_nv(0x01c1_0003, &googles_template().marshall().unwrap()).unwrap();
     drop(tpm);
     let mut tpm = Tpm::open_with(&swtpm.tcti(), AttestationKey::Google).unwrap();
     assert_ne!(tpm.ak_public(), own);
@@ -181,19 +236,7 @@ impl Nitro {
         Self { stream: TcpStream::connect(("127.0.0.1", port)).unwrap(), answer }
     }
 
-    /// A TPM may ask for the command again, `TPM_RC_RETRY`; the kernel's driver does so (`tpm_transmit`), up to a limit.
     fn raw(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
-        let mut response = self.once(command)?;
-        for _ in 0..10 {
-            if response[6..10] != [0, 0, 0x09, 0x22] {
-                break;
-            }
-            response = self.once(command)?;
-        }
-        Ok(response)
-    }
-
-    fn once(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
         self.stream.write_all(command)?;
         let mut response = vec![0; wire::HEADER];
         self.stream.read_exact(&mut response)?;
@@ -210,12 +253,11 @@ impl Wire for Nitro {
             return self.raw(command);
         }
         let (index, auth) = (u32::from_be_bytes(command[10..14].try_into().unwrap()), command[31..].to_vec());
-        let buffer = wire::Buffer { index, auth: &auth };
-        let request = self.raw(&buffer.read(256, 0))?;
-        let request = wire::unsized_exact(wire::parameters(&request).unwrap()).unwrap().to_vec();
-        for (number, chunk) in (self.answer)(&request).chunks(512).enumerate() {
-            let written = self.raw(&buffer.write(chunk, u16::try_from(number * 512).unwrap()))?;
-            wire::parameters(&written).unwrap();
+        let (buffer, mut bare) = (Buffer { index, auth: &auth }, Bare(self));
+        let request = send(&mut bare, &buffer.read(256, 0)).unwrap().parameters;
+        let answer = (bare.0.answer)(wire::unsized_exact(&request).unwrap());
+        for (number, chunk) in answer.chunks(512).enumerate() {
+            send(&mut bare, &buffer.write(chunk, u16::try_from(number * 512).unwrap())).unwrap();
         }
         Ok(vec![0x80, 0x02, 0, 0, 0, 19, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
     }
@@ -251,20 +293,24 @@ fn a_machine_of_ec2_has_its_key_and_report_named_by_the_document() {
 #[test]
 fn a_tpm_without_the_command_gives_no_document_and_keeps_no_buffer() {
     let swtpm = Swtpm::start().unwrap();
-    let mut tpm = Bare(Nitro::connect(&swtpm, echo));
+    let mut tpm = Nitro::connect(&swtpm, echo);
     let request = Request { user_data: None, nonce: Some(&[1; 32]), public_key: None };
-    let refused = NitroTpm::new(&mut tpm).with_buffer(2048).document(&request);
+    let refused = NitroTpm::new(Bare(&mut tpm)).with_buffer(2048).document(&request);
     // TPM_RC_COMMAND_CODE (part 2, 6.6.3).
-    assert!(matches!(refused, Err(nitro::Error::Tpm("asking for a document", wire::Error::Refused(0x143)))));
-    let mut refusing = Nitro { answer: |_| b"\xa1eErroroInvalidArgument".to_vec(), ..tpm.0 };
+    let unknown = transport::Error::Answer(wire::Error::Refused(0x143)).to_string();
+    assert!(
+        matches!(&refused, Err(nitro::Error::Tpm("asking for a document", error)) if error.to_string() == unknown),
+        "{refused:?}"
+    );
+    let mut refusing = Nitro { answer: |_| b"\xa1eErroroInvalidArgument".to_vec(), ..tpm };
     let refused = NitroTpm::new(&mut refusing).with_buffer(2048).document(&request);
     assert!(matches!(refused, Err(nitro::Error::Nsm(_))), "{refused:?}");
 }
 
 /// Passes every command on.
-struct Bare(Nitro);
+struct Bare<'a>(&'a mut Nitro);
 
-impl Wire for Bare {
+impl Wire for Bare<'_> {
     fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
         self.0.raw(command)
     }

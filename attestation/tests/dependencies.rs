@@ -1,5 +1,5 @@
-//! What the library and the verifier are built from: no C stack for TLS or TPMs, and for the library no network, no
-//! runtime and no clock. What cargo would build says so, not a list of ours.
+//! What the library, the verifier and the node agent are built from: no C stack for TLS or TPMs, and for the library no
+//! network, no runtime and no clock. What cargo would build says so, not a list of ours.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
@@ -81,16 +81,18 @@ fn the_library_is_built_without_a_c_stack_and_without_a_world() {
     without("constellation-attestation", &[], &C_STACKS);
     without("constellation-attestation", &[], &WORLD);
     without("constellation-attestation", &["--features", "channel"], &C_STACKS);
+    without("constellation-attestation", &["--features", "collect"], &C_STACKS);
 }
 
 #[test]
-fn the_verifier_is_built_without_a_c_stack() {
+fn the_verifier_and_the_node_agent_are_built_without_a_c_stack() {
     without("constellation-verifier", &[], &C_STACKS);
+    without("constellation-bootstrapper", &[], &C_STACKS);
 }
 
 #[test]
 fn a_crate_that_is_there_is_found() {
-    assert!(built_from("constellation-attestation", &["--features", "collect"]).contains("tss-esapi-sys"));
+    assert!(built_from("constellation-attestation", &["--features", "channel"]).contains("tokio"));
     assert!(built_from("constellation-verifier", &[]).contains("tokio"));
 }
 

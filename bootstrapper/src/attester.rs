@@ -8,9 +8,10 @@ use constellation_attestation::{
     collect::{
         AttestationKey, Tpm,
         machine::{BoxError, Cloud, Service},
-        nitro::{self, Device},
+        nitro,
         report::Reporter,
         sev_guest::{self, SevGuest},
+        transport::Device,
         tsm::{REPORTS, Tsm},
     },
     guest::thim::{self, Certificates},
@@ -33,7 +34,9 @@ pub fn open(platform: Platform, tcti: &str, authority: &str) -> Result<Tpm, Erro
     let tpm = Tpm::open_with(tcti, key)?;
     Ok(match platform {
         Platform::Aws => {
-            let wire = Device::open(Path::new(nitro::DEVICE)).map_err(Error::Nitro)?;
+            let wire = Device::open(Path::new(nitro::DEVICE));
+            let wire =
+                wire.map_err(|error| Error::Nitro(nitro::Error::Tpm("opening the TPM's device", error.into())))?;
             tpm.in_cloud(Cloud::Aws { wire: Box::new(wire), reporter: reporter()? })
         }
         Platform::Azure => {

@@ -319,11 +319,27 @@ fn guest_thim(bytes: &[u8]) {
     }
 }
 
-/// A TPM's answer is bounded, and its parameters lie inside it.
+/// A TPM's answer is bounded, and what is read from it lies inside it, whichever command it is held for.
 fn guest_wire(bytes: &[u8]) {
-    if let Ok(parameters) = guest::wire::parameters(bytes) {
-        assert!(bytes.len() <= guest::wire::MAX_RESPONSE && parameters.len() + guest::wire::HEADER < bytes.len());
-        let _ = guest::wire::unsized_exact(parameters);
+    use guest::{commands, wire};
+    let bare = wire::Command::new(0, &[]);
+    for command in
+        [bare.clone(), bare.clone().makes_handle(), bare.clone().password(&[]), bare.makes_handle().policy(1)]
+    {
+        let Ok(wire::Answer { parameters, .. }) = command.answer(bytes) else { continue };
+        assert!(bytes.len() <= wire::MAX_RESPONSE && parameters.len() + wire::HEADER <= bytes.len());
+        let _ = wire::unsized_exact(parameters);
+        let _ = commands::is_there(parameters, 1);
+        let _ = commands::index_size(parameters);
+        if let Ok(public) = commands::public(parameters) {
+            assert!(parameters.starts_with(&public));
+        }
+        if let Ok((attest, signature)) = commands::quoted(parameters) {
+            assert_eq!(attest.len() + signature.len() + 2, parameters.len());
+        }
+        if let Ok(Some(values)) = commands::registers(parameters, Hash::Sha256, &[0, 15]) {
+            assert_eq!(values.len(), 64);
+        }
     }
     if let Ok(inner) = guest::wire::unsized_exact(bytes) {
         assert_eq!(inner.len() + 2, bytes.len());

@@ -2,24 +2,26 @@
 //!
 //! Source: go-tpm-tools, `client/handles.go`: certificate and template (`TPMT_PUBLIC`) of an ECC and of an RSA key.
 
-use tss_esapi::{Context, handles::KeyHandle, structures::Public, traits::UnMarshall as _};
-
-use super::{Doing as _, Error, Tpm, keys, nv};
+use super::{
+    Error, Tpm,
+    keys::{self, Key},
+    nv,
+    transport::Wire,
+};
 
 /// Certificate and template of the ECC key, then of the RSA key: the former signs in a tenth of the time.
 const KEYS: [(u32, u32); 2] = [(0x01c1_0002, 0x01c1_0003), (0x01c1_0000, 0x01c1_0001)];
 
 /// The certified key: a primary key of the endorsement hierarchy, so the same one each time.
-pub(super) fn key(context: &mut Context) -> Result<(KeyHandle, Vec<u8>), Error> {
-    let (_, template) = place(context)?;
-    let template = nv::read(context, template)?;
-    let template = Public::unmarshall(&template).doing("reading the attestation key's template")?;
-    keys::primary(context, template, "making the attestation key")
+pub(super) fn key(wire: &mut dyn Wire) -> Result<Key, Error> {
+    let (_, template) = place(wire)?;
+    let template = nv::read(wire, template)?;
+    keys::primary(wire, &template, "making the attestation key")
 }
 
-fn place(context: &mut Context) -> Result<(u32, u32), Error> {
+fn place(wire: &mut dyn Wire) -> Result<(u32, u32), Error> {
     for (certificate, template) in KEYS {
-        if keys::exists(context, certificate)? && keys::exists(context, template)? {
+        if keys::exists(wire, certificate)? && keys::exists(wire, template)? {
             return Ok((certificate, template));
         }
     }
@@ -32,7 +34,7 @@ impl Tpm {
     /// # Errors
     /// When there is none.
     pub fn google_certificate(&mut self) -> Result<Vec<u8>, Error> {
-        let (certificate, _) = place(&mut self.context)?;
+        let (certificate, _) = place(&mut *self.wire)?;
         let mut certificate = self.read_nv(certificate)?;
         // The index may be larger than the certificate.
         let parsed = x509_parser::parse_x509_certificate(&certificate);

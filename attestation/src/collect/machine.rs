@@ -3,8 +3,9 @@
 
 use super::{
     Error as TpmError, Tpm,
-    nitro::{self, NitroTpm, Wire},
+    nitro::{self, NitroTpm},
     report::{self, Attested, Provider, Reporter},
+    transport::Wire,
 };
 use crate::{
     azure::hcl::{self, Kind},
@@ -107,7 +108,7 @@ pub trait Service {
 pub enum Cloud {
     /// AWS, by the TPM's vendor command; the SEV-SNP processor, if it reports.
     Aws {
-        /// The way to the TPM itself, see [`nitro::Device`].
+        /// The way to the TPM itself, see [`nitro::DEVICE`].
         wire: Box<dyn Wire + Send>,
         /// The processor.
         reporter: Option<Box<dyn Reporter>>,

@@ -15,36 +15,28 @@ pub mod nitro;
 mod nv;
 pub mod report;
 pub mod sev_guest;
+pub mod transport;
 pub mod tsm;
 
 use std::{
     io,
     path::{Path, PathBuf},
-    str::FromStr as _,
 };
 
 use sha2::{Digest as _, Sha256, Sha384};
-use tss_esapi::{
-    Context, TctiNameConf,
-    abstraction::{AsymmetricAlgorithmSelection, ek::retrieve_ek_pubcert},
-    constants::SessionType,
-    handles::{AuthHandle, KeyHandle, PcrHandle, SessionHandle},
-    interface_types::{
-        algorithm::HashingAlgorithm,
-        key_bits::RsaKeyBits,
-        session_handles::{AuthSession, PolicySession},
-    },
-    structures::{
-        AttestInfo, Data, Digest, DigestValues, EncryptedSecret, IdObject, Nonce, PcrSelectionList,
-        PcrSelectionListBuilder, PcrSlot, SignatureScheme, SymmetricDefinition,
-    },
-    traits::Marshall as _,
-};
 
+use self::{
+    keys::Key,
+    transport::{Answered, Wire},
+};
 use crate::{
+    guest::{
+        commands::{self, PCRS_PER_READ},
+        wire::{Command, unsized_exact},
+    },
     protocol::Evidence,
     session::{Attester, BoxError},
-    tpm::Hash,
+    tpm::{Hash, attest::Attest},
 };
 
 /// Where Linux shows the firmware's event log.
@@ -54,27 +46,10 @@ pub const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements"
 const EVENT_LOG_MAX: usize = 700 * 1024;
 /// A PCR that is extended between reading and quoting makes them differ; boot is over, so once is already rare.
 const QUOTE_ATTEMPTS: usize = 5;
-/// `TPML_DIGEST` holds eight digests, so that is what one `TPM2_PCR_Read` returns.
-const PCRS_PER_READ: usize = 8;
-
-const PCRS: [PcrSlot; 16] = [
-    PcrSlot::Slot0,
-    PcrSlot::Slot1,
-    PcrSlot::Slot2,
-    PcrSlot::Slot3,
-    PcrSlot::Slot4,
-    PcrSlot::Slot5,
-    PcrSlot::Slot6,
-    PcrSlot::Slot7,
-    PcrSlot::Slot8,
-    PcrSlot::Slot9,
-    PcrSlot::Slot10,
-    PcrSlot::Slot11,
-    PcrSlot::Slot12,
-    PcrSlot::Slot13,
-    PcrSlot::Slot14,
-    PcrSlot::Slot15,
-];
+/// The registers that are quoted.
+const PCRS: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+/// The one that says who the machine is.
+const PCR_15: u32 = 15;
 
 /// Why the TPM didn't do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +85,7 @@ pub enum Error {
         doing: &'static str,
         /// What the TPM said.
         #[source]
-        source: tss_esapi::Error,
+        source: transport::Error,
     },
     /// The TPM answered with something that it wasn't asked for.
     #[error("the TPM's answer to {0} makes no sense")]
@@ -122,10 +97,14 @@ trait Doing<T> {
     fn doing(self, doing: &'static str) -> Result<T, Error>;
 }
 
-impl<T> Doing<T> for tss_esapi::Result<T> {
+impl<T, E: Into<transport::Error>> Doing<T> for Result<T, E> {
     fn doing(self, doing: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Tpm { doing, source })
+        self.map_err(|error| Error::Tpm { doing, source: error.into() })
     }
+}
+
+fn send(wire: &mut dyn Wire, doing: &'static str, command: &Command) -> Result<Answered, Error> {
+    transport::send(wire, command).doing(doing)
 }
 
 /// Which key quotes, and of which bank.
@@ -143,12 +122,10 @@ pub enum AttestationKey {
 
 /// A connection to one TPM with its two keys. Keys that were made here are flushed when it is dropped.
 pub struct Tpm {
-    context: Context,
-    ek: KeyHandle,
-    ek_public: Vec<u8>,
+    wire: Box<dyn Wire + Send>,
+    ek: Key,
     ek_certificate: Option<Vec<u8>>,
-    ak: KeyHandle,
-    ak_public: Vec<u8>,
+    ak: Key,
     bank: Hash,
     event_log: PathBuf,
     cloud: Option<machine::Cloud>,
@@ -162,35 +139,26 @@ impl Tpm {
 
     /// The same, with this key to quote.
     pub fn open_with(tcti: &str, key: AttestationKey) -> Result<Self, Error> {
-        let tcti = TctiNameConf::from_str(tcti).doing("reading the TPM's address")?;
-        let mut context = Context::new(tcti).doing("connecting to the TPM")?;
-        let (ek, ek_public) = keys::endorsement_key(&mut context)?;
-        let (ak, ak_public) = match key {
-            AttestationKey::Azure => keys::persistent(&mut context, azure::KEY)?,
-            AttestationKey::Google => google::key(&mut context)?,
-            AttestationKey::Aws | AttestationKey::Own => keys::attestation_key(&mut context)?,
+        let mut wire = transport::open(tcti).doing("connecting to the TPM")?;
+        let ek = keys::endorsement_key(&mut *wire)?;
+        let ak = match key {
+            AttestationKey::Azure => keys::persistent(&mut *wire, azure::KEY),
+            AttestationKey::Google => google::key(&mut *wire),
+            AttestationKey::Aws | AttestationKey::Own => keys::attestation_key(&mut *wire),
         };
+        let ak = ak.inspect_err(|_| ek.flush(&mut *wire))?;
         let bank = match key {
             AttestationKey::Aws => Hash::Sha384,
             AttestationKey::Azure | AttestationKey::Google | AttestationKey::Own => Hash::Sha256,
         };
-        Ok(Self {
-            context,
-            ek,
-            ek_public,
-            ek_certificate: None,
-            ak,
-            ak_public,
-            bank,
-            event_log: EVENT_LOG.into(),
-            cloud: None,
-        })
+        Ok(Self { wire, ek, ek_certificate: None, ak, bank, event_log: EVENT_LOG.into(), cloud: None })
     }
 
     /// With a cloud that speaks for its key, instead of its maker.
     #[must_use]
-    pub fn in_cloud(self, cloud: machine::Cloud) -> Self {
-        Self { cloud: Some(cloud), ..self }
+    pub fn in_cloud(mut self, cloud: machine::Cloud) -> Self {
+        self.cloud = Some(cloud);
+        self
     }
 
     /// Takes the event log from elsewhere than [`EVENT_LOG`].
@@ -207,20 +175,17 @@ impl Tpm {
     /// Extends PCR 15 of the SHA-256 bank, and of the quoted bank where that is another one: as
     /// [`LaunchRegister::extended`](crate::appraise::LaunchRegister::extended) says.
     pub fn extend_pcr15(&mut self, event: &[u8; 32]) -> Result<(), Error> {
-        let digest = |bytes: &[u8]| Digest::try_from(bytes).doing("extending PCR 15");
-        let mut values = DigestValues::new();
-        values.set(HashingAlgorithm::Sha256, digest(event)?);
+        let wide = Sha384::digest(event);
+        let mut digests = vec![(Hash::Sha256, event.as_slice())];
         if self.bank == Hash::Sha384 {
-            values.set(HashingAlgorithm::Sha384, digest(&Sha384::digest(event))?);
+            digests.push((Hash::Sha384, &wide));
         }
-        self.context
-            .execute_with_session(Some(AuthSession::Password), |context| context.pcr_extend(PcrHandle::Pcr15, values))
-            .doing("extending PCR 15")
+        send(&mut *self.wire, "extending PCR 15", &commands::extend(PCR_15, &digests)).map(|_| ())
     }
 
     /// Reads PCR 15 of the quoted bank.
     pub fn read_pcr15(&mut self) -> Result<Vec<u8>, Error> {
-        self.read(&[PcrSlot::Slot15])
+        self.read(&PCRS[15..])
     }
 
     /// What endorses the attestation key: the endorsement key's certificate and `TPM2B_PUBLIC`; both are empty where a
@@ -237,12 +202,10 @@ impl Tpm {
         if let Some(certificate) = &self.ek_certificate {
             return Ok(certificate.clone());
         }
-        if !keys::exists(&mut self.context, keys::EK_CERTIFICATE)? {
-            return Err(Error::NoEkCertificate);
-        }
-        let rsa = AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048);
-        let mut certificate =
-            retrieve_ek_pubcert(&mut self.context, rsa).doing("reading the endorsement key's certificate")?;
+        let mut certificate = match self.read_nv(keys::EK_CERTIFICATE) {
+            Err(Error::NoIndex(_)) => return Err(Error::NoEkCertificate),
+            read => read?,
+        };
         // Some makers define the index larger than the certificate.
         let padding = x509_parser::parse_x509_certificate(&certificate).map_err(|_| Error::NoEkCertificate)?.0.len();
         certificate.truncate(certificate.len() - padding);
@@ -253,54 +216,37 @@ impl Tpm {
     /// `TPM2B_PUBLIC` of the endorsement key.
     #[must_use]
     pub fn ek_public(&self) -> Vec<u8> {
-        self.ek_public.clone()
+        self.ek.public.clone()
     }
 
     /// `TPM2B_PUBLIC` of the attestation key.
     #[must_use]
     pub fn ak_public(&self) -> Vec<u8> {
-        self.ak_public.clone()
+        self.ak.public.clone()
     }
 
     /// Values of these PCRs, one after the other.
-    fn read(&mut self, slots: &[PcrSlot]) -> Result<Vec<u8>, Error> {
-        let length = slots.len() * self.bank.size();
-        let mut values = Vec::with_capacity(length);
-        for slots in slots.chunks(PCRS_PER_READ) {
-            let selection = selection(self.bank, slots)?;
-            let (_, read, digests) = self.context.pcr_read(selection.clone()).doing("reading PCRs")?;
-            // A TPM without the bank answers with nothing and no error.
-            if read != selection || digests.len() != slots.len() {
-                return Err(Error::NoBank(self.bank));
-            }
-            for digest in digests.value() {
-                values.extend_from_slice(digest);
-            }
+    fn read(&mut self, pcrs: &[u8]) -> Result<Vec<u8>, Error> {
+        const DOING: &str = "reading PCRs";
+        let mut values = Vec::with_capacity(pcrs.len() * self.bank.size());
+        for some in pcrs.chunks(PCRS_PER_READ) {
+            let read = send(&mut *self.wire, DOING, &commands::read_registers(self.bank, some))?;
+            let read = commands::registers(&read.parameters, self.bank, some).doing(DOING)?;
+            values.extend(read.ok_or(Error::NoBank(self.bank))?);
         }
-        if values.len() == length { Ok(values) } else { Err(Error::NoBank(self.bank)) }
+        Ok(values)
     }
 
     /// A quote of PCR 0 to 15 with `binding` as extra data, beside the very values it is about.
     fn quote(&mut self, binding: &[u8; 32]) -> Result<Quote, Error> {
         for _ in 0..QUOTE_ATTEMPTS {
             let values = self.read(&PCRS)?;
-            let data = Data::try_from(binding.as_slice()).doing("quoting")?;
-            let (selection, ak) = (selection(self.bank, &PCRS)?, self.ak);
-            let (attest, signature) = self
-                .context
-                .execute_with_session(Some(AuthSession::Password), |context| {
-                    context.quote(ak, data, SignatureScheme::Null, selection)
-                })
-                .doing("quoting")?;
-            let AttestInfo::Quote { info } = attest.attested() else {
-                return Err(Error::Unexpected("a quote"));
-            };
-            if info.pcr_digest().as_slice() == Sha256::digest(&values).as_slice() {
-                return Ok(Quote {
-                    attest: attest.marshall().doing("writing the quote")?,
-                    signature: signature.marshall().doing("writing the quote")?,
-                    pcrs: values,
-                });
+            let quote = commands::quote(self.ak.handle, binding, self.bank, &PCRS);
+            let quoted = send(&mut *self.wire, "quoting", &quote)?;
+            let (attest, signature) = commands::quoted(&quoted.parameters).doing("quoting")?;
+            let said = Attest::parse(&attest).map_err(|_| Error::Unexpected("a quote"))?;
+            if said.pcr_digest == Sha256::digest(&values).as_slice() {
+                return Ok(Quote { attest, signature, pcrs: values });
             }
         }
         Err(Error::PcrsChange)
@@ -308,48 +254,27 @@ impl Tpm {
 
     /// `TPM2_ActivateCredential`: `TPM2B_ID_OBJECT` and `TPM2B_ENCRYPTED_SECRET` to the secret.
     fn open_credential(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, Error> {
-        let credential = IdObject::try_from(keys::unsized_exact(credential)?).doing("reading the credential")?;
-        let secret = EncryptedSecret::try_from(keys::unsized_exact(secret)?).doing("reading the credential")?;
-        let (ak, ek) = (self.ak, self.ek);
-        let session = self
-            .context
-            .start_auth_session(
-                None,
-                None,
-                None,
-                SessionType::Policy,
-                SymmetricDefinition::AES_128_CFB,
-                HashingAlgorithm::Sha256,
-            )
-            .doing("starting a policy session")?
-            .ok_or(Error::Unexpected("a new session"))?;
-        let opened = match PolicySession::try_from(session) {
-            Ok(policy) => self
-                .context
-                .execute_with_session(Some(AuthSession::Password), |context| {
-                    // The policy of EK templates L-1 and L-2: PolicySecret of the endorsement hierarchy.
-                    context.policy_secret(
-                        policy,
-                        AuthHandle::Endorsement,
-                        Nonce::default(),
-                        Digest::default(),
-                        Nonce::default(),
-                        None,
-                    )
-                })
-                .and_then(|_| {
-                    let sessions = (Some(AuthSession::Password), Some(session), None);
-                    self.context.execute_with_sessions(sessions, |context| {
-                        context.activate_credential(ak, ek, credential, secret)
-                    })
-                }),
-            Err(error) => Err(error),
-        };
-        // The TPM has few sessions, so this one goes whatever happened.
-        let flushed = self.context.flush_context(SessionHandle::from(session).into());
-        let opened = opened.doing("opening the credential")?;
-        flushed.doing("ending the policy session")?;
-        Ok(opened.to_vec())
+        const DOING: &str = "opening the credential";
+        let (wire, ak, ek) = (&mut *self.wire, self.ak.handle, self.ek.handle);
+        let session = send(wire, "starting a policy session", &commands::start_policy())?.handle;
+        // The policy of EK templates L-1 and L-2: PolicySecret of the endorsement hierarchy.
+        let opened = send(wire, DOING, &commands::policy_secret(session)).and_then(|_| {
+            let activate = commands::activate_credential(ak, ek, session, credential, secret).doing(DOING)?;
+            let opened = send(wire, DOING, &activate)?;
+            Ok(unsized_exact(&opened.parameters).doing(DOING)?.to_vec())
+        });
+        // Its use has ended it; one that wasn't used, or not with success, takes one of the TPM's few places.
+        if opened.is_err() {
+            let _ = send(wire, "ending the policy session", &commands::flush(session));
+        }
+        opened
+    }
+}
+
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        self.ak.flush(&mut *self.wire);
+        self.ek.flush(&mut *self.wire);
     }
 }
 
@@ -376,14 +301,6 @@ struct Quote {
     attest: Vec<u8>,
     signature: Vec<u8>,
     pcrs: Vec<u8>,
-}
-
-fn selection(bank: Hash, slots: &[PcrSlot]) -> Result<PcrSelectionList, Error> {
-    let bank = match bank {
-        Hash::Sha256 => HashingAlgorithm::Sha256,
-        Hash::Sha384 => HashingAlgorithm::Sha384,
-    };
-    PcrSelectionListBuilder::new().with_selection(bank, slots).build().doing("selecting PCRs")
 }
 
 /// No file means no log, as on a firmware without one; anything else that goes wrong is an error.

@@ -4,17 +4,16 @@
 //! answer from the same buffer, remove it. The password keeps other programs of this guest out; against the host it is
 //! nothing, nor has it to be: AWS signs the document.
 
-use std::{
-    fs::File,
-    io::{self, Read as _, Write as _},
-    path::Path,
-};
-
 use zeroize::Zeroizing;
 
+use super::{
+    nv,
+    transport::{self, Answered, Wire},
+};
 use crate::guest::{
+    commands::{Buffer, CHUNK},
     nsm::{self, Request},
-    wire::{self, Buffer, CHUNK, MAX_RESPONSE},
+    wire::Command,
 };
 
 /// The TPM itself: the kernel's resource manager (`/dev/tpmrm0`) passes only commands on that it knows.
@@ -29,9 +28,6 @@ const PASSWORD: usize = 32;
 /// Why there is no document.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The TPM can't be reached.
-    #[error("{0} failed")]
-    Io(&'static str, #[source] io::Error),
     /// The answer is none.
     #[error(transparent)]
     Nsm(#[from] nsm::Error),
@@ -41,46 +37,9 @@ pub enum Error {
     /// The request is longer than the buffer.
     #[error("the request has {0} bytes, more than the buffer")]
     Request(usize),
-    /// The TPM refused a command.
+    /// The TPM can't be reached, or refused a command.
     #[error("{0} failed")]
-    Tpm(&'static str, #[source] wire::Error),
-}
-
-/// Carries commands to a TPM as bytes. Calls block.
-pub trait Wire {
-    /// Sends one command and receives its answer, of at most [`MAX_RESPONSE`] bytes.
-    fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>>;
-}
-
-impl<W: Wire + ?Sized> Wire for &mut W {
-    fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
-        (**self).exchange(command)
-    }
-}
-
-/// A TPM's device.
-pub struct Device(File);
-
-impl Device {
-    /// Opens it, usually [`DEVICE`]; only one program can have it open.
-    ///
-    /// # Errors
-    /// When it isn't there, or in use.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let file = File::options().read(true).write(true).open(path);
-        Ok(Self(file.map_err(|error| Error::Io("opening the TPM's device", error))?))
-    }
-}
-
-impl Wire for Device {
-    fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
-        self.0.write_all(command)?;
-        // The driver gives an answer whole in one read.
-        let mut response = vec![0; MAX_RESPONSE];
-        let length = self.0.read(&mut response)?;
-        response.truncate(length);
-        Ok(response)
-    }
+    Tpm(&'static str, #[source] transport::Error),
 }
 
 /// A `NitroTPM`.
@@ -126,28 +85,17 @@ impl<W: Wire> NitroTpm<W> {
 }
 
 fn through(wire: &mut dyn Wire, buffer: &Buffer<'_>, size: u16, request: &[u8]) -> Result<Vec<u8>, Error> {
-    let mut at = 0;
-    for chunk in request.chunks(CHUNK) {
+    const READING: &str = "reading the answer";
+    for (at, chunk) in (0..size).step_by(CHUNK.into()).zip(request.chunks(CHUNK.into())) {
         send(wire, "writing the request", &buffer.write(chunk, at))?;
-        at += u16::try_from(chunk.len()).map_err(|_| Error::Request(request.len()))?;
     }
     send(wire, "asking for a document", &buffer.nsm_request())?;
-    let mut answer = Vec::with_capacity(usize::from(size));
-    while answer.len() < usize::from(size) {
-        let left = usize::from(size) - answer.len();
-        let (ask, at) = (u16::try_from(left.min(CHUNK)), u16::try_from(answer.len()));
-        let (Ok(ask), Ok(at)) = (ask, at) else { return Err(Error::Request(answer.len())) };
-        let read = send(wire, "reading the answer", &buffer.read(ask, at))?;
-        let chunk = wire::unsized_exact(&read).map_err(|error| Error::Tpm("reading the answer", error))?;
-        if chunk.len() != usize::from(ask) {
-            return Err(Error::Tpm("reading the answer", wire::Error::Form));
-        }
-        answer.extend_from_slice(chunk);
-    }
-    Ok(answer)
+    nv::in_chunks(size, |ask, at| {
+        let read = send(wire, READING, &buffer.read(ask, at))?;
+        nv::whole(&read.parameters, ask).map_err(|error| Error::Tpm(READING, error.into()))
+    })
 }
 
-fn send(wire: &mut dyn Wire, doing: &'static str, command: &[u8]) -> Result<Vec<u8>, Error> {
-    let response = wire.exchange(command).map_err(|error| Error::Io(doing, error))?;
-    wire::parameters(&response).map(<[u8]>::to_vec).map_err(|error| Error::Tpm(doing, error))
+fn send(wire: &mut dyn Wire, doing: &'static str, command: &Command) -> Result<Answered, Error> {
+    transport::send(wire, command).map_err(|error| Error::Tpm(doing, error))
 }

@@ -5,6 +5,7 @@
 
 pub mod ccel;
 pub mod certificates;
+pub mod commands;
 pub mod nsm;
 pub mod thim;
 pub mod wire;

@@ -1,32 +1,20 @@
-//! The few TPM commands that are sent as bytes, because a TPM library doesn't know one of them, and their answers.
+//! Commands to a TPM as bytes, and its answers: the structure that all of them share.
 //!
-//! Source: TCG, "TPM 2.0 Library" 1.59: part 1, 18 (structure), 19.4 (password authorisation); part 2 (types); part 3, 31
-//! (NV commands). All numbers are big endian. The vendor's command is AWS's, from its `nitro-tpm-attest`.
+//! Source: TCG, "TPM 2.0 Library" 1.59: part 1, 18 (structure), 19.4 (password authorisation); part 2 (types). All numbers
+//! are big endian.
+
+use crate::tpm::Reader;
 
 /// Greatest answer, bytes: `TPM_BUFSIZE` of Linux, `drivers/char/tpm/tpm.h`.
 pub const MAX_RESPONSE: usize = 4096;
 /// Bytes of a header: tag, size, code.
 pub const HEADER: usize = 10;
-/// Most bytes that one command reads or writes: every TPM takes 512 (PC Client Platform TPM Profile, `NV_BUFFER_MAX`).
-pub const CHUNK: usize = 512;
 
 /// `TPM_ST_NO_SESSIONS` and `TPM_ST_SESSIONS` (part 2, 6.9).
 const NO_SESSIONS: u16 = 0x8001;
 const SESSIONS: u16 = 0x8002;
-/// `TPM_RH_OWNER` and `TPM_RS_PW` (part 2, 7.4).
-const OWNER: u32 = 0x4000_0001;
+/// `TPM_RS_PW` (part 2, 7.4).
 const PASSWORD: u32 = 0x4000_0009;
-/// Codes of commands (part 2, 6.5.2).
-const NV_UNDEFINE_SPACE: u32 = 0x122;
-const NV_DEFINE_SPACE: u32 = 0x12a;
-const NV_WRITE: u32 = 0x137;
-const NV_READ: u32 = 0x14e;
-/// `TPM2_VENDOR_AWS_NSM_REQUEST`.
-const NSM_REQUEST: u32 = 0x2000_0001;
-/// `TPM_ALG_SHA512`: 64 bytes of authorisation fit.
-const SHA512: u16 = 0x000d;
-/// `TPMA_NV_AUTHWRITE`, `TPMA_NV_AUTHREAD` (part 2, 13.4).
-const ATTRIBUTES: u32 = 1 << 2 | 1 << 18;
 
 /// Why an answer isn't one that can be used.
 #[derive(thiserror::Error, Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,75 +27,117 @@ pub enum Error {
     Refused(u32),
 }
 
-/// An NV index that is used as a buffer, with the password that guards it.
-#[derive(Clone, Copy)]
-pub struct Buffer<'a> {
-    /// Its number.
-    pub index: u32,
-    /// Its password.
-    pub auth: &'a [u8],
-}
-
-impl Buffer<'_> {
-    /// `TPM2_NV_DefineSpace` of so many bytes.
-    #[must_use]
-    pub fn define(&self, size: u16) -> Vec<u8> {
-        let mut public = self.index.to_be_bytes().to_vec();
-        public.extend_from_slice(&SHA512.to_be_bytes());
-        public.extend_from_slice(&ATTRIBUTES.to_be_bytes());
-        public.extend_from_slice(&sized(&[]));
-        public.extend_from_slice(&size.to_be_bytes());
-        command(NV_DEFINE_SPACE, &[OWNER], &[], &[sized(self.auth), sized(&public)].concat())
-    }
-
-    /// `TPM2_NV_UndefineSpace`.
-    #[must_use]
-    pub fn undefine(&self) -> Vec<u8> {
-        command(NV_UNDEFINE_SPACE, &[OWNER, self.index], &[], &[])
-    }
-
-    /// `TPM2_NV_Write`.
-    #[must_use]
-    pub fn write(&self, data: &[u8], offset: u16) -> Vec<u8> {
-        command(NV_WRITE, &[self.index; 2], self.auth, &[sized(data).as_slice(), &offset.to_be_bytes()].concat())
-    }
-
-    /// `TPM2_NV_Read`.
-    #[must_use]
-    pub fn read(&self, size: u16, offset: u16) -> Vec<u8> {
-        command(NV_READ, &[self.index; 2], self.auth, &[size.to_be_bytes(), offset.to_be_bytes()].concat())
-    }
-
-    /// The vendor's command: reads a request from the buffer and writes the answer into it.
-    #[must_use]
-    pub fn nsm_request(&self) -> Vec<u8> {
-        command(NSM_REQUEST, &[self.index; 2], self.auth, &[])
+impl From<crate::tpm::Error> for Error {
+    fn from(_: crate::tpm::Error) -> Self {
+        Self::Form
     }
 }
 
-/// Parameters of a successful answer to a command with a session.
-///
-/// # Errors
-/// When the TPM refused, or the answer's lengths don't fit each other.
-pub fn parameters(response: &[u8]) -> Result<&[u8], Error> {
-    if response.len() > MAX_RESPONSE {
-        return Err(Error::Form);
+/// A command, put together in the order of its parts.
+#[derive(Clone)]
+pub struct Command {
+    code: u32,
+    handles: Vec<u8>,
+    sessions: Vec<u8>,
+    parameters: Vec<u8>,
+    makes_handle: bool,
+}
+
+/// What follows the header of an answer that says yes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer<'a> {
+    /// The handle of what was made, of a command that makes something.
+    pub handle: Option<u32>,
+    /// The parameters.
+    pub parameters: &'a [u8],
+}
+
+impl Command {
+    /// With this code (`TPM_CC`) and handles.
+    #[must_use]
+    pub fn new(code: u32, handles: &[u32]) -> Self {
+        let handles = handles.iter().flat_map(|handle| handle.to_be_bytes()).collect();
+        Self { code, handles, sessions: Vec::new(), parameters: Vec::new(), makes_handle: false }
     }
-    let (tag, rest) = response.split_first_chunk::<2>().ok_or(Error::Form)?;
-    let (size, rest) = number(rest)?;
-    let (code, rest) = number(rest)?;
-    if usize::try_from(size).ok() != Some(response.len()) {
-        return Err(Error::Form);
+
+    /// Of whose answer a handle is the first part.
+    #[must_use]
+    pub fn makes_handle(self) -> Self {
+        Self { makes_handle: true, ..self }
     }
-    match (u16::from_be_bytes(*tag), code) {
-        (SESSIONS, 0) => {
-            let (length, rest) = number(rest)?;
-            let length = usize::try_from(length).map_err(|_| Error::Form)?;
-            Ok(rest.split_at_checked(length).ok_or(Error::Form)?.0)
+
+    /// The next handle is authorised by a password (part 1, 19.4).
+    #[must_use]
+    pub fn password(self, password: &[u8]) -> Self {
+        self.authorised(PASSWORD, password)
+    }
+
+    /// The next handle is authorised by a policy session that has no key of its own.
+    #[must_use]
+    pub fn policy(self, session: u32) -> Self {
+        self.authorised(session, &[])
+    }
+
+    /// Session, no nonce, no attributes, proof.
+    fn authorised(mut self, session: u32, proof: &[u8]) -> Self {
+        self.sessions.extend_from_slice(&session.to_be_bytes());
+        self.sessions.extend_from_slice(&[0, 0, 0]);
+        self.sessions.extend_from_slice(&sized(proof));
+        self
+    }
+
+    /// Parameters after those that are there.
+    #[must_use]
+    pub fn with(mut self, parameters: &[u8]) -> Self {
+        self.parameters.extend_from_slice(parameters);
+        self
+    }
+
+    /// A parameter with its length before it, a `TPM2B`.
+    #[must_use]
+    pub fn with_sized(self, parameter: &[u8]) -> Self {
+        self.with(&sized(parameter))
+    }
+
+    /// As it is sent.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut body = self.handles.clone();
+        if !self.sessions.is_empty() {
+            body.extend_from_slice(&length32(self.sessions.len()));
+            body.extend_from_slice(&self.sessions);
         }
-        // An answer that says no ends with its code (part 1, 18.4).
-        (NO_SESSIONS, code) if code != 0 && rest.is_empty() => Err(Error::Refused(code)),
-        _ => Err(Error::Form),
+        body.extend_from_slice(&self.parameters);
+        let tag = if self.sessions.is_empty() { NO_SESSIONS } else { SESSIONS };
+        [&tag.to_be_bytes()[..], &length32(HEADER + body.len()), &self.code.to_be_bytes(), &body].concat()
+    }
+
+    /// What a TPM's answer to this command says.
+    ///
+    /// # Errors
+    /// When the TPM refused, or the answer's lengths don't fit each other.
+    pub fn answer<'a>(&self, response: &'a [u8]) -> Result<Answer<'a>, Error> {
+        if response.len() > MAX_RESPONSE {
+            return Err(Error::Form);
+        }
+        let mut reader = Reader(response);
+        let (tag, size, code) = (reader.u16("tag")?, reader.u32("size")?, reader.u32("code")?);
+        if usize::try_from(size).ok() != Some(response.len()) {
+            return Err(Error::Form);
+        }
+        if code != 0 {
+            // An answer that says no ends with its code (part 1, 18.4).
+            return Err(if tag == NO_SESSIONS && reader.0.is_empty() { Error::Refused(code) } else { Error::Form });
+        }
+        if tag != (if self.sessions.is_empty() { NO_SESSIONS } else { SESSIONS }) {
+            return Err(Error::Form);
+        }
+        let handle = if self.makes_handle { Some(reader.u32("handle")?) } else { None };
+        if self.sessions.is_empty() {
+            return Ok(Answer { handle, parameters: reader.0 });
+        }
+        let length = usize::try_from(reader.u32("parameterSize")?).map_err(|_| Error::Form)?;
+        Ok(Answer { handle, parameters: reader.take(length, "parameters")? })
     }
 }
 
@@ -116,32 +146,21 @@ pub fn parameters(response: &[u8]) -> Result<&[u8], Error> {
 /// # Errors
 /// When the bytes are anything else.
 pub fn unsized_exact(bytes: &[u8]) -> Result<&[u8], Error> {
-    match bytes.split_first_chunk::<2>() {
-        Some((length, rest)) if usize::from(u16::from_be_bytes(*length)) == rest.len() => Ok(rest),
-        _ => Err(Error::Form),
-    }
-}
-
-fn number(bytes: &[u8]) -> Result<(u32, &[u8]), Error> {
-    let (number, rest) = bytes.split_first_chunk::<4>().ok_or(Error::Form)?;
-    Ok((u32::from_be_bytes(*number), rest))
+    let mut reader = Reader(bytes);
+    let inner = reader.sized("TPM2B")?;
+    reader.end()?;
+    Ok(inner)
 }
 
 /// A `TPM2B`; what we write is shorter than 64 KiB.
-fn sized(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn sized(bytes: &[u8]) -> Vec<u8> {
     let [low, high, ..] = bytes.len().to_le_bytes();
     [&[high, low], bytes].concat()
 }
 
-/// A command whose first handle is authorised by a password.
-fn command(code: u32, handles: &[u32], password: &[u8], parameters: &[u8]) -> Vec<u8> {
-    let handles = handles.iter().flat_map(|handle| handle.to_be_bytes());
-    // Session, no nonce, no attributes, password (part 1, 19.4).
-    let session = [&PASSWORD.to_be_bytes()[..], &sized(&[]), &[0], &sized(password)].concat();
-    let [a, b, c, d, ..] = session.len().to_le_bytes();
-    let body: Vec<u8> = handles.chain([d, c, b, a]).chain(session).chain(parameters.iter().copied()).collect();
-    let [a, b, c, d, ..] = (HEADER + body.len()).to_le_bytes();
-    [&SESSIONS.to_be_bytes()[..], &[d, c, b, a], &code.to_be_bytes(), &body].concat()
+fn length32(length: usize) -> [u8; 4] {
+    let [a, b, c, d, ..] = length.to_le_bytes();
+    [d, c, b, a]
 }
 
 #[cfg(test)]
@@ -149,10 +168,19 @@ mod tests {
     use super::*;
 
     const GOOD: &[u8] = &[0x80, 0x02, 0, 0, 0, 22, 0, 0, 0, 0, 0, 0, 0, 3, 0, 1, 7, 0, 0, 1, 0, 0];
+    const BARE: &[u8] = &[0x80, 0x01, 0, 0, 0, 17, 0, 0, 0, 0, 0x80, 0, 0, 1, 0, 1, 7];
+
+    fn bare() -> Command {
+        Command::new(0x176, &[])
+    }
+
+    fn with_session() -> Command {
+        Command::new(0x14e, &[1]).password(b"")
+    }
 
     #[test]
     fn a_command_is_what_the_specification_draws() {
-        let buffer = Buffer { index: 0x0180_0c57, auth: b"pw" };
+        let read = Command::new(0x14e, &[0x0180_0c57; 2]).password(b"pw").with(&[2, 0, 0, 0x10]);
         let wanted = [
             "8002", "00000025", "0000014e", // with sessions, 37 bytes, TPM2_NV_Read
             "01800c57", "01800c57", // the index, authorised by itself
@@ -160,15 +188,28 @@ mod tests {
             "00027077", // 11 bytes: a password, no nonce, no attributes, "pw"
             "0200", "0010", // 512 bytes from offset 16
         ];
-        assert_eq!(hex::encode(buffer.read(0x0200, 0x10)), wanted.concat());
-        assert_eq!(hex::encode(&buffer.nsm_request()[..18]), "8002000000212000000101800c5701800c57");
+        assert_eq!(hex::encode(read.to_bytes()), wanted.concat());
+        let two = Command::new(0x147, &[1, 2]).password(b"").policy(0x0300_0000).with_sized(&[9]);
+        let wanted = [
+            "8002", "0000002b", "00000147", "00000001", "00000002", // two handles
+            "00000012", "40000009", "0000", "00", "0000", "03000000", "0000", "00",
+            "0000", // and a session for each
+            "0001", "09",
+        ];
+        assert_eq!(hex::encode(two.to_bytes()), wanted.concat());
+        assert_eq!(hex::encode(bare().to_bytes()), "80010000000a00000176");
     }
 
     #[test]
     fn a_good_answer_gives_its_parameters_and_a_refusal_its_code() {
-        assert_eq!(parameters(GOOD), Ok(&[0, 1, 7][..]));
-        assert_eq!(unsized_exact(&[0, 1, 7]), Ok(&[7][..]));
-        assert_eq!(parameters(&[0x80, 0x01, 0, 0, 0, 10, 0, 0, 1, 0x43]), Err(Error::Refused(0x143)));
+        let parameters: &[u8] = &[0, 1, 7];
+        assert_eq!(with_session().answer(GOOD), Ok(Answer { handle: None, parameters }));
+        assert_eq!(bare().makes_handle().answer(BARE), Ok(Answer { handle: Some(0x8000_0001), parameters }));
+        assert_eq!(bare().answer(BARE), Ok(Answer { handle: None, parameters: &BARE[10..] }));
+        assert_eq!(unsized_exact(parameters), Ok(&[7][..]));
+        for command in [bare(), with_session(), with_session().makes_handle()] {
+            assert_eq!(command.answer(&[0x80, 0x01, 0, 0, 0, 10, 0, 0, 1, 0x43]), Err(Error::Refused(0x143)));
+        }
     }
 
     #[test]
@@ -189,8 +230,12 @@ mod tests {
             (changed(10, 0xff), "a length beyond everything"),
             (vec![0x80; MAX_RESPONSE + 1], "too long"),
         ] {
-            assert_eq!(parameters(&bytes), Err(Error::Form), "{why}");
+            assert_eq!(with_session().answer(&bytes), Err(Error::Form), "{why}");
         }
+        assert_eq!(bare().answer(GOOD), Err(Error::Form), "a session that wasn't asked for");
+        let ends = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0, 0, 0x80, 0];
+        assert_eq!(bare().makes_handle().answer(&ends), Err(Error::Form), "a handle that is cut off");
+        assert!(bare().answer(&ends).is_ok());
         for bytes in [&[][..], &[0], &[0, 2, 7], &[0, 0, 7]] {
             assert_eq!(unsized_exact(bytes), Err(Error::Form), "{bytes:?}");
         }
