@@ -32,14 +32,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Asks every verifier in turn until the node is a member, by one of them or by its owner, or must be replaced. The
 /// network is up since `up`.
 pub async fn join(machine: Arc<Machine>, source: Source, up: Instant) {
-    let measured = up.elapsed().as_millis();
     let mut pause = FIRST;
     while machine.wants_grant().await {
         match attempt(&machine, &source).await {
             Ok((ticket, took)) => {
                 let milliseconds = up.elapsed().as_millis();
                 let [channel, hello, proof] = took.map(|part| part.as_millis());
-                tracing::info!(milliseconds, measured, channel, hello, proof, "Admitted");
+                tracing::info!(milliseconds, channel, hello, proof, "Admitted");
                 if machine.claim() {
                     machine.carry_out(Grant::Join(ticket)).await;
                 }

@@ -96,7 +96,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     let platform = if simulated { Platform::Local } else { Platform::detect(TABLES.as_ref()) };
     let authority = run.metadata.clone();
     // A TPM is slow to make its keys and to give its certificate, and a processor that is emulated to find randomness for
-    // ours: both go on while the network comes up.
+    // ours: both go on beside each other.
     let tpm = tokio::task::spawn_blocking(move || {
         attester::open(platform, &run.tcti, &authority).map(|mut tpm| {
             // Who needs it finds it known, or asks again and tells what is wrong.
@@ -110,16 +110,6 @@ async fn agent(run: Run) -> anyhow::Result<()> {
         made.map(|secrets| (secrets, began.elapsed()))
     });
     let hint = if simulated { None } else { Hint::read(HINT.as_ref())? };
-    // In a cloud a service of the image brought the network up before this program was started.
-    let network = tokio::spawn({
-        let hint = hint.clone();
-        async move {
-            if let Some(hint) = &hint {
-                network::configure(hint).await?;
-            }
-            Ok::<_, Error>(Instant::now())
-        }
-    });
     let service = Metadata { authority: run.metadata };
     let source = Source { platform, service, local: run.user_data };
     let (bytes, launch) = find(&source).await;
@@ -132,12 +122,17 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     let (secrets, made) = secrets.await?.map_err(Error::Keys)?;
     let measure = move || Machine::measure(tpm, secrets, bytes, launch, address.to_string(), run.simulated_host);
     let machine = tokio::task::spawn_blocking(measure).await??;
-    let up = network.await??;
+    let measured = began.elapsed();
+    // Only now: who comes from outside finds a machine that has measured what it is. In a cloud a service of the image
+    // brought the network up before this program was started, for the configuration comes from there.
+    if let Some(hint) = &hint {
+        network::configure(hint).await?;
+    }
+    let up = Instant::now();
     // Milliseconds since this program began, for whoever asks where a machine's time goes.
-    let [opened, made, up_after, measured] =
-        [opened, made, up.saturating_duration_since(began), began.elapsed()].map(|part| part.as_millis());
+    let [opened, made, measured, online] = [opened, made, measured, up - began].map(|part| part.as_millis());
     let (node, state) = (&machine.launch.node_name, machine.state());
-    tracing::info!(node, ?state, opened, made, up_after, measured, "Measured the launch configuration");
+    tracing::info!(node, ?state, opened, made, measured, online, "Measured the launch configuration");
     let listener = TcpListener::bind(run.listen).await.with_context(|| format!("listening on {}", run.listen))?;
     if !simulated {
         // Whether there is one is known before anybody is asked for its key.
