@@ -173,7 +173,7 @@ fn a_machine_of_google_shows_its_certified_key_and_report_and_quote_name_each_ot
     let mut tpm = Tpm::open(&swtpm.tcti()).unwrap();
     let own = tpm.ak_public();
     tpm.write_nv(0x01c1_0002, &[certificate.as_slice(), &[0; 100]].concat()).unwrap();
-    tpm.write_nv(0x01c1_0003, &googles_template().marshall().unwrap()).unwrap();
+    tpm.write_nv(0x01c1_0003, &[googles_template().marshall().unwrap(), vec![0; 20]].concat()).unwrap();
     drop(tpm);
     let mut tpm = Tpm::open_with(&swtpm.tcti(), AttestationKey::Google).unwrap();
     assert_ne!(tpm.ak_public(), own);

@@ -341,7 +341,10 @@ fn guest_wire(bytes: &[u8]) {
             assert_eq!(values.len(), 64);
         }
     }
-    if let Ok(inner) = guest::wire::unsized_exact(bytes) {
+    if let Ok(template) = commands::template(bytes) {
+        assert!(bytes.starts_with(template));
+    }
+    if let Ok(inner) = wire::unsized_exact(bytes) {
         assert_eq!(inner.len() + 2, bytes.len());
     }
 }

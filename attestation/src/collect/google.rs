@@ -3,11 +3,12 @@
 //! Source: go-tpm-tools, `client/handles.go`: certificate and template (`TPMT_PUBLIC`) of an ECC and of an RSA key.
 
 use super::{
-    Error, Tpm,
+    Doing as _, Error, Tpm,
     keys::{self, Key},
     nv,
     transport::Wire,
 };
+use crate::guest::commands;
 
 /// Certificate and template of the ECC key, then of the RSA key: the former signs in a tenth of the time.
 const KEYS: [(u32, u32); 2] = [(0x01c1_0002, 0x01c1_0003), (0x01c1_0000, 0x01c1_0001)];
@@ -15,8 +16,9 @@ const KEYS: [(u32, u32); 2] = [(0x01c1_0002, 0x01c1_0003), (0x01c1_0000, 0x01c1_
 /// The certified key: a primary key of the endorsement hierarchy, so the same one each time.
 pub(super) fn key(wire: &mut dyn Wire) -> Result<Key, Error> {
     let (_, template) = place(wire)?;
-    let template = nv::read(wire, template)?;
-    keys::primary(wire, &template, "making the attestation key")
+    let index = nv::read(wire, template)?;
+    let template = commands::template(&index).doing("reading the attestation key's template")?;
+    keys::primary(wire, template, "making the attestation key")
 }
 
 fn place(wire: &mut dyn Wire) -> Result<(u32, u32), Error> {

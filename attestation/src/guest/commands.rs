@@ -104,6 +104,41 @@ pub fn public(parameters: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(sized(Reader(parameters).sized("public")?))
 }
 
+/// The template of a signing key (`TPMT_PUBLIC`) with which the bytes begin; the index that holds it may be larger.
+///
+/// # Errors
+/// When they begin with something else.
+pub fn template(bytes: &[u8]) -> Result<&[u8], Error> {
+    let mut reader = Reader(bytes);
+    let kind = reader.u16("type")?;
+    reader.u16("nameAlg")?;
+    reader.u32("objectAttributes")?;
+    reader.sized("authPolicy")?;
+    if reader.u16("symmetric")? != ALG_NULL {
+        reader.u32("symmetric.keyBits and mode")?;
+    }
+    if reader.u16("scheme")? != ALG_NULL {
+        reader.u16("scheme.hash")?;
+    }
+    match kind {
+        ALG_ECC => {
+            reader.u16("curveID")?;
+            if reader.u16("kdf")? != ALG_NULL {
+                reader.u16("kdf.hash")?;
+            }
+            reader.sized("x")?;
+            reader.sized("y")?;
+        }
+        ALG_RSA => {
+            reader.u16("keyBits")?;
+            reader.u32("exponent")?;
+            reader.sized("modulus")?;
+        }
+        _ => return Err(Error::Form),
+    }
+    bytes.get(..bytes.len() - reader.0.len()).ok_or(Error::Form)
+}
+
 /// Of an RSA-2048 endorsement key: template L-1 (TCG, "EK Credential Profile" 2.5, B.3.3), whose policy is the one that
 /// [`policy_secret`] fulfils.
 #[must_use]
@@ -403,6 +438,11 @@ mod tests {
         }
         assert_eq!(public(&[0, 1, 9, 0, 0]), Ok(vec![0, 1, 9]));
         assert_eq!(public(&[0, 2, 9]), Err(Error::Form));
+        for whole in [endorsement_template(), attestation_template()] {
+            assert_eq!(template(&[whole.as_slice(), &[0; 9]].concat()), Ok(whole.as_slice()));
+            assert_eq!(template(&whole[..whole.len() - 1]), Err(Error::Form));
+            assert_eq!(template(&[&[0, 8], &whole[2..]].concat()), Err(Error::Form), "another kind of key");
+        }
         assert_eq!(quoted(&[0, 1, 9, 8, 7]), Ok((vec![9], vec![8, 7])));
         let index = sized(&[&numbers(&[1])[..], &[0, 0x0b, 0, 0, 0, 0], &sized(&[1, 2]), &[2, 0]].concat());
         assert_eq!(index_size(&[index.as_slice(), &[0, 0]].concat()), Ok(512));
