@@ -19,6 +19,7 @@ pub mod node;
 pub mod permissions;
 pub mod refusals;
 pub mod run;
+pub mod status;
 pub mod telemetry;
 pub mod version;
 pub mod watch;

@@ -24,14 +24,12 @@ use constellation_crds::{
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use kube::{
-    Api, ResourceExt as _,
-    api::{Patch, PatchParams},
+    ResourceExt as _,
     runtime::{
         controller::{Action, Config},
         reflector::ObjectRef,
     },
 };
-use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 
 use self::{
@@ -45,6 +43,7 @@ use crate::{
     custody,
     error::{Class, Error, chain},
     init::install::MANAGER,
+    status,
     version::appraise::private,
     watch,
 };
@@ -303,15 +302,7 @@ async fn put_status(
     cluster: &ConstellationCluster,
     status: &ConstellationClusterStatus,
 ) -> kube::Result<ConstellationCluster> {
-    let name = cluster.name_any();
-    let api: Api<ConstellationCluster> = Api::namespaced(ctx.client.clone(), &cluster.namespace().unwrap_or_default());
-    // With the uid: an object of the same name that was made anew is another cluster. With the version that was looked
-    // at: what an older look says must not undo what a later one wrote.
-    let body = json!({
-        "apiVersion": "constellation.dev/v1alpha1", "kind": "ConstellationCluster",
-        "metadata": {"name": name, "uid": cluster.uid(), "resourceVersion": cluster.resource_version()}, "status": status,
-    });
-    api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await
+    status::put(&ctx.client, cluster, status, MANAGER).await
 }
 
 /// Writes a status and then publishes what is new in it: what isn't written, the next look says again.

@@ -10,7 +10,7 @@ use constellation_crds::{
 use futures::StreamExt as _;
 use kube::{
     Api, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams},
+    api::ListParams,
     runtime::{
         controller::{Action, Config},
         reflector::ObjectRef,
@@ -20,7 +20,7 @@ use kube::{
 use crate::{
     context::Context,
     error::{Error, chain},
-    watch,
+    status, watch,
 };
 
 const MANAGER: &str = "constellation-group-status";
@@ -64,8 +64,7 @@ async fn reconcile(group: Arc<NodeGroup>, context: Arc<Context>) -> Result<Actio
 }
 
 async fn pass(context: &Context, group: &NodeGroup) -> Result<Action, Error> {
-    let (name, namespace) = (group.name_any(), group.namespace().unwrap_or_default());
-    let nodes: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &namespace);
+    let nodes: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &group.namespace().unwrap_or_default());
     let list = nodes.list(&ListParams::default()).await.map_err(Error::kube("listing nodes"))?;
     let phases: Vec<_> = list
         .iter()
@@ -75,16 +74,10 @@ async fn pass(context: &Context, group: &NodeGroup) -> Result<Action, Error> {
         .collect();
     let status = report(group, &phases, jiff::Timestamp::now());
     if group.status.as_ref() != Some(&status) {
-        // With the version that was looked at: what an older look says changes nothing, or undoes what a later one wrote.
-        let body = serde_json::json!({
-            "apiVersion": "constellation.dev/v1alpha1", "kind": "NodeGroup",
-            "metadata": {"name": name, "uid": group.uid(), "resourceVersion": group.resource_version()}, "status": status,
-        });
-        let api: Api<NodeGroup> = Api::namespaced(context.client.clone(), &namespace);
-        match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await {
+        match status::put(&context.client, group, &status, MANAGER).await {
             Ok(_) => {}
             Err(kube::Error::Api(answer)) if answer.is_conflict() => return Ok(Action::requeue(AGAIN)),
-            Err(error) => return Err(Error::kube(format!("writing the status of group {name}"))(error)),
+            Err(error) => return Err(Error::kube(format!("writing the status of group {}", group.name_any()))(error)),
         }
     }
     Ok(Action::await_change())

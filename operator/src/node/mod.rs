@@ -16,8 +16,7 @@ use std::{sync::Arc, time::Duration};
 use constellation_crds::{ConfidentialNode, ConfidentialNodeStatus, ConstellationCluster};
 use futures::StreamExt as _;
 use kube::{
-    Api, ResourceExt as _,
-    api::{Patch, PatchParams},
+    ResourceExt as _,
     runtime::{
         controller::{Action, Config},
         reflector::ObjectRef,
@@ -27,7 +26,7 @@ use kube::{
 use crate::{
     context::Context,
     error::{Error, chain},
-    watch,
+    status, watch,
 };
 
 const MANAGER: &str = "constellation-node-status";
@@ -107,18 +106,11 @@ async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Erro
 
 /// Writes a status that changed, and an event for each change that a person waits for.
 async fn tell(context: &Context, node: &ConfidentialNode, status: ConfidentialNodeStatus) -> Result<(), Error> {
-    let name = node.name_any();
-    let api: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &node.namespace().unwrap_or_default());
-    // With the version that was looked at: what an older look says must not undo what a later one wrote.
-    let body = serde_json::json!({
-        "apiVersion": "constellation.dev/v1alpha1", "kind": "ConfidentialNode",
-        "metadata": {"name": name, "uid": node.uid(), "resourceVersion": node.resource_version()}, "status": status,
-    });
-    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await {
+    match status::put(&context.client, node, &status, MANAGER).await {
         Ok(_) => {}
         // It went away, or changed, between look and word: there is another look.
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(()),
-        Err(error) => return Err(Error::kube(format!("writing the status of node {name}"))(error)),
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => return Ok(()),
+        Err(error) => return Err(Error::kube(format!("writing the status of node {}", node.name_any()))(error)),
     }
     let before = node.status.clone().unwrap_or_default();
     context.metrics.changed(&before, &status);

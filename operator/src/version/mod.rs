@@ -15,7 +15,6 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, ResourceExt as _,
-    api::{Patch, PatchParams},
     runtime::{
         controller::{Action, Config},
         reflector::ObjectRef,
@@ -27,7 +26,7 @@ use crate::{
     context::Context,
     error::{Error, chain},
     events::Told,
-    watch,
+    status, watch,
 };
 
 /// Field manager of a version's status.
@@ -105,13 +104,7 @@ async fn look_and_tell(version: &NodeVersion, context: &Context) -> Result<Actio
 /// Writes the status, and an Event where it says something else.
 async fn tell(context: &Context, version: &NodeVersion, status: NodeVersionStatus) -> Result<(), Error> {
     let (name, namespace) = (version.name_any(), version.namespace().unwrap_or_default());
-    // With the version that was looked at: what an older look says must not undo what a later one wrote, nor be told again.
-    let body = serde_json::json!({
-        "apiVersion": "constellation.dev/v1alpha1", "kind": "NodeVersion",
-        "metadata": {"name": name, "uid": version.uid(), "resourceVersion": version.resource_version()}, "status": status,
-    });
-    let api: Api<NodeVersion> = Api::namespaced(context.client.clone(), &namespace);
-    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await {
+    match status::put(&context.client, version, &status, MANAGER).await {
         Ok(_) => {}
         // It went away between look and word.
         Err(kube::Error::Api(answer)) if answer.is_not_found() => return Ok(()),
