@@ -252,7 +252,7 @@ impl Machine {
             Grant::Recover(_) if !member => return Err(Error::NothingToRecover),
             Grant::Recover(_) => {
                 let (node, cluster) = self.settings()?;
-                plan::recover(&node, &cluster, role)
+                plan::recover(&node, &cluster, role, &self.address)
             }
         };
         self.host.apply(&plan, &Zeroizing::default(), log).await?;

@@ -20,11 +20,15 @@ pub const MEMBER: &str = "/etc/kubernetes/constellation/member";
 pub const CREDENTIAL: &str = "/var/lib/kubelet/pki/constellation-client.pem";
 /// Certificate and key of the kubelet, once it renewed them, or kubeadm made them.
 pub const CURRENT_CREDENTIAL: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+/// With what a kubelet finds its API server, and who it is there.
+const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
 const CA: &str = "/etc/kubernetes/pki/ca.crt";
 const LATER: &str = "/run/constellation/later";
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// `kubeadm init` without KVM takes 2.5 minutes when the machine is idle; four times that.
 const INIT_LIMIT: Duration = Duration::from_mins(10);
+/// `kubeadm init phase kubeconfig` makes a key and a file: seconds without KVM, and it competes with nothing yet.
+const KUBECONFIG_LIMIT: Duration = Duration::from_mins(2);
 /// A joining control-plane node without KVM takes up to 5.5 minutes; about three times that.
 const JOIN_LIMIT: Duration = Duration::from_mins(15);
 
@@ -165,6 +169,7 @@ pub fn init(grant: &InitRequest, launch_config: &[u8], facts: Facts<'_>) -> Vec<
     // The first node's API server is the only one that can answer there.
     plan.extend(balancer(&grant.cluster));
     if facts.member {
+        plan.extend(own_credential(&grant.node, &grant.cluster, facts.address));
         plan.extend(back());
         return plan;
     }
@@ -197,10 +202,7 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
     plan.extend([
         Action::Write { path: CA.into(), mode: 0o644, contents: ticket.ca_certificate.clone().into_bytes() },
         secret(CREDENTIAL, format!("{}{kubelet_key}", ticket.kubelet_certificate)),
-        secret(
-            "/etc/kubernetes/kubelet.conf",
-            kubeadm::kubelet_kubeconfig(&ticket.cluster, CA, CREDENTIAL, &node.node_name),
-        ),
+        secret(KUBELET_CONF, kubeadm::kubelet_kubeconfig(&ticket.cluster, CA, CREDENTIAL, &node.node_name)),
         // A kubelet prefers what it renewed itself, and doesn't start when that was emptied by a power cut; it may have ended,
         // too, while the node was off.
         Action::Remove(CURRENT_CREDENTIAL),
@@ -257,9 +259,34 @@ fn joined() -> [Action; 2] {
 
 /// A member whose owner gave it its disk key while no verifier was up: what isn't made anew at each boot is on the disk.
 #[must_use]
-pub fn recover(node: &NodeSettings, cluster: &ClusterSettings, role: Role) -> Vec<Action> {
-    let balancer = if role == Role::ControlPlane { balancer(cluster) } else { None };
-    [vec![Action::Start("containerd")], network(node, cluster), balancer.into_iter().collect(), back()].concat()
+pub fn recover(node: &NodeSettings, cluster: &ClusterSettings, role: Role, address: &str) -> Vec<Action> {
+    let (balancer, credential) = match role {
+        Role::ControlPlane => (balancer(cluster), own_credential(node, cluster, address)),
+        Role::Worker => (None, Vec::new()),
+    };
+    [vec![Action::Start("containerd")], network(node, cluster), balancer.into_iter().collect(), credential, back()]
+        .concat()
+}
+
+/// A certificate for the kubelet of a control-plane node that returns while nobody gives tickets: its last one may have ended
+/// while it was off, or been emptied by a power cut, and without a kubelet there is no API server that could give another. The
+/// cluster's CA lies on its disk. kubeadm keeps what it finds, and fails where that is empty, so the old goes first; a kubelet
+/// prefers what it renewed. Whatever of this a power cut leaves is gone or made again by the next grant, and no kubelet starts
+/// before it.
+fn own_credential(node: &NodeSettings, cluster: &ClusterSettings, address: &str) -> Vec<Action> {
+    // That of its join says how to join.
+    let config = format!("{HOME}/kubeadm-return.yaml");
+    let text = kubeadm::init_config(node, cluster, address, &format!("{HOME}/patches"));
+    vec![
+        Action::Phase("kubelet's certificate"),
+        secret(&config, text),
+        Action::Remove(CURRENT_CREDENTIAL),
+        Action::Remove(KUBELET_CONF),
+        Action::Run {
+            command: words(&["kubeadm", "init", "phase", "kubeconfig", "kubelet", "--config", &config]),
+            limit: KUBECONFIG_LIMIT,
+        },
+    ]
 }
 
 /// What follows once the cluster's identity is in PCR 15: only a member may verify others.

@@ -4,6 +4,9 @@ use super::*;
 
 /// No pod may run before the guard is up, so it comes before the kubelet on every way in.
 const BACK: [&str; 3] = ["start containerd", "guard 10.244.2.0/24 of 10.244.0.0/16", "restart kubelet"];
+/// What a control-plane node does for its kubelet where there is no ticket.
+const OWN: &str = "kubeadm init phase kubeconfig kubelet --config /etc/kubernetes/constellation/kubeadm-return.yaml";
+const ADDRESS: &str = "10.77.0.12";
 /// What programs wrote is on the disk before the node is called a member.
 const SYNC: &str = "sync /etc/kubernetes/constellation";
 
@@ -70,7 +73,7 @@ fn commands(plan: &[Action]) -> Vec<String> {
 }
 
 fn fresh() -> Facts<'static> {
-    Facts { address: "10.77.0.12", member: false }
+    Facts { address: ADDRESS, member: false }
 }
 
 #[test]
@@ -103,13 +106,31 @@ fn a_control_plane_node_joins_in_the_order_that_lets_etcd_catch_up() {
 }
 
 #[test]
-fn a_member_that_returns_runs_no_kubeadm() {
+fn a_member_that_returns_joins_nothing_again_and_makes_its_kubelet_a_certificate_where_nobody_gives_it_one() {
     let facts = Facts { member: true, ..fresh() };
     for (role, material) in [(Role::Worker, false), (Role::ControlPlane, true)] {
         let plan = commands(&join(&ticket(material), role, "KEY\n", b"{}", facts));
         assert_eq!(plan, BACK);
     }
-    assert_eq!(commands(&recover(&node(), &cluster(), Role::ControlPlane)), BACK);
+    let by_itself = [&BACK[..2], &[OWN], &BACK[2..]].concat();
+    assert_eq!(commands(&recover(&node(), &cluster(), Role::ControlPlane, ADDRESS)), by_itself);
+    assert_eq!(commands(&init(&request(cluster()), b"{}", facts)), by_itself);
+    assert_eq!(commands(&recover(&node(), &cluster(), Role::Worker, ADDRESS)), BACK, "a worker has no CA");
+}
+
+#[test]
+fn a_certificate_of_its_own_making_replaces_whatever_a_power_cut_left_of_the_last_one() {
+    let facts = Facts { member: true, ..fresh() };
+    for plan in [recover(&node(), &cluster(), Role::ControlPlane, ADDRESS), init(&request(cluster()), b"{}", facts)] {
+        let words: Vec<_> = plan.iter().map(Action::describe).collect();
+        let at =
+            |word: &str| words.iter().position(|w| w.starts_with(word)).unwrap_or_else(|| panic!("{word}: {words:#?}"));
+        assert!(at("write /etc/kubernetes/constellation/kubeadm-return.yaml 600") < at(OWN));
+        for old in [CURRENT_CREDENTIAL, KUBELET_CONF] {
+            assert!(at(&format!("remove {old}")) < at(OWN), "{old}");
+        }
+        assert!(at(OWN) < at("restart kubelet"));
+    }
 }
 
 #[test]
@@ -126,7 +147,7 @@ fn what_programs_wrote_is_on_the_disk_before_the_node_is_called_a_member() {
 }
 
 #[test]
-fn a_kubelet_starts_with_the_tickets_certificate_and_keeps_its_own_where_there_is_none() {
+fn a_kubelet_starts_with_the_tickets_certificate_or_with_none_that_is_older() {
     let dropped = |plan: &[Action]| plan.iter().position(|a| *a == Action::Remove(CURRENT_CREDENTIAL));
     for (role, material) in [(Role::Worker, false), (Role::ControlPlane, true)] {
         for member in [false, true] {
@@ -137,10 +158,12 @@ fn a_kubelet_starts_with_the_tickets_certificate_and_keeps_its_own_where_there_i
             assert!(!plan[..dropped].iter().any(|a| a.describe().contains("restart kubelet")));
         }
     }
-    for member in [false, true] {
-        assert_eq!(dropped(&init(&request(cluster()), b"{}", Facts { member, ..fresh() })), None);
+    for (member, drops) in [(false, false), (true, true)] {
+        let plan = init(&request(cluster()), b"{}", Facts { member, ..fresh() });
+        assert_eq!(dropped(&plan).is_some(), drops, "{member}");
     }
-    assert_eq!(dropped(&recover(&node(), &cluster(), Role::ControlPlane)), None);
+    assert!(dropped(&recover(&node(), &cluster(), Role::ControlPlane, ADDRESS)).is_some());
+    assert_eq!(dropped(&recover(&node(), &cluster(), Role::Worker, ADDRESS)), None, "it has no other");
 }
 
 #[test]
@@ -171,10 +194,13 @@ fn only_a_control_plane_member_verifies_others() {
 #[test]
 fn a_recovered_member_gets_back_what_a_reboot_took() {
     let cni = |plan: &[Action]| plan.iter().any(|a| a.describe().contains("/etc/cni/net.d/"));
-    assert!(cni(&recover(&node(), &cluster(), Role::ControlPlane)));
+    assert!(cni(&recover(&node(), &cluster(), Role::ControlPlane, ADDRESS)));
     let own = ClusterSettings { mesh: false, ..cluster() };
-    assert!(!cni(&recover(&node(), &own, Role::ControlPlane)), "the pod network is the user's");
-    assert_eq!(commands(&recover(&node(), &own, Role::ControlPlane)), ["start containerd", "restart kubelet"]);
+    assert!(!cni(&recover(&node(), &own, Role::ControlPlane, ADDRESS)), "the pod network is the user's");
+    assert_eq!(
+        commands(&recover(&node(), &own, Role::ControlPlane, ADDRESS)),
+        ["start containerd", OWN, "restart kubelet"]
+    );
 }
 
 #[test]
@@ -200,16 +226,16 @@ fn a_google_control_plane_node_owns_the_balancers_address_once_something_answers
         let request = request(google.clone());
         let commands = commands(&init(&request, b"{}", Facts { member, ..fresh() }));
         let next = commands.iter().skip_while(|command| *command != "own 203.0.113.7").nth(1).unwrap();
-        assert!(next.starts_with(if member { "restart kubelet" } else { "kubeadm init" }), "{commands:#?}");
+        assert!(next.starts_with(if member { OWN } else { "kubeadm init --config" }), "{commands:#?}");
     }
     let back = Facts { member: true, ..fresh() };
     assert!(own(&join(&ticket(true, &google), Role::ControlPlane, "KEY\n", b"{}", back)).is_some());
-    assert!(own(&recover(&node(), &google, Role::ControlPlane)).is_some());
+    assert!(own(&recover(&node(), &google, Role::ControlPlane, ADDRESS)).is_some());
     // What is sent from anywhere else must go to the balancer.
     let elsewhere = ClusterSettings { platform: Platform::AwsSnp, ..google.clone() };
     for plan in [
         join(&ticket(false, &google), Role::Worker, "KEY\n", b"{}", fresh()),
-        recover(&node(), &google, Role::Worker),
+        recover(&node(), &google, Role::Worker, ADDRESS),
         join(&ticket(true, &elsewhere), Role::ControlPlane, "KEY\n", b"{}", fresh()),
     ] {
         assert_eq!(own(&plan), None);

@@ -68,7 +68,7 @@ async fn an_init_whose_power_was_cut_anywhere_is_carried_out_by_the_next_one() {
     agent.run_kubeadm().unwrap();
     let channel = begin_init(&agent, &own, &request).await;
     gate.reached().await.unwrap();
-    assert!(agent.log().contains("kubeadm init"), "{}", agent.log());
+    assert!(agent.log().contains("kubeadm init --config"), "{}", agent.log());
     agent.power_cut().unwrap();
     drop((channel, gate));
     assert!(agent.path(MEMBER).exists());
@@ -79,7 +79,9 @@ async fn an_init_whose_power_was_cut_anywhere_is_carried_out_by_the_next_one() {
     assert_eq!(init(&agent, &own, &request).await, ADMIN, "what kubeadm wrote is whole");
     for _ in 0..2 {
         assert_eq!(agent.pcr15(&own).await.unwrap(), member);
-        assert!(!agent.log().contains("kubeadm init"), "kubeadm ran already: {}", agent.log());
+        assert!(!agent.log().contains("kubeadm init --config"), "kubeadm ran already: {}", agent.log());
+        let made = "kubeadm init phase kubeconfig kubelet";
+        assert!(agent.log().contains(made), "its kubelet has a new certificate: {}", agent.log());
         assert!(agent.path(CNI).exists());
         agent.power_cut().unwrap();
         assert!(!agent.path(CNI).exists(), "memory is gone");
