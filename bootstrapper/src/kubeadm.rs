@@ -12,6 +12,10 @@ const SOCKET: &str = "unix:///run/containerd/containerd.sock";
 /// (measured: answers after 95 s, ready after 138 s).
 const COMPONENTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
+/// How long kube-controller-manager has a certificate live that it signs: kubelets' renewed ones, above all. The verifier gives
+/// those in tickets as long, and says why (`KUBELET_LIFE`): 7 days.
+const SIGNING_DURATION: &str = "168h";
+
 /// kubeadm's patches: file name and contents. Only slow machines need any; an empty one keeps the folder.
 #[must_use]
 pub fn patches(cluster: &ClusterSettings) -> Vec<(String, String)> {
@@ -162,6 +166,8 @@ fn cluster_config(cluster: &ClusterSettings) -> serde_json::Value {
         ("leader-elect-renew-deadline", "40s"),
         ("leader-elect-retry-period", "10s"),
     ]);
+    let controllers =
+        [vec![json!({"name": "cluster-signing-duration", "value": SIGNING_DURATION})], leases.clone()].concat();
     json!({
         "apiVersion": "kubeadm.k8s.io/v1beta4",
         "kind": "ClusterConfiguration",
@@ -169,7 +175,7 @@ fn cluster_config(cluster: &ClusterSettings) -> serde_json::Value {
         "kubernetesVersion": cluster.kubernetes_version,
         "controlPlaneEndpoint": cluster.endpoint,
         "encryptionAlgorithm": "ECDSA-P256",
-        // As long as kubeadm's CAs: nobody renews what is in a cluster's Secret, or on a node that isn't rolled for a year.
+        // kubeadm's own, as long as its CAs: nobody renews what is in a cluster's Secret, or on a node that isn't rolled for a year.
         "certificateValidityPeriod": "87600h",
         "networking": {"serviceSubnet": cluster.service_cidr},
         "apiServer": {
@@ -177,7 +183,7 @@ fn cluster_config(cluster: &ClusterSettings) -> serde_json::Value {
             "extraArgs": env(&[("etcd-count-metric-poll-period", "0"), ("etcd-db-metric-poll-interval", "0")]),
             "extraEnvs": env(&[("GOGC", "400")]),
         },
-        "controllerManager": {"extraArgs": leases, "extraEnvs": one_thread},
+        "controllerManager": {"extraArgs": controllers, "extraEnvs": one_thread},
         "scheduler": {"extraArgs": leases, "extraEnvs": one_thread},
         "etcd": {"local": {
             "extraArgs": env(&[("heartbeat-interval", "1000"), ("election-timeout", "10000"), ("watch-progress-notify-interval", "10m")]),
@@ -272,6 +278,19 @@ mod tests {
             .map(|document| document["certificateValidityPeriod"].clone())
             .collect();
         assert_eq!(lives, [json!(format!("{}h", 10 * 365 * 24))]);
+    }
+
+    #[test]
+    fn what_the_controller_manager_signs_lives_a_week_on_every_machine() {
+        for slow in [false, true] {
+            let text = init_config(&node(), &ClusterSettings { slow, ..cluster() }, "10.77.0.11", "/p");
+            let documents = text.split("---\n").filter(|document| !document.is_empty());
+            let documents = documents.map(|document| serde_json::from_str::<serde_json::Value>(document).unwrap());
+            let arguments =
+                documents.filter_map(|document| document["controllerManager"]["extraArgs"].as_array().cloned());
+            let arguments: Vec<_> = arguments.flatten().collect();
+            assert!(arguments.contains(&json!({"name": "cluster-signing-duration", "value": "168h"})), "{arguments:?}");
+        }
     }
 
     #[test]

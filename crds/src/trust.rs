@@ -145,4 +145,23 @@ pub struct Admission {
     pub wireguard_key: String,
     /// The node's address in the cluster's network.
     pub address: String,
+    /// Which certificate the node's kubelet may renew. Workers have one; a control-plane node holds the cluster's CA, and may
+    /// have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet_certificate: Option<KubeletCertificate>,
+}
+
+/// The certificate with which a node's kubelet is known to Kubernetes: the ticket's, and then what it was renewed to. Another
+/// one of the same name is a copy, and is renewed to nothing.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeletCertificate {
+    /// SHA-256 of the last certificate that the kubelet was given, hex.
+    pub current: String,
+    /// SHA-256 of the one before, hex: a kubelet that died before it had stored the last one asks again with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+    /// When the request was made that the last one answers, RFC 3339; absent where a ticket had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_at: Option<String>,
 }

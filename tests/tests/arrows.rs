@@ -141,7 +141,7 @@ fn rooms_that_think_do_not_act() {
     for folder in ["operator/src", "attestation/verifier/src", "bootstrapper/src"] {
         for path in sources(&root().join(folder)) {
             let name = path.file_name().unwrap().to_str().unwrap();
-            if !["plan.rs", "report.rs", "stage.rs", "admit.rs"].contains(&name) {
+            if !["plan.rs", "report.rs", "stage.rs", "admit.rs", "renewal.rs"].contains(&name) {
                 continue;
             }
             rooms += 1;

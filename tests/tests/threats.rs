@@ -43,7 +43,7 @@ fn every_test_on_the_page_exists() {
 #[test]
 fn every_attack_is_on_the_page() {
     let page = page();
-    for room in [
+    let rooms = [
         "attacks",
         "bootstrapper",
         "clock",
@@ -55,8 +55,9 @@ fn every_attack_is_on_the_page() {
         "power",
         "refusals",
         "secrets",
-    ] {
-        let file = format!("tests/tests/join_process/{room}.rs");
+    ];
+    let files = rooms.map(|room| format!("tests/tests/join_process/{room}.rs"));
+    for file in files.into_iter().chain(["tests/tests/renewal.rs".to_owned()]) {
         for name in tests(&file) {
             assert!(page.contains(&format!("`{file}::{name}`")), "docs/threats.md lacks {name}");
         }

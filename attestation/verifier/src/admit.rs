@@ -87,6 +87,7 @@ pub fn admit(seen: &Seen<'_>) -> Decision {
         admitted_at: recorded.map_or_else(|| seen.now.to_string(), |record| record.admitted_at.clone()),
         wireguard_key: STANDARD.encode(&seen.hello.keys.wireguard),
         address: seen.hello.address.clone(),
+        kubelet_certificate: recorded.and_then(|record| record.kubelet_certificate.clone()),
     };
     if recorded.is_some() { Decision::Returning(admission) } else { Decision::Admit(admission) }
 }

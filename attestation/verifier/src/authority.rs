@@ -10,8 +10,14 @@ use rcgen::{
 use x509_parser::pem::parse_x509_pem;
 use zeroize::Zeroize as _;
 
-/// Life of a client certificate; a kubelet renews its own long before, a verifier at each start.
+/// Life of a verifier's own certificate, which is made anew at each start and never leaves its memory.
 pub const LIFE: Duration = Duration::from_hours(365 * 24);
+/// Life of a kubelet's certificate: as long may somebody act in a node's name who copied its key, once the node is evicted or
+/// has joined again. A kubelet renews when 70 to 90 % of it have passed (client-go, `util/certificate`, `nextRotationDeadline`),
+/// so all verifiers may be away for 17 hours and most nodes don't notice 33; a worker that was off for longer gets another one
+/// when it joins again. At twice this a copy is good for two weeks, at half of it a night without verifiers costs nodes. The
+/// bootstrapper has kube-controller-manager sign for as long (`cluster-signing-duration`).
+pub const KUBELET_LIFE: Duration = Duration::from_hours(7 * 24);
 /// Guests take their clocks from their hosts, which may lag.
 const BACKDATED: Duration = Duration::from_mins(5);
 /// Bytes of a serial number. RFC 5280, 4.1.2.2 allows 20; 16 random ones never collide.
@@ -46,16 +52,16 @@ pub struct Subject<'a> {
     pub common_name: &'a str,
 }
 
-/// A client certificate (PEM) for this key and name, valid for [`LIFE`] but never longer than the CA.
+/// A client certificate (PEM) for this key and name, valid for `life` but never longer than the CA.
 pub fn client_certificate(
     ca_certificate: &str,
     ca_key: &str,
     key: &impl PublicKeyData,
     subject: Subject<'_>,
-    now: Timestamp,
+    (now, life): (Timestamp, Duration),
 ) -> Result<String, Error> {
     let ca_key = Key(KeyPair::from_pem(ca_key).map_err(|_| Error::Key)?);
-    let (from, until) = validity(ca_certificate, &ca_key.0, now)?;
+    let (from, until) = validity(ca_certificate, &ca_key.0, (now, life))?;
     let issuer = Issuer::from_ca_cert_pem(ca_certificate, &ca_key.0).map_err(|_| Error::Certificate)?;
 
     let mut params = CertificateParams::default();
@@ -75,14 +81,14 @@ pub fn client_certificate(
     Ok(params.signed_by(key, &issuer).map_err(Error::Sign)?.pem())
 }
 
-/// Returns when a certificate that was made at the call has lived for half of its time: long enough before its end for
+/// Returns when a certificate of our own that was made at the call has lived for half of its time: long enough before its end for
 /// whoever has to make another one.
 pub async fn renewal() {
     tokio::time::sleep(LIFE / 2).await;
 }
 
 /// Seconds since 1970 between which a certificate under this CA can be valid.
-fn validity(ca_certificate: &str, key: &KeyPair, now: Timestamp) -> Result<(u64, u64), Error> {
+fn validity(ca_certificate: &str, key: &KeyPair, (now, life): (Timestamp, Duration)) -> Result<(u64, u64), Error> {
     let (_, pem) = parse_x509_pem(ca_certificate.as_bytes()).map_err(|_| Error::Certificate)?;
     let ca = pem.parse_x509().ok().filter(|ca| ca.is_ca()).ok_or(Error::Certificate)?;
     if ca.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
@@ -91,7 +97,7 @@ fn validity(ca_certificate: &str, key: &KeyPair, now: Timestamp) -> Result<(u64,
     let seconds = |time: i64| u64::try_from(time).unwrap_or_default();
     let now = seconds(now.as_second());
     let from = now.saturating_sub(BACKDATED.as_secs()).max(seconds(ca.validity().not_before.timestamp()));
-    let until = (now + LIFE.as_secs()).min(seconds(ca.validity().not_after.timestamp()));
+    let until = (now + life.as_secs()).min(seconds(ca.validity().not_after.timestamp()));
     if until <= now || from > now { Err(Error::Expired) } else { Ok((from, until)) }
 }
 

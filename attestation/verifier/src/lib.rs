@@ -5,10 +5,12 @@
 //! [`trust`]); it challenges the node and appraises the evidence; [`admit`] decides from plain values; the ticket is
 //! prepared ([`ticket`]); the admission is recorded by compare-and-swap ([`record`], [`verifier`]); only then the
 //! ticket leaves, sealed to the key inside the evidence. [`reattest`] asks members again, and enrols the node that the
-//! verifier itself runs on, which its owner had appraised; who keeps silent is refused in the end ([`silence`]). Whom it
+//! verifier itself runs on, which its owner had appraised; who keeps silent is refused in the end ([`silence`]). A kubelet
+//! renews the certificate of its ticket while its node is a member, and nobody else does ([`approver`], [`renewal`]). Whom it
 //! refuses, and why, is in the status of the node; what says nothing about a node is counted beside that ([`refusals`]).
 
 pub mod admit;
+pub mod approver;
 pub mod authority;
 pub mod home;
 pub mod join;
@@ -16,6 +18,7 @@ pub mod metrics;
 pub mod reattest;
 pub mod record;
 pub mod refusals;
+pub mod renewal;
 pub mod server;
 pub mod silence;
 pub mod store;

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use constellation_attestation::{dumps, platform::Platform, protocol::BOOTSTRAPPER_PORT, seats::Seat};
 use constellation_verifier::{
-    authority,
+    approver, authority,
     home::{self, Home, Paths},
     join::{self, Outcome},
     metrics,
@@ -137,7 +137,8 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
             reattest::enrol(&verifier, &schedule),
             reattest::rounds(&verifier, &schedule),
             join::keep_ready(&verifier),
-            refusals::tell(&verifier.ledger, &verifier.store)
+            refusals::tell(&verifier.ledger, &verifier.store),
+            approver::answer(&verifier, verifier.store.changes())
         )
     };
     let joins = server::listen(listener, Limits::default(), stop, |stream, peer, stranger| {

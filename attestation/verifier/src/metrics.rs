@@ -84,6 +84,10 @@ pub struct Metrics {
     pub reattest_failed: Counter,
     /// Members that didn't pass.
     pub reattest_refused: Counter,
+    /// Kubelets' certificates that were renewed.
+    pub renewals_approved: Counter,
+    /// Requests for kubelets' certificates that were denied.
+    pub renewals_denied: Counter,
 }
 
 impl Metrics {
@@ -97,6 +101,8 @@ impl Metrics {
             ("reattestations_total{result=\"accepted\"}", self.reattest_accepted.value()),
             ("reattestations_total{result=\"failed\"}", self.reattest_failed.value()),
             ("reattestations_total{result=\"refused\"}", self.reattest_refused.value()),
+            ("renewals_total{result=\"approved\"}", self.renewals_approved.value()),
+            ("renewals_total{result=\"denied\"}", self.renewals_denied.value()),
             ("connections_dropped_total", self.dropped.value()),
             ("trust_revision", trust_revision),
         ];

@@ -73,10 +73,11 @@ impl Silence {
 
     /// Counts a round in which this member gave none; says for how long, once it is time to tell.
     pub fn missed(&self, uid: &str, admission: &Admission, now: Instant, time: Timestamp) -> Option<Absence> {
+        let admission = joined(admission);
         let begin = || Missed { admission: admission.clone(), rounds: 0, first: now, since: time, tell_at: ROUNDS };
         let mut all = self.lock();
         let missed = all.entry(uid.to_owned()).or_insert_with(begin);
-        if missed.admission != *admission {
+        if missed.admission != admission {
             *missed = begin();
         }
         missed.rounds = missed.rounds.saturating_add(1);
@@ -118,7 +119,7 @@ pub async fn missed<A: Store>(
     let Some(absence) = verifier.silence.missed(uid, admission, now, time) else { return Ok(()) };
     // Read anew: others may have heard it, refused it or sent it away since the round began.
     let Some(node) = verifier.store.node(uid).await? else { return Ok(()) };
-    if admission_of(&node) != Some(admission) {
+    if admission_of(&node).map(joined) != Some(joined(admission)) {
         verifier.silence.heard(uid);
         return Ok(());
     }
@@ -162,12 +163,20 @@ fn is_bad(last: &AttestationResult) -> bool {
     last.verdict == record::REFUSED && last.mismatches.iter().all(|mismatch| mismatch.clause != clause::COLLATERAL)
 }
 
+/// What changes when a member joins again. That its kubelet renewed its certificate proves nothing: a member could renew to be
+/// taken for one that was heard.
+fn joined(admission: &Admission) -> Admission {
+    Admission { kubelet_certificate: None, ..admission.clone() }
+}
+
 fn admission_of(node: &NodeAdmission) -> Option<&Admission> {
     node.status.as_ref()?.admission.as_ref()
 }
 
 #[cfg(test)]
 mod tests {
+    use constellation_crds::trust::KubeletCertificate;
+
     use super::*;
 
     const HOUR: Duration = Duration::from_hours(1);
@@ -229,6 +238,20 @@ mod tests {
             missed(&silence, &admission, start + HOUR * round)
         });
         assert_eq!(kept.collect::<Vec<_>>(), [None, None, Some(3)]);
+    }
+
+    #[test]
+    fn who_only_renews_its_certificate_was_not_heard() {
+        let (silence, start) = (Silence::default(), Instant::now());
+        let renewed = |round: u32| Admission {
+            kubelet_certificate: Some(KubeletCertificate {
+                current: round.to_string(),
+                ..KubeletCertificate::default()
+            }),
+            ..Admission::default()
+        };
+        let told = (0..3).map(|round| missed(&silence, &renewed(round), start + HOUR * round));
+        assert_eq!(told.collect::<Vec<_>>(), [None, None, Some(3)]);
     }
 
     #[test]

@@ -12,12 +12,14 @@ use constellation_crds::{
     NodeAdmission, TrustBundle, TrustBundleSpec,
     node::{AttestationResult, Refusals},
 };
+use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::{certificates::v1::CertificateSigningRequest, core::v1::ConfigMap};
 use kube::{
     Api, Client, Config, Resource,
     api::{ListParams, Patch, PatchParams, PostParams},
     config::{AuthInfo, KubeConfigOptions, Kubeconfig, NamedAuthInfo},
+    runtime::{WatchStreamExt as _, watcher},
 };
 use rcgen::KeyPair;
 use serde::de::DeserializeOwned;
@@ -28,6 +30,7 @@ use crate::{
     authority::{self, Key, Subject},
     home,
     refusals::{self, Name, News},
+    renewal,
 };
 
 /// The user that verifiers are to the API server.
@@ -107,6 +110,13 @@ pub trait Store: Send + Sync + 'static {
     fn bundle(&self) -> impl Future<Output = Result<TrustBundleSpec, Error>> + Send;
     /// The kubelets' configuration.
     fn kubelet_config(&self) -> impl Future<Output = Result<String, Error>> + Send;
+    /// Kubelets' requests for certificates, answered and not.
+    fn requests(&self) -> impl Future<Output = Result<Vec<CertificateSigningRequest>, Error>> + Send;
+    /// Writes a request's conditions, if nobody wrote it since it was read.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when somebody did; [`Error::Missing`] when it is gone.
+    fn answer(&self, request: &CertificateSigningRequest) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 /// The cluster that we are part of.
@@ -115,6 +125,7 @@ pub struct Cluster {
     nodes: Api<NodeAdmission>,
     bundles: Api<TrustBundle>,
     config_maps: Api<ConfigMap>,
+    requests: Api<CertificateSigningRequest>,
 }
 
 impl Cluster {
@@ -134,8 +145,9 @@ impl Cluster {
         let mut kubeconfig = read(admin_kubeconfig)?;
         let key = Key(KeyPair::generate().map_err(|error| Error::Authority(authority::Error::Sign(error)))?);
         let subject = Subject { organization: None, common_name: USER };
-        let certificate = authority::client_certificate(ca_certificate, ca_key, &key.0, subject, Timestamp::now())
-            .map_err(Error::Authority)?;
+        let time = (Timestamp::now(), authority::LIFE);
+        let certificate =
+            authority::client_certificate(ca_certificate, ca_key, &key.0, subject, time).map_err(Error::Authority)?;
         let user = AuthInfo {
             client_certificate_data: Some(STANDARD.encode(certificate)),
             client_key_data: Some(STANDARD.encode(Zeroizing::new(key.0.serialize_pem()).as_bytes()).into()),
@@ -166,7 +178,17 @@ impl Cluster {
         Ok(Self {
             nodes: Api::namespaced(client.clone(), namespace),
             bundles: Api::namespaced(client.clone(), namespace),
-            config_maps: Api::namespaced(client, KUBELET_CONFIG_NAMESPACE),
+            config_maps: Api::namespaced(client.clone(), KUBELET_CONFIG_NAMESPACE),
+            requests: Api::all(client),
+        })
+    }
+
+    /// A word whenever something may have changed about kubelets' requests for certificates, and when it can't be told.
+    pub fn changes(&self) -> impl Stream<Item = ()> + Send + use<> {
+        let config = watcher::Config::default().fields(&of_kubelets());
+        watcher::watcher(self.requests.clone(), config).default_backoff().map(|event| match event {
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "Watching kubelets' requests failed, trying again"),
         })
     }
 }
@@ -224,6 +246,33 @@ impl Store for Cluster {
             .filter(|text| !text.is_empty())
             .ok_or(Error::Missing("ConfigMap kubelet-config"))
     }
+
+    async fn requests(&self) -> Result<Vec<CertificateSigningRequest>, Error> {
+        let params = ListParams::default().fields(&of_kubelets());
+        Ok(call("listing CertificateSigningRequests", self.requests.list(&params)).await?.items)
+    }
+
+    async fn answer(&self, request: &CertificateSigningRequest) -> Result<(), Error> {
+        let name = request.metadata.name.as_deref().ok_or(Error::Missing("the request's name"))?;
+        let version = request.metadata.resource_version.as_deref();
+        let version = version.ok_or(Error::Missing("the request's resource version"))?;
+        let conditions = request.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let body = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": conditions}});
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&body));
+        match call("answering a kubelet's request", self.requests.patch_approval(name, &params, &patch)).await {
+            Ok(_) => Ok(()),
+            Err(Error::Api(_, error)) if is_conflict(&error) => Err(Error::Conflict),
+            Err(Error::Api(_, error)) if matches!(&*error, kube::Error::Api(status) if status.is_not_found()) => {
+                Err(Error::Missing("the request"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Selects kubelets' requests.
+fn of_kubelets() -> String {
+    format!("spec.signerName={}", renewal::SIGNER)
 }
 
 /// Writes the refusals in a status, and nothing beside them.

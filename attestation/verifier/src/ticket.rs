@@ -26,6 +26,9 @@ pub enum Error {
     /// The cluster's CA can't sign.
     #[error("the kubelet gets no certificate")]
     Authority(#[from] authority::Error),
+    /// What the CA signed can't be read.
+    #[error("the kubelet's certificate can't be read")]
+    Certificate,
     /// A file is missing.
     #[error("a file for the ticket can't be read")]
     File(#[from] home::Error),
@@ -80,7 +83,7 @@ pub fn prepare(
 
 /// A client certificate (PEM) for the key in `csr` and the user `system:node:<name>`, whatever else `csr` asks for.
 ///
-/// Valid for a year, but never longer than the CA. See Kubernetes, "Using Node Authorization".
+/// Valid for [`authority::KUBELET_LIFE`], but never longer than the CA. See Kubernetes, "Using Node Authorization".
 pub fn kubelet_certificate(
     ca_certificate: &str,
     ca_key: &str,
@@ -94,7 +97,13 @@ pub fn kubelet_certificate(
     let request = CertificateSigningRequestParams::from_der(&csr.into()).map_err(Error::Request)?;
     let user = format!("system:node:{node_name}");
     let subject = Subject { organization: Some("system:nodes"), common_name: &user };
-    Ok(authority::client_certificate(ca_certificate, ca_key, &request.public_key, subject, now)?)
+    Ok(authority::client_certificate(
+        ca_certificate,
+        ca_key,
+        &request.public_key,
+        subject,
+        (now, authority::KUBELET_LIFE),
+    )?)
 }
 
 fn control_plane(home: &Home, trust_revision: u64) -> Result<ControlPlaneMaterial, Error> {

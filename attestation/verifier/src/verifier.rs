@@ -14,7 +14,7 @@ use constellation_attestation::{
     channel::{self, Channel},
     endorsers::Endorsers,
     platform::Platform,
-    protocol::{Hello, LaunchConfig, Purpose},
+    protocol::{Hello, LaunchConfig, Purpose, Ticket},
     session::{self, Proof},
 };
 use constellation_crds::{NodeAdmission, NodeAdmissionSpec, TrustBundleSpec, node::Mismatch, trust::Admission};
@@ -30,6 +30,7 @@ use crate::{
     metrics::Metrics,
     record::{self, Quiet},
     refusals::{Ledger, Name},
+    renewal,
     silence::Silence,
     store::{self, Store},
     ticket,
@@ -127,6 +128,26 @@ pub struct Case {
     pub door: Door,
 }
 
+/// What leaves once a case is recorded.
+pub trait Promise: Send {
+    /// The certificate (PEM) with which the node's kubelet is known from then on, if there is one that it has to renew.
+    fn kubelet_certificate(&self) -> Option<&str>;
+}
+
+impl Promise for () {
+    fn kubelet_certificate(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Promise for Ticket {
+    /// A control-plane node holds the cluster's CA key: which certificate its kubelet has says nothing, and after a recovery it
+    /// is one of its own making.
+    fn kubelet_certificate(&self) -> Option<&str> {
+        self.control_plane.is_none().then_some(&self.kubelet_certificate)
+    }
+}
+
 /// The end of a case.
 pub enum Settled<T> {
     /// Recorded; this may leave now.
@@ -200,7 +221,7 @@ impl<A: Store> Verifier<A> {
     /// Decides and records. What `prepare` makes may leave when this returns it, and not before.
     pub async fn settle<T, P>(&self, mut node: NodeAdmission, case: &Case, prepare: P) -> Result<Settled<T>, Error>
     where
-        T: Send,
+        T: Promise,
         P: Fn(&NodeAdmissionSpec) -> Result<T, ticket::Error> + Send + Sync,
     {
         let uid = node.spec.node_uid.clone();
@@ -239,7 +260,7 @@ impl<A: Store> Verifier<A> {
     }
 
     /// What would be recorded, with what was prepared for the node; or why it is refused.
-    fn decide<T>(
+    fn decide<T: Promise>(
         &self,
         node: &NodeAdmission,
         case: &Case,
@@ -257,12 +278,20 @@ impl<A: Store> Verifier<A> {
             door: case.door,
             now,
         };
-        let admission = match admit::admit(&seen) {
+        let mut admission = match admit::admit(&seen) {
             Decision::Admit(admission) | Decision::Returning(admission) => admission,
             Decision::Refuse(reasons) => return Ok(Err(reasons)),
         };
         match prepare(&node.spec) {
-            Ok(prepared) => Ok(Ok((admission, prepared))),
+            Ok(prepared) => {
+                if let Some(certificate) = prepared.kubelet_certificate() {
+                    let digest = renewal::fingerprint(certificate.as_bytes());
+                    let digest = digest.ok_or(Error::Ticket(ticket::Error::Certificate))?;
+                    let recorded = node.status.as_ref().and_then(|status| status.admission.as_ref());
+                    admission.kubelet_certificate = Some(renewal::joined(recorded, &admission, digest));
+                }
+                Ok(Ok((admission, prepared)))
+            }
             Err(error @ (ticket::Error::Name(_) | ticket::Error::Request(_) | ticket::Error::Settings(_))) => {
                 Ok(Err(vec![reason("ticket", None, None, &chain(&error))]))
             }

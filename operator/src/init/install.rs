@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams},
     core::GroupVersionKind,
     discovery::ApiResource,
     runtime::{conditions, wait},
@@ -20,11 +20,16 @@ use crate::workload::Workload;
 /// Field manager of the cluster controller.
 pub const MANAGER: &str = "constellation-cluster";
 const GROUP: &str = "rbac.authorization.k8s.io";
-/// As kubeadm calls it.
-const RENEWAL: &str = "kubeadm:node-autoapprove-certificate-rotation";
-/// Kubernetes' own role: a node's request for a certificate of its own name is approved
-/// (Kubernetes, "TLS bootstrapping", approval).
-const OWN_CERTIFICATE: &str = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
+const CERTIFICATES: &str = "certificates.k8s.io";
+const REQUESTS: &str = "certificatesigningrequests";
+const APPROVAL: &str = "certificatesigningrequests/approval";
+/// What an earlier version granted and nobody may have any more: with this binding, which kubeadm calls so, the controller
+/// manager renews every kubelet's certificate by the name in it (Kubernetes, "TLS bootstrapping", approval). Verifiers do that
+/// now, and look at more.
+const REVOKED: [(&str, &str); 1] = [("ClusterRoleBinding", "kubeadm:node-autoapprove-certificate-rotation")];
+/// Who signs kubelets' certificates (Kubernetes, "Certificates and Certificate Signing Requests"). Who answers its requests
+/// needs this right beside that on the requests (admission plug-in `CertificateApproval`).
+const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// On the object that is written last: digest of everything that was installed.
 const ANNOTATION: &str = "constellation.dev/installed";
 const CLUSTER_INFO: &str = "cluster-info";
@@ -45,6 +50,9 @@ fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
         {"apiGroups": [ours], "resources": ["nodeadmissions/status"], "verbs": ["update", "patch"]},
         {"apiGroups": [ours], "resources": ["trustbundles"], "verbs": ["get"]},
         {"apiGroups": [ours], "resources": ["trustbundles/status"], "verbs": ["patch"]},
+        {"apiGroups": [CERTIFICATES], "resources": [REQUESTS], "verbs": ["list", "watch"]},
+        {"apiGroups": [CERTIFICATES], "resources": [APPROVAL], "verbs": ["patch"]},
+        {"apiGroups": [CERTIFICATES], "resources": ["signers"], "resourceNames": [SIGNER], "verbs": ["approve"]},
     ]);
     let config = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"],
         "verbs": ["get"]}]);
@@ -63,8 +71,6 @@ fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
             None,
             binding("ClusterRole", "system:kubelet-api-admin", kubelets),
         ),
-        // So it does this: without it nobody signs a kubelet's next certificate, and all nodes are lost when the first ends.
-        ("ClusterRoleBinding", RENEWAL, None, binding("ClusterRole", OWN_CERTIFICATE, nodes)),
         ("Role", MESH, system, json!({"rules": mesh})),
         ("RoleBinding", MESH, system, binding("Role", MESH, nodes)),
         ("Role", LAST, system, json!({"rules": config})),
@@ -84,7 +90,8 @@ fn cluster_info(endpoint: &str, ca: &str) -> Value {
 }
 
 fn digest() -> String {
-    let all = json!({"kinds": definition::workload(), "rights": rights(), "info": cluster_info("", "")});
+    let all =
+        json!({"kinds": definition::workload(), "rights": rights(), "revoked": REVOKED, "info": cluster_info("", "")});
     hex::encode(Sha256::digest(all.to_string()))
 }
 
@@ -129,11 +136,19 @@ pub async fn install(workload: &Workload, endpoint: &str) -> kube::Result<()> {
     grant(client).await
 }
 
-/// Gives verifiers and nodes their rights; what is written last says that everything is there.
+/// Takes back what an earlier version granted, and gives verifiers and nodes their rights; what is written last says that everything is there.
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
 pub async fn grant(client: &Client) -> kube::Result<()> {
+    for (kind, name) in REVOKED {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", kind));
+        match Api::<DynamicObject>::all_with(client.clone(), &resource).delete(name, &DeleteParams::default()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
     let params = PatchParams::apply(MANAGER).force();
     for (kind, name, namespace, body) in rights() {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", kind));
@@ -170,7 +185,12 @@ mod tests {
     #[test]
     fn what_nodes_are_and_what_is_trusted_is_read_and_only_its_status_written() {
         let reads = |verb: &str| ["get", "list", "watch"].contains(&verb);
-        let granted = granted();
+        let mut granted = granted();
+        // What is written of a request is an answer, for one signer.
+        for answer in [(APPROVAL, "patch"), ("signers", "approve")] {
+            let at = granted.iter().position(|(resource, verb)| (resource.as_str(), verb.as_str()) == answer).unwrap();
+            granted.remove(at);
+        }
         for (resource, verb) in &granted {
             let whole = !resource.ends_with("/status");
             assert!(reads(verb) == whole, "{verb} on {resource}");
@@ -185,15 +205,25 @@ mod tests {
         let of_nodes = |body: &Value| body["subjects"].to_string().contains("system:nodes");
         let all = rights();
         let bindings: Vec<_> = all.iter().filter(|(.., body)| of_nodes(body)).collect();
-        let renewal = bindings.iter().find(|(_, name, ..)| *name == RENEWAL).unwrap();
-        assert_eq!((renewal.0, &renewal.3["roleRef"]["name"]), ("ClusterRoleBinding", &json!(OWN_CERTIFICATE)));
-        let bindings: Vec<_> = bindings.iter().filter(|(_, name, ..)| *name != RENEWAL).collect();
         assert_eq!(bindings.len(), 1);
         let (kind, _, namespace, body) = bindings[0];
         assert_eq!((*kind, *namespace), ("RoleBinding", Some("kube-system")));
         let role = all.iter().find(|(kind, name, ..)| json!(kind) == body["roleRef"]["kind"] && *name == MESH).unwrap();
         assert_eq!(role.3["rules"].as_array().unwrap().len(), 1);
         assert_eq!(role.3["rules"][0]["resources"], json!(["nodeadmissions"]));
+    }
+
+    #[test]
+    fn only_verifiers_answer_requests_for_certificates_and_only_kubelets() {
+        let all = rights();
+        let answering: Vec<_> =
+            all.iter().filter(|(.., body)| body.to_string().contains("certificates.k8s.io")).collect();
+        assert_eq!(answering.len(), 1);
+        assert_eq!((answering[0].0, answering[0].1), ("ClusterRole", LAST));
+        let rules = answering[0].3["rules"].as_array().unwrap();
+        let signers: Vec<_> = rules.iter().filter(|rule| rule["resources"] == json!(["signers"])).collect();
+        assert_eq!((signers.len(), &signers[0]["resourceNames"]), (1, &json!([SIGNER])));
+        assert!(all.iter().all(|(kind, name, ..)| !REVOKED.contains(&(kind, name))), "nothing is given and taken back");
     }
 
     #[test]

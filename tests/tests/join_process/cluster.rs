@@ -25,7 +25,7 @@ pub fn shared() -> &'static ControlPlane {
     static SHARED: OnceLock<ControlPlane> = OnceLock::new();
     SHARED.get_or_init(|| {
         // Below the target folder, so that a killed run leaves nothing elsewhere.
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("join-process");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
         ControlPlane::start(&folder, prepare).expect("the control plane starts")
     })
 }

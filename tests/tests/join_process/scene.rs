@@ -365,6 +365,15 @@ async fn listens(process: &mut Child, address: SocketAddr, folder: &Path) -> Res
     Ok(())
 }
 
+/// A node but for the certificate of its last ticket, of which each has another.
+pub fn but_its_ticket(mut node: NodeAdmission) -> NodeAdmission {
+    (node.metadata.resource_version, node.metadata.managed_fields) = (None, None);
+    if let Some(admission) = node.status.as_mut().and_then(|status| status.admission.as_mut()) {
+        admission.kubelet_certificate = None;
+    }
+    node
+}
+
 pub fn launch_config(owner: &SigningKey, name: &str, role: Role) -> LaunchConfig {
     LaunchConfig {
         cluster_uid: "3f1c7b1e-0000-4000-8000-000000000001".to_owned(),

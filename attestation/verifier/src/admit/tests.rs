@@ -108,6 +108,7 @@ fn a_first_good_appraisal_is_admitted_with_what_the_evidence_says() {
         admitted_at: "1970-01-01T00:00:00Z".to_owned(),
         wireguard_key: STANDARD.encode([3; 32]),
         address: "10.77.0.11".to_owned(),
+        kubelet_certificate: None,
     };
     assert_eq!(decide(&given()), Decision::Admit(expected));
 }

@@ -104,11 +104,11 @@ fn a_greedy_request_gets_the_admitted_name_and_nothing_else() {
 }
 
 #[test]
-fn the_certificate_lasts_a_year_but_never_longer_than_the_ca() {
+fn the_certificate_lasts_a_week_but_never_longer_than_the_ca() {
     let (csr, _) = given_greedy_request();
-    let year = 31_536_000;
+    let week = 604_800;
     for (from, until, expected) in
-        [(NOW - 100_000, NOW + 2 * year, (NOW - 300, NOW + year)), (NOW - 10, NOW + 50, (NOW - 10, NOW + 50))]
+        [(NOW - 100_000, NOW + 2 * week, (NOW - 300, NOW + week)), (NOW - 10, NOW + 50, (NOW - 10, NOW + 50))]
     {
         let ca = given_ca(from, until);
         let pem = kubelet_certificate(&ca.certificate, &ca.key, &csr, "worker-1", now()).unwrap();
@@ -120,9 +120,11 @@ fn the_certificate_lasts_a_year_but_never_longer_than_the_ca() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_certificate_is_renewed_when_half_of_its_time_is_over() {
-    let ((csr, _), ca) = (given_greedy_request(), given_good_ca());
-    let pem = kubelet_certificate(&ca.certificate, &ca.key, &csr, "worker-1", now()).unwrap();
+async fn a_verifiers_own_certificate_is_renewed_when_half_of_its_time_is_over() {
+    let (key, ca) = (KeyPair::generate().unwrap(), given_good_ca());
+    let subject = Subject { organization: None, common_name: crate::store::USER };
+    let life = (now(), authority::LIFE);
+    let pem = authority::client_certificate(&ca.certificate, &ca.key, &key, subject, life).unwrap();
     let begun = tokio::time::Instant::now();
     crate::authority::renewal().await;
     let lived = begun.elapsed().as_secs();

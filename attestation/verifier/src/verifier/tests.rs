@@ -1,6 +1,7 @@
 //! Settling a case against an API that others write to as well: nothing leaves before it is recorded.
 
 mod members;
+mod renewals;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,6 +22,7 @@ use constellation_crds::{
     node::{AttestationResult, Role},
     trust::Admission,
 };
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -41,6 +43,7 @@ struct FakeStore {
     writes: Mutex<Vec<NodeAdmissionStatus>>,
     told: Mutex<Vec<News>>,
     bundle: Mutex<Option<TrustBundleSpec>>,
+    requests: Mutex<Vec<CertificateSigningRequest>>,
     rounds: AtomicU32,
 }
 
@@ -81,6 +84,28 @@ impl Store for FakeStore {
     async fn kubelet_config(&self) -> Result<String, store::Error> {
         Err(store::Error::Missing("ConfigMap kubelet-config"))
     }
+
+    async fn requests(&self) -> Result<Vec<CertificateSigningRequest>, store::Error> {
+        Ok(self.requests.lock().unwrap().clone())
+    }
+
+    async fn answer(&self, request: &CertificateSigningRequest) -> Result<(), store::Error> {
+        let mut requests = self.requests.lock().unwrap();
+        let is = |known: &&mut CertificateSigningRequest| known.metadata.name == request.metadata.name;
+        let known = requests.iter_mut().find(is).ok_or(store::Error::Missing("the request"))?;
+        if known.metadata.resource_version != request.metadata.resource_version {
+            return Err(store::Error::Conflict);
+        }
+        known.status.clone_from(&request.status);
+        known.metadata.resource_version = Some("answered".to_owned());
+        Ok(())
+    }
+}
+
+impl Promise for &'static str {
+    fn kubelet_certificate(&self) -> Option<&str> {
+        None
+    }
 }
 
 struct Given {
@@ -118,6 +143,7 @@ fn given(script: impl IntoIterator<Item = Write>) -> Given {
         writes: Mutex::default(),
         told: Mutex::default(),
         bundle: Mutex::default(),
+        requests: Mutex::default(),
         rounds: AtomicU32::default(),
     };
     let verifier = Verifier::new(home, trust, store, Platform::QemuVtpm);

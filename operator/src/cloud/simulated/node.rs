@@ -134,6 +134,7 @@ pub fn status(
         admitted_at: now.to_string(),
         wireguard_key: STANDARD.encode(Sha256::digest(format!("{NAME} mesh key of {}", record.node))),
         address: address(record.index).to_string(),
+        kubelet_certificate: None,
     };
     let admission = there.or_else(|| accepted(&result).then(fresh));
     NodeAdmissionStatus {
