@@ -45,7 +45,7 @@ enum Command {
 
 #[derive(Args)]
 struct Run {
-    /// Way to the TPM.
+    /// Way to the TPM: device:PATH, or swtpm:host=HOST,port=PORT of a software TPM.
     #[arg(long, default_value = "device:/dev/tpmrm0")]
     tcti: String,
     /// Host and port of a cloud's metadata service.
@@ -113,6 +113,7 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     let service = Metadata { authority: run.metadata };
     let source = Source { platform, service, local: run.user_data };
     let (bytes, launch) = find(&source).await;
+    let found = Instant::now();
     let own = hint.as_ref().map(Hint::ip).transpose()?.or_else(|| source.address());
     if let Some(own) = own {
         network::name(&launch.node_name, own, hint.as_ref().map(|hint| hint.gateway.as_str()))?;
@@ -124,11 +125,13 @@ async fn agent(run: Run) -> anyhow::Result<()> {
     let machine = tokio::task::spawn_blocking(measure).await??;
     let measured = began.elapsed();
     // Only now: who comes from outside finds a machine that has measured what it is. In a cloud a service of the image
-    // brought the network up before this program was started, for the configuration comes from there.
-    if let Some(hint) = &hint {
+    // brings the network up, for the configuration comes from there; since when, nobody tells.
+    let up = if let Some(hint) = &hint {
         network::configure(hint).await?;
-    }
-    let up = Instant::now();
+        Instant::now()
+    } else {
+        found
+    };
     // Milliseconds since this program began, for whoever asks where a machine's time goes.
     let [opened, made, measured, online] = [opened, made, measured, up - began].map(|part| part.as_millis());
     let (node, state) = (&machine.launch.node_name, machine.state());

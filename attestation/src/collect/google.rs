@@ -7,6 +7,7 @@ use super::{
     keys::{self, Key},
     nv,
     transport::Wire,
+    unpad,
 };
 use crate::guest::commands;
 
@@ -38,10 +39,7 @@ impl Tpm {
     pub fn google_certificate(&mut self) -> Result<Vec<u8>, Error> {
         let (certificate, _) = place(&mut *self.wire)?;
         let mut certificate = self.read_nv(certificate)?;
-        // The index may be larger than the certificate.
-        let parsed = x509_parser::parse_x509_certificate(&certificate);
-        let padding = parsed.map_err(|_| Error::Unexpected("the attestation key's certificate"))?.0.len();
-        certificate.truncate(certificate.len() - padding);
+        unpad(&mut certificate).ok_or(Error::Unexpected("the attestation key's certificate"))?;
         Ok(certificate)
     }
 }

@@ -29,7 +29,11 @@ impl Key {
 /// The persistent RSA-2048 endorsement key, or one made from the default template, which is the same key.
 pub(super) fn endorsement_key(wire: &mut dyn Wire) -> Result<Key, Error> {
     if exists(wire, EK_PERSISTENT)? {
-        return persistent(wire, EK_PERSISTENT);
+        let key = persistent(wire, EK_PERSISTENT)?;
+        // Somebody may have put another one there.
+        if commands::is_endorsement_key(&key.public) {
+            return Ok(key);
+        }
     }
     primary(wire, &commands::endorsement_template(), "making the endorsement key")
 }

@@ -69,6 +69,9 @@ pub enum Error {
     /// NV index 0x01c00002 holds no certificate.
     #[error("the TPM holds no certificate for its endorsement key")]
     NoEkCertificate,
+    /// Whoever speaks for this TPM's attestation key, it isn't an endorsement key.
+    #[error("the TPM was opened without its endorsement key")]
+    NoEndorsementKey,
     /// There is no such NV index.
     #[error("the TPM has no NV index {0:#010x}")]
     NoIndex(u32),
@@ -120,10 +123,11 @@ pub enum AttestationKey {
     Own,
 }
 
-/// A connection to one TPM with its two keys. Keys that were made here are flushed when it is dropped.
+/// A connection to one TPM with its keys. Keys that were made here are flushed when it is dropped.
 pub struct Tpm {
     wire: Box<dyn Wire + Send>,
-    ek: Key,
+    /// Where its maker speaks for the attestation key.
+    ek: Option<Key>,
     ek_certificate: Option<Vec<u8>>,
     ak: Key,
     bank: Hash,
@@ -140,13 +144,16 @@ impl Tpm {
     /// The same, with this key to quote.
     pub fn open_with(tcti: &str, key: AttestationKey) -> Result<Self, Error> {
         let mut wire = transport::open(tcti).doing("connecting to the TPM")?;
-        let ek = keys::endorsement_key(&mut *wire)?;
+        let ek = match key {
+            AttestationKey::Aws | AttestationKey::Azure | AttestationKey::Google => None,
+            AttestationKey::Own => Some(keys::endorsement_key(&mut *wire)?),
+        };
         let ak = match key {
             AttestationKey::Azure => keys::persistent(&mut *wire, azure::KEY),
             AttestationKey::Google => google::key(&mut *wire),
             AttestationKey::Aws | AttestationKey::Own => keys::attestation_key(&mut *wire),
         };
-        let ak = ak.inspect_err(|_| ek.flush(&mut *wire))?;
+        let ak = ak.inspect_err(|_| ek.iter().for_each(|ek| ek.flush(&mut *wire)))?;
         let bank = match key {
             AttestationKey::Aws => Hash::Sha384,
             AttestationKey::Azure | AttestationKey::Google | AttestationKey::Own => Hash::Sha256,
@@ -206,17 +213,15 @@ impl Tpm {
             Err(Error::NoIndex(_)) => return Err(Error::NoEkCertificate),
             read => read?,
         };
-        // Some makers define the index larger than the certificate.
-        let padding = x509_parser::parse_x509_certificate(&certificate).map_err(|_| Error::NoEkCertificate)?.0.len();
-        certificate.truncate(certificate.len() - padding);
+        unpad(&mut certificate).ok_or(Error::NoEkCertificate)?;
         self.ek_certificate = Some(certificate.clone());
         Ok(certificate)
     }
 
-    /// `TPM2B_PUBLIC` of the endorsement key.
+    /// `TPM2B_PUBLIC` of the endorsement key; empty where it was opened without.
     #[must_use]
     pub fn ek_public(&self) -> Vec<u8> {
-        self.ek.public.clone()
+        self.ek.as_ref().map(|ek| ek.public.clone()).unwrap_or_default()
     }
 
     /// `TPM2B_PUBLIC` of the attestation key.
@@ -255,7 +260,8 @@ impl Tpm {
     /// `TPM2_ActivateCredential`: `TPM2B_ID_OBJECT` and `TPM2B_ENCRYPTED_SECRET` to the secret.
     fn open_credential(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, Error> {
         const DOING: &str = "opening the credential";
-        let (wire, ak, ek) = (&mut *self.wire, self.ak.handle, self.ek.handle);
+        let (wire, ak) = (&mut *self.wire, self.ak.handle);
+        let ek = self.ek.as_ref().ok_or(Error::NoEndorsementKey)?.handle;
         let session = send(wire, "starting a policy session", &commands::start_policy())?.handle;
         // The policy of EK templates L-1 and L-2: PolicySecret of the endorsement hierarchy.
         let opened = send(wire, DOING, &commands::policy_secret(session)).and_then(|_| {
@@ -263,18 +269,19 @@ impl Tpm {
             let opened = send(wire, DOING, &activate)?;
             Ok(unsized_exact(&opened.parameters).doing(DOING)?.to_vec())
         });
-        // Its use has ended it; one that wasn't used, or not with success, takes one of the TPM's few places.
-        if opened.is_err() {
-            let _ = send(wire, "ending the policy session", &commands::flush(session));
-        }
-        opened
+        // The TPM has few sessions, so this one goes whatever happened.
+        let flushed = send(wire, "ending the policy session", &commands::flush(session));
+        let opened = opened?;
+        flushed?;
+        Ok(opened)
     }
 }
 
 impl Drop for Tpm {
     fn drop(&mut self) {
-        self.ak.flush(&mut *self.wire);
-        self.ek.flush(&mut *self.wire);
+        for key in [Some(&self.ak), self.ek.as_ref()].into_iter().flatten() {
+            key.flush(&mut *self.wire);
+        }
     }
 }
 
@@ -294,6 +301,13 @@ impl Attester for Tpm {
         let (machine::Quoted { attest, signature, pcrs, .. }, machine) = shown?;
         Ok(Evidence { quote: attest, signature, pcrs, event_log, activated, machine: Some(machine) })
     }
+}
+
+/// Cuts off what follows a certificate: some makers define its index larger. Nothing where there is none.
+fn unpad(certificate: &mut Vec<u8>) -> Option<()> {
+    let padding = x509_parser::parse_x509_certificate(certificate).ok()?.0.len();
+    certificate.truncate(certificate.len() - padding);
+    Some(())
 }
 
 /// `TPMS_ATTEST`, `TPMT_SIGNATURE` and the PCRs' values.

@@ -12,12 +12,13 @@ use std::{
 use crate::guest::wire::{self, Command, HEADER, MAX_RESPONSE};
 
 /// `TPM_RC_YIELDED`, `TPM_RC_TESTING`, `TPM_RC_NV_RATE` and `TPM_RC_RETRY` (TPM 2.0 Library, part 2, 6.6.3): the command
-/// is to be sent again. The kernel doesn't do so for programs.
+/// is to be sent again. Linux does so for the second and the last, for two seconds (`tpm_transmit`); nobody does it for a
+/// software TPM.
 const AGAIN: [u32; 4] = [0x908, 0x90a, 0x920, 0x922];
-/// Pauses before that double from this one, as in Linux (`tpm_transmit`).
+/// Pauses before that double from this one, as in Linux.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// How often: pauses of five seconds in all.
-const REPEATS: u32 = 8;
+/// How often: pauses of 0.6 s in all.
+const REPEATS: u32 = 5;
 /// Longest wait for a software TPM.
 const SOCKET: Duration = Duration::from_mins(1);
 

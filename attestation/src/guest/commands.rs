@@ -1,7 +1,7 @@
 //! The commands that a node sends to its TPM, and what their answers say.
 //!
-//! Source: TCG, "TPM 2.0 Library" 1.59, part 3, each at its command; codes in part 2, 6.5.2, handles in 7.4, algorithms in
-//! 6.3. [`Buffer`] is AWS's, from its `nitro-tpm-attest`.
+//! Source: TCG, "TPM 2.0 Library" 1.59, part 3, under each command's name; codes in part 2, 6.5.2, handles in 7.4,
+//! algorithms in 6.3. [`Buffer`] is AWS's, from its `nitro-tpm-attest`.
 
 use super::wire::{Command, Error, sized, unsized_exact};
 use crate::tpm::{ALG_ECC, ALG_ECDSA, ALG_NULL, ALG_RSA, ALG_SHA256, Hash, Reader};
@@ -37,7 +37,7 @@ const NSM_REQUEST: u32 = 0x2000_0001;
 const HANDLES: u32 = 1;
 /// `TPM_SE_POLICY` (part 2, 6.11).
 const POLICY: u8 = 1;
-/// Bytes of a session's nonce: the least that is allowed (part 1, 17.6.3).
+/// Bytes of a session's nonce: the least that is allowed (11.1, `nonceCaller`).
 const NONCE: usize = 16;
 /// `TPM_ALG_SHA512`: 64 bytes of authorisation fit.
 const ALG_SHA512: u16 = 0x000d;
@@ -137,6 +137,14 @@ pub fn template(bytes: &[u8]) -> Result<&[u8], Error> {
         _ => return Err(Error::Form),
     }
     bytes.get(..bytes.len() - reader.0.len()).ok_or(Error::Form)
+}
+
+/// Whether a `TPM2B_PUBLIC` is of an endorsement key that follows from [`endorsement_template`], or may be.
+#[must_use]
+pub fn is_endorsement_key(public: &[u8]) -> bool {
+    let (template, size) = (endorsement_template(), size_of::<u16>());
+    let unique = sized(&[0; 256]).len();
+    public.get(size..size + template.len() - unique) == template.get(..template.len() - unique)
 }
 
 /// Of an RSA-2048 endorsement key: template L-1 (TCG, "EK Credential Profile" 2.5, B.3.3), whose policy is the one that
@@ -293,13 +301,12 @@ pub fn index_size(parameters: &[u8]) -> Result<u16, Error> {
     Ok(size)
 }
 
-/// An NV index of the owner's: its password is empty, and so are ours.
+/// An NV index that is read and written by the owner's authorisation, which is empty.
 #[derive(Clone, Copy)]
 pub struct Index(pub u32);
 
 impl Index {
-    /// `TPM2_NV_DefineSpace` of so many bytes, which the owner reads and writes, with the attributes of those that
-    /// Microsoft's own guest library makes.
+    /// `TPM2_NV_DefineSpace` of so many bytes, with the attributes of those that Microsoft's own guest library makes.
     #[must_use]
     pub fn define(self, size: u16) -> Command {
         define(self.0, &[], ALG_SHA256, OWNER_WRITE | AUTH_WRITE | OWNER_READ | AUTH_READ, size)
@@ -422,8 +429,10 @@ mod tests {
         ] {
             assert_eq!(parameters(&command), wanted);
         }
+        let request = Buffer { index: 0x0180_0c57, auth: b"pw" }.nsm_request();
+        assert_eq!(hex::encode(&request.to_bytes()[..18]), "8002000000212000000101800c5701800c57");
         let activate = activate_credential(1, 2, 3, &[0, 1, 8], &[0, 1, 9]).unwrap();
-        let wanted = ["0000000100000002", "00000012", "400000090000000000", "000000030000000000", "000108000109"];
+        let wanted = ["0000000100000002", "00000012", "400000090000000000", "000000030000010000", "000108000109"];
         assert_eq!(parameters(&activate), wanted.concat());
         assert!(activate_credential(1, 2, 3, &[0, 2, 8], &[0, 1, 9]).is_err(), "a credential that is cut off");
     }

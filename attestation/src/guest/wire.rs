@@ -15,6 +15,8 @@ const NO_SESSIONS: u16 = 0x8001;
 const SESSIONS: u16 = 0x8002;
 /// `TPM_RS_PW` (part 2, 7.4).
 const PASSWORD: u32 = 0x4000_0009;
+/// `TPMA_SESSION_CONTINUESESSION` (part 2, 8.4).
+const CONTINUE: u8 = 1;
 
 /// Why an answer isn't one that can be used.
 #[derive(thiserror::Error, Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,19 +71,19 @@ impl Command {
     /// The next handle is authorised by a password (part 1, 19.4).
     #[must_use]
     pub fn password(self, password: &[u8]) -> Self {
-        self.authorised(PASSWORD, password)
+        self.authorised(PASSWORD, 0, password)
     }
 
-    /// The next handle is authorised by a policy session that has no key of its own.
+    /// The next handle is authorised by a policy session that has no key of its own, and goes on after it.
     #[must_use]
     pub fn policy(self, session: u32) -> Self {
-        self.authorised(session, &[])
+        self.authorised(session, CONTINUE, &[])
     }
 
-    /// Session, no nonce, no attributes, proof.
-    fn authorised(mut self, session: u32, proof: &[u8]) -> Self {
+    /// Session, no nonce, attributes, proof.
+    fn authorised(mut self, session: u32, attributes: u8, proof: &[u8]) -> Self {
         self.sessions.extend_from_slice(&session.to_be_bytes());
-        self.sessions.extend_from_slice(&[0, 0, 0]);
+        self.sessions.extend_from_slice(&[0, 0, attributes]);
         self.sessions.extend_from_slice(&sized(proof));
         self
     }
@@ -192,7 +194,7 @@ mod tests {
         let two = Command::new(0x147, &[1, 2]).password(b"").policy(0x0300_0000).with_sized(&[9]);
         let wanted = [
             "8002", "0000002b", "00000147", "00000001", "00000002", // two handles
-            "00000012", "40000009", "0000", "00", "0000", "03000000", "0000", "00",
+            "00000012", "40000009", "0000", "00", "0000", "03000000", "0000", "01",
             "0000", // and a session for each
             "0001", "09",
         ];
