@@ -14,11 +14,12 @@ use kube::{
     api::{Patch, PatchParams},
 };
 
-use super::{Memory, apply::missing, observe::World, put_status};
+use super::{Memory, apply::missing, observe::World};
 use crate::{
     context::Context,
     error::Error,
     init::{install::MANAGER, trust},
+    status,
     workload::Workload,
 };
 
@@ -109,7 +110,7 @@ fn next(wanted: TrustPolicy, last: Option<&TrustPolicy>, known: Option<u64>) -> 
 async fn take(ctx: &Context, world: &mut World, policy: TrustPolicy) -> Result<TrustPolicy, Error> {
     let mut status = world.cluster.status.clone().unwrap_or_default();
     status.trust_revision = Some(policy.revision);
-    let taken = put_status(ctx, &world.cluster, &status).await;
+    let taken = status::put(&ctx.client, &*world.cluster, &status, MANAGER).await;
     world.cluster = Arc::new(taken.map_err(Error::kube("taking a revision for the trust bundle"))?);
     Ok(policy)
 }

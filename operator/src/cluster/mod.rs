@@ -289,20 +289,11 @@ async fn write(
     cluster: &ConstellationCluster,
     status: &ConstellationClusterStatus,
 ) -> Result<bool, Error> {
-    match put_status(ctx, cluster, status).await {
+    match status::put(&ctx.client, cluster, status, MANAGER).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(false),
         Err(error) => Err(Error::kube(format!("writing the status of cluster {}", cluster.name_any()))(error)),
     }
-}
-
-/// The cluster with this status, unless it changed since it was looked at.
-async fn put_status(
-    ctx: &Context,
-    cluster: &ConstellationCluster,
-    status: &ConstellationClusterStatus,
-) -> kube::Result<ConstellationCluster> {
-    status::put(&ctx.client, cluster, status, MANAGER).await
 }
 
 /// Writes a status and then publishes what is new in it: what isn't written, the next look says again.

@@ -136,7 +136,8 @@ pub async fn install(workload: &Workload, endpoint: &str) -> kube::Result<()> {
     grant(client).await
 }
 
-/// Takes back what an earlier version granted, and gives verifiers and nodes their rights; what is written last says that everything is there.
+/// Takes back what an earlier version granted, and gives verifiers and nodes their rights; what is written last says that
+/// everything is there.
 ///
 /// # Errors
 /// When the API server refuses or does not answer.

@@ -53,7 +53,7 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
         Accelerator::Tcg => {
             add("-accel", "tcg,thread=multi".into());
             // Fast strings are slow where they are emulated, byte by byte; kernels clear and copy pages by them.
-            add("-cpu", "max,erms=off".into());
+            add("-cpu", "max,erms=off,fsrm=off".into());
         }
     }
     add("-smp", machine.shape.vcpus.to_string());
@@ -197,7 +197,10 @@ mod tests {
     #[test]
     fn the_accelerator_chooses_the_processor() {
         let tcg = arguments(&machine());
-        assert_eq!((values(&tcg, "-accel"), values(&tcg, "-cpu")), (vec!["tcg,thread=multi"], vec!["max,erms=off"]));
+        assert_eq!(
+            (values(&tcg, "-accel"), values(&tcg, "-cpu")),
+            (vec!["tcg,thread=multi"], vec!["max,erms=off,fsrm=off"])
+        );
         let kvm = arguments(&Machine { accelerator: Accelerator::Kvm, ..machine() });
         assert_eq!((values(&kvm, "-accel"), values(&kvm, "-cpu")), (vec!["kvm"], vec!["host"]));
     }
