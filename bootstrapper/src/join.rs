@@ -27,18 +27,21 @@ use crate::{
 const FIRST: Duration = Duration::from_millis(200);
 /// Longest pause: an admission may appear at any moment, and a verifier appraises in milliseconds.
 const LONGEST: Duration = Duration::from_secs(5);
+/// Longest pause of a member that can't use its tickets: each is another write to its admission.
+const LONGEST_ADMITTED: Duration = Duration::from_mins(1);
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Asks every verifier in turn until the node is a member, by one of them or by its owner, or must be replaced. The
-/// network is up since `up`.
+/// network is up since `up`, or in a cloud for longer.
 pub async fn join(machine: Arc<Machine>, source: Source, up: Instant) {
-    let mut pause = FIRST;
+    let (mut pause, mut longest) = (FIRST, LONGEST);
     while machine.wants_grant().await {
         match attempt(&machine, &source).await {
             Ok((ticket, took)) => {
                 let milliseconds = up.elapsed().as_millis();
                 let [channel, hello, proof] = took.map(|part| part.as_millis());
                 tracing::info!(milliseconds, channel, hello, proof, "Admitted");
+                longest = LONGEST_ADMITTED;
                 if machine.claim() {
                     machine.carry_out(Grant::Join(ticket)).await;
                 }
@@ -46,7 +49,7 @@ pub async fn join(machine: Arc<Machine>, source: Source, up: Instant) {
             Err(error) => tracing::info!(error = %chain(&error), "Not admitted yet"),
         }
         sleep(jittered(pause)).await;
-        pause = (pause * 2).min(LONGEST);
+        pause = (pause * 2).min(longest);
     }
 }
 

@@ -18,8 +18,12 @@ pub const HOME: &str = "/etc/kubernetes/constellation";
 pub const MEMBER: &str = "/etc/kubernetes/constellation/member";
 /// Certificate and key of the kubelet, until it renews them.
 pub const CREDENTIAL: &str = "/var/lib/kubelet/pki/constellation-client.pem";
-/// Certificate and key of the kubelet, once it renewed them, or kubeadm made them.
+/// Certificate and key that the kubelet has now: a link to its ticket's, or to what it renewed or kubeadm made. A kubelet asks
+/// for its next certificate with the one that its kubeconfig names, so that names this (client-go, `util/certificate`; the
+/// kubelet's `buildClientCertificateManager`): with the ticket's own it could renew once, and then never again.
 pub const CURRENT_CREDENTIAL: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+/// What a kubelet leaves whose power went while it replaced that link, and takes for its newest certificate when it starts.
+const UPDATED_CREDENTIAL: &str = "/var/lib/kubelet/pki/kubelet-client-updated.pem";
 /// With what a kubelet finds its API server, and who it is there.
 const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
 const CA: &str = "/etc/kubernetes/pki/ca.crt";
@@ -55,6 +59,13 @@ pub enum Action {
     LeaveEtcd {
         /// This node's address.
         own: String,
+    },
+    /// Have a link point to another file of its folder, whatever is there.
+    Link {
+        /// The link.
+        path: &'static str,
+        /// The file's path.
+        target: &'static str,
     },
     /// Move the two controllers' manifests.
     Move {
@@ -121,6 +132,7 @@ impl Action {
             Self::Empty(folder) => format!("empty {folder}"),
             Self::LeaveEtcd { own } => format!("leave etcd as {own}"),
             Self::Guard { own, all } => format!("guard {own} of {all}"),
+            Self::Link { path, target } => format!("link {path} {target}"),
             Self::Move { from, to } => format!("move {from} {to}"),
             Self::OpenDisk { integrity } => format!("open disk, integrity {integrity:?}"),
             Self::Own(address) => format!("own {address}"),
@@ -202,10 +214,11 @@ pub fn join(ticket: &Ticket, role: Role, kubelet_key: &str, launch_config: &[u8]
     plan.extend([
         Action::Write { path: CA.into(), mode: 0o644, contents: ticket.ca_certificate.clone().into_bytes() },
         secret(CREDENTIAL, format!("{}{kubelet_key}", ticket.kubelet_certificate)),
-        secret(KUBELET_CONF, kubeadm::kubelet_kubeconfig(&ticket.cluster, CA, CREDENTIAL, &node.node_name)),
-        // A kubelet prefers what it renewed itself, and doesn't start when that was emptied by a power cut; it may have ended,
-        // too, while the node was off.
-        Action::Remove(CURRENT_CREDENTIAL),
+        secret(KUBELET_CONF, kubeadm::kubelet_kubeconfig(&ticket.cluster, CA, CURRENT_CREDENTIAL, &node.node_name)),
+        // What it renewed itself may have ended while the node was off, or been emptied by a power cut, and the record of its
+        // admission has moved on to this ticket's.
+        Action::Remove(UPDATED_CREDENTIAL),
+        Action::Link { path: CURRENT_CREDENTIAL, target: CREDENTIAL },
     ]);
     plan.push(Action::Start("containerd"));
     plan.extend(network(node, &ticket.cluster));
@@ -280,6 +293,7 @@ fn own_credential(node: &NodeSettings, cluster: &ClusterSettings, address: &str)
     vec![
         Action::Phase("kubelet's certificate"),
         secret(&config, text),
+        Action::Remove(UPDATED_CREDENTIAL),
         Action::Remove(CURRENT_CREDENTIAL),
         Action::Remove(KUBELET_CONF),
         Action::Run {

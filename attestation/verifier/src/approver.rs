@@ -5,7 +5,7 @@
 //! several verifiers do this beside each other, and one that died in between left nothing that the next round, here or there,
 //! doesn't find. kube-controller-manager signs what was approved, and approves nothing itself.
 
-use std::{pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
 use constellation_crds::NodeAdmission;
 use futures::{FutureExt as _, Stream, StreamExt as _};
@@ -47,6 +47,7 @@ pub async fn answer<A: Store>(verifier: &Verifier<A>, changes: impl Stream<Item 
             Ok(Next::Soon) => LOOK_SOON,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "Answering kubelets' requests failed, trying again");
+                verifier.own_fault(&error);
                 LOOK_SOON
             }
         };
@@ -56,24 +57,38 @@ pub async fn answer<A: Store>(verifier: &Verifier<A>, changes: impl Stream<Item 
     }
 }
 
-/// Does what is left to do.
+/// Does what is left to do. What can't be done of one node or request keeps nobody else waiting.
 ///
 /// # Errors
-/// When the API gives no answer; what was done until then stays.
+/// When the API gives no answer, the first time; what could be done is done.
 pub async fn round<A: Store>(verifier: &Verifier<A>) -> Result<Next, Error> {
     let requests = verifier.store.requests().await?;
     if requests.is_empty() {
         return Ok(Next::Changed);
     }
     let mut nodes = verifier.store.nodes().await?;
+    let mut failed = None;
+    let mut next = Next::Changed;
+    // Names of nodes that have to wait for the next round.
+    let mut waits = BTreeSet::new();
     for node in &mut nodes {
-        if !follow(verifier, node, &requests).await? {
+        let followed = match follow(verifier, node, &requests).await {
+            Ok(followed) => followed,
+            Err(error) => {
+                failed.get_or_insert(error);
+                false
+            }
+        };
+        if !followed {
             // What isn't on record yet would be taken for a copy.
-            return Ok(Next::Soon);
+            waits.insert(node.spec.node_name.clone());
+            next = Next::Soon;
         }
     }
-    let mut next = Next::Changed;
     for request in &requests {
+        if renewal::node_of(request).is_some_and(|name| waits.contains(name)) {
+            continue;
+        }
         let (condition, refusal) = match renewal::decide(request, &nodes, &verifier.home.launch.node_name) {
             Decision::Leave => continue,
             Decision::Wait => {
@@ -82,6 +97,8 @@ pub async fn round<A: Store>(verifier: &Verifier<A>) -> Result<Next, Error> {
             }
             Decision::Approve(uid) => {
                 tracing::info!(node_uid = uid, "Approving a kubelet's next certificate");
+                // Whoever asks a hundred times gets one at a time.
+                waits.extend(renewal::node_of(request).map(str::to_owned));
                 (condition(APPROVED, "MemberRenews", "the node is a member"), None)
             }
             Decision::Deny { uid, reason } => (condition(DENIED, "NotAdmitted", REFUSED), Some((uid, reason))),
@@ -90,7 +107,10 @@ pub async fn round<A: Store>(verifier: &Verifier<A>) -> Result<Next, Error> {
             Ok(()) => {}
             // Another verifier was there first, or nobody asks any more.
             Err(store::Error::Conflict | store::Error::Missing(_)) => continue,
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                failed.get_or_insert(error.into());
+                continue;
+            }
         }
         // Only whoever has answered tells, so that each is counted once.
         match refusal {
@@ -104,7 +124,7 @@ pub async fn round<A: Store>(verifier: &Verifier<A>) -> Result<Next, Error> {
             }
         }
     }
-    Ok(next)
+    failed.map_or(Ok(next), Err)
 }
 
 /// Has the record of a node follow what was issued to its kubelet; gives whether what we know of it is what is there.

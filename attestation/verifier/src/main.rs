@@ -132,13 +132,18 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
     };
     tracing::info!(address = %listener.local_addr()?, cluster_uid = verifier.home.launch.cluster_uid, "Serving joins");
     let metrics = serve_metrics(&verifier, args.metrics);
+    // In a task of its own: to read requests costs signatures, and whoever joins doesn't wait for that.
+    let approving = tokio::spawn({
+        let verifier = Arc::clone(&verifier);
+        async move { approver::answer(&verifier, verifier.store.changes()).await }
+    });
     let members = async {
         tokio::join!(
             reattest::enrol(&verifier, &schedule),
             reattest::rounds(&verifier, &schedule),
             join::keep_ready(&verifier),
             refusals::tell(&verifier.ledger, &verifier.store),
-            approver::answer(&verifier, verifier.store.changes())
+            approving
         )
     };
     let joins = server::listen(listener, Limits::default(), stop, |stream, peer, stranger| {

@@ -74,9 +74,8 @@ pub fn decide(request: &CertificateSigningRequest, nodes: &[NodeAdmission], own:
     if is_answered(request) {
         return Decision::Leave;
     }
-    let user = request.spec.username.as_deref().unwrap_or_default();
     let named: Vec<&NodeAdmission> =
-        nodes.iter().filter(|node| user.strip_prefix(USER) == Some(node.spec.node_name.as_str())).collect();
+        nodes.iter().filter(|node| node_of(request) == Some(node.spec.node_name.as_str())).collect();
     // Of several with this name the last is meant, or nobody knows.
     let last = named.iter().max_by_key(|node| (!leaves(node), created(node))).map(|node| node.spec.node_uid.clone());
     let deny = |uid: Option<String>, clause: &str, message: &str| {
@@ -117,8 +116,9 @@ pub fn decide(request: &CertificateSigningRequest, nodes: &[NodeAdmission], own:
 #[must_use]
 pub fn moved(node: &NodeAdmission, requests: &[CertificateSigningRequest]) -> Option<KubeletCertificate> {
     let before = node.status.as_ref()?.admission.as_ref()?.kubelet_certificate.as_ref()?;
-    let mut issued: Vec<Issued> =
-        requests.iter().filter_map(issued).filter(|issued| issued.name == node.spec.node_name).collect();
+    // By name first: to read one costs a signature.
+    let own = requests.iter().filter(|request| node_of(request) == Some(node.spec.node_name.as_str()));
+    let mut issued: Vec<Issued> = own.filter_map(issued).collect();
     issued.sort_by(|one, other| (one.time, one.uid).cmp(&(other.time, other.uid)));
     let after = issued.into_iter().fold(before.clone(), |record, issued| {
         let Issued { credential, certificate, time, .. } = issued;
@@ -154,6 +154,12 @@ pub fn fingerprint(pem: &[u8]) -> Option<String> {
     (pem.label == "CERTIFICATE").then(|| hex::encode(Sha256::digest(&pem.contents)))
 }
 
+/// The name of the node in whose name a request was made.
+#[must_use]
+pub fn node_of(request: &CertificateSigningRequest) -> Option<&str> {
+    request.spec.username.as_deref()?.strip_prefix(USER)
+}
+
 /// A request that has the form of a kubelet's.
 struct Asked<'a> {
     name: &'a str,
@@ -161,9 +167,8 @@ struct Asked<'a> {
     credential: Option<&'a str>,
 }
 
-/// A certificate that a kubelet of this name got for another one.
+/// A certificate that a kubelet got for another one.
 struct Issued<'a> {
-    name: &'a str,
     credential: &'a str,
     certificate: String,
     time: Timestamp,
@@ -242,10 +247,10 @@ fn issued(request: &CertificateSigningRequest) -> Option<Issued<'_>> {
     if !is(APPROVED) || is(DENIED) || is(FAILED) {
         return None;
     }
-    let Asked { name, credential } = asked(&request.spec).ok()?;
+    let Asked { credential, .. } = asked(&request.spec).ok()?;
     let certificate = fingerprint(&request.status.as_ref()?.certificate.as_ref()?.0)?;
     let time = request.metadata.creation_timestamp.as_ref()?.0;
-    Some(Issued { name, credential: credential?, certificate, time, uid: request.metadata.uid.as_deref()? })
+    Some(Issued { credential: credential?, certificate, time, uid: request.metadata.uid.as_deref()? })
 }
 
 /// Types of conditions (`k8s.io/api/certificates/v1`, `RequestConditionType`).

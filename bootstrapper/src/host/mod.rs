@@ -85,6 +85,7 @@ impl Host {
             Action::PruneEtcd { kubeconfig, own } => etcd::prune(self, kubeconfig, own, log).await,
             Action::LeaveEtcd { own } => etcd::leave(self, own, log).await,
             Action::Start(unit) => command::run(&["systemctl", "start", unit]).await,
+            Action::Link { path, target } => link(Path::new(path), target),
             Action::Remove(path) => remove(Path::new(path)),
             Action::Restart(unit) => command::run(&["systemctl", "restart", "--no-block", unit]).await,
             Action::Sync(folder) => sync(Path::new(folder)),
@@ -121,6 +122,7 @@ fn files(folder: &str) -> impl Iterator<Item = PathBuf> {
 
 fn simulated(action: &Action, root: &Path, log: &Log) -> Result<(), Error> {
     match action {
+        Action::Link { path, target } => link(&root.join(path.trim_start_matches('/')), target),
         Action::Remove(path) => remove(&root.join(path.trim_start_matches('/'))),
         Action::Sync(folder) => sync(&root.join(folder.trim_start_matches('/'))),
         Action::Write { path, mode, contents } => write(&root.join(path.trim_start_matches('/')), *mode, contents),
@@ -134,19 +136,40 @@ fn simulated(action: &Action, root: &Path, log: &Log) -> Result<(), Error> {
 /// Writes a file whole or not at all; it is never readable by more than `mode` says.
 fn write(path: &Path, mode: u32, contents: &[u8]) -> Result<(), Error> {
     let failed = |e| Error::File(format!("writing {}", path.display()), e);
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
+    let fresh = beside(path)?;
     let mut options = std::fs::OpenOptions::new();
     std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create(true).truncate(true), mode);
     let mut file = options.open(&fresh).map_err(failed)?;
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     std::io::Write::write_all(&mut file, contents).map_err(failed)?;
     file.sync_all().map_err(failed)?;
-    std::fs::rename(&fresh, path).map_err(failed)?;
-    // The name too must outlive a power cut, before anybody is told that it is there.
+    put(&fresh, path)
+}
+
+/// Has a link point to another file of its folder, whatever is there.
+fn link(path: &Path, target: &str) -> Result<(), Error> {
+    let fresh = beside(path)?;
+    remove(&fresh)?;
+    let name = Path::new(target).file_name().unwrap_or_default();
+    std::os::unix::fs::symlink(name, &fresh)
+        .map_err(|e| Error::File(format!("making a link at {}", path.display()), e))?;
+    put(&fresh, path)
+}
+
+/// Where a file is made that is to take another's place; the folder is there then.
+fn beside(path: &Path) -> Result<PathBuf, Error> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Error::File(format!("making {}", folder.display()), e))?;
+    }
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    Ok(fresh.into())
+}
+
+/// Gives a file its name, so that it outlives a power cut, before anybody is told that it is there.
+fn put(fresh: &Path, path: &Path) -> Result<(), Error> {
+    let failed = |e| Error::File(format!("writing {}", path.display()), e);
+    std::fs::rename(fresh, path).map_err(failed)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
@@ -168,4 +191,26 @@ fn sync(folder: &Path) -> Result<(), Error> {
 
 fn words(command: &[String]) -> Vec<&str> {
     command.iter().map(String::as_str).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_takes_the_place_of_whatever_is_there_and_leads_to_its_neighbour() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join("pki").join(name);
+        write(&at("ours.pem"), 0o600, b"ours").unwrap();
+        // As a kubelet leaves its link, as a power cut leaves a file, and as we leave it ourselves.
+        std::os::unix::fs::symlink(at("renewed.pem"), at("current.pem")).unwrap();
+        for _ in 0..2 {
+            link(&at("current.pem"), "/var/lib/kubelet/pki/ours.pem").unwrap();
+            assert_eq!(std::fs::read(at("current.pem")).unwrap(), b"ours");
+            assert!(at("current.pem").is_symlink());
+            std::fs::write(at("current.pem.new"), "").unwrap();
+            remove(&at("current.pem")).unwrap();
+            std::fs::write(at("current.pem"), "").unwrap();
+        }
+    }
 }

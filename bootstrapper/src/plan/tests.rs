@@ -68,7 +68,8 @@ fn ticket(material: bool) -> Ticket {
 }
 
 fn commands(plan: &[Action]) -> Vec<String> {
-    let is_command = |a: &&Action| !matches!(a, Action::Write { .. } | Action::Remove(_) | Action::Phase(_));
+    let is_command =
+        |a: &&Action| !matches!(a, Action::Write { .. } | Action::Remove(_) | Action::Link { .. } | Action::Phase(_));
     plan.iter().filter(is_command).map(Action::describe).collect()
 }
 
@@ -126,7 +127,7 @@ fn a_certificate_of_its_own_making_replaces_whatever_a_power_cut_left_of_the_las
         let at =
             |word: &str| words.iter().position(|w| w.starts_with(word)).unwrap_or_else(|| panic!("{word}: {words:#?}"));
         assert!(at("write /etc/kubernetes/constellation/kubeadm-return.yaml 600") < at(OWN));
-        for old in [CURRENT_CREDENTIAL, KUBELET_CONF] {
+        for old in [UPDATED_CREDENTIAL, CURRENT_CREDENTIAL, KUBELET_CONF] {
             assert!(at(&format!("remove {old}")) < at(OWN), "{old}");
         }
         assert!(at(OWN) < at("restart kubelet"));
@@ -148,13 +149,18 @@ fn what_programs_wrote_is_on_the_disk_before_the_node_is_called_a_member() {
 
 #[test]
 fn a_kubelet_starts_with_the_tickets_certificate_or_with_none_that_is_older() {
-    let dropped = |plan: &[Action]| plan.iter().position(|a| *a == Action::Remove(CURRENT_CREDENTIAL));
+    let linked = Action::Link { path: CURRENT_CREDENTIAL, target: CREDENTIAL };
+    let dropped = |plan: &[Action]| plan.iter().position(|a| *a == linked || *a == Action::Remove(CURRENT_CREDENTIAL));
     for (role, material) in [(Role::Worker, false), (Role::ControlPlane, true)] {
         for member in [false, true] {
             let plan = join(&ticket(material), role, "KEY\n", b"{}", Facts { member, ..fresh() });
             let at = |word: &str| plan.iter().position(|a| a.describe().starts_with(word)).unwrap();
             let dropped = dropped(&plan).unwrap();
+            assert!(plan[dropped] == linked && plan[dropped - 1] == Action::Remove(UPDATED_CREDENTIAL));
             assert!(at(&format!("write {CREDENTIAL}")) < dropped && dropped < at("start containerd"));
+            let Action::Write { contents, .. } = &plan[at(&format!("write {KUBELET_CONF}"))] else { panic!() };
+            let config = String::from_utf8_lossy(contents);
+            assert!(config.contains(CURRENT_CREDENTIAL) && !config.contains(CREDENTIAL), "{config}");
             assert!(!plan[..dropped].iter().any(|a| a.describe().contains("restart kubelet")));
         }
     }
