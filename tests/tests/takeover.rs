@@ -55,3 +55,28 @@ async fn an_operator_that_wakes_up_without_its_lease_ends_and_changes_nothing() 
     second.delete().await.unwrap();
     second.gone(LONG).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_goes_before_it_is_marked_gets_nothing_that_nobody_would_remove() {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("takeover");
+    let config = management(&dir.join("plane")).await.unwrap();
+    // What a first look reads: the cluster has no finalizer yet.
+    let looks = Plan::suspended_at(|call| {
+        call.verb == "read"
+            && call.resource == "secrets"
+            && call.name.as_ref().is_some_and(|n| n.ends_with("-owner-key"))
+    });
+    let lane = Lane::start(config, &dir.join("went"), "went", looks, &[]).await.unwrap();
+    lane.proxy.plan().arm();
+    lane.create(SMALL).await.unwrap();
+    lane.until("it looks", LONG, async |lane| Ok(!lane.proxy.plan().done().is_empty())).await.unwrap();
+    assert_eq!(lane.cluster().await.unwrap().unwrap().metadata.finalizers, None);
+    lane.delete().await.unwrap();
+    assert!(lane.cluster().await.unwrap().is_none());
+    lane.resume();
+    // A cluster of this name takes no Secret that was made for another.
+    lane.create(SMALL).await.unwrap();
+    lane.settled(SMALL, LONG).await.unwrap();
+    lane.delete().await.unwrap();
+    lane.gone(LONG).await.unwrap();
+}

@@ -208,7 +208,8 @@ async fn finalizers(ctx: &Context, cluster: &ConstellationCluster, ours: bool) -
     let api: Api<ConstellationCluster> = namespaced(ctx, cluster);
     let result = api.patch(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&body)).await;
     match result {
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        // One that went before it was marked is an error: what would be made for it next nobody would remove.
+        Err(kube::Error::Api(status)) if !ours && status.is_not_found() => Ok(()),
         other => other.map(drop).map_err(Error::kube("changing the cluster's finalizer")),
     }
 }
