@@ -69,9 +69,6 @@ pub enum Error {
     /// NV index 0x01c00002 holds no certificate.
     #[error("the TPM holds no certificate for its endorsement key")]
     NoEkCertificate,
-    /// Whoever speaks for this TPM's attestation key, it isn't an endorsement key.
-    #[error("the TPM was opened without its endorsement key")]
-    NoEndorsementKey,
     /// There is no such NV index.
     #[error("the TPM has no NV index {0:#010x}")]
     NoIndex(u32),
@@ -123,11 +120,10 @@ pub enum AttestationKey {
     Own,
 }
 
-/// A connection to one TPM with its keys. Keys that were made here are flushed when it is dropped.
+/// A connection to one TPM with its two keys. Keys that were made here are flushed when it is dropped.
 pub struct Tpm {
     wire: Box<dyn Wire + Send>,
-    /// Where its maker speaks for the attestation key.
-    ek: Option<Key>,
+    ek: Key,
     ek_certificate: Option<Vec<u8>>,
     ak: Key,
     bank: Hash,
@@ -144,16 +140,13 @@ impl Tpm {
     /// The same, with this key to quote.
     pub fn open_with(tcti: &str, key: AttestationKey) -> Result<Self, Error> {
         let mut wire = transport::open(tcti).doing("connecting to the TPM")?;
-        let ek = match key {
-            AttestationKey::Aws | AttestationKey::Azure | AttestationKey::Google => None,
-            AttestationKey::Own => Some(keys::endorsement_key(&mut *wire)?),
-        };
+        let ek = keys::endorsement_key(&mut *wire)?;
         let ak = match key {
             AttestationKey::Azure => keys::persistent(&mut *wire, azure::KEY),
             AttestationKey::Google => google::key(&mut *wire),
             AttestationKey::Aws | AttestationKey::Own => keys::attestation_key(&mut *wire),
         };
-        let ak = ak.inspect_err(|_| ek.iter().for_each(|ek| ek.flush(&mut *wire)))?;
+        let ak = ak.inspect_err(|_| ek.flush(&mut *wire))?;
         let bank = match key {
             AttestationKey::Aws => Hash::Sha384,
             AttestationKey::Azure | AttestationKey::Google | AttestationKey::Own => Hash::Sha256,
@@ -218,10 +211,10 @@ impl Tpm {
         Ok(certificate)
     }
 
-    /// `TPM2B_PUBLIC` of the endorsement key; empty where it was opened without.
+    /// `TPM2B_PUBLIC` of the endorsement key.
     #[must_use]
     pub fn ek_public(&self) -> Vec<u8> {
-        self.ek.as_ref().map(|ek| ek.public.clone()).unwrap_or_default()
+        self.ek.public.clone()
     }
 
     /// `TPM2B_PUBLIC` of the attestation key.
@@ -260,8 +253,7 @@ impl Tpm {
     /// `TPM2_ActivateCredential`: `TPM2B_ID_OBJECT` and `TPM2B_ENCRYPTED_SECRET` to the secret.
     fn open_credential(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, Error> {
         const DOING: &str = "opening the credential";
-        let (wire, ak) = (&mut *self.wire, self.ak.handle);
-        let ek = self.ek.as_ref().ok_or(Error::NoEndorsementKey)?.handle;
+        let (wire, ak, ek) = (&mut *self.wire, self.ak.handle, self.ek.handle);
         let session = send(wire, "starting a policy session", &commands::start_policy())?.handle;
         // The policy of EK templates L-1 and L-2: PolicySecret of the endorsement hierarchy.
         let opened = send(wire, DOING, &commands::policy_secret(session)).and_then(|_| {
@@ -279,9 +271,8 @@ impl Tpm {
 
 impl Drop for Tpm {
     fn drop(&mut self) {
-        for key in [Some(&self.ak), self.ek.as_ref()].into_iter().flatten() {
-            key.flush(&mut *self.wire);
-        }
+        self.ak.flush(&mut *self.wire);
+        self.ek.flush(&mut *self.wire);
     }
 }
 
