@@ -18,7 +18,7 @@
 
 pub mod machine;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -31,6 +31,12 @@ pub const ALPN: &[u8] = b"constellation/1";
 pub const MAX_FRAME: usize = 1024 * 1024;
 /// Label of the TLS exporter (RFC 8446, 7.5).
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-constellation-attest-1";
+/// Life of a kubelet's certificate: as long may somebody act in a node's name who copied its key, once the node is evicted or
+/// has joined again. A kubelet renews when 70 to 90 % of it have passed (client-go, `util/certificate`, `nextRotationDeadline`),
+/// so all verifiers may be away for 17 hours and most nodes don't notice 33; a worker that was off for longer gets another one
+/// when it joins again. At twice this a copy is good for two weeks, at half of it a night without verifiers costs nodes.
+/// Verifiers give as long a one in tickets as kube-controller-manager signs (`cluster-signing-duration`).
+pub const KUBELET_LIFE: Duration = Duration::from_hours(7 * 24);
 /// Port of the bootstrapper: Init, Recover, Reattest.
 pub const BOOTSTRAPPER_PORT: u16 = 9000;
 /// Port of the verifier: Join.

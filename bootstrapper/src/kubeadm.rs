@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use constellation_attestation::protocol::{ClusterSettings, NodeSettings};
+use constellation_attestation::protocol::{ClusterSettings, KUBELET_LIFE, NodeSettings};
 use serde_json::json;
 
 use crate::network::MTU;
@@ -11,10 +11,6 @@ const SOCKET: &str = "unix:///run/containerd/containerd.sock";
 /// Components whose probes are slower than kubeadm's: without KVM an API server needs minutes to start
 /// (measured: answers after 95 s, ready after 138 s).
 const COMPONENTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
-
-/// How long kube-controller-manager has a certificate live that it signs: kubelets' renewed ones, above all. The verifier gives
-/// those in tickets as long, and says why (`KUBELET_LIFE`): 7 days.
-const SIGNING_DURATION: &str = "168h";
 
 /// kubeadm's patches: file name and contents. Only slow machines need any; an empty one keeps the folder.
 #[must_use]
@@ -166,8 +162,9 @@ fn cluster_config(cluster: &ClusterSettings) -> serde_json::Value {
         ("leader-elect-renew-deadline", "40s"),
         ("leader-elect-retry-period", "10s"),
     ]);
-    let controllers =
-        [vec![json!({"name": "cluster-signing-duration", "value": SIGNING_DURATION})], leases.clone()].concat();
+    // Of whatever kube-controller-manager signs: kubelets' renewed certificates, above all.
+    let signing = format!("{}h", KUBELET_LIFE.as_secs() / 3600);
+    let controllers = [vec![json!({"name": "cluster-signing-duration", "value": signing})], leases.clone()].concat();
     json!({
         "apiVersion": "kubeadm.k8s.io/v1beta4",
         "kind": "ClusterConfiguration",

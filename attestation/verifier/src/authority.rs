@@ -12,12 +12,6 @@ use zeroize::Zeroize as _;
 
 /// Life of a verifier's own certificate, which is made anew at each start and never leaves its memory.
 pub const LIFE: Duration = Duration::from_hours(365 * 24);
-/// Life of a kubelet's certificate: as long may somebody act in a node's name who copied its key, once the node is evicted or
-/// has joined again. A kubelet renews when 70 to 90 % of it have passed (client-go, `util/certificate`, `nextRotationDeadline`),
-/// so all verifiers may be away for 17 hours and most nodes don't notice 33; a worker that was off for longer gets another one
-/// when it joins again. At twice this a copy is good for two weeks, at half of it a night without verifiers costs nodes. The
-/// bootstrapper has kube-controller-manager sign for as long (`cluster-signing-duration`).
-pub const KUBELET_LIFE: Duration = Duration::from_hours(7 * 24);
 /// Guests take their clocks from their hosts, which may lag.
 const BACKDATED: Duration = Duration::from_mins(5);
 /// Bytes of a serial number. RFC 5280, 4.1.2.2 allows 20; 16 random ones never collide.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use constellation_attestation::{
     keys,
-    protocol::{ControlPlaneMaterial, NodeSettings, Ticket},
+    protocol::{ControlPlaneMaterial, KUBELET_LIFE, NodeSettings, Ticket},
     settings,
 };
 use constellation_crds::{NodeAdmissionSpec, cluster::DiskIntegrity, node::Role};
@@ -83,7 +83,7 @@ pub fn prepare(
 
 /// A client certificate (PEM) for the key in `csr` and the user `system:node:<name>`, whatever else `csr` asks for.
 ///
-/// Valid for [`authority::KUBELET_LIFE`], but never longer than the CA. See Kubernetes, "Using Node Authorization".
+/// Valid for [`KUBELET_LIFE`], but never longer than the CA. See Kubernetes, "Using Node Authorization".
 pub fn kubelet_certificate(
     ca_certificate: &str,
     ca_key: &str,
@@ -97,13 +97,7 @@ pub fn kubelet_certificate(
     let request = CertificateSigningRequestParams::from_der(&csr.into()).map_err(Error::Request)?;
     let user = format!("system:node:{node_name}");
     let subject = Subject { organization: Some("system:nodes"), common_name: &user };
-    Ok(authority::client_certificate(
-        ca_certificate,
-        ca_key,
-        &request.public_key,
-        subject,
-        (now, authority::KUBELET_LIFE),
-    )?)
+    Ok(authority::client_certificate(ca_certificate, ca_key, &request.public_key, subject, (now, KUBELET_LIFE))?)
 }
 
 fn control_plane(home: &Home, trust_revision: u64) -> Result<ControlPlaneMaterial, Error> {

@@ -2,14 +2,13 @@
 
 use std::{
     process::Child,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
+use constellation_attestation::protocol::KUBELET_LIFE;
 use constellation_tests::{
     controlplane::programs,
-    faults::proxy::Process,
     process::{free_port, spawn_in},
 };
 use constellation_verifier::{
@@ -20,7 +19,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::{authentication::v1::SelfSubjectReview, certificates::v1::CertificateSigningRequest};
 use kube::{Api, Client, api::PostParams};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tempfile::TempDir;
 use x509_parser::pem::parse_x509_pem;
@@ -51,7 +49,7 @@ impl Kubelet {
         let read = |name: &str| std::fs::read_to_string(cluster::shared().pki().join(name)).unwrap();
         let (key, user) = (KeyPair::generate().unwrap(), format!("system:node:{node}"));
         let subject = Subject { organization: Some("system:nodes"), common_name: &user };
-        let time = (Timestamp::now(), authority::KUBELET_LIFE);
+        let time = (Timestamp::now(), KUBELET_LIFE);
         let certificate = authority::client_certificate(&read("ca.crt"), &read("ca.key"), &key, subject, time).unwrap();
         Self::new(node, &certificate, &key.serialize_pem())
     }
@@ -168,31 +166,5 @@ impl Drop for Signer {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// The verifier that is to die, as often as it is told.
-#[derive(Default)]
-pub struct Victim(Mutex<Option<Pid>>);
-
-impl Victim {
-    pub fn is(&self, pid: Pid) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
-    }
-
-    pub fn is_dead(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
-    }
-}
-
-impl Process for Victim {
-    fn kill(&self) {
-        if let Some(pid) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            kill_process(pid, Signal::KILL).unwrap();
-        }
-    }
-
-    fn suspend(&self) {
-        unreachable!("it is only killed");
     }
 }
