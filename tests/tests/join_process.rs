@@ -41,6 +41,10 @@ mod scene;
 mod secrets;
 #[path = "join_process/soft_tpm.rs"]
 mod soft_tpm;
+// Shared with the tests of renewals, which ask whether it is dead.
+#[allow(dead_code)]
+#[path = "join_process/victim.rs"]
+mod victim;
 
 use std::time::Duration;
 

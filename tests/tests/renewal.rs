@@ -21,19 +21,15 @@ mod machine;
 #[allow(dead_code)]
 #[path = "join_process/scene.rs"]
 mod scene;
+#[path = "join_process/victim.rs"]
+mod victim;
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use constellation_attestation::protocol::{LaunchConfig, Role};
 use constellation_crds::{node::Refusals, trust::KubeletCertificate};
 use constellation_operator::init::install;
-use constellation_tests::{
-    controlplane,
-    faults::{
-        plan::{Plan, Side},
-        proxy::Proxy,
-    },
-};
+use constellation_tests::faults::plan::Side;
 use k8s_openapi::api::{
     authorization::v1::SubjectAccessReview, certificates::v1::CertificateSigningRequest, rbac::v1::ClusterRoleBinding,
 };
@@ -45,9 +41,10 @@ use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    kubelet::{Kubelet, LIMIT, POLL, Signer, Victim},
+    kubelet::{Kubelet, LIMIT, POLL, Signer},
     machine::Machine,
     scene::Scene,
+    victim::{behind_proxy, without_proxy},
 };
 
 const WORKER: &str = "uid-worker-1";
@@ -173,12 +170,7 @@ async fn a_verifier_that_dies_on_either_side_of_each_write_of_a_renewal_does_the
         let (mut scene, mut machine) = Scene::with_worker(namespace).await.unwrap();
         let _signer = Signer::start(&scene).unwrap();
         let first = join(&scene, &mut machine).await;
-        let mut config = controlplane::config(&cluster::shared().kubeconfig("verifier")).await.unwrap();
-        config.default_retry = false;
-        let victim = Arc::new(Victim::default());
-        let client = Client::try_from(config).unwrap();
-        let proxy = Proxy::start(client, Plan::every(side), Arc::<Victim>::clone(&victim)).await.unwrap();
-        std::fs::write(scene.folder.path().join("verifier.conf"), proxy.kubeconfig(namespace)).unwrap();
+        let (victim, proxy) = behind_proxy(&scene, side, namespace).await;
         scene.begin_restart().unwrap();
         victim.is(scene.verifier_pid());
         proxy.plan().arm();
@@ -200,7 +192,7 @@ async fn a_verifier_that_dies_on_either_side_of_each_write_of_a_renewal_does_the
             tokio::time::sleep(POLL).await;
         };
         // Each request is another thing to write: from here on nobody dies for it.
-        std::fs::write(scene.folder.path().join("verifier.conf"), cluster::shared().kubeconfig("verifier")).unwrap();
+        without_proxy(&scene);
         scene.restart_verifier().await.unwrap();
         second.renew().await.unwrap();
         assert_eq!(scene.status(WORKER).await.unwrap().refusals, None, "{side:?}");

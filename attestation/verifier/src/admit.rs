@@ -191,4 +191,4 @@ fn machine(seen: &Seen<'_>, recorded: Option<&Admission>) -> Vec<Mismatch> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

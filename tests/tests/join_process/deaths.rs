@@ -1,47 +1,16 @@
 //! A verifier's process is killed: at any turn of a join, on either side of its record, alone and beside another one.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use constellation_attestation::{appraise, channel::Identity, protocol::Role, session};
-use constellation_tests::{
-    controlplane,
-    faults::{
-        plan::{Plan, Side},
-        proxy::{Process, Proxy},
-    },
-};
-use kube::Client;
-use rustix::process::{Pid, Signal, kill_process};
+use constellation_tests::faults::plan::Side;
+use rustix::process::{Signal, kill_process};
 use tokio::net::TcpListener;
 
 use crate::{
-    WORKER, cluster,
+    WORKER,
     gate::{Turn, relay_until},
     scene::{CLUSTER_ID, Scene, but_its_ticket},
+    victim::{behind_proxy, without_proxy},
 };
-
-/// The verifier that is to die, once.
-#[derive(Default)]
-struct Victim(Mutex<Option<Pid>>);
-
-impl Victim {
-    fn is(&self, pid: Pid) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
-    }
-}
-
-impl Process for Victim {
-    /// The test starts it again, when it has looked.
-    fn kill(&self) {
-        if let Some(pid) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            kill_process(pid, Signal::KILL).unwrap();
-        }
-    }
-
-    fn suspend(&self) {
-        unreachable!("it is only killed");
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verifier_that_dies_at_any_turn_of_a_join_gives_the_ticket_on_the_next_try() {
@@ -69,12 +38,7 @@ async fn a_verifier_that_dies_at_any_turn_of_a_join_gives_the_ticket_on_the_next
 async fn a_verifier_that_dies_on_either_side_of_its_record_gives_the_ticket_on_the_next_try() {
     for (side, namespace) in [(Side::Before, "dies-before"), (Side::After, "dies-after")] {
         let (mut scene, mut machine) = Scene::with_worker(namespace).await.unwrap();
-        let mut config = controlplane::config(&cluster::shared().kubeconfig("verifier")).await.unwrap();
-        config.default_retry = false;
-        let victim = Arc::new(Victim::default());
-        let client = Client::try_from(config).unwrap();
-        let proxy = Proxy::start(client, Plan::every(side), Arc::<Victim>::clone(&victim)).await.unwrap();
-        std::fs::write(scene.folder.path().join("verifier.conf"), proxy.kubeconfig(namespace)).unwrap();
+        let (victim, proxy) = behind_proxy(&scene, side, namespace).await;
         scene.restart_verifier().await.unwrap();
         victim.is(scene.verifier_pid());
         proxy.plan().arm();
@@ -87,7 +51,7 @@ async fn a_verifier_that_dies_on_either_side_of_its_record_gives_the_ticket_on_t
         assert_eq!(recorded, side == Side::After);
 
         // Another ticket is another thing to write: from here on nobody dies for it.
-        std::fs::write(scene.folder.path().join("verifier.conf"), cluster::shared().kubeconfig("verifier")).unwrap();
+        without_proxy(&scene);
         scene.restart_verifier().await.unwrap();
         machine.join(scene.verifier).await.unwrap();
         let node = scene.node(WORKER).await.unwrap();

@@ -21,16 +21,9 @@ struct Given {
     door: Door,
 }
 
-/// A worker that knocks for the first time, with nothing wrong.
-fn given() -> Given {
-    let ours = LaunchConfig {
-        cluster_uid: "cluster-1".to_owned(),
-        node_uid: "cp".to_owned(),
-        node_name: "cp-0".to_owned(),
-        role: Role::ControlPlane,
-        owner_public_key: "b3duZXI=".to_owned(),
-    };
-    let mut spec = NodeAdmissionSpec {
+/// A worker that the operator has announced.
+pub(crate) fn given_spec() -> NodeAdmissionSpec {
+    NodeAdmissionSpec {
         node_uid: "uid-1".to_owned(),
         node_name: "worker-1".to_owned(),
         role: NodeRole::Worker,
@@ -41,7 +34,19 @@ fn given() -> Given {
         taints: Vec::new(),
         disk_integrity: DiskIntegrity::None,
         evicted: None,
+    }
+}
+
+/// A worker that knocks for the first time, with nothing wrong.
+fn given() -> Given {
+    let ours = LaunchConfig {
+        cluster_uid: "cluster-1".to_owned(),
+        node_uid: "cp".to_owned(),
+        node_name: "cp-0".to_owned(),
+        role: Role::ControlPlane,
+        owner_public_key: "b3duZXI=".to_owned(),
     };
+    let mut spec = given_spec();
     let appraised_launch = launch_digest(&spec, &ours);
     spec.launch_config_digest = hex::encode(appraised_launch);
     let hello = Hello {

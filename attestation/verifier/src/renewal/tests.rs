@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use constellation_crds::{NodeAdmissionSpec, NodeAdmissionStatus, cluster::DiskIntegrity};
+use constellation_crds::{NodeAdmissionSpec, NodeAdmissionStatus};
 use k8s_openapi::{
     ByteString,
     api::certificates::v1::{CertificateSigningRequestCondition, CertificateSigningRequestStatus},
@@ -11,6 +11,7 @@ use k8s_openapi::{
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, KeyUsagePurpose, SanType};
 
 use super::*;
+use crate::admit::tests::given_spec;
 
 const USER_1: &str = "system:node:worker-1";
 /// Digests of certificates.
@@ -74,18 +75,7 @@ fn by(request: CertificateSigningRequest, credential: &str) -> CertificateSignin
 }
 
 fn node(uid: &str, role: Role, certificate: Option<KubeletCertificate>) -> NodeAdmission {
-    let spec = NodeAdmissionSpec {
-        node_uid: uid.to_owned(),
-        node_name: "worker-1".to_owned(),
-        role,
-        launch_config_digest: String::new(),
-        pod_cidr: "10.244.1.0/24".to_owned(),
-        provider_id: "local://1".to_owned(),
-        labels: BTreeMap::default(),
-        taints: Vec::new(),
-        disk_integrity: DiskIntegrity::None,
-        evicted: None,
-    };
+    let spec = NodeAdmissionSpec { node_uid: uid.to_owned(), role, ..given_spec() };
     let admission = Admission { kubelet_certificate: certificate, ..Admission::default() };
     let status = NodeAdmissionStatus { admission: Some(admission), ..NodeAdmissionStatus::default() };
     NodeAdmission { status: Some(status), ..NodeAdmission::new(uid, spec) }

@@ -73,16 +73,11 @@ fn given_home(dir: &Path) -> Home {
 
 fn given_spec(role: Role) -> NodeAdmissionSpec {
     NodeAdmissionSpec {
-        node_uid: "uid-1".to_owned(),
-        node_name: "worker-1".to_owned(),
         role,
-        launch_config_digest: String::new(),
-        pod_cidr: "10.244.1.0/24".to_owned(),
-        provider_id: "local://1".to_owned(),
         labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
         taints: vec!["c=d:NoSchedule".to_owned()],
         disk_integrity: DiskIntegrity::Hmac,
-        evicted: None,
+        ..crate::admit::tests::given_spec()
     }
 }
 

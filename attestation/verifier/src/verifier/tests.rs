@@ -4,7 +4,7 @@ mod members;
 mod renewals;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Mutex,
         atomic::{AtomicU32, Ordering},
@@ -16,12 +16,7 @@ use constellation_attestation::{
     owner::SigningKey,
     protocol::{BootKeys, Evidence},
 };
-use constellation_crds::{
-    NodeAdmissionStatus, TrustBundleSpec,
-    cluster::DiskIntegrity,
-    node::{AttestationResult, Role},
-    trust::Admission,
-};
+use constellation_crds::{NodeAdmissionStatus, TrustBundleSpec, node::AttestationResult, trust::Admission};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
@@ -122,18 +117,7 @@ fn given(script: impl IntoIterator<Item = Write>) -> Given {
     let home = Home::load(&home::tests::given_files(dir.path(), &owner)).unwrap();
     let trust =
         Trust::open(&home.owner_spki, "cluster-1", Platform::QemuVtpm, &dir.path().join("trust-revision")).unwrap();
-    let mut spec = NodeAdmissionSpec {
-        node_uid: "uid-1".to_owned(),
-        node_name: "worker-1".to_owned(),
-        role: Role::Worker,
-        launch_config_digest: String::new(),
-        pod_cidr: "10.244.1.0/24".to_owned(),
-        provider_id: "local://1".to_owned(),
-        labels: BTreeMap::default(),
-        taints: Vec::new(),
-        disk_integrity: DiskIntegrity::None,
-        evicted: None,
-    };
+    let mut spec = admit::tests::given_spec();
     let launch = admit::launch_digest(&spec, &home.launch);
     spec.launch_config_digest = hex::encode(launch);
     let node = NodeAdmission::new("uid-1", spec);
