@@ -11,7 +11,7 @@ use super::{
     transport::{self, Answered, Wire},
 };
 use crate::guest::{
-    commands::{Buffer, CHUNK},
+    commands::Buffer,
     nsm::{self, Request},
     wire::Command,
 };
@@ -86,9 +86,7 @@ impl<W: Wire> NitroTpm<W> {
 
 fn through(wire: &mut dyn Wire, buffer: &Buffer<'_>, size: u16, request: &[u8]) -> Result<Vec<u8>, Error> {
     const READING: &str = "reading the answer";
-    for (at, chunk) in (0..size).step_by(CHUNK.into()).zip(request.chunks(CHUNK.into())) {
-        send(wire, "writing the request", &buffer.write(chunk, at))?;
-    }
+    nv::by_chunks(request, |chunk, at| send(wire, "writing the request", &buffer.write(chunk, at)).map(drop))?;
     send(wire, "asking for a document", &buffer.nsm_request())?;
     nv::in_chunks(size, |ask, at| {
         let read = send(wire, READING, &buffer.read(ask, at))?;

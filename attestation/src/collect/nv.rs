@@ -28,10 +28,7 @@ impl Tpm {
         if !exists(&mut *self.wire, index)? {
             send(&mut *self.wire, "defining an NV index", &Index(index).define(size))?;
         }
-        for (at, chunk) in (0..size).step_by(CHUNK.into()).zip(bytes.chunks(CHUNK.into())) {
-            send(&mut *self.wire, DOING, &Index(index).write(chunk, at))?;
-        }
-        Ok(())
+        by_chunks(bytes, |chunk, at| send(&mut *self.wire, DOING, &Index(index).write(chunk, at)).map(drop))
     }
 }
 
@@ -50,6 +47,11 @@ pub(super) fn read(wire: &mut dyn Wire, index: u32) -> Result<Vec<u8>, Error> {
         let read = send(wire, DOING, &Index(index).read(ask, at))?;
         whole(&read.parameters, ask).doing(DOING)
     })
+}
+
+/// Writes bytes, which are fewer than 65,536, by writes of some of them at an offset.
+pub(super) fn by_chunks<E>(bytes: &[u8], mut write: impl FnMut(&[u8], u16) -> Result<(), E>) -> Result<(), E> {
+    bytes.chunks(CHUNK.into()).zip((0..=u16::MAX).step_by(CHUNK.into())).try_for_each(|(chunk, at)| write(chunk, at))
 }
 
 /// So many bytes, by reads of a number of bytes at an offset.
