@@ -117,10 +117,13 @@ pub async fn round<A: Store>(verifier: &Verifier<A>) -> Result<Next, Error> {
             None => verifier.metrics.renewals_approved.add(),
             Some((uid, reason)) => {
                 verifier.metrics.renewals_denied.add();
-                match uid {
-                    Some(uid) => verifier.refuse_unproven(&uid, reason)?,
-                    None => verifier.refuse_stranger("", reason)?,
+                let told = match uid {
+                    Some(uid) => verifier.refuse_unproven(&uid, reason),
+                    None => verifier.refuse_stranger("", reason),
                 };
+                if let Err(error) = told {
+                    failed.get_or_insert(error);
+                }
             }
         }
     }
