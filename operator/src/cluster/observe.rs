@@ -140,8 +140,11 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
     let inside = inside(&cluster, workload.as_ref(), simulated, &uid, &given).await;
     let platform = cloud.as_ref().map(|cloud| cloud.platform());
     let initialized = recorded || kubeconfig || (simulated && ready_control_plane);
-    // Before there is a cluster, and where it is played, any version will do.
-    let running = (initialized && !simulated).then_some(inside.kubernetes);
+    let running = match &inside.kubernetes {
+        _ if !initialized || simulated => Running::Nothing,
+        Some(version) => Running::Version(version),
+        None => Running::Unsaid,
+    };
     let seen = Observed {
         name: cluster.name_any(),
         now: Timestamp::now().as_second(),
@@ -159,7 +162,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         cluster_id_known: status.cluster_id.is_some(),
         master_secret: master_seen,
         network: memory.network.is_some(),
-        version: version_seen(&cluster, version.as_ref(), platform, running.as_ref()),
+        version: version_seen(&cluster, version.as_ref(), platform, running),
         accepted,
         current: status.current_version,
         auto_rollback: rollout(&cluster, version.as_ref(), |rollout| rollout.auto_rollback).unwrap_or(true),
@@ -282,11 +285,22 @@ fn unfit(cluster: &ConstellationCluster) -> Option<String> {
     cluster.spec.node_groups.iter().find_map(problem)
 }
 
+/// Which Kubernetes a cluster runs.
+#[derive(Clone, Copy, Debug)]
+enum Running<'a> {
+    /// None: it isn't made yet, or is only played, so that any version will do.
+    Nothing,
+    /// It doesn't say.
+    Unsaid,
+    /// This version.
+    Version(&'a str),
+}
+
 fn version_seen(
     cluster: &ConstellationCluster,
     version: Option<&NodeVersion>,
     platform: Option<&str>,
-    running: Option<&Option<String>>,
+    running: Running<'_>,
 ) -> VersionSeen {
     if let Some(problem) = unfit(cluster) {
         return VersionSeen::Impossible(problem);
@@ -312,18 +326,18 @@ fn version_seen(
         (&version.spec.kubernetes_version, cluster.status.as_ref().map(|it| &it.accepted_versions));
     let known = accepted.is_some_and(|accepted| accepted.iter().any(|known| known.digest == *digest));
     match running {
-        Some(None) if !known => {
+        Running::Unsaid if !known => {
             return VersionSeen::Awaited(format!(
                 "the cluster doesn't say whether it runs Kubernetes {wanted}, for which NodeVersion {name} is"
             ));
         }
-        Some(Some(running)) if running.split(['+', '-']).next() != Some(wanted) => {
+        Running::Version(running) if running.split(['+', '-']).next() != Some(wanted) => {
             return VersionSeen::Impossible(format!(
                 "NodeVersion {name} is for Kubernetes {wanted}, and the cluster runs {running}: roll to images of the \
                  version that it was made with"
             ));
         }
-        None | Some(_) => {}
+        Running::Nothing | Running::Unsaid | Running::Version(_) => {}
     }
     VersionSeen::Ready(AcceptedVersion { digest: digest.clone(), name, sets: status.sets.clone(), image: Some(image) })
 }

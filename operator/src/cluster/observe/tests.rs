@@ -169,25 +169,24 @@ fn only_images_of_the_kubernetes_that_runs_can_be_rolled_to() {
     }))
     .unwrap();
     let mut cluster = cluster(|_| ());
-    let seen = |cluster: &ConstellationCluster, running: Option<Option<&str>>| {
-        let running = running.map(|running| running.map(str::to_owned));
-        version_seen(cluster, Some(&version), Some("simulated"), running.as_ref())
-    };
-    for running in [None, Some(Some("v1.36.3")), Some(Some("v1.36.3+build")), Some(Some("v1.36.3-1"))] {
+    let seen =
+        |cluster: &ConstellationCluster, running| version_seen(cluster, Some(&version), Some("simulated"), running);
+    let same = ["v1.36.3", "v1.36.3+build", "v1.36.3-1"].map(Running::Version);
+    for running in [Running::Nothing].into_iter().chain(same) {
         assert!(matches!(seen(&cluster, running), VersionSeen::Ready(_)), "{running:?}");
     }
     for running in ["v1.36.2", "v1.35.3", "v1.36.30", ""] {
-        let VersionSeen::Impossible(words) = seen(&cluster, Some(Some(running))) else { panic!("{running}") };
+        let VersionSeen::Impossible(words) = seen(&cluster, Running::Version(running)) else { panic!("{running}") };
         assert!(words.contains("v1.36.3") && words.contains(running), "{words}");
     }
     // A cluster that is silent for a moment must not have it accepted.
-    assert!(matches!(seen(&cluster, Some(None)), VersionSeen::Awaited(_)));
+    assert!(matches!(seen(&cluster, Running::Unsaid), VersionSeen::Awaited(_)));
     let known = AcceptedVersion { digest: "d".into(), name: "v".into(), sets: vec![], image: None };
     cluster.status = Some(constellation_crds::ConstellationClusterStatus {
         accepted_versions: vec![known],
         ..constellation_crds::ConstellationClusterStatus::default()
     });
-    assert!(matches!(seen(&cluster, Some(None)), VersionSeen::Ready(_)));
+    assert!(matches!(seen(&cluster, Running::Unsaid), VersionSeen::Ready(_)));
 }
 
 #[test]
