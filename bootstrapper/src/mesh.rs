@@ -260,27 +260,19 @@ pub async fn hold_key(secrets: &BootSecrets) -> Result<(), Error> {
     if !Path::new(DEVICES).join(DEVICE).exists() {
         command::run(&["ip", "link", "add", DEVICE, "type", "wireguard"]).await?;
     }
-    set_key(secrets).await
-}
-
-/// The key goes through a pipe.
-async fn set_key(secrets: &BootSecrets) -> Result<(), Error> {
     let key = secrets.wireguard_private_base64();
+    // The key goes through a pipe.
     let set = ["wg", "set", DEVICE, "listen-port", PORT, "private-key", "/dev/stdin"];
     command::with_input(&set, key.as_bytes(), PAUSE).await
 }
 
 /// The tunnel's device; peers of an earlier run are forgotten.
 async fn device(machine: &Machine, node: &NodeSettings) -> Result<(), Error> {
-    if command::succeeds(&["ip", "link", "show", DEVICE]).await {
-        let peers = command::output(&["wg", "show", DEVICE, "peers"], PAUSE).await?;
-        for key in peers.lines() {
-            command::run(&["wg", "set", DEVICE, "peer", key, "remove"]).await?;
-        }
-    } else {
-        command::run(&["ip", "link", "add", DEVICE, "type", "wireguard"]).await?;
+    hold_key(&machine.secrets).await?;
+    let peers = command::output(&["wg", "show", DEVICE, "peers"], PAUSE).await?;
+    for key in peers.lines() {
+        command::run(&["wg", "set", DEVICE, "peer", key, "remove"]).await?;
     }
-    set_key(&machine.secrets).await?;
     let own = node.pod_cidr.replace("/24", "/32");
     command::run(&["ip", "addr", "replace", &own, "dev", DEVICE]).await?;
     command::run(&["ip", "link", "set", DEVICE, "mtu", &MTU.to_string(), "up"]).await
