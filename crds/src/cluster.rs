@@ -170,8 +170,8 @@ pub struct ControlPlane {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("self.name != 'control-plane'")
-        .message("control-plane is the name of the control plane's own group").field_path(".name"),
+    validation = Rule::new("!(self.name in ['control-plane', 'cp'])")
+        .message("control-plane and cp are the control plane's own: its nodes are called <cluster>-cp-<index>").field_path(".name"),
     validation = Rule::new("has(self.replicas) != has(self.autoscaling)")
         .message("a group has either replicas or autoscaling")
 )]
