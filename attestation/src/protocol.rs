@@ -37,6 +37,8 @@ pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-constellation-attest-1";
 /// when it joins again. At twice this a copy is good for two weeks, at half of it a night without verifiers costs nodes.
 /// Verifiers give as long a one in tickets as kube-controller-manager signs (`cluster-signing-duration`).
 pub const KUBELET_LIFE: Duration = Duration::from_hours(7 * 24);
+/// Who signs kubelets' client certificates (`k8s.io/api/certificates/v1`, `KubeAPIServerClientKubeletSignerName`).
+pub const KUBELET_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Port of the bootstrapper: Init, Recover, Reattest.
 pub const BOOTSTRAPPER_PORT: u16 = 9000;
 /// Port of the verifier: Join.

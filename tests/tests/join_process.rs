@@ -45,6 +45,8 @@ mod soft_tpm;
 #[allow(dead_code)]
 #[path = "join_process/victim.rs"]
 mod victim;
+#[path = "join_process/watches.rs"]
+mod watches;
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use constellation_attestation::{
     seats::Seat,
     session,
 };
-use constellation_crds::{NodeAdmission, NodeAdmissionSpec, TrustBundleSpec};
+use constellation_crds::{NodeAdmission, NodeAdmissionSpec};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -20,6 +21,7 @@ use crate::{
     store::{self, Store},
     ticket,
     verifier::{Error, Examined, Settled, Verifier, introduction},
+    watched::{AtHand, Bundle},
 };
 
 /// How a join ended.
@@ -40,15 +42,50 @@ pub enum Outcome {
 /// A node that took its ticket closes the connection; we don't wait longer than this for it.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Between two reads that keep connections to the API server open; kube's client closes them after 90 s of silence.
+/// Between two reads of the kubelets' configuration, which also keep a connection to the API server open: kube's client closes
+/// one after 90 s of silence.
 const READY: Duration = Duration::from_secs(30);
+/// The same while there is no answer: the API server comes right after us.
+const READY_SOON: Duration = Duration::from_secs(2);
+/// A configuration that was read longer ago is read again.
+const READ_LATELY: Duration = Duration::from_mins(1);
 
-/// Keeps the connections open that a join reads with, two at once: to open them takes longer than all its calls, and a
-/// node would wait for that. What is wrong is told by the next join.
+/// Keeps at hand what a join would have to wait for: the kubelets' configuration, and a connection to the API server, which takes
+/// longer to open than all calls of a join. What is wrong is told by the next join.
 pub async fn keep_ready<A: Store>(verifier: &Verifier<A>) {
     loop {
-        let _ = tokio::join!(verifier.store.bundle(), verifier.store.kubelet_config());
-        tokio::time::sleep(READY).await;
+        let pause = match verifier.store.kubelet_config().await {
+            Ok(config) => {
+                verifier.kubelet_config.set(config, Instant::now());
+                READY
+            }
+            Err(_) => READY_SOON,
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The kubelets' configuration as it was read last.
+#[derive(Debug, Default)]
+pub struct KubeletConfig(Mutex<Option<(String, Instant)>>);
+
+impl KubeletConfig {
+    fn set(&self, config: String, now: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((config, now));
+    }
+
+    /// If it was read lately.
+    fn get(&self, now: Instant) -> Option<String> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (config, read) = known.as_ref()?;
+        (now.saturating_duration_since(*read) <= READ_LATELY).then(|| config.clone())
+    }
+}
+
+async fn kubelet_config<A: Store>(verifier: &Verifier<A>) -> Result<String, store::Error> {
+    match verifier.kubelet_config.get(Instant::now()) {
+        Some(config) => Ok(config),
+        None => verifier.store.kubelet_config().await,
     }
 }
 
@@ -119,18 +156,25 @@ enum Met {
 /// What is there to appraise a node with.
 struct Known {
     node: NodeAdmission,
-    bundle: TrustBundleSpec,
+    bundle: Bundle,
     /// When its Hello had its place.
     begun: Instant,
     /// How long the reads took.
     looked: Duration,
 }
 
-/// Looks up whom a Hello names.
+/// Looks up whom a Hello names, where it isn't at hand.
 async fn meet<A: Store>(verifier: &Verifier<A>, hello: &Hello) -> Result<Met, Error> {
     let begun = Instant::now();
     let uid = hello.node_uid.as_str();
     let introduced = introduction(hello, &verifier.home.launch, Purpose::Join);
+    let at_hand = if introduced.is_ok() { verifier.store.at_hand(uid) } else { None };
+    // One that isn't believed is read before it is told of: a watch may be late.
+    if let Some(AtHand { node, bundle }) = at_hand
+        && verifier.trust.accept(&bundle.spec.envelope).is_ok()
+    {
+        return Ok(Met::Known(Box::new(Known { node, bundle, begun, looked: begun.elapsed() })));
+    }
     // Whoever knows our cluster doesn't wait for one after the other; who doesn't costs us one call.
     let knows = introduced.is_ok();
     let node = async { if admit::is_uid(uid) { verifier.store.node(uid).await } else { Ok(None) } };
@@ -138,15 +182,16 @@ async fn meet<A: Store>(verifier: &Verifier<A>, hello: &Hello) -> Result<Met, Er
     let (node, bundle) = tokio::join!(node, bundle);
     let node = match (introduced, node?) {
         (Ok(()), Some(node)) => node,
-        (Ok(()), None) => {
-            let unknown = reason("admission.unknown", None, None, "no NodeAdmission has this uid");
-            return verifier.refuse_stranger(uid, unknown).map(Met::Refused);
-        }
+        (Ok(()), None) => return unknown(verifier, uid).map(Met::Refused),
         (Err(reason), Some(_)) => return verifier.refuse_unproven(uid, reason).map(Met::Refused),
         (Err(reason), None) => return verifier.refuse_stranger(uid, reason).map(Met::Refused),
     };
     let bundle = bundle?.ok_or(store::Error::Missing(store::TRUST))?;
-    Ok(Met::Known(Box::new(Known { node, bundle, begun, looked: begun.elapsed() })))
+    Ok(Met::Known(Box::new(Known { node, bundle: bundle.into(), begun, looked: begun.elapsed() })))
+}
+
+fn unknown<A: Store>(verifier: &Verifier<A>, uid: &str) -> Result<String, Error> {
+    verifier.refuse_stranger(uid, reason("admission.unknown", None, None, "no NodeAdmission has this uid"))
 }
 
 /// Everything after the introduction; gives the refusal's id, or nothing when the ticket has left. The turn can be lost
@@ -164,9 +209,8 @@ where
 {
     let Known { node, bundle, begun, looked } = *known;
     // Both take a while, the one at the node, the other at the API server; a node of ours waits for the longer one.
-    let both = async {
-        tokio::join!(verifier.examine(channel, hello, &node, &bundle, Door::Join), verifier.store.kubelet_config())
-    };
+    let examined = verifier.examine(channel, hello, &node, bundle, Door::Join);
+    let both = async { tokio::join!(examined, kubelet_config(verifier)) };
     let Some((examined, kubelet_config)) = turn.hold(Box::pin(both)).await else {
         // Whoever it was, the owner is told: a crowd in a node's name may keep the node out.
         let words = "it made room for another conversation in the node's name, before it had shown its evidence";
@@ -184,7 +228,11 @@ where
         let revision = verifier.trust.revision();
         ticket::prepare(&verifier.home, spec, csr, &kubelet_config, revision, Timestamp::now())
     };
-    let settled = verifier.settle(node, &case, prepare).await?;
+    let settled = match verifier.settle(node, &case, prepare).await {
+        // The watch was late, or somebody was quick.
+        Err(Error::Gone) => return unknown(verifier, &case.proof.hello.node_uid).map(Some),
+        settled => settled?,
+    };
     match settled {
         Settled::Granted(ticket) => {
             session::grant(channel, &case.proof, &ticket).await?;

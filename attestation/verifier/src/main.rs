@@ -142,6 +142,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
             reattest::enrol(&verifier, &schedule),
             reattest::rounds(&verifier, &schedule),
             join::keep_ready(&verifier),
+            verifier.store.follow(),
             refusals::tell(&verifier.ledger, &verifier.store),
             approving
         )

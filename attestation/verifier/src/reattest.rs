@@ -241,7 +241,7 @@ async fn ask<A: Store>(verifier: &Verifier<A>, uid: &str, address: SocketAddr, d
     }
     let hello = greeted?;
     let (settled, refused): (_, fn(String) -> Answer) =
-        match verifier.examine(&mut channel, hello, &node, &bundle, door).await? {
+        match verifier.examine(&mut channel, hello, &node, bundle.into(), door).await? {
             Examined::Appraised(case) => {
                 // Who was refused for want of others' words alone has shown what it has.
                 let own = record::attributable(node.status.as_ref(), door, &case.appraisal)

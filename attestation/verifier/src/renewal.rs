@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use constellation_attestation::protocol::KUBELET_SIGNER;
 use constellation_crds::{
     NodeAdmission,
     node::{Mismatch, Role},
@@ -27,8 +28,6 @@ use x509_parser::{
 
 use crate::admit::reason;
 
-/// Who signs kubelets' client certificates (`k8s.io/api/certificates/v1`, `KubeAPIServerClientKubeletSignerName`).
-pub const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// The request hasn't the form of a kubelet's.
 pub const REQUEST: &str = "renewal.request";
 /// There is no one member of that name.
@@ -176,7 +175,7 @@ struct Issued<'a> {
 }
 
 fn asked(spec: &CertificateSigningRequestSpec) -> Result<Asked<'_>, &'static str> {
-    if spec.signer_name != SIGNER {
+    if spec.signer_name != KUBELET_SIGNER {
         return Err("the request is for another signer");
     }
     let user = spec.username.as_deref().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The Kubernetes API as the verifier needs it: live reads, and one write that is a compare-and-swap.
+//! The Kubernetes API as the verifier needs it: reads that are live or say that they aren't, and writes by compare-and-swap.
 
 use std::{
     fmt::Debug,
@@ -8,6 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use constellation_attestation::protocol::KUBELET_SIGNER;
 use constellation_crds::{
     NodeAdmission, TrustBundle, TrustBundleSpec,
     node::{AttestationResult, Refusals},
@@ -30,7 +31,7 @@ use crate::{
     authority::{self, Key, Subject},
     home,
     refusals::{self, Name, News},
-    renewal,
+    watched::{AtHand, Version, Watched},
 };
 
 /// The user that verifiers are to the API server.
@@ -90,7 +91,7 @@ impl Error {
     }
 }
 
-/// What the verifier reads and writes. Nothing is cached.
+/// What the verifier reads and writes. Nothing is cached but [`Store::at_hand`].
 pub trait Store: Send + Sync + 'static {
     /// The admission of a node.
     fn node(&self, uid: &str) -> impl Future<Output = Result<Option<NodeAdmission>, Error>> + Send;
@@ -99,13 +100,18 @@ pub trait Store: Send + Sync + 'static {
     /// Writes an admission's status, if nobody wrote the object since it was read.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when somebody did.
+    /// [`Error::Conflict`] when somebody did, or deleted it.
     fn record(&self, node: &NodeAdmission) -> impl Future<Output = Result<(), Error>> + Send;
     /// Adds refusals to what is told of a node, or of the cluster: to that alone, if nobody wrote it meanwhile.
     ///
     /// # Errors
     /// [`Error::Conflict`] when somebody did; [`Error::Missing`] when there is nothing to write to.
     fn refused(&self, news: &News) -> impl Future<Output = Result<(), Error>> + Send;
+    /// What watches last told of a node and of the bundle, where they know both. It may be old: [`Store::record`] knows
+    /// whether the admission is, and [`Store::is_current`] whether the bundle is.
+    fn at_hand(&self, uid: &str) -> Option<AtHand>;
+    /// Whether the API server has this version of the trust bundle now. One that it hasn't isn't at hand again.
+    fn is_current(&self, version: &Version) -> impl Future<Output = Result<bool, Error>> + Send;
     /// The trust bundle. Not yet believed.
     fn bundle(&self) -> impl Future<Output = Result<TrustBundleSpec, Error>> + Send;
     /// The kubelets' configuration.
@@ -120,12 +126,12 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// The cluster that we are part of.
-#[derive(Clone)]
 pub struct Cluster {
     nodes: Api<NodeAdmission>,
     bundles: Api<TrustBundle>,
     config_maps: Api<ConfigMap>,
     requests: Api<CertificateSigningRequest>,
+    watched: Watched,
 }
 
 impl Cluster {
@@ -180,7 +186,13 @@ impl Cluster {
             bundles: Api::namespaced(client.clone(), namespace),
             config_maps: Api::namespaced(client.clone(), KUBELET_CONFIG_NAMESPACE),
             requests: Api::all(client),
+            watched: Watched::new(namespace),
         })
+    }
+
+    /// Keeps up what is at hand, without end.
+    pub async fn follow(&self) {
+        self.watched.follow(self.nodes.clone(), self.bundles.clone()).await;
     }
 
     /// A word whenever something may have changed about kubelets' requests for certificates, and when it can't be told.
@@ -213,7 +225,7 @@ impl Store for Cluster {
         let params = PostParams::default();
         match call("recording an admission", self.nodes.replace_status(name, &params, node)).await {
             Ok(_) => Ok(()),
-            Err(Error::Api(_, error)) if is_conflict(&error) => Err(Error::Conflict),
+            Err(Error::Api(_, error)) if is_conflict(&error) || is_gone(&error) => Err(Error::Conflict),
             Err(error) => Err(error),
         }
     }
@@ -232,6 +244,19 @@ impl Store for Cluster {
                 add(&self.bundles, &bundle, &refusals::after(before, news)).await
             }
         }
+    }
+
+    fn at_hand(&self, uid: &str) -> Option<AtHand> {
+        self.watched.get(uid)
+    }
+
+    async fn is_current(&self, version: &Version) -> Result<bool, Error> {
+        let bundle = call("looking at the TrustBundle", self.bundles.get_metadata_opt(BUNDLE)).await?;
+        let current = bundle.and_then(|bundle| Version::of(&bundle.metadata)).as_ref() == Some(version);
+        if !current {
+            self.watched.forget(version.clone());
+        }
+        Ok(current)
     }
 
     async fn bundle(&self) -> Result<TrustBundleSpec, Error> {
@@ -262,9 +287,7 @@ impl Store for Cluster {
         match call("answering a kubelet's request", self.requests.patch_approval(name, &params, &patch)).await {
             Ok(_) => Ok(()),
             Err(Error::Api(_, error)) if is_conflict(&error) => Err(Error::Conflict),
-            Err(Error::Api(_, error)) if matches!(&*error, kube::Error::Api(status) if status.is_not_found()) => {
-                Err(Error::Missing("the request"))
-            }
+            Err(Error::Api(_, error)) if is_gone(&error) => Err(Error::Missing("the request")),
             Err(error) => Err(error),
         }
     }
@@ -272,7 +295,7 @@ impl Store for Cluster {
 
 /// Selects kubelets' requests.
 fn of_kubelets() -> String {
-    format!("spec.signerName={}", renewal::SIGNER)
+    format!("spec.signerName={KUBELET_SIGNER}")
 }
 
 /// Writes the refusals in a status, and nothing beside them.
@@ -313,6 +336,10 @@ fn whole(refusals: &Refusals) -> Value {
 
 fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_conflict())
+}
+
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found())
 }
 
 async fn call<T>(what: &'static str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {

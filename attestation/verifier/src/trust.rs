@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use constellation_attestation::{
@@ -64,7 +64,14 @@ pub struct Trust {
     cluster_uid: String,
     platform: Platform,
     path: PathBuf,
-    floor: Mutex<u64>,
+    memory: Mutex<Memory>,
+}
+
+struct Memory {
+    /// The greatest revision.
+    floor: u64,
+    /// The envelope that was accepted last: most joins find the same one.
+    last: Option<(String, Arc<TrustPolicy>)>,
 }
 
 impl Trust {
@@ -83,18 +90,37 @@ impl Trust {
             cluster_uid: cluster_uid.to_owned(),
             platform,
             path: path.to_owned(),
-            floor: Mutex::new(floor),
+            memory: Mutex::new(Memory { floor, last: None }),
         })
     }
 
     /// Greatest revision used so far.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        *self.floor.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).floor
     }
 
     /// Verifies an envelope and gives its policy; a newer revision is on disk before it is used.
-    pub fn accept(&self, envelope: &str) -> Result<TrustPolicy, Error> {
+    pub fn accept(&self, envelope: &str) -> Result<Arc<TrustPolicy>, Error> {
+        let known = {
+            let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.last.as_ref().filter(|(known, _)| known == envelope).map(|(_, policy)| Arc::clone(policy))
+        };
+        let policy = known.map_or_else(|| self.verify(envelope).map(Arc::new), Ok)?;
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if policy.revision < memory.floor {
+            return Err(Error::Revision { given: policy.revision, last: memory.floor });
+        }
+        if policy.revision > memory.floor {
+            write(&self.path, policy.revision).map_err(|error| Error::Floor(self.path.clone(), error))?;
+            memory.floor = policy.revision;
+        }
+        memory.last = Some((envelope.to_owned(), Arc::clone(&policy)));
+        Ok(policy)
+    }
+
+    /// All that an envelope says by itself.
+    fn verify(&self, envelope: &str) -> Result<TrustPolicy, Error> {
         let payload = dsse::verify(envelope, TRUST_POLICY_TYPE, &self.owner_spki).map_err(Error::Signature)?;
         let policy: TrustPolicy =
             serde_json::from_slice(&payload).map_err(|error| Error::Policy(format!("not a policy: {error}")))?;
@@ -105,14 +131,6 @@ impl Trust {
         // A cloud speaks for its TPMs itself, with keys that we know.
         if self.platform.has_endorsement_key() && policy.endorsement_roots.is_empty() {
             return Err(Error::Policy("it names no endorser of TPMs".to_owned()));
-        }
-        let mut floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
-        if policy.revision < *floor {
-            return Err(Error::Revision { given: policy.revision, last: *floor });
-        }
-        if policy.revision > *floor {
-            write(&self.path, policy.revision).map_err(|error| Error::Floor(self.path.clone(), error))?;
-            *floor = policy.revision;
         }
         Ok(policy)
     }

@@ -5,7 +5,7 @@
 //! promised to the node leaves only after the record is written, so a crash in between costs the node nothing but
 //! another try.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 pub use constellation_attestation::told::chain;
 use constellation_attestation::{
@@ -14,6 +14,7 @@ use constellation_attestation::{
     channel::{self, Channel},
     endorsers::Endorsers,
     platform::Platform,
+    policy::TrustPolicy,
     protocol::{Hello, LaunchConfig, Purpose, Ticket},
     session::{self, Proof},
 };
@@ -27,6 +28,7 @@ use tokio::{
 use crate::{
     admit::{self, Decision, Door, Seen, reason},
     home::{self, Home},
+    join::KubeletConfig,
     metrics::Metrics,
     record::{self, Quiet},
     refusals::{Ledger, Name},
@@ -36,6 +38,7 @@ use crate::{
     ticket,
     trust::{self, Trust},
     turns::Turns,
+    watched::{Bundle, Version},
 };
 
 /// Each loss of the race means that somebody else's write succeeded; more than this on one node isn't honest work.
@@ -101,6 +104,8 @@ pub struct Verifier<A> {
     pub ledger: Ledger,
     /// Members that give no evidence when they are asked.
     pub silence: Silence,
+    /// What each ticket says to a kubelet.
+    pub kubelet_config: KubeletConfig,
     quiet: Quiet,
 }
 
@@ -169,28 +174,28 @@ impl<A: Store> Verifier<A> {
             turns: Turns::default(),
             ledger: Ledger::default(),
             silence: Silence::default(),
+            kubelet_config: KubeletConfig::default(),
             quiet: Quiet::default(),
         }
     }
 
-    /// Challenges the node that sent `hello` and appraises its evidence against the bundle that was read for this.
+    /// Challenges the node that sent `hello` and appraises its evidence against the bundle that was read for this, or against
+    /// the one that is there now.
     pub async fn examine<S>(
         &self,
         channel: &mut Channel<S>,
         hello: Hello,
         node: &NodeAdmission,
-        bundle: &TrustBundleSpec,
+        bundle: Bundle,
         door: Door,
     ) -> Result<Examined, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let policy = match self.trust.accept(&bundle.envelope) {
+        let uid = &node.spec.node_uid;
+        let mut policy = match self.believe(uid, &bundle.spec)? {
             Ok(policy) => policy,
-            Err(error) => {
-                let Some(reason) = error.reason() else { return Err(Error::Trust(error)) };
-                return self.refuse_unproven(&node.spec.node_uid, reason).map(Examined::Distrusted);
-            }
+            Err(id) => return Ok(Examined::Distrusted(id)),
         };
         let launch = admit::launch_digest(&node.spec, &self.home.launch);
         let before = pcr15_from_digest(&launch);
@@ -198,14 +203,26 @@ impl<A: Store> Verifier<A> {
             Door::Join => before,
             Door::Member | Door::Own => pcr15_after_join(&before, &self.home.cluster_id),
         };
-        let proof =
-            match session::challenge(channel, hello, VerifierRole::Cluster, policy.revision, self.platform).await {
-                Ok(proof) => proof,
-                Err(error) => {
-                    let Some(reason) = unproven(&error, door) else { return Err(error.into()) };
-                    return self.refuse_unproven(&node.spec.node_uid, reason).map(Examined::Refused);
-                }
+        // The one takes a while at the node, the other at the API server.
+        let (proof, now) = tokio::join!(
+            session::challenge(channel, hello, VerifierRole::Cluster, policy.revision, self.platform),
+            self.newer(bundle.unconfirmed.as_ref())
+        );
+        let proof = match proof {
+            Ok(proof) => proof,
+            Err(error) => {
+                let Some(reason) = unproven(&error, door) else { return Err(error.into()) };
+                return self.refuse_unproven(uid, reason).map(Examined::Refused);
+            }
+        };
+        let mut spec = bundle.spec;
+        if let Some(now) = now? {
+            spec = now;
+            policy = match self.believe(uid, &spec)? {
+                Ok(policy) => policy,
+                Err(id) => return Ok(Examined::Distrusted(id)),
             };
+        }
         let presented = Presented {
             hello: &proof.hello,
             evidence: &proof.evidence,
@@ -214,8 +231,27 @@ impl<A: Store> Verifier<A> {
             platform: self.platform,
             expected_pcr15: &expected,
         };
-        let appraisal = appraise(&presented, &policy, &endorsers(&bundle.collateral), Timestamp::now());
+        let appraisal = appraise(&presented, &policy, &endorsers(&spec.collateral), Timestamp::now());
         Ok(Examined::Appraised(Box::new(Case { proof, appraisal, launch, revision: policy.revision, door })))
+    }
+
+    /// What the owner trusts by this bundle; or the id of the refusal where it isn't believed.
+    fn believe(&self, uid: &str, bundle: &TrustBundleSpec) -> Result<Result<Arc<TrustPolicy>, String>, Error> {
+        match self.trust.accept(&bundle.envelope) {
+            Ok(policy) => Ok(Ok(policy)),
+            Err(error) => {
+                let Some(reason) = error.reason() else { return Err(Error::Trust(error)) };
+                self.refuse_unproven(uid, reason).map(Err)
+            }
+        }
+    }
+
+    /// The bundle that is there now, if it isn't of this version.
+    async fn newer(&self, unconfirmed: Option<&Version>) -> Result<Option<TrustBundleSpec>, Error> {
+        match unconfirmed {
+            Some(version) if !self.store.is_current(version).await? => Ok(Some(self.store.bundle().await?)),
+            _ => Ok(None),
+        }
     }
 
     /// Decides and records. What `prepare` makes may leave when this returns it, and not before.
@@ -232,6 +268,11 @@ impl<A: Store> Verifier<A> {
             let (admission, prepared) = match self.decide(&node, case, &prepare, now)? {
                 Ok(granted) => granted,
                 Err(reasons) => {
+                    // What stood against it may be gone: nobody is refused for what a watch told too late.
+                    if let Some(now) = self.changed(&node).await? {
+                        node = now;
+                        continue;
+                    }
                     if let Some(id) = self.refuse_case(&node, reasons, case, &mut may_refuse).await? {
                         return Ok(Settled::Refused(id));
                     }
@@ -242,11 +283,10 @@ impl<A: Store> Verifier<A> {
             let result = record::accepted(&case.appraisal, self.platform, case.revision, now);
             let Some(status) = record::next(node.status.as_ref(), Some(admission), result) else {
                 // No write will show whether somebody wrote meanwhile, such as an eviction.
-                let now = self.store.node(&uid).await?.ok_or(Error::Gone)?;
-                if now.metadata.resource_version == node.metadata.resource_version {
-                    return Ok(Settled::Granted(prepared));
+                match self.changed(&node).await? {
+                    Some(now) => node = now,
+                    None => return Ok(Settled::Granted(prepared)),
                 }
-                node = now;
                 continue;
             };
             node.status = Some(status);
@@ -257,6 +297,12 @@ impl<A: Store> Verifier<A> {
             }
         }
         Err(Error::Contended)
+    }
+
+    /// A node's admission as it is now, if it isn't this one.
+    async fn changed(&self, node: &NodeAdmission) -> Result<Option<NodeAdmission>, Error> {
+        let now = self.store.node(&node.spec.node_uid).await?.ok_or(Error::Gone)?;
+        Ok((now.metadata.resource_version != node.metadata.resource_version).then_some(now))
     }
 
     /// What would be recorded, with what was prepared for the node; or why it is refused.

@@ -1,5 +1,6 @@
 //! Our kinds and rights inside a cluster that was made.
 
+use constellation_attestation::protocol::KUBELET_SIGNER;
 use constellation_crds::definition;
 use k8s_openapi::{
     api::{core::v1::ConfigMap, rbac::v1::ClusterRoleBinding},
@@ -27,9 +28,6 @@ const APPROVAL: &str = "certificatesigningrequests/approval";
 /// manager renews every kubelet's certificate by the name in it (Kubernetes, "TLS bootstrapping", approval). Verifiers do that
 /// now, and look at more.
 const REVOKED: [(&str, &str); 1] = [("ClusterRoleBinding", "kubeadm:node-autoapprove-certificate-rotation")];
-/// Who signs kubelets' certificates (Kubernetes, "Certificates and Certificate Signing Requests"). Who answers its requests
-/// needs this right beside that on the requests (admission plug-in `CertificateApproval`).
-const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// On the object that is written last: digest of everything that was installed.
 const ANNOTATION: &str = "constellation.dev/installed";
 const CLUSTER_INFO: &str = "cluster-info";
@@ -46,13 +44,14 @@ fn rights() -> Vec<(&'static str, &'static str, Option<&'static str>, Value)> {
     let mesh = json!([{"apiGroups": [ours], "resources": ["nodeadmissions"], "verbs": ["list", "watch"]}]);
     // What a node is and what is trusted say the operator and the owner: of those a verifier writes the status only.
     let verifier = json!([
-        {"apiGroups": [ours], "resources": ["nodeadmissions"], "verbs": ["get", "list"]},
+        {"apiGroups": [ours], "resources": ["nodeadmissions"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [ours], "resources": ["nodeadmissions/status"], "verbs": ["update", "patch"]},
-        {"apiGroups": [ours], "resources": ["trustbundles"], "verbs": ["get"]},
+        {"apiGroups": [ours], "resources": ["trustbundles"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [ours], "resources": ["trustbundles/status"], "verbs": ["patch"]},
         {"apiGroups": [CERTIFICATES], "resources": [REQUESTS], "verbs": ["list", "watch"]},
         {"apiGroups": [CERTIFICATES], "resources": [APPROVAL], "verbs": ["patch"]},
-        {"apiGroups": [CERTIFICATES], "resources": ["signers"], "resourceNames": [SIGNER], "verbs": ["approve"]},
+        // Who answers a signer's requests needs this right beside that on the requests (admission plug-in `CertificateApproval`).
+        {"apiGroups": [CERTIFICATES], "resources": ["signers"], "resourceNames": [KUBELET_SIGNER], "verbs": ["approve"]},
     ]);
     let config = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kubelet-config"],
         "verbs": ["get"]}]);
@@ -223,7 +222,7 @@ mod tests {
         assert_eq!((answering[0].0, answering[0].1), ("ClusterRole", LAST));
         let rules = answering[0].3["rules"].as_array().unwrap();
         let signers: Vec<_> = rules.iter().filter(|rule| rule["resources"] == json!(["signers"])).collect();
-        assert_eq!((signers.len(), &signers[0]["resourceNames"]), (1, &json!([SIGNER])));
+        assert_eq!((signers.len(), &signers[0]["resourceNames"]), (1, &json!([KUBELET_SIGNER])));
         assert!(all.iter().all(|(kind, name, ..)| !REVOKED.contains(&(kind, name))), "nothing is given and taken back");
     }
 

@@ -92,6 +92,8 @@ impl Class {
 enum Kind {
     /// Nothing goes wrong.
     Calm,
+    /// Watches stand still: no event arrives.
+    Deaf,
     /// Dies once at each side effect that has another name.
     Every(Side),
     /// Is suspended at the first of these.
@@ -126,6 +128,12 @@ impl Plan {
     #[must_use]
     pub fn calm() -> Self {
         Self::new(Kind::Calm)
+    }
+
+    /// Watches stand still, and nobody says so.
+    #[must_use]
+    pub fn deaf() -> Self {
+        Self::new(Kind::Deaf)
     }
 
     /// The process dies at every side effect, once each.
@@ -218,7 +226,7 @@ impl Plan {
         }
         let class = Class::of(call);
         let fate = match &self.kind {
-            Kind::Calm => Fate::Pass,
+            Kind::Calm | Kind::Deaf => Fate::Pass,
             Kind::Every(side) => {
                 if !call.writes() || !lock(&self.met).insert(effect.to_owned()) {
                     return Fate::Pass;
@@ -245,11 +253,14 @@ impl Plan {
 
     /// Decides about an event.
     pub fn event(&self) -> EventFate {
-        let Kind::Drawn { events, .. } = &self.kind else { return EventFate::Pass };
         if !self.armed.load(Ordering::SeqCst) {
             return EventFate::Pass;
         }
-        let fate = events.get(&self.next(Class::Event)).copied().unwrap_or_default();
+        let fate = match &self.kind {
+            Kind::Drawn { events, .. } => events.get(&self.next(Class::Event)).copied().unwrap_or_default(),
+            Kind::Deaf => EventFate::Lost,
+            _ => EventFate::Pass,
+        };
         if fate != EventFate::Pass {
             self.note(Class::Event, &fate, "");
         }

@@ -1,7 +1,7 @@
 //! Stands between operator and API server, and lets happen what the plan says.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -48,6 +48,10 @@ pub struct Seen {
     pub launches: BTreeMap<String, u32>,
     /// Side effects that the API server took, in order.
     pub writes: Vec<String>,
+    /// Resources that are watched, or were.
+    pub watched: BTreeSet<String>,
+    /// Reads of one object, in order: resource and name.
+    pub reads: Vec<String>,
     /// Reads of the simulated cloud's machines.
     pub provider_lists: u64,
     /// Statuses of answers to side effects that were errors, with the effect.
@@ -179,6 +183,7 @@ async fn forward(
     let answer = shared.client.send(request).await.map_err(io::Error::other)?;
     let (parts, body) = answer.into_parts();
     if call.watch && parts.status.is_success() {
+        shared.seen().watched.insert(call.resource.clone());
         return Ok(Response::from_parts(parts, watch(shared, body)));
     }
     let body = body.collect_bytes().await.map_err(io::Error::other)?;
@@ -195,6 +200,7 @@ fn note(shared: &Shared, call: &Call, effect: String, body: &[u8]) {
     let mut seen = shared.seen();
     if call.verb == "read" {
         seen.provider_lists += u64::from(call.resource == "configmaps" && call.name.is_none());
+        seen.reads.extend(call.name.iter().map(|name| format!("{} {name}", call.resource)));
         return;
     }
     let object: Value = serde_json::from_slice(body).unwrap_or_default();

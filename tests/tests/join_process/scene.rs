@@ -243,7 +243,8 @@ impl Scene {
         Ok(agent)
     }
 
-    async fn sign(&self, policy: &TrustPolicy) -> Result<()> {
+    /// Publishes a policy of the owner's.
+    pub async fn sign(&self, policy: &TrustPolicy) -> Result<()> {
         let envelope = dsse::sign(TRUST_POLICY_TYPE, &serde_json::to_vec(policy)?, &self.owner);
         self.publish(&envelope).await
     }

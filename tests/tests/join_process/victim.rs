@@ -44,11 +44,16 @@ impl Process for Victim {
 /// Has the scene's verifier reach its API server, from its next start on, through a proxy that kills it on this side of each
 /// write once it is armed.
 pub async fn behind_proxy(scene: &Scene, side: Side, namespace: &str) -> (Arc<Victim>, Proxy) {
+    behind(scene, Plan::every(side), namespace).await
+}
+
+/// As [`behind_proxy`], with this plan.
+pub async fn behind(scene: &Scene, plan: Plan, namespace: &str) -> (Arc<Victim>, Proxy) {
     let mut config = controlplane::config(&cluster::shared().kubeconfig("verifier")).await.unwrap();
     config.default_retry = false;
     let victim = Arc::new(Victim::default());
     let client = Client::try_from(config).unwrap();
-    let proxy = Proxy::start(client, Plan::every(side), Arc::<Victim>::clone(&victim)).await.unwrap();
+    let proxy = Proxy::start(client, plan, Arc::<Victim>::clone(&victim)).await.unwrap();
     std::fs::write(scene.folder.path().join("verifier.conf"), proxy.kubeconfig(namespace)).unwrap();
     (victim, proxy)
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use constellation_attestation::protocol::KUBELET_LIFE;
+use constellation_attestation::protocol::{KUBELET_LIFE, KUBELET_SIGNER};
 use constellation_tests::{
     controlplane::programs,
     process::{free_port, spawn_in},
@@ -83,7 +83,7 @@ impl Kubelet {
 
     /// Asks for its next certificate; gives the request's name.
     pub async fn ask(&self) -> String {
-        self.ask_of(renewal::SIGNER).await
+        self.ask_of(KUBELET_SIGNER).await
     }
 
     /// As [`Kubelet::ask`], of any signer. In the form of client-go's `util/certificate`.

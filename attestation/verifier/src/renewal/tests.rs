@@ -52,7 +52,7 @@ jCJRdiQTuGpVKBhSHV/I/wh5AiEA74m86jJpZoGBB5uHfqeilW6K8wiAAIOg/a7p
 fn given() -> CertificateSigningRequest {
     let strings = |list: &[&str]| Some(list.iter().map(|&text| text.to_owned()).collect());
     let spec = CertificateSigningRequestSpec {
-        signer_name: SIGNER.to_owned(),
+        signer_name: KUBELET_SIGNER.to_owned(),
         username: Some(USER_1.to_owned()),
         groups: strings(&[GROUP, "system:authenticated"]),
         usages: strings(&["digital signature", "client auth"]),

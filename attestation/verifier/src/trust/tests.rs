@@ -78,6 +78,22 @@ fn an_older_revision_is_refused_even_after_a_restart() {
 }
 
 #[test]
+fn an_envelope_that_was_accepted_is_known_by_its_every_byte_and_no_longer_once_a_newer_one_was() {
+    let given = Given::new();
+    let trust = given.open();
+    let [first, second] = [4, 5].map(|revision| given.sign(&given_policy(revision)));
+    for _ in 0..2 {
+        assert_eq!(trust.accept(&first).unwrap().revision, 4);
+    }
+    let mut altered: serde_json::Value = serde_json::from_str(&first).unwrap();
+    let other: serde_json::Value = serde_json::from_str(&second).unwrap();
+    altered["payload"] = other["payload"].clone();
+    assert_eq!(clause(&trust.accept(&altered.to_string()).unwrap_err()).as_deref(), Some("trust.signature"));
+    trust.accept(&second).unwrap();
+    assert_eq!(clause(&trust.accept(&first).unwrap_err()).as_deref(), Some("trust.revision"));
+}
+
+#[test]
 fn a_bundle_signed_by_nobody_or_another_is_refused() {
     let (given, other) = (Given::new(), Given::new());
     let trust = given.open();

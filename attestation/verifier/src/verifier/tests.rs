@@ -22,7 +22,10 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::refusals::{self, News};
+use crate::{
+    refusals::{self, News},
+    watched::AtHand,
+};
 
 /// What happens at a write.
 enum Write {
@@ -38,6 +41,7 @@ struct FakeStore {
     writes: Mutex<Vec<NodeAdmissionStatus>>,
     told: Mutex<Vec<News>>,
     bundle: Mutex<Option<TrustBundleSpec>>,
+    at_hand: Mutex<Option<AtHand>>,
     requests: Mutex<Vec<CertificateSigningRequest>>,
     rounds: AtomicU32,
 }
@@ -70,6 +74,19 @@ impl Store for FakeStore {
     async fn refused(&self, news: &News) -> Result<(), store::Error> {
         self.told.lock().unwrap().push(news.clone());
         Ok(())
+    }
+
+    fn at_hand(&self, _uid: &str) -> Option<AtHand> {
+        self.at_hand.lock().unwrap().clone()
+    }
+
+    async fn is_current(&self, version: &Version) -> Result<bool, store::Error> {
+        Ok(self
+            .at_hand
+            .lock()
+            .unwrap()
+            .as_ref()
+            .is_some_and(|known| known.bundle.unconfirmed.as_ref() == Some(version)))
     }
 
     async fn bundle(&self) -> Result<TrustBundleSpec, store::Error> {
@@ -127,6 +144,7 @@ fn given(script: impl IntoIterator<Item = Write>) -> Given {
         writes: Mutex::default(),
         told: Mutex::default(),
         bundle: Mutex::default(),
+        at_hand: Mutex::default(),
         requests: Mutex::default(),
         rounds: AtomicU32::default(),
     };

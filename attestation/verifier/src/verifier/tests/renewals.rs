@@ -1,5 +1,6 @@
 //! Rounds over kubelets' requests, against an API that others write to as well.
 
+use constellation_attestation::protocol::KUBELET_SIGNER;
 use constellation_crds::trust::KubeletCertificate;
 use k8s_openapi::{
     ByteString,
@@ -34,7 +35,7 @@ fn request(name: &str, with: &str) -> CertificateSigningRequest {
         vec![format!("X509SHA256={}", digest(with))],
     )]);
     let spec = CertificateSigningRequestSpec {
-        signer_name: renewal::SIGNER.to_owned(),
+        signer_name: KUBELET_SIGNER.to_owned(),
         username: Some("system:node:worker-1".to_owned()),
         groups: Some(vec!["system:nodes".to_owned()]),
         usages: Some(vec!["digital signature".to_owned(), "client auth".to_owned()]),
