@@ -13,8 +13,8 @@ packages: ## install the Debian packages that are missing
 	@tests/packages.sh
 
 .PHONY: tools
-tools: packages ## build Kubernetes, etcd, containerd and CoreDNS from their pinned Go modules (once)
-	@tests/kubernetes/build.sh all >/dev/null
+tools: packages ## build Kubernetes, etcd, containerd, CoreDNS and Helm from their pinned Go modules (once)
+	@tests/kubernetes/build.sh all helm >/dev/null
 
 .PHONY: build
 build: packages ## build all programs

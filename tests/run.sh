@@ -46,7 +46,7 @@ image() { # VERSION [MORE...]: a node image below target/image
 run() {
   case $1 in
     packages) tests/packages.sh ;;
-    tools) tests/kubernetes/build.sh all >/dev/null ;;
+    tools) tests/kubernetes/build.sh all helm >/dev/null ;;
     format) cargo fmt --all --check ;;
     build)
       tests/compiled.sh lay "${features[@]}"
@@ -67,7 +67,7 @@ run() {
       tests/models.sh google azure aws moto
       tests --test life --test lists --test killed --test moto --test hsm --test kms --test clouds
       ;;
-    processes) tests --test=api_server --test=arrows --test=control_plane --test=fuzz_programs --test=join_process --test=renewal --test=simulated_cloud --test=simulated --test=threats ;;
+    processes) tests --test=api_server --test=arrows --test=charts --test=control_plane --test=fuzz_programs --test=join_process --test=renewal --test=simulated_cloud --test=simulated --test=threats ;;
     quiet) tests --test quiet -- --nocapture ;;
     accidents)
       tests --test bad_input --test sweep --test takeover -- --nocapture

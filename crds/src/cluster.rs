@@ -243,7 +243,7 @@ pub struct Taint {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StateDisk {
-    /// Size in GiB. Absent: 8 for `local`.
+    /// Size in GiB. Absent: 8 for every provider, which is enough to try it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub size_gib: Option<u32>,

@@ -27,7 +27,7 @@ pub struct AwsProvider {
     pub subnets: Vec<String>,
     /// How the operator and users reach nodes and the endpoint.
     pub reach: Reach,
-    /// Networks that may use the endpoint and the nodes' port for their owner.
+    /// Networks that may reach the API server (6443) and nodes' port for their owner (9000).
     #[schemars(
         length(min = 1, max = 16),
         inner(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))
@@ -64,7 +64,7 @@ pub struct AzureProvider {
     pub zones: Vec<String>,
     /// How the operator and users reach nodes and the endpoint.
     pub reach: Reach,
-    /// Networks that may use the endpoint and the nodes' port for their owner.
+    /// Networks that may reach nodes' port for their owner (9000). The endpoint (6443, 9001) is open to everybody.
     #[schemars(
         length(min = 1, max = 16),
         inner(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))
@@ -91,7 +91,7 @@ pub struct GcpProvider {
     pub zones: Vec<String>,
     /// How the operator and users reach nodes and the endpoint.
     pub reach: Reach,
-    /// Networks that may use the endpoint and the nodes' port for their owner.
+    /// Networks that may reach nodes' port for their owner (9000). The endpoint (6443, 9001) is open to everybody.
     #[schemars(
         length(min = 1, max = 16),
         inner(length(max = 18), regex(pattern = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$"))

@@ -125,7 +125,10 @@ fn clouds(args: &Run, client: &Client, guard: &Guard) -> anyhow::Result<Offer> {
     }
     let offer = Offer::new(client.clone(), clouds, guard);
     if offer.is_empty() {
-        bail!("no provider is offered: give --local-state-dir DIR, or --allow-simulated for a trial");
+        bail!(
+            "no provider is offered: take an operator that was built with a cloud's feature (aws, azure, gcp), or give \
+             --local-state-dir DIR, or --allow-simulated for a trial"
+        );
     }
     Ok(offer)
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds Kubernetes, etcd, containerd, the CNI plugins and CoreDNS from pinned Go modules, once per version,
-# into ~/.cache. Usage: build.sh [NAME...] ; prints the folder that holds the programs on standard output.
+# Builds Kubernetes, etcd, containerd, the CNI plugins, CoreDNS and Helm from pinned Go modules, once per version,
+# into ~/.cache. Usage: build.sh [NAME...], or `all` and more names; prints the folder that holds the programs on standard output.
 #
 # Safe to call from many processes at once (flock); a program is renamed into place only when it is whole,
 # so an interrupted run leaves nothing that could be mistaken for a result.
@@ -12,6 +12,8 @@ ETCD=$(sed -n 's/^require go.etcd.io\/etcd\/server\/v3 //p' go.mod)
 CONTAINERD=v2.4.2
 CNI=v1.9.1
 COREDNS=v1.15.0
+# A test's tool, and no part of the folder's name: another version must not build all the rest again. Remove the program after a change.
+HELM=v3.22.0
 CONTROL_PLANE=(etcd kube-apiserver kubectl)
 NODE=(kubeadm kubelet kube-controller-manager kube-scheduler kube-proxy containerd containerd-shim-runc-v2 ctr
   bridge loopback host-local portmap coredns)
@@ -23,7 +25,7 @@ mkdir -p "$bin"
 case ${1:-control-plane} in
   --dir) echo "$bin"; exit 0 ;;
   control-plane) wanted=("${CONTROL_PLANE[@]}") ;;
-  all) wanted=("${CONTROL_PLANE[@]}" "${NODE[@]}") ;;
+  all) wanted=("${CONTROL_PLANE[@]}" "${NODE[@]}" "${@:2}") ;;
   *) wanted=("$@") ;;
 esac
 
@@ -48,7 +50,8 @@ for name in "${wanted[@]}"; do
     host-local) module=cni package=github.com/containernetworking/plugins/plugins/ipam/$name@$CNI ;;
     portmap) module=cni package=github.com/containernetworking/plugins/plugins/meta/$name@$CNI ;;
     coredns) module=coredns package=github.com/coredns/coredns@$COREDNS ;;
-    *) echo "build.sh: unknown program '$name'; known: ${CONTROL_PLANE[*]} ${NODE[*]}, or control-plane, all" >&2; exit 2 ;;
+    helm) module=helm package=helm.sh/helm/v3/cmd/helm@$HELM ;;
+    *) echo "build.sh: unknown program '$name'; known: ${CONTROL_PLANE[*]} ${NODE[*]} helm, or control-plane, all" >&2; exit 2 ;;
   esac
   packages[$module]+=" $name=$package"
 done
@@ -65,7 +68,7 @@ progress() { # names of compiled packages become a count, everything else is sho
 
 exec 9>"$bin/.lock"
 flock 9
-for module in kubernetes containerd cni coredns; do
+for module in kubernetes containerd cni coredns helm; do
   names=() missing=()
   for pair in ${packages[$module]:-}; do
     [ -x "$bin/${pair%%=*}" ] || { names+=("${pair%%=*}"); missing+=("${pair#*=}"); }

@@ -76,7 +76,7 @@ pub struct Settings {
     pub placement: Placement,
     /// How nodes are reached.
     pub reach: Reach,
-    /// Networks that may use the endpoint and [`OWNER_PORT`] of nodes, CIDR. Empty is refused.
+    /// Networks that may reach the API server and [`OWNER_PORT`] of nodes, CIDR. Empty is refused.
     pub sources: Vec<String>,
     /// What nodes prove themselves by.
     pub proof: Proof,
