@@ -10,7 +10,10 @@
 //! grant | accept | refuse       -> Verdict   prove returns it; unseal opens the box
 //! ```
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -133,6 +136,17 @@ pub trait Attester: Send {
     fn activate(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, BoxError>;
     /// Evidence about `binding`, with what [`Attester::activate`] gave: empty where there was no credential.
     fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError>;
+}
+
+/// One that several conversations share: each has it while it makes something, and not while it waits for its peer.
+impl<A: Attester> Attester for &Mutex<A> {
+    fn activate(&mut self, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, BoxError> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).activate(credential, secret)
+    }
+
+    fn evidence(&mut self, binding: &[u8; 32], activated: Vec<u8>) -> Result<Evidence, BoxError> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).evidence(binding, activated)
+    }
 }
 
 /// What a node has presented in one conversation, to be appraised. Not yet believed.
@@ -321,8 +335,8 @@ fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Error> {
     Ok(bytes)
 }
 
-/// Runs TPM calls without holding up the runtime's other tasks, where the runtime has other threads.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+/// Runs calls of a TPM, or waits for one, without holding up the runtime's other tasks, where the runtime has other threads.
+pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),

@@ -80,11 +80,10 @@ async fn ask(machine: &Machine, verifier: &str) -> Result<(Ticket, Took), Error>
             .await
             .map_err(|_| failed("no TLS handshake".into()))??;
     let connected = lap();
-    let hello = machine.hello(Purpose::Join).await?;
+    let hello = machine.hello(Purpose::Join)?;
     channel.send(&hello).await?;
     let greeted = lap();
-    let mut tpm = machine.tpm.lock().await;
-    let (verdict, binding) = session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut *tpm).await?;
+    let (verdict, binding) = session::prove(&mut channel, &hello, VerifierRole::Cluster, &mut &machine.tpm).await?;
     let ticket = session::unseal(&verdict, &binding, &machine.secrets.opener)?;
     Ok((ticket, [connected, greeted, lap()]))
 }

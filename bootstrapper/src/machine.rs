@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex as StdMutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -13,10 +13,11 @@ use constellation_attestation::{
     protocol::{
         ClusterSettings, Hello, InitRequest, LaunchConfig, NodeSettings, Progress, Purpose, RecoverKey, Role, Ticket,
     },
+    session,
     told::chain,
 };
 use sha2::{Digest, Sha256};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -66,7 +67,7 @@ impl Grant {
 
 /// The node.
 pub struct Machine {
-    /// The TPM; one conversation at a time.
+    /// The TPM; it has one thing to do at a time.
     pub tpm: Mutex<Tpm>,
     /// The keys of this boot.
     pub secrets: BootSecrets,
@@ -80,7 +81,7 @@ pub struct Machine {
     pub address: String,
     /// What acts on the machine.
     pub host: Host,
-    log: StdMutex<Log>,
+    log: Mutex<Log>,
     state: watch::Sender<State>,
 }
 
@@ -131,7 +132,7 @@ impl Machine {
             log.end(Progress::Done { kubeconfig: kubeconfig.to_string() });
         }
         let state = watch::Sender::new(state);
-        let (tpm, log) = (Mutex::new(tpm), StdMutex::new(log));
+        let (tpm, log) = (Mutex::new(tpm), Mutex::new(log));
         Ok(Arc::new(Self { tpm, secrets, launch, launch_bytes, owner_spki, address, host, log, state }))
     }
 
@@ -163,9 +164,9 @@ impl Machine {
     }
 
     /// How the node presents itself. Nothing in it is secret.
-    pub async fn hello(&self, purpose: Purpose) -> Result<Hello, Error> {
-        let mut tpm = self.tpm.lock().await;
-        let (ek_certificate, ek_public) = tpm.endorsement()?;
+    pub fn hello(&self, purpose: Purpose) -> Result<Hello, Error> {
+        let (endorsement, ak_public) = self.with_tpm(|tpm| (tpm.endorsement(), tpm.ak_public()));
+        let (ek_certificate, ek_public) = endorsement?;
         Ok(Hello {
             purpose,
             node_uid: self.launch.node_uid.clone(),
@@ -174,8 +175,13 @@ impl Machine {
             keys: self.secrets.keys(),
             ek_certificate,
             ek_public,
-            ak_public: tpm.ak_public(),
+            ak_public,
         })
+    }
+
+    /// Has the TPM do something, when it is free.
+    fn with_tpm<T>(&self, work: impl FnOnce(&mut Tpm) -> T) -> T {
+        session::blocking(|| work(&mut self.tpm.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Takes the node for one grant, whose progress begins anew; whoever comes second is told no.
@@ -268,7 +274,7 @@ impl Machine {
             tracing::warn!(%error, "The tunnel's device has no key yet");
         }
         // Last: from here on the node is a member, also to a process that is started again.
-        self.tpm.lock().await.extend_pcr15(&id)?;
+        self.with_tpm(|tpm| tpm.extend_pcr15(&id))?;
         Ok(kubeconfig)
     }
 

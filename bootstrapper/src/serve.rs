@@ -85,12 +85,9 @@ async fn converse(
     purpose: Purpose,
     role: VerifierRole,
 ) -> Result<(), Error> {
-    let hello = machine.hello(purpose).await?;
+    let hello = machine.hello(purpose)?;
     channel.send(&hello).await?;
-    let (verdict, binding) = {
-        let mut tpm = machine.tpm.lock().await;
-        session::prove(&mut channel, &hello, role, &mut *tpm).await?
-    };
+    let (verdict, binding) = session::prove(&mut channel, &hello, role, &mut &machine.tpm).await?;
     match (purpose, &verdict) {
         (Purpose::Init, Verdict::Sealed { .. }) => {
             let grant = session::unseal(&verdict, &binding, &machine.secrets.opener)?;

@@ -15,11 +15,15 @@ use constellation_tests::{
     agent::{ADMIN, Agent},
     disk::Disk,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+};
 
 use crate::{
     WORKER,
     gate::{Turn, relay_until},
+    hostile::closed,
     scene::{CLUSTER_ID, DISK_SECRET, Scene, launch_config, settings},
 };
 
@@ -137,18 +141,36 @@ async fn a_node_is_started_by_its_own_owner_and_by_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_init_follows_the_first_and_changes_nothing() {
-    let (owner, launch, agent) = given_first_node().await;
+    let (owner, launch, mut agent) = given_first_node().await;
     let own = Identity::owner_client(&owner).unwrap();
     assert_eq!(init(&agent, &own, &init_request(&owner, DISK_SECRET, CLUSTER_ID)).await, ADMIN);
-    assert_eq!(init(&agent, &own, &init_request(&owner, [1; 32], [2; 32])).await, ADMIN);
-    assert_eq!(agent.read(&format!("{HOME}/disk-secret")).unwrap(), DISK_SECRET);
-    assert_eq!(agent.read(&format!("{HOME}/cluster-id")).unwrap(), CLUSTER_ID);
     let member = pcr15_after_join(&pcr15_before_join(&launch.to_bytes()), &CLUSTER_ID).sha256;
-    assert_eq!(agent.pcr15(&own).await.unwrap(), member);
-    // Nor does a Recover with another key.
-    let key = RecoverKey { disk_key: vec![1; 32], cluster_id: vec![2; 32] };
-    recover(&agent, &own, &key).await.unwrap();
-    assert_eq!(agent.pcr15(&own).await.unwrap(), member);
+    // Also where the process that was a member's is another one by now.
+    for restarted in [false, true] {
+        if restarted {
+            agent.kill().unwrap();
+            agent.restart(&[]).await.unwrap();
+        }
+        assert_eq!(init(&agent, &own, &init_request(&owner, [1; 32], [2; 32])).await, ADMIN);
+        assert_eq!(agent.read(&format!("{HOME}/disk-secret")).unwrap(), DISK_SECRET);
+        assert_eq!(agent.read(&format!("{HOME}/cluster-id")).unwrap(), CLUSTER_ID);
+        assert_eq!(agent.pcr15(&own).await.unwrap(), member);
+        // Nor does a Recover with another key.
+        let key = RecoverKey { disk_key: vec![1; 32], cluster_id: vec![2; 32] };
+        recover(&agent, &own, &key).await.unwrap();
+        assert_eq!(agent.pcr15(&own).await.unwrap(), member);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_keeps_its_verdict_to_itself_keeps_no_owner_out() {
+    let (owner, _, agent) = given_first_node().await;
+    let own = Identity::owner_client(&owner).unwrap();
+    // Evidence was given, and the node waits a minute for what comes of it.
+    let (waiting, _) = agent.prove(&own, Purpose::Reattest).await.unwrap();
+    let (unchallenged, _) = agent.call(&own, Purpose::Reattest).await.unwrap();
+    assert_eq!(init(&agent, &own, &init_request(&owner, DISK_SECRET, CLUSTER_ID)).await, ADMIN);
+    drop((waiting, unchallenged));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,6 +182,11 @@ async fn callers_that_say_nothing_keep_no_owner_out() {
     }
     let own = Identity::owner_client(&owner).unwrap();
     assert_eq!(init(&agent, &own, &init_request(&owner, DISK_SECRET, CLUSTER_ID)).await, ADMIN);
+    // Those that had a seat lose it after 20 s.
+    let limit = Duration::from_secs(40);
+    for mut stream in silent {
+        assert!(closed(&tokio::time::timeout(limit, stream.read(&mut [0])).await.unwrap()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
