@@ -161,12 +161,12 @@ async fn credentials(client: &Client, cluster: &ConstellationCluster, name: &Loc
     let LocalRef { name } = name;
     let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
     let found = api.get_opt(name).await.map_err(Error::kube(format!("reading Secret {name}")))?;
-    found.ok_or_else(|| Error::Invalid(format!("Secret {name} with credentials is missing: create it")))
+    found.ok_or_else(|| Error::Secret(format!("Secret {name} with credentials is missing: create it")))
 }
 
 fn text(secret: &Secret, key: &str) -> Result<Zeroizing<String>, Error> {
     let bytes = secret.data.as_ref().and_then(|data| data.get(key));
     let text = bytes.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).map(str::trim);
-    let wrong = || Error::Invalid(format!("Secret {} has no text under `{key}`", secret.name_any()));
+    let wrong = || Error::Secret(format!("Secret {} has no text under `{key}`", secret.name_any()));
     text.filter(|text| !text.is_empty()).map(|text| Zeroizing::new(text.to_owned())).ok_or_else(wrong)
 }

@@ -171,16 +171,17 @@ async fn leave(context: &Context, look: &Look) -> Result<(), Error> {
         // A simulated control plane has no etcd, and nobody who could be asked to leave it.
         return Ok(());
     }
-    let (Some(cluster), Some(instance), Some(launch_config)) =
-        (&look.cluster, &look.seen.instance, &look.launch_config)
-    else {
-        return Ok(());
-    };
+    let (Some(cluster), Some(instance)) = (&look.cluster, &look.seen.instance) else { return Ok(()) };
     let (_, owner) = secrets::owner_key(&context.client, cluster).await?;
     let (_, master) = secrets::master_secret(&context.client, cluster).await?;
-    let (Some(owner), Some(master), Some(address)) = (owner, master, instance.address) else {
-        return Err(Error::Invalid("the owner key, the master secret or the node's address is missing".into()));
+    // Without them nobody can be asked to leave, and a machine that ends without leaving may take etcd's majority along.
+    let lost = |name| {
+        Error::Secret(format!("Secret {name} can't be used: restore it, so that the node can be asked to leave etcd"))
     };
+    let owner = owner.ok_or_else(|| lost(secrets::owner_key_name(cluster)))?;
+    let master = master.ok_or_else(|| lost(secrets::master_secret_name(cluster)))?;
+    let launch_config = look.launch_config.as_ref().ok_or_else(|| lost(secrets::owner_key_name(cluster)))?;
+    let address = instance.address.ok_or(Error::Time("waiting for the machine's address"))?;
     let cloud = context.cloud(cluster).await?;
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
     let status = cluster.status.clone().unwrap_or_default();

@@ -159,7 +159,7 @@ impl Rooms {
         let Some(LocalRef { name }) = reference(cluster) else { return Ok(None) };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &cluster.namespace().unwrap_or_default());
         let found = api.get_opt(name).await.map_err(Error::kube(format!("reading Secret {name}")))?;
-        let missing = || Error::Invalid(format!("Secret {name} with the credentials isn't there: create it"));
+        let missing = || Error::Secret(format!("Secret {name} with the credentials isn't there: create it"));
         found.map(Some).ok_or_else(missing)
     }
 
