@@ -14,7 +14,21 @@ fn package() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-smoke!(channel_frame, channel_leaf, console, csr, header, hint, issuer, kubeconfig, mesh, monitor, sev_guest, tsm);
+smoke!(
+    channel_frame,
+    channel_leaf,
+    console,
+    csr,
+    header,
+    hint,
+    issuer,
+    kubeconfig,
+    mesh,
+    monitor,
+    renewal,
+    sev_guest,
+    tsm
+);
 
 #[test]
 fn every_target_has_a_body_a_file_a_corpus_and_a_smoke_run() {

@@ -11,10 +11,11 @@ use crate::azure::hcl::Report;
 pub(super) const KEY: u32 = 0x8100_0003;
 /// The paravisor's report.
 const REPORT: u32 = 0x0140_0001;
-/// What it is to say; a write makes the paravisor fetch another report.
+/// What it is to say. A read of the report makes the paravisor fetch another one, but not within two seconds of the last
+/// (`OpenHCL`, `tpm_device`, `REPORT_TIMER_PERIOD`), as after a conversation that broke.
 const USER_DATA: u32 = 0x0140_0002;
-/// Looks for the new report: two seconds in all; the paravisor needs some hundred milliseconds.
-const LOOKS: u32 = 40;
+/// Looks for the new report: three seconds in all; the paravisor needs some hundred milliseconds.
+const LOOKS: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Tpm {

@@ -18,7 +18,8 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Gives back the place that it takes. Who can't be reached keeps it; a device's driver empties it by itself.
+    /// Gives back the place that it takes. Who can't be reached keeps it. The kernel's resource manager empties it
+    /// by itself when this process ends; a TPM that is spoken to without one doesn't.
     pub(super) fn flush(&self, wire: &mut dyn Wire) {
         if self.made {
             let _ = super::send(wire, "flushing a key", &commands::flush(self.handle));

@@ -28,8 +28,8 @@ pub enum Error {
     /// The TPM's address has another form.
     #[error("{0:?} is no way to a TPM: it is device:PATH, or swtpm:host=HOST,port=PORT")]
     Address(String),
-    /// The TPM can't be reached.
-    #[error("the TPM can't be reached")]
+    /// The TPM can't be reached, or gave no answer.
+    #[error("the TPM can't be reached, or gave no answer")]
     Io(#[from] io::Error),
     /// The TPM refused, or its answer makes no sense.
     #[error(transparent)]
@@ -159,7 +159,12 @@ mod tests {
     #[test]
     fn a_tpm_that_asks_for_it_is_sent_the_command_again_and_one_that_refuses_is_not() {
         let command = Command::new(0x17a, &[]);
-        assert!(send(&mut Busy(0x922, 2), &command).is_ok());
+        for code in AGAIN {
+            assert!(send(&mut Busy(code, 1), &command).is_ok(), "{code:#x}");
+        }
+        assert!(send(&mut Busy(0x922, REPEATS), &command).is_ok());
+        let without_end = send(&mut Busy(0x922, REPEATS + 1), &command);
+        assert!(matches!(without_end, Err(Error::Answer(wire::Error::Refused(0x922)))), "{without_end:?}");
         let refused = send(&mut Busy(0x921, 1), &command);
         assert!(matches!(refused, Err(Error::Answer(wire::Error::Refused(0x921)))), "{refused:?}");
     }

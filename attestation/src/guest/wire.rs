@@ -117,7 +117,8 @@ impl Command {
     /// What a TPM's answer to this command says.
     ///
     /// # Errors
-    /// When the TPM refused, or the answer's lengths don't fit each other.
+    /// When the TPM refused, or the lengths of answer and parameters don't fit each other. What follows the parameters isn't read:
+    /// it authorises the answer to us, and we believe none for its sake.
     pub fn answer<'a>(&self, response: &'a [u8]) -> Result<Answer<'a>, Error> {
         if response.len() > MAX_RESPONSE {
             return Err(Error::Form);

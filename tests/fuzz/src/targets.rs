@@ -6,21 +6,33 @@
 
 use std::{collections::BTreeMap, io, sync::OnceLock};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::{
     channel::{read_frame, spki},
     collect::{sev_guest, tsm},
-    protocol::MAX_FRAME,
+    protocol::{KUBELET_SIGNER, MAX_FRAME},
 };
 use constellation_bootstrapper::{
     host::header,
     mesh::{List, Peer},
     network::Hint,
 };
+use constellation_crds::NodeAdmission;
 use constellation_operator::{cloud::local, collateral::vendors, workload};
-use constellation_verifier::ticket;
+use constellation_verifier::{
+    renewal::{self, Decision},
+    ticket,
+};
 use futures::FutureExt as _;
+use k8s_openapi::{
+    ByteString,
+    api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec},
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
-use x509_parser::{parse_x509_certificate, pem::parse_x509_pem};
+use serde_json::json;
+use x509_parser::{
+    certification_request::X509CertificationRequest, parse_x509_certificate, pem::parse_x509_pem, prelude::FromDer as _,
+};
 
 #[path = "../../../attestation/fuzz/src/run.rs"]
 mod run;
@@ -39,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     ("kubeconfig", kubeconfig),
     ("mesh", mesh_peers),
     ("monitor", monitor),
+    ("renewal", renewal),
     ("sev_guest", sev_guest_answer),
     ("tsm", tsm_attributes),
 ];
@@ -84,6 +97,52 @@ fn signing_request(bytes: &[u8]) {
         let key = signed.public_key().raw;
         assert!(bytes.windows(key.len()).any(|part| part == key));
     }
+}
+
+/// Only a request for that very name is approved, as it is and as what its bytes are written as.
+fn renewal(bytes: &[u8]) {
+    let encoded = STANDARD.encode(bytes);
+    let lines = encoded.as_bytes().chunks(64).collect::<Vec<_>>().join(&b'\n');
+    let [begin, end]: [&[u8]; 2] = [b"-----BEGIN CERTIFICATE REQUEST-----\n", b"\n-----END CERTIFICATE REQUEST-----\n"];
+    for text in [bytes.to_vec(), [begin, &lines, end].concat()] {
+        let nodes = [given_member("a-workers-1", &"ab".repeat(32))];
+        let request = given_request("a-workers-1", &"ab".repeat(32), text);
+        if matches!(renewal::decide(&request, &nodes, "a-cp-1"), Decision::Approve(_)) {
+            let (_, pem) = parse_x509_pem(&request.spec.request.0).expect("what was approved is PEM");
+            let (rest, read) = X509CertificationRequest::from_der(&pem.contents).expect("and a request");
+            let info = read.certification_request_info;
+            assert!(rest.is_empty() && info.attributes().is_empty());
+            assert_eq!(info.subject.to_string(), "O=system:nodes, CN=system:node:a-workers-1");
+        }
+    }
+}
+
+/// A member whose kubelet has the certificate of this digest.
+fn given_member(name: &str, digest: &str) -> NodeAdmission {
+    let node = json!({
+        "apiVersion": "constellation.dev/v1alpha1", "kind": "NodeAdmission", "metadata": {"name": "uid-1"},
+        "spec": {"nodeUid": "uid-1", "nodeName": name, "role": "Worker", "launchConfigDigest": "", "podCIDR": "10.244.1.0/24",
+            "providerId": "local://1", "diskIntegrity": "None"},
+        "status": {"admission": {"akName": "000b", "ekCertificateDigest": "ee", "resetCount": 1, "admittedAt": "",
+            "wireguardKey": "", "address": "10.77.0.11", "kubeletCertificate": {"current": digest}}},
+    });
+    serde_json::from_value(node).expect("an admission")
+}
+
+/// A request as the API server has it from a kubelet that showed the certificate of this digest.
+fn given_request(name: &str, digest: &str, request: Vec<u8>) -> CertificateSigningRequest {
+    let spec = CertificateSigningRequestSpec {
+        request: ByteString(request),
+        signer_name: KUBELET_SIGNER.to_owned(),
+        username: Some(format!("system:node:{name}")),
+        groups: Some(vec!["system:nodes".to_owned()]),
+        usages: Some(vec!["digital signature".to_owned(), "client auth".to_owned()]),
+        extra: Some(
+            [("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")])].into(),
+        ),
+        ..CertificateSigningRequestSpec::default()
+    };
+    CertificateSigningRequest { spec, ..CertificateSigningRequest::default() }
 }
 
 /// A header is opened only as the one cipher. (JSON may write letters as escapes.)

@@ -4,11 +4,11 @@ use std::{io, time::Duration};
 
 use constellation_attestation::{
     binding::VerifierRole,
-    channel::{Channel, Identity},
+    channel::{Channel, Identity, STEP_TIMEOUT},
     dsse,
     policy::TRUST_POLICY_TYPE,
     protocol::{Evidence, Hello, LaunchConfig, MAX_FRAME, Purpose, Role, Ticket, Verdict},
-    session,
+    session::{self, EVIDENCE_TIMEOUT},
 };
 use constellation_crds::{NodeAdmission, NodeAdmissionStatus, TrustBundle};
 use kube::{
@@ -18,8 +18,9 @@ use kube::{
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SubjectPublicKeyInfo};
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::FromDer as _;
@@ -390,11 +391,54 @@ async fn callers_that_say_nothing_too_little_or_too_much_are_left_and_keep_nobod
     long.write_all(&u32::try_from(MAX_FRAME + 1).unwrap().to_be_bytes()).await.unwrap();
     let limit = Duration::from_secs(30);
     let mut byte = [0];
-    assert!(closed(&tokio::time::timeout(limit, long.read(&mut byte)).await.unwrap()));
-    assert!(closed(&tokio::time::timeout(limit, slow.read(&mut byte)).await.unwrap()));
+    assert!(closed(&timeout(limit, long.read(&mut byte)).await.unwrap()));
+    assert!(closed(&timeout(limit, slow.read(&mut byte)).await.unwrap()));
     for mut stream in silent {
-        assert!(closed(&tokio::time::timeout(limit, stream.read(&mut byte)).await.unwrap()));
+        assert!(closed(&timeout(limit, stream.read(&mut byte)).await.unwrap()));
     }
+    machine.join(scene.verifier).await.unwrap();
+}
+
+/// Sends a byte each second until the other end closes.
+async fn drip(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut byte = [0];
+    loop {
+        tokio::select! {
+            end = stream.read(&mut byte) => {
+                assert!(closed(&end), "it answered");
+                return;
+            }
+            _ = second.tick() => {
+                if stream.write_all(&[0]).await.is_err() || stream.flush().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_a_byte_each_second_is_left_at_the_limit_of_its_step() {
+    let (scene, mut machine) = Scene::with_worker("drips").await.unwrap();
+    // A record of 512 bytes, of which none is a ClientHello's end.
+    let mut handshake = TcpStream::connect(scene.verifier).await.unwrap();
+    handshake.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+    let mut hello = bare(scene.verifier).await.unwrap();
+    hello.write_all(&1000_u32.to_be_bytes()).await.unwrap();
+    let mut evidence = bare(scene.verifier).await.unwrap();
+    challenged_bare(&mut evidence, &machine.hello(Purpose::Join).unwrap()).await.unwrap();
+    evidence.write_all(&1000_u32.to_be_bytes()).await.unwrap();
+    // Whoever shares its time among bytes would be heard for a quarter of an hour.
+    let slack = Duration::from_secs(15);
+    let (handshake, hello, evidence) = tokio::join!(
+        timeout(STEP_TIMEOUT + slack, drip(handshake)),
+        timeout(STEP_TIMEOUT + slack, drip(hello)),
+        timeout(EVIDENCE_TIMEOUT + slack, drip(evidence)),
+    );
+    assert!(handshake.is_ok() && hello.is_ok() && evidence.is_ok(), "{handshake:?} {hello:?} {evidence:?}");
+    let told = scene.refusals(WORKER, |_| true).await;
+    assert_eq!(told.last.mismatches[0].clause, "evidence.late");
     machine.join(scene.verifier).await.unwrap();
 }
 
@@ -420,11 +464,11 @@ async fn who_knows_the_uid_of_one_node_takes_no_place_from_the_others() {
     // Of eight turns the node took two.
     let newest = crowd.split_off(34);
     for stream in &mut crowd {
-        let end = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut [0])).await.unwrap();
+        let end = timeout(Duration::from_secs(30), stream.read(&mut [0])).await.unwrap();
         assert!(closed(&end));
     }
     for mut stream in newest.into_iter().chain([slow]) {
-        assert!(tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0])).await.is_err(), "still open");
+        assert!(timeout(Duration::from_millis(50), stream.read(&mut [0])).await.is_err(), "still open");
     }
     let told = scene.refusals(WORKER, |_| true).await;
     assert_eq!(told.last.mismatches[0].clause, "evidence.late");
@@ -446,7 +490,7 @@ async fn evidence_of_more_than_a_mebibyte_is_not_read() {
     let mut stream = bare(scene.verifier).await.unwrap();
     challenged_bare(&mut stream, &machine.hello(Purpose::Join).unwrap()).await.unwrap();
     stream.write_all(&u32::try_from(MAX_FRAME + 1).unwrap().to_be_bytes()).await.unwrap();
-    let end = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut [0])).await.unwrap();
+    let end = timeout(Duration::from_secs(30), stream.read(&mut [0])).await.unwrap();
     assert!(closed(&end));
     let told = scene.refusals(WORKER, |_| true).await;
     assert_eq!(told.last.mismatches[0].clause, "evidence.malformed");
