@@ -158,7 +158,7 @@ async fn one_thing_wrong_is_refused_with_words_that_help() {
         (with(with(cluster(), "/spec/provider", json!({"local": {}})), "/spec/tee", json!("tdx")), "tee must be vtpm"),
         (with(cluster(), "/spec/tee", Value::Null), "spec.tee: Required"),
         (with(cluster(), "/spec/controlPlane/replicas", json!(2)), "1, 3 or 5"),
-        (with(cluster(), "/spec/nodeGroups/0/name", json!("control-plane")), "control plane's own group"),
+        (with(cluster(), "/spec/nodeGroups/0/name", json!("control-plane")), "control plane's own"),
         (with(cluster(), "/spec/nodeGroups/0/name", json!("Workers")), "should match"),
         (with(cluster(), "/spec/nodeGroups/0/name", json!(long)), "may not be more than 40"),
         (

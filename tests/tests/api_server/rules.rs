@@ -145,10 +145,6 @@ fn of_cluster() -> Vec<(&'static str, Case)> {
         ),
         (
             "control-plane and cp are the control plane's own: its nodes are called <cluster>-cp-<index>",
-            made(cluster(), &format!("{first}/name"), json!("control-plane"), json!("control-planes")),
-        ),
-        (
-            "control-plane and cp are the control plane's own: its nodes are called <cluster>-cp-<index>",
             made(cluster(), &format!("{first}/name"), json!("cp"), json!("cp-1")),
         ),
         ("a group has either replicas or autoscaling", made(cluster(), replicas, Value::Null, json!(2))),
