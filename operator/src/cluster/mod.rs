@@ -88,7 +88,7 @@ struct Reconciler {
 
 /// Reconciles clusters until `stop`.
 pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let controller = watch::controller(ctx.scope::<ConstellationCluster>(), ctx.relist);
+    let controller = watch::controller(ctx.scope::<ConstellationCluster>(), ctx.relist, &ctx.health);
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))

@@ -41,7 +41,7 @@ const LATER: Duration = Duration::from_secs(20);
 
 /// Reconciles nodes for ever.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let controller = watch::controller(context.scope::<ConfidentialNode>(), context.relist);
+    let controller = watch::controller(context.scope::<ConfidentialNode>(), context.relist, &context.health);
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))
