@@ -10,6 +10,7 @@ use crate::{
     cloud::{Cloud, CloudError, ClusterUid, InstanceId, offer::provider},
     context::Context,
     error::{Error, chain},
+    metrics::whose,
 };
 
 /// On a `ConfigMap`: UID of a cluster whose VMs its user left running; the sweep spares them while the record is there.
@@ -60,7 +61,9 @@ async fn sweep(ctx: &Context, before: &BTreeSet<Suspect>) -> Result<BTreeSet<Sus
         }
         unknown.extend(suspects);
     }
-    for cluster in &clusters(ctx).await? {
+    let known = clusters(ctx).await?;
+    ctx.metrics.keep(&known.iter().map(whose).collect());
+    for cluster in &known {
         // A cloud that can't be used now is told by the cluster's own condition.
         let Ok(cloud) = ctx.cloud(cluster).await else { continue };
         let suspects = match machines(ctx, cloud.as_ref(), cluster).await {

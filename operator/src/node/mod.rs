@@ -81,7 +81,7 @@ async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Erro
     } else {
         let status = report::report(&look.seen, &outcome);
         if let Some(phase) = status.phase {
-            context.metrics.place(&uid, &node.spec.node_group, phase);
+            context.metrics.place(node, phase);
         }
         if node.status.as_ref() != Some(&status) {
             tell(context, node, status).await?;
