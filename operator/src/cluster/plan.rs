@@ -211,7 +211,7 @@ fn decide(seen: &Observed) -> Plan {
         SecretSeen::Missing(name) if seen.owner_key_known => {
             return plan.stall(
                 reason::SECRET_NOT_FOUND,
-                format!("Secret {name} with the cluster's owner key is gone: restore it; nodes trust no other key"),
+                format!("Secret {name} with the cluster's owner key is gone: restore it from a backup; nodes trust no other key"),
             );
         }
         SecretSeen::Missing(_) => plan.steps.push(Step::CreateOwnerKey),
@@ -220,7 +220,16 @@ fn decide(seen: &Observed) -> Plan {
         SecretSeen::Present if seen.master_secret_stale => plan.steps.push(Step::RewrapMasterSecret),
         SecretSeen::Present => {}
         SecretSeen::Invalid(problem) => return plan.stall(reason::SECRET_INVALID, problem),
-        SecretSeen::Missing(name) if seen.cluster_id_known || seen.master_secret_named => {
+        SecretSeen::Missing(name) if seen.cluster_id_known => {
+            return plan.stall(
+                reason::SECRET_NOT_FOUND,
+                format!(
+                    "Secret {name} with the master secret is gone: restore it from a backup; the cluster's disks open with \
+                     no other"
+                ),
+            );
+        }
+        SecretSeen::Missing(name) if seen.master_secret_named => {
             return plan.stall(
                 reason::SECRET_NOT_FOUND,
                 format!("Secret {name} with the master secret is missing: provide 32 bytes under key `secret`"),

@@ -378,6 +378,25 @@ fn a_lost_key_is_never_replaced_by_a_new_one() {
 }
 
 #[test]
+fn who_lost_the_master_secret_is_asked_for_a_backup_and_only_a_new_cluster_for_new_bytes() {
+    let missing = |known, named| {
+        let master_secret = SecretSeen::Missing("c-master-secret".into());
+        plan(&Observed { master_secret, cluster_id_known: known, master_secret_named: named, ..prepared() })
+    };
+    for (known, named, words) in [
+        (true, false, "restore it from a backup"),
+        (true, true, "restore it from a backup"),
+        (false, true, "provide 32 bytes under key `secret`"),
+    ] {
+        let blocked = missing(known, named).blocked.unwrap();
+        assert!(blocked.stalled && blocked.reason == reason::SECRET_NOT_FOUND, "{blocked:?}");
+        assert!(blocked.message.contains("c-master-secret") && blocked.message.contains(words), "{blocked:?}");
+        assert_eq!(blocked.message.contains("32 bytes"), !known, "{blocked:?}");
+    }
+    assert_eq!(missing(false, false).steps, [Step::CreateMasterSecret]);
+}
+
+#[test]
 fn a_master_secret_is_wrapped_again_and_nothing_else_waits_for_it() {
     let seen = Observed { master_secret_stale: true, ..running() };
     assert_eq!(plan(&seen).steps, [Step::RewrapMasterSecret]);
