@@ -136,11 +136,27 @@ fn leaves(seen: &Observed, node: &NodeSeen, target: &str) -> bool {
 /// Whether a member is replaced for being refused. One of the control plane only while the others have a majority: etcd
 /// goes on whatever the refused one does, and a node that won't leave is ended. The only one stays, and is told of.
 fn replaced(seen: &Observed, node: &NodeSeen) -> bool {
-    let quorum = || {
-        let others = |other: &&NodeSeen| other.alive() && other.phase == Phase::Ready && other.name != node.name;
-        seen.control_plane().filter(others).count() * 2 > seen.control_plane().filter(|other| other.was_joined).count()
-    };
-    seen.on_failure == OnFailure::Replace && node.refused() && (node.role == Role::Worker || quorum())
+    seen.on_failure == OnFailure::Replace && node.refused() && is_spare(seen, node)
+}
+
+/// Whether the cluster goes on without this node: it is a worker, or the rest of the control plane has a majority.
+fn is_spare(seen: &Observed, node: &NodeSeen) -> bool {
+    let others = |other: &&NodeSeen| other.alive() && other.phase == Phase::Ready && other.name != node.name;
+    let members = seen.control_plane().filter(|other| other.was_joined).count();
+    node.role == Role::Worker || seen.control_plane().filter(others).count() * 2 > members
+}
+
+/// What to do about a node that was Ready and isn't.
+fn cure(seen: &Observed, node: &NodeSeen) -> String {
+    let name = &node.name;
+    if is_spare(seen, node) {
+        return format!("see its kubelet, or delete ConfidentialNode {name} to have it replaced");
+    }
+    let first = "see its kubelet, or restart its machine";
+    if seen.control_plane().any(|other| other.alive() && other.was_joined && other.name != *name) {
+        return format!("{first}: without it the other control-plane nodes have no majority");
+    }
+    format!("it is the only control-plane node: {first}; to replace it set `controlPlane.replicas: 3` first")
 }
 
 /// Brings every group to its size and version, workers first.
@@ -312,16 +328,17 @@ fn waits(seen: &Observed, plan: &mut Plan) {
     } else if let Some(node) = seen.nodes.iter().find(|node| node.alive() && node.phase != Phase::Ready) {
         let (name, phase) = (&node.name, super::phase(node.phase));
         let message = if node.was_ready {
-            format!(
-                "node {name} was Ready and is {phase}: see its kubelet, or delete ConfidentialNode {name} to have it replaced"
-            )
+            format!("node {name} was Ready and is {phase}: {}", cure(seen, node))
         } else {
             let why = if node.unlaunched() && !node.message.is_empty() { &node.message } else { phase };
             format!("node {name} is {why}")
         };
         plan.blocked = Some(super::Blocked { reason: reason::NODES_NOT_READY, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.deleting) {
-        let message = format!("node {} is leaving", node.name);
+        let message = match node.phase {
+            Phase::Draining | Phase::Terminating => format!("node {} is leaving", node.name),
+            _ => format!("node {} is to go: {}", node.name, node.message),
+        };
         plan.blocked = Some(super::Blocked { reason: reason::TERMINATING, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.refused()) {
         let message = format!("the evidence of node {} is refused: its status.attestation says why", node.name);

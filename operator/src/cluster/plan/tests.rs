@@ -783,6 +783,40 @@ fn the_first_node_is_made_when_none_stands_and_anew_when_something_else_is_wante
 }
 
 #[test]
+fn the_only_control_plane_node_that_is_to_go_gets_a_successor_and_serves_until_then() {
+    let mut seen = running();
+    seen.nodes[0].deleting = true;
+    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 4, 0)]);
+    assert!(plan(&seen).blocked.unwrap().message.contains("n1 is to go: it broke"));
+    seen.nodes.push(node(4, Role::ControlPlane, "a", Phase::Booting));
+    seen.targets = None;
+    assert_eq!(plan(&seen).steps, [Step::SetTargets(vec!["id1".into()])], "nobody else has an API server");
+    seen.nodes[3] = node(4, Role::ControlPlane, "a", Phase::Ready);
+    assert_eq!(plan(&seen).steps, [Step::SetTargets(vec!["id4".into()])]);
+    seen.nodes.truncate(3);
+    seen.nodes[0].phase = Phase::Terminating;
+    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 4, 0)], "it serves no more");
+    // Its power went meanwhile: nobody joins before it has its disk key.
+    for (phase, steps) in [(Phase::Ready, vec![Step::StartRecover("n1".into())]), (Phase::Terminating, vec![])] {
+        seen.nodes[0].phase = phase;
+        let silent =
+            Observed { reachable: false, unreachable_seconds: 30, targets: Some(vec!["id1".into()]), ..seen.clone() };
+        assert_eq!(plan(&silent).steps, steps);
+    }
+}
+
+#[test]
+fn in_a_lost_majority_one_that_is_to_go_counts_while_it_runs() {
+    let mut seen = Observed { reachable: false, unreachable_seconds: 300, ..three() };
+    (seen.nodes[0].phase, seen.nodes[0].vanished) = (Phase::Failed, true);
+    seen.nodes[1].deleting = true;
+    for (phase, why) in [(Phase::Draining, reason::API_SERVER_UNREACHABLE), (Phase::Terminating, reason::QUORUM_LOST)] {
+        seen.nodes[1].phase = phase;
+        assert_eq!(plan(&seen).blocked.unwrap().reason, why, "{phase:?}");
+    }
+}
+
+#[test]
 fn a_lost_majority_is_counted() {
     let mut seen = Observed { reachable: false, unreachable_seconds: 300, ..three() };
     for gone in &mut seen.nodes[..2] {

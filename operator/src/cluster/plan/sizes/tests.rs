@@ -164,3 +164,21 @@ fn only_those_that_are_refused_and_stay_are_announced() {
     let said: Vec<_> = plan(&seen).next.into_iter().filter(|words| words.contains("is refused")).collect();
     assert!(said.len() == 1 && said[0].contains("n2"), "{said:?}");
 }
+
+#[test]
+fn a_member_that_is_down_is_to_be_deleted_only_where_the_cluster_goes_on_without_it() {
+    let told = |seen: &Observed| plan(seen).blocked.unwrap().message;
+    let mut only = running();
+    only.nodes[0].phase = Phase::Joined;
+    let message = told(&only);
+    for words in ["n1", "only control-plane node", "kubelet", "restart its machine", "controlPlane.replicas: 3"] {
+        assert!(message.contains(words), "{message}");
+    }
+    assert!(!message.contains("delete"), "{message}");
+    let mut seen = three();
+    seen.nodes[1].phase = Phase::Joined;
+    assert!(told(&seen).contains("delete ConfidentialNode n2"));
+    seen.nodes[2].phase = Phase::Joined;
+    let message = told(&seen);
+    assert!(message.contains("have no majority") && !message.contains("delete"), "{message}");
+}
