@@ -14,10 +14,6 @@ use constellation_crds::{
 
 use super::seen::{Init, NodeSeen, Observed, SecretSeen, VersionSeen};
 
-/// How many VMs of one cluster may boot at a time. Without hardware virtualisation a booting VM takes whole cores, and
-/// several that boot at once starve each other and the control plane they want to join.
-pub const MAX_BOOTING: usize = 1;
-
 /// Clocks of two machines that somebody looks after differ by less.
 const CLOCK_SLACK_SECONDS: i64 = 300;
 

@@ -47,6 +47,7 @@ pub(crate) fn empty() -> Observed {
         max_index: 244,
         control_plane_replicas: 1,
         on_failure: OnFailure::Report,
+        most_booting: 1,
         max_surge: 1,
         groups: vec![GroupSeen {
             name: "w".into(),
