@@ -90,13 +90,15 @@ pub mod kind {
     /// Cluster: something that makers of processors or clouds have to have said is missing or will soon be too old, and
     /// can't be fetched; the message says why and what to do. Present only while true.
     pub const COLLATERAL_UNAVAILABLE: &str = "CollateralUnavailable";
-    /// Cluster: etcd has a quorum of healthy members.
+    /// Cluster: etcd has a quorum. Also with members that are down, of which reason and message tell; False when so many are
+    /// gone for good that it can't have one again; Unknown while the API server doesn't answer.
     pub const ETCD_HEALTHY: &str = "EtcdHealthy";
     /// Cluster: every node runs the wanted node version.
     pub const NODES_UP_TO_DATE: &str = "NodesUpToDate";
     /// Cluster: reconciling is paused by the user.
     pub const PAUSED: &str = "Paused";
-    /// Cluster: it works, but some node failed and is being replaced.
+    /// Cluster: a node failed and is being replaced, or the API server doesn't answer, or no control-plane node is Ready; the
+    /// reason says which. Present only while true.
     pub const DEGRADED: &str = "Degraded";
     /// Cluster: it is being deleted and something outside stands in the way.
     pub const DELETION_BLOCKED: &str = "DeletionBlocked";
@@ -198,7 +200,7 @@ pub mod reason {
     pub const API_SERVER_REACHABLE: &str = "APIServerReachable";
     /// The cluster's API server does not answer.
     pub const API_SERVER_UNREACHABLE: &str = "APIServerUnreachable";
-    /// Enough etcd members are healthy.
+    /// All etcd members are healthy, or so many that one more may be lost.
     pub const QUORUM_HEALTHY: &str = "QuorumHealthy";
     /// So many control-plane nodes are gone for good that etcd can't have a majority again; the message says what to do.
     pub const QUORUM_LOST: &str = "QuorumLost";

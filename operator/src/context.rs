@@ -22,6 +22,7 @@ use crate::{
     collateral::Collector,
     error::Error,
     events::Events,
+    health::Health,
     init,
     lease::Fence,
     metrics::Metrics,
@@ -54,6 +55,8 @@ pub struct Context {
     pub looks: Counts,
     /// Whether this process may still act.
     pub fence: Arc<Fence>,
+    /// Whether this process can do its work.
+    pub health: Arc<Health>,
     /// What Prometheus is told.
     pub metrics: Arc<Metrics>,
     /// Only this namespace; absent: all.

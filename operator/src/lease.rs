@@ -94,12 +94,12 @@ impl Leader {
         Self { api: Api::namespaced(client, namespace), identity, fence, watched: Mutex::default() }
     }
 
-    /// Waits until we lead.
-    pub async fn acquire(&self) {
+    /// Waits until we lead; `follows` is told each time that another one does.
+    pub async fn acquire(&self, follows: impl Fn()) {
         loop {
             match timeout(DEADLINE, self.attempt()).await {
                 Ok(Ok(true)) => return,
-                Ok(Ok(false)) => {}
+                Ok(Ok(false)) => follows(),
                 Ok(Err(error)) => tracing::warn!(error = chain(&error), "Asking for leadership failed"),
                 Err(_) => tracing::warn!("Asking for leadership took too long"),
             }

@@ -1,15 +1,16 @@
 //! What Prometheus is told. `constellation-operator metrics` prints the page of it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt::Write as _,
     sync::{Mutex, PoisonError},
     time::Instant,
 };
 
 use constellation_cloud::calls::Call;
-use constellation_crds::{ConfidentialNodeStatus, node::Phase};
+use constellation_crds::{ConfidentialNode, ConfidentialNodeStatus, condition::Condition, node::Phase};
 use jiff::Timestamp;
+use kube::ResourceExt as _;
 use prometheus_client::{
     encoding::text::encode,
     metrics::{
@@ -26,9 +27,18 @@ use crate::error::Error;
 /// Media type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Labels with their values; every value is of a closed set, or a name that users chose for a group.
+/// Labels with their values; every value is of a closed set, or a name that users chose for a cluster or a group: series of
+/// what is gone go with it.
 type Labels<const N: usize> = [(&'static str, String); N];
+/// Namespace and name of a cluster.
+pub type Whose = (String, String);
 type Histograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram>;
+
+/// Namespace and name of an object.
+#[must_use]
+pub fn whose(object: &impl kube::ResourceExt) -> Whose {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
 
 /// All metrics of an operator.
 pub struct Metrics {
@@ -37,7 +47,8 @@ pub struct Metrics {
     passes: Family<Labels<2>, Counter>,
     pass_errors: Family<Labels<1>, Counter>,
     pass_seconds: Histograms<1>,
-    nodes: Family<Labels<2>, Gauge>,
+    nodes: Family<Labels<4>, Gauge>,
+    conditions: Family<Labels<4>, Gauge>,
     phase_seconds: Histograms<1>,
     verdicts: Family<Labels<2>, Counter>,
     cloud_calls: Family<Labels<3>, Counter>,
@@ -46,20 +57,43 @@ pub struct Metrics {
     key_seconds: Histograms<2>,
     fetches: Family<Labels<2>, Counter>,
     oldest: Family<Labels<1>, Gauge>,
-    /// Phase and group of each node, by UID.
-    places: Mutex<HashMap<String, Labels<2>>>,
+    /// Cluster, group and phase of each node, by UID.
+    places: Mutex<HashMap<String, Labels<4>>>,
+    /// What is told of each cluster.
+    told: Mutex<HashMap<Whose, Vec<Labels<4>>>>,
 }
 
 /// Name in the registry, suffix that its kind adds, kind, labels, meaning. The first three are names that dashboards of
 /// controller-runtime and client-go know.
-const PAGE: [(&str, &str, &str, &str, &str); 13] = [
+const PAGE: [(&str, &str, &str, &str, &str); 14] = [
     ("leader_election_master_status", "", "gauge", "name", "1 while this process leads"),
     ("controller_runtime_reconcile", "_total", "counter", "controller, result", "Looks at an object"),
     ("controller_runtime_reconcile_errors", "_total", "counter", "controller", "Looks that failed"),
     ("controller_runtime_reconcile_time_seconds", "", "histogram", "controller", "How long a look took"),
-    ("constellation_nodes", "", "gauge", "phase, group", "Nodes by phase and group"),
+    (
+        "constellation_nodes",
+        "",
+        "gauge",
+        "namespace, cluster, group, phase",
+        "Nodes of a group of a cluster that are in a phase; absent without any",
+    ),
+    (
+        "constellation_cluster_condition",
+        "",
+        "gauge",
+        "namespace, cluster, type, status",
+        "1 for the present `status` (`True`, `False` or `Unknown`) of each condition in a cluster's status; absent for others, \
+         for conditions that aren't there, and when the cluster is gone",
+    ),
     ("constellation_node_phase_duration_seconds", "", "histogram", "phase", "From the moment before it to this phase"),
-    ("constellation_attestation_verdicts", "_total", "counter", "platform, result", "Appraisals of nodes' evidence"),
+    (
+        "constellation_attestation_verdicts",
+        "_total",
+        "counter",
+        "platform, result",
+        "Changes of the last appraisal that nodes' statuses tell of: appraisals between two looks at a node aren't counted, \
+         nor is the same evidence twice",
+    ),
     (
         "constellation_cloud_requests",
         "_total",
@@ -117,6 +151,7 @@ impl Default for Metrics {
             // 5 ms to 41 s: a look is some calls; LIMITs end it.
             pass_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 14))),
             nodes: Family::default(),
+            conditions: Family::default(),
             // 1 s to 34 min: booting in a cloud takes ten, joining without KVM minutes.
             phase_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1.0, 2.0, 12))),
             verdicts: Family::default(),
@@ -129,6 +164,7 @@ impl Default for Metrics {
             fetches: Family::default(),
             oldest: Family::default(),
             places: Mutex::default(),
+            told: Mutex::default(),
         };
         metrics.registered()
     }
@@ -142,6 +178,7 @@ impl Metrics {
             errors,
             seconds,
             nodes,
+            conditions,
             phases,
             verdicts,
             calls,
@@ -156,6 +193,7 @@ impl Metrics {
         self.registry.register(errors.0, errors.1, self.pass_errors.clone());
         self.registry.register(seconds.0, seconds.1, self.pass_seconds.clone());
         self.registry.register(nodes.0, nodes.1, self.nodes.clone());
+        self.registry.register(conditions.0, conditions.1, self.conditions.clone());
         self.registry.register(phases.0, phases.1, self.phase_seconds.clone());
         self.registry.register(verdicts.0, verdicts.1, self.verdicts.clone());
         self.registry.register(calls.0, calls.1, self.cloud_calls.clone());
@@ -196,10 +234,15 @@ impl Metrics {
     }
 
     /// Where a node is now.
-    pub fn place(&self, uid: &str, group: &str, phase: Phase) {
-        let place = [("phase", format!("{phase:?}")), ("group", group.to_owned())];
+    pub fn place(&self, node: &ConfidentialNode, phase: Phase) {
+        let place = [
+            ("namespace", node.namespace().unwrap_or_default()),
+            ("cluster", node.spec.cluster_ref.name.clone()),
+            ("group", node.spec.node_group.clone()),
+            ("phase", format!("{phase:?}")),
+        ];
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = places.insert(uid.to_owned(), place.clone());
+        let before = places.insert(node.uid().unwrap_or_default(), place.clone());
         if before.as_ref() != Some(&place) {
             self.nodes.get_or_create(&place).inc();
             self.left(before);
@@ -208,13 +251,53 @@ impl Metrics {
 
     /// A node is gone.
     pub fn gone(&self, uid: &str) {
-        let before = self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-        self.left(before);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        self.left(places.remove(uid));
     }
 
-    fn left(&self, place: Option<Labels<2>>) {
-        if let Some(place) = place {
-            self.nodes.get_or_create(&place).dec();
+    /// For whoever holds the lock of the places.
+    fn left(&self, place: Option<Labels<4>>) {
+        let Some(place) = place else { return };
+        // In a statement of its own: what it gives holds a lock that removing needs.
+        let rest = self.nodes.get_or_create(&place).dec();
+        if rest == 1 {
+            self.nodes.remove(&place);
+        }
+    }
+
+    /// What a cluster's conditions are now.
+    pub fn told(&self, cluster: Whose, conditions: &[Condition]) {
+        let (namespace, name) = &cluster;
+        let labels = |told: &Condition| {
+            [
+                ("namespace", namespace.clone()),
+                ("cluster", name.clone()),
+                ("type", told.type_.clone()),
+                ("status", told.status.clone()),
+            ]
+        };
+        let now: Vec<_> = conditions.iter().map(labels).collect();
+        let mut all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for old in all.get(&cluster).into_iter().flatten().filter(|old| !now.contains(old)) {
+            self.conditions.remove(old);
+        }
+        for labels in &now {
+            self.conditions.get_or_create(labels).set(1);
+        }
+        if now.is_empty() {
+            all.remove(&cluster)
+        } else {
+            all.insert(cluster, now)
+        };
+    }
+
+    /// These clusters are there: of others nothing is told any more.
+    pub fn keep(&self, there: &BTreeSet<Whose>) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<_> = told.keys().filter(|cluster| !there.contains(cluster)).cloned().collect();
+        drop(told);
+        for cluster in gone {
+            self.told(cluster, &[]);
         }
     }
 
@@ -304,17 +387,67 @@ mod tests {
         ConfidentialNodeStatus { phase_times: times.iter().map(at).collect(), ..ConfidentialNodeStatus::default() }
     }
 
+    fn node(uid: &str, cluster: &str) -> ConfidentialNode {
+        let spec = serde_json::json!({
+            "clusterRef": {"name": cluster}, "nodeGroup": "workers", "role": "worker", "nodeVersion": "v",
+            "versionDigest": "d", "image": "i", "instanceType": "any", "index": 1,
+        });
+        let mut node = ConfidentialNode::new(uid, serde_json::from_value(spec).unwrap());
+        (node.metadata.uid, node.metadata.namespace) = (Some(uid.into()), Some("ns".into()));
+        node
+    }
+
     #[test]
     fn a_node_is_counted_once_and_where_it_is() {
         let metrics = Metrics::default();
-        metrics.place("a", "workers", Phase::Booting);
-        metrics.place("b", "workers", Phase::Booting);
-        metrics.place("a", "workers", Phase::Ready);
-        metrics.place("a", "workers", Phase::Ready);
+        let counted = |cluster: &str, phase: &str| {
+            let (text, start) = (metrics.text().unwrap(), "constellation_nodes{namespace=\"ns\",cluster=");
+            let line = format!("{start}\"{cluster}\",group=\"workers\",phase=\"{phase}\"}} ");
+            text.lines().find_map(|found| found.strip_prefix(&line).map(str::to_owned))
+        };
+        metrics.place(&node("a", "c"), Phase::Booting);
+        metrics.place(&node("b", "c"), Phase::Booting);
+        metrics.place(&node("d", "other"), Phase::Booting);
+        assert_eq!(counted("c", "Booting").as_deref(), Some("2"));
+        metrics.place(&node("a", "c"), Phase::Ready);
+        metrics.place(&node("a", "c"), Phase::Ready);
+        assert_eq!(["Booting", "Ready"].map(|phase| counted("c", phase).unwrap()), ["1", "1"]);
         metrics.gone("b");
-        let text = metrics.text().unwrap();
-        assert!(text.contains("constellation_nodes{phase=\"Booting\",group=\"workers\"} 0\n"), "{text}");
-        assert!(text.contains("constellation_nodes{phase=\"Ready\",group=\"workers\"} 1\n"), "{text}");
+        metrics.gone("b");
+        assert_eq!(counted("c", "Booting"), None, "nothing is left behind");
+        assert_eq!(counted("other", "Booting").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn of_each_condition_of_a_cluster_the_present_status_is_told_and_of_one_that_is_gone_nothing() {
+        use constellation_crds::condition::{Status, clear, kind, set};
+        let metrics = Metrics::default();
+        let told = || {
+            let text = metrics.text().unwrap();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("constellation_cluster_condition{"));
+            let mut lines: Vec<_> =
+                lines.map(|line| line.replace(['"', '}'], "").replace("namespace=ns,", "")).collect();
+            lines.sort();
+            lines
+        };
+        let cluster = |name: &str| ("ns".to_owned(), name.to_owned());
+        let mut list = Vec::new();
+        let now = Timestamp::UNIX_EPOCH;
+        set(&mut list, kind::READY, Status::False, "x", "", None, now);
+        set(&mut list, kind::STALLED, Status::True, "x", "", None, now);
+        metrics.told(cluster("c"), &list);
+        metrics.told(cluster("d"), &list[..1]);
+        let of_d = "cluster=d,type=Ready,status=False 1".to_owned();
+        let both = ["cluster=c,type=Ready,status=False 1", "cluster=c,type=Stalled,status=True 1", &of_d];
+        assert_eq!(told(), both);
+        set(&mut list, kind::READY, Status::True, "x", "", None, now);
+        clear(&mut list, kind::STALLED);
+        metrics.told(cluster("c"), &list);
+        assert_eq!(told(), ["cluster=c,type=Ready,status=True 1", &of_d]);
+        metrics.keep(&[cluster("d")].into());
+        assert_eq!(told(), [of_d]);
+        metrics.told(cluster("d"), &[]);
+        assert_eq!(told(), Vec::<String>::new());
     }
 
     #[test]

@@ -20,7 +20,8 @@ use crate::{
     collateral::Collector,
     context::{Context, Listings},
     events::Events,
-    group, health,
+    group,
+    health::{self, Health},
     lease::{Fence, Leader},
     metrics::Metrics,
     node, version, workload,
@@ -37,11 +38,11 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let fence = Arc::<Fence>::default();
     let client = fence.client(config.clone())?;
     let identity = format!("{}-{}", hostname(), std::process::id());
-    let metrics = Arc::new(Metrics::default());
+    let (metrics, health) = (Arc::new(Metrics::default()), Arc::<Health>::default());
     if let Some(address) = args.health_address {
-        let metrics = Arc::clone(&metrics);
+        let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
         tokio::spawn(async move {
-            if let Err(error) = health::serve(address, metrics).await {
+            if let Err(error) = health::serve(address, metrics, health).await {
                 tracing::error!(%error, %address, "Serving health failed");
                 std::process::exit(1);
             }
@@ -53,8 +54,9 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let leader = Leader::new(client_without_retry(config)?, &lease_namespace, identity.clone(), claim);
     if args.leader_elect {
         tracing::info!(identity, "Waiting for leadership");
-        leader.acquire().await;
+        leader.acquire(|| health.follows()).await;
     }
+    health.leads();
     metrics.leads();
     tracing::info!(identity, "Leading");
 
@@ -70,6 +72,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         failures: Counts::default(),
         looks: Counts::default(),
         fence,
+        health,
         metrics,
         namespace: args.namespace.clone(),
         relist: Duration::from_secs(args.relist_seconds),

@@ -4,7 +4,7 @@
 //! the way would be lost for good: an object that nobody told of is never reconciled, and one that is remembered as it was
 //! is reconciled in vain, for what is written about it is refused as a conflict.
 
-use std::{fmt::Debug, hash::Hash, time::Duration};
+use std::{fmt::Debug, hash::Hash, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, stream};
 use kube::{
@@ -15,6 +15,8 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+
+use crate::health::Health;
 
 /// Objects as they come, change and go; each `interval` all of them again.
 pub fn watch<K>(
@@ -28,15 +30,22 @@ where
     anew(interval, move || watcher(api.clone(), config.clone()))
 }
 
-/// A controller of such objects.
+/// A controller of such objects, which says when it has seen all of them.
 #[must_use]
-pub fn controller<K>(api: Api<K>, interval: Duration) -> Controller<K>
+pub fn controller<K>(api: Api<K>, interval: Duration, health: &Arc<Health>) -> Controller<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Clone + Debug + Default + Eq + Hash + Unpin,
 {
     let (known, writer) = reflector::store();
-    let changes = watch(api, watcher::Config::default(), interval);
+    // The store has a way to wait for that, which wakes only who asked last: the controller asks too.
+    let (health, mut told) = (Arc::clone(health), false);
+    let changes = watch(api, watcher::Config::default(), interval).inspect(move |event| {
+        if matches!(event, Ok(Event::InitDone)) && !told {
+            told = true;
+            health.listed();
+        }
+    });
     Controller::for_stream(changes.reflect(writer).applied_objects(), known)
 }
 

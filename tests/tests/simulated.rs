@@ -5,9 +5,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
-use constellation_crds::{ConfidentialNodeStatus, ConstellationCluster, NodeAdmission, TrustBundle, node::Refusals};
+use constellation_crds::{
+    ConfidentialNode, ConfidentialNodeStatus, ConstellationCluster, NodeAdmission, TrustBundle,
+    node::{Refusals, Role},
+};
 use constellation_tests::{
     scan::{Places, Secret},
     world::World,
@@ -15,9 +18,13 @@ use constellation_tests::{
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Secret as KubeSecret};
 use kube::{
     Api,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// A roll, a creation: seconds when alone, more on a busy machine.
 const LONG: Duration = Duration::from_mins(4);
@@ -28,8 +35,12 @@ async fn world(story: &str) -> World {
 
 /// With the example's cluster, whose three nodes are Ready.
 async fn ready(story: &str) -> World {
+    ready_with(story, &[]).await
+}
+
+async fn ready_with(story: &str, arguments: &[&str]) -> World {
     let mut world = world(story).await;
-    world.operator(&["--allow-simulated"]);
+    world.operator(&[&["--allow-simulated"], arguments].concat());
     world.apply("simulated/nodeversion.yaml").await;
     world.apply("simulated/cluster.yaml").await;
     world.until("Ready", LONG, async |w| w.condition("Ready").await && w.nodes().await.len() == 3).await;
@@ -298,6 +309,88 @@ async fn a_member_that_is_refused_is_tainted_or_replaced_as_its_owner_wants() {
         })
         .await;
     world.assert_one_machine_per_node();
+}
+
+#[tokio::test]
+async fn a_node_that_somebody_deletes_stays_while_it_is_paused_and_while_it_is_the_whole_control_plane() {
+    let mut world = ready("stays").await;
+    let nodes: Api<ConfidentialNode> = Api::default_namespaced(world.client());
+    let clusters: Api<ConstellationCluster> = Api::default_namespaced(world.client());
+    let pause = async |paused: bool| {
+        let body = Patch::Merge(json!({"spec": {"paused": paused}}));
+        clusters.patch("quickstart", &PatchParams::default(), &body).await.unwrap();
+    };
+    let says = async |w: &World, name: &str, words: &str| {
+        let node = w.nodes().await.into_iter().find(|node| node.metadata.name.as_deref() == Some(name));
+        node.and_then(|node| node.status?.summary).is_some_and(|summary| summary.contains(words))
+    };
+    let worker = world.workers().await.pop().unwrap();
+    pause(true).await;
+    world.until("the pause", LONG, async |w| w.condition("Paused").await).await;
+    nodes.delete(&worker, &DeleteParams::default()).await.unwrap();
+    world.until("its word", LONG, async |w| says(w, &worker, "is paused").await).await;
+    world.settle().await;
+    assert_eq!((world.machines().await.len(), world.kube_nodes().await.len()), (3, 3), "nothing changes in a pause");
+    pause(false).await;
+    let replaced = async |w: &World, name: &str| {
+        let nodes = w.nodes().await;
+        nodes.len() == 3
+            && nodes.iter().all(|node| node.metadata.name.as_deref() != Some(name))
+            && w.machines().await.len() == 3
+            && w.condition("Ready").await
+    };
+    world.until("another worker in its place", LONG, async |w| replaced(w, &worker).await).await;
+
+    let first = world.nodes().await.into_iter().find(|node| node.spec.role == Role::ControlPlane).unwrap();
+    let (name, uid) = (first.metadata.name.unwrap(), first.metadata.uid.unwrap());
+    let slow = [2, 3, 4, 5].map(|n| format!("quickstart-cp-{n}=10")).join("\n");
+    world.script(json!({"slow-boot": slow})).await;
+    nodes.delete(&name, &DeleteParams::default()).await.unwrap();
+    let waits = "until another control-plane node is Ready";
+    world.until("its word", LONG, async |w| says(w, &name, waits).await).await;
+    assert!(world.condition("Available").await);
+    let records = world.machines().await;
+    let running = |map: &ConfigMap| map.data.as_ref().is_some_and(|data| data["record"].contains("\"Running\""));
+    let mine = records.iter().find(|map| map.metadata.name.as_ref().is_some_and(|name| name.contains(&uid)));
+    assert!(mine.is_some_and(running), "{records:#?}");
+    world.until("another one in its place", LONG, async |w| replaced(w, &name).await).await;
+    world.assert_one_machine_per_node();
+}
+
+/// What the operator answers at its health address.
+async fn ask(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn an_operator_is_ready_and_its_metrics_tell_of_clusters_that_are_there_and_of_no_other() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut world = ready_with("metrics", &["--health-address", &address.to_string()]).await;
+    for path in ["/healthz", "/readyz"] {
+        assert!(ask(address, path).await.starts_with("HTTP/1.1 200"), "{path}");
+    }
+    let of = r#"{namespace="default",cluster="quickstart","#;
+    let metrics = ask(address, "/metrics").await;
+    for line in [
+        format!("constellation_cluster_condition{of}type=\"Ready\",status=\"True\"}} 1\n"),
+        format!("constellation_cluster_condition{of}type=\"Paused\",status=\"False\"}} 1\n"),
+        format!("constellation_nodes{of}group=\"workers\",phase=\"Ready\"}} 2\n"),
+        format!("constellation_nodes{of}group=\"control-plane\",phase=\"Ready\"}} 1\n"),
+    ] {
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+    let past = format!("constellation_cluster_condition{of}type=\"Ready\",status=\"False\"}}");
+    assert!(!metrics.contains(&past), "{metrics}");
+    world.delete_cluster().await;
+    world.until("nothing left", LONG, async |w| w.cluster().await.is_none()).await;
+    world.settle().await;
+    let metrics = ask(address, "/metrics").await;
+    assert!(!metrics.contains("quickstart"), "{metrics}");
 }
 
 #[tokio::test]

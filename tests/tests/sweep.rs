@@ -9,6 +9,7 @@ use std::{
     path::PathBuf,
 };
 
+use constellation_crds::ConstellationCluster;
 use constellation_operator::cluster::sweep::LABEL_ORPHANED;
 use constellation_tests::faults::{
     flow::{LONG, SMALL, at_rest},
@@ -20,7 +21,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     ResourceExt as _,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -84,6 +85,24 @@ async fn what_belongs_to_no_cluster_or_no_node_is_removed_and_nothing_else_is_to
     only("what belongs to somebody, unchanged, and nothing else", &stays).await;
     let writes: BTreeSet<_> = lane.proxy.seen(|seen| seen.writes[before..].iter().cloned().collect());
     assert_eq!(writes, wanted.map(str::to_owned).into(), "what the operator wrote");
+
+    // What a paused cluster has too much stays until it goes on, though others' is removed meanwhile.
+    let pause = async |paused: bool| {
+        let body = Patch::Merge(json!({"spec": {"paused": paused}}));
+        let clusters = lane.api::<ConstellationCluster>();
+        clusters.patch(&lane.name, &PatchParams::default(), &body).await.unwrap();
+    };
+    pause(true).await;
+    machine(&lane, &healthy, "spared").await;
+    let spared = async |lane: &Lane| books(lane).await.contains_key("simulated-spared");
+    for round in ["one", "another"] {
+        network(&lane, round).await;
+        let swept = async |lane: &Lane| Ok(!books(lane).await.contains_key(&format!("simulated-network-{round}")));
+        lane.until("a sweep", LONG, swept).await.unwrap();
+    }
+    assert!(spared(&lane).await, "it was removed from a paused cluster");
+    pause(false).await;
+    lane.until("it goes on", LONG, async |lane| Ok(!spared(lane).await)).await.unwrap();
 
     // Nobody says any more that its user left it running.
     lane.api::<ConfigMap>().delete("orphaned-left", &DeleteParams::default()).await.unwrap();

@@ -33,6 +33,7 @@ use crate::{
     context::Context,
     error::Error,
     init::{self, Outcome, begin, install, recover, trust},
+    metrics::whose,
 };
 
 /// What a step needs and isn't there.
@@ -206,12 +207,15 @@ async fn finalizers(ctx: &Context, cluster: &ConstellationCluster, ours: bool) -
     // With the version that was seen: somebody else's finalizer that came meanwhile must not be lost.
     let body = json!({"metadata": {"finalizers": list, "resourceVersion": cluster.resource_version()}});
     let api: Api<ConstellationCluster> = namespaced(ctx, cluster);
-    let result = api.patch(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&body)).await;
-    match result {
+    match api.patch(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&body)).await {
         // One that went before it was marked is an error: what would be made for it next nobody would remove.
-        Err(kube::Error::Api(status)) if !ours && status.is_not_found() => Ok(()),
-        other => other.map(drop).map_err(Error::kube("changing the cluster's finalizer")),
+        Err(kube::Error::Api(status)) if !ours && status.is_not_found() => {}
+        other => drop(other.map_err(Error::kube("changing the cluster's finalizer"))?),
     }
+    if !ours {
+        ctx.metrics.told(whose(cluster), &[]);
+    }
+    Ok(())
 }
 
 async fn remove_network(ctx: &Context, world: &World, memory: &mut Memory) -> Result<(), Error> {
@@ -381,6 +385,7 @@ async fn orphan(ctx: &Context, world: &World, name: &str) -> Result<(), Error> {
     ctx.holds.forget(&uid);
     ctx.failures.forget(&uid);
     ctx.looks.forget(&uid);
+    ctx.metrics.gone(&uid);
     let rest: Vec<_> = node.finalizers().iter().filter(|f| *f != FINALIZER_NODE).cloned().collect();
     let body = json!({"metadata": {"finalizers": rest, "resourceVersion": node.resource_version()}});
     let api: Api<ConfidentialNode> = namespaced(ctx, &world.cluster);

@@ -43,6 +43,7 @@ use crate::{
     custody,
     error::{Class, Error, chain},
     init::install::MANAGER,
+    metrics::whose,
     status,
     version::appraise::private,
     watch,
@@ -88,7 +89,7 @@ struct Reconciler {
 
 /// Reconciles clusters until `stop`.
 pub async fn run(ctx: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let controller = watch::controller(ctx.scope::<ConstellationCluster>(), ctx.relist);
+    let controller = watch::controller(ctx.scope::<ConstellationCluster>(), ctx.relist, &ctx.health);
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -138,6 +139,8 @@ async fn once(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: &mut Me
         condition::set(list, kind::READY, Status::Unknown, reason::NOT_YET_RECONCILED, message, generation, now);
         write(ctx, &cluster, &status).await?;
     }
+    let known = cluster.status.as_ref().map(|status| status.conditions.as_slice());
+    ctx.metrics.told(whose(cluster.as_ref()), known.unwrap_or_default());
     repair(ctx, &cluster, memory).await;
     rotation(ctx, &cluster, memory).await;
     memory.answered.get_or_insert_with(Instant::now);
@@ -304,6 +307,7 @@ async fn tell(
     after: &ConstellationClusterStatus,
 ) -> Result<(), Error> {
     if write(ctx, cluster, after).await? {
+        ctx.metrics.told(whose(cluster), &after.conditions);
         for told in news::news(before, after) {
             ctx.events.tell(cluster, told).await;
         }

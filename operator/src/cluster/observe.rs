@@ -49,6 +49,11 @@ pub const ANNOTATION_SPEC_SIZE: &str = "constellation.dev/spec-replicas";
 pub const ANNOTATION_FAILURES: &str = "constellation.dev/failures";
 /// Nodes that a cluster may have: those that a network of 256 addresses on a host has room for.
 const MOST_NODES: u32 = 244;
+/// How many VMs of one cluster may boot at a time on a host: without hardware virtualisation one takes whole cores, and
+/// several starve each other and the control plane they want to join.
+const BOOTING_ON_HOST: usize = 1;
+/// The same in a cloud, whose machines don't share cores: this bounds what one mistake costs.
+const BOOTING_IN_CLOUD: usize = 16;
 /// How long an API server may take to say that it is there.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// An API server that was started has read who may do what by then, also without KVM.
@@ -178,6 +183,7 @@ pub async fn observe(ctx: &Context, cluster: Arc<ConstellationCluster>, memory: 
         max_index: max_index(&cluster),
         control_plane_replicas: cluster.spec.control_plane.replicas,
         on_failure: cluster.spec.on_failure(),
+        most_booting: most_booting(&cluster),
         max_surge: rollout(&cluster, version.as_ref(), |rollout| rollout.max_surge).unwrap_or(1),
         groups: cluster.spec.node_groups.iter().map(|group| group_seen(group, &groups)).collect(),
         stale_groups: stale_groups(&cluster, &groups),
@@ -259,6 +265,10 @@ fn rollout<T>(
 ) -> Option<T> {
     let of_version = version.and_then(|version| setting(version.spec.rollout.as_ref()?));
     of_version.or_else(|| setting(cluster.spec.rollout.as_ref()?))
+}
+
+fn most_booting(cluster: &ConstellationCluster) -> usize {
+    if provider(cluster) == "local" { BOOTING_ON_HOST } else { BOOTING_IN_CLOUD }
 }
 
 /// Without the number 0, which no node has; a host's network gives its first addresses, and its last one, to nobody.

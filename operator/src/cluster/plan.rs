@@ -1,6 +1,7 @@
 //! What a cluster needs next: a total function of what was seen. It decides; it touches nothing.
 
 pub(super) mod rollback;
+mod silence;
 mod sizes;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -13,18 +14,8 @@ use constellation_crds::{
 
 use super::seen::{Init, NodeSeen, Observed, SecretSeen, VersionSeen};
 
-/// How many VMs of one cluster may boot at a time. Without hardware virtualisation a booting VM takes whole cores, and
-/// several that boot at once starve each other and the control plane they want to join.
-pub const MAX_BOOTING: usize = 1;
-
-/// An API server that is silent for less is only busy; nobody is asked to recover for that.
-const RECOVER_AFTER_SECONDS: i64 = 30;
-
 /// Clocks of two machines that somebody looks after differ by less.
 const CLOCK_SLACK_SECONDS: i64 = 300;
-
-/// An API server that is silent for less may come back whatever was seen of its nodes: a restart takes a minute or two.
-const LOST_AFTER_SECONDS: i64 = 300;
 
 /// One thing to do. Each may be done twice.
 #[derive(Clone, Debug, PartialEq)]
@@ -211,7 +202,7 @@ fn decide(seen: &Observed) -> Plan {
         SecretSeen::Missing(name) if seen.owner_key_known => {
             return plan.stall(
                 reason::SECRET_NOT_FOUND,
-                format!("Secret {name} with the cluster's owner key is gone: restore it; nodes trust no other key"),
+                format!("Secret {name} with the cluster's owner key is gone: restore it from a backup; nodes trust no other key"),
             );
         }
         SecretSeen::Missing(_) => plan.steps.push(Step::CreateOwnerKey),
@@ -220,7 +211,16 @@ fn decide(seen: &Observed) -> Plan {
         SecretSeen::Present if seen.master_secret_stale => plan.steps.push(Step::RewrapMasterSecret),
         SecretSeen::Present => {}
         SecretSeen::Invalid(problem) => return plan.stall(reason::SECRET_INVALID, problem),
-        SecretSeen::Missing(name) if seen.cluster_id_known || seen.master_secret_named => {
+        SecretSeen::Missing(name) if seen.cluster_id_known => {
+            return plan.stall(
+                reason::SECRET_NOT_FOUND,
+                format!(
+                    "Secret {name} with the master secret is gone: restore it from a backup; the cluster's disks open with \
+                     no other"
+                ),
+            );
+        }
+        SecretSeen::Missing(name) if seen.master_secret_named => {
             return plan.stall(
                 reason::SECRET_NOT_FOUND,
                 format!("Secret {name} with the master secret is missing: provide 32 bytes under key `secret`"),
@@ -263,7 +263,7 @@ fn decide(seen: &Observed) -> Plan {
         return plan.stall(reason::SECRET_NOT_FOUND, words);
     }
     if !seen.reachable {
-        return unreachable(seen, plan);
+        return silence::unreachable(seen, plan);
     }
     if !seen.simulated && !prepare_inside(seen, &mut plan) {
         return plan
@@ -287,7 +287,7 @@ fn prepared(plan: &Plan) -> bool {
 /// Nothing new is made without a version that can be used; what was accepted before goes on.
 fn without_target(seen: &Observed, mut plan: Plan) -> Plan {
     if seen.initialized && !seen.reachable {
-        return unreachable(seen, plan);
+        return silence::unreachable(seen, plan);
     }
     if seen.initialized && prepared(&plan) {
         prepare_inside(seen, &mut plan);
@@ -380,64 +380,21 @@ fn failed_words(seen: &Observed) -> String {
     }
 }
 
-fn unreachable(seen: &Observed, mut plan: Plan) -> Plan {
-    if let Some(refusal) = &seen.turned_away {
-        // It is there: nobody lacks a disk key.
-        targets(seen, &mut plan);
-        if !seen.shut_out {
-            let words = "the cluster's API server lets nobody in yet, as one does that starts";
-            return plan.wait(reason::API_SERVER_UNREACHABLE, words);
-        }
-        return plan.stall(reason::ACCESS_DENIED, refusal);
-    }
-    // Also one that was never Ready: power may go between its last step and the first look. One that holds nothing yet says
-    // so, and goes on.
-    for node in seen.control_plane().filter(|node| node.alive() && node.address.is_some()) {
-        if seen.unreachable_seconds >= RECOVER_AFTER_SECONDS && seen.init_of(&node.uid).is_none() {
-            plan.steps.push(Step::StartRecover(node.name.clone()));
-        }
-    }
-    targets(seen, &mut plan);
-    if let Some(lost) = lost_majority(seen) {
-        return plan.stall(reason::QUORUM_LOST, lost);
-    }
-    plan.wait(
-        reason::API_SERVER_UNREACHABLE,
-        "the cluster's API server does not answer; restarted control-plane nodes are offered their disk keys",
-    )
-}
-
-/// What to do where the cloud has so many control-plane nodes no longer that etcd can't have a majority again. One that is
-/// switched off, or too late, is there.
-fn lost_majority(seen: &Observed) -> Option<String> {
-    // The first one is a member before Kubernetes is seen to know it, and nobody can join before that.
-    let joined = seen.nodes.iter().any(|node| node.was_joined);
-    let members = seen.control_plane().filter(|node| node.was_joined || !joined);
-    let (gone, there): (Vec<_>, Vec<_>) =
-        members.partition(|node| node.phase == Phase::Failed && node.vanished && !node.deleting);
-    if seen.unreachable_seconds < LOST_AFTER_SECONDS || gone.is_empty() || there.len() > gone.len() {
-        return None;
-    }
-    let names: Vec<_> = gone.iter().map(|node| node.name.as_str()).collect();
-    let (lost, all, names) = (gone.len(), gone.len() + there.len(), names.join(", "));
-    let cure = if joined { "make it again and restore a backup of its objects" } else { "and make it again" };
-    Some(format!(
-        "{lost} of {all} control-plane nodes are gone for good ({names}), so that etcd can't have a majority again: delete \
-         the cluster, {cure}"
-    ))
-}
-
-/// The control-plane nodes that were Ready once, but those that go now: a node that joins has no API server yet.
+/// The control-plane nodes that were Ready once: a node that joins has no API server yet. One that goes only where there is
+/// no other: it stays until there is.
 fn targets(seen: &Observed, plan: &mut Plan) {
     let goes = |node: &NodeSeen| {
         plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { name, .. } if *name == node.name))
     };
-    let wanted: Vec<String> = seen
-        .control_plane()
-        .filter(|node| !node.deleting && (node.was_ready || node.phase == Phase::Ready))
-        .filter(|node| node.phase != Phase::Failed && !goes(node))
-        .filter_map(|node| node.provider_id.clone())
-        .collect();
+    let serving = |deleting: bool| -> Vec<String> {
+        seen.control_plane()
+            .filter(|node| node.deleting == deleting && (node.was_ready || node.phase == Phase::Ready))
+            .filter(|node| !matches!(node.phase, Phase::Failed | Phase::Terminating) && !goes(node))
+            .filter_map(|node| node.provider_id.clone())
+            .collect()
+    };
+    let stay = serving(false);
+    let wanted = if stay.is_empty() { serving(true) } else { stay };
     if !wanted.is_empty() {
         set_targets(seen, plan, wanted);
     }

@@ -170,7 +170,8 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     let ready_nodes = status.ready_nodes.unwrap_or(0);
     let rolling = seen.initialized && seen.nodes.iter().any(|node| node.alive() && seen.is_outdated(node));
     let (why, message) = why_not_ready(seen, plan, facts, rolling);
-    let control_plane_ready = seen.control_plane().any(|node| node.alive() && node.phase == Phase::Ready);
+    // Also one that is to go: it says so only while it stays.
+    let control_plane_ready = seen.control_plane().any(|node| node.phase == Phase::Ready);
     let available = seen.initialized && seen.reachable && control_plane_ready;
     let mut board = Board { status, generation: facts.generation, now };
     if ready {
@@ -212,7 +213,7 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     attestation(seen, &mut board);
     let (missing, cure) = facts.collateral.clone().unwrap_or_default();
     board.only(kind::COLLATERAL_UNAVAILABLE, facts.collateral.is_some(), missing, cure);
-    etcd(seen, available, &mut board);
+    etcd(seen, plan, &mut board);
     let old = seen.nodes.iter().filter(|node| seen.is_outdated(node)).count();
     let (why_old, old_words) = match &plan.rolled_back {
         Some(given_up) => (reason::ROLLED_BACK, rollback::words(given_up)),
@@ -226,11 +227,15 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
     board.say(kind::NODES_UP_TO_DATE, up_to_date, (reason::UP_TO_DATE, why_old), old_words);
     let failed: Vec<_> =
         seen.nodes.iter().filter(|node| node.phase == Phase::Failed).map(|n| n.name.as_str()).collect();
+    let failed = (!failed.is_empty()).then(|| format!("failed: {}", failed.join(", ")));
+    // Nobody is replaced while nobody can be asked.
+    let (why_degraded, first) =
+        if available { (reason::REPLACING_NODE, None) } else { (unavailable.0, Some(unavailable.1.to_owned())) };
     board.only(
         kind::DEGRADED,
-        seen.initialized && (!failed.is_empty() || !available) && !seen.deleting,
-        reason::REPLACING_NODE,
-        if failed.is_empty() { unavailable.1.to_owned() } else { format!("failed: {}", failed.join(", ")) },
+        seen.initialized && (failed.is_some() || !available) && !seen.deleting,
+        why_degraded,
+        first.into_iter().chain(failed).collect::<Vec<_>>().join("; "),
     );
     board.only(
         kind::DELETION_BLOCKED,
@@ -238,11 +243,13 @@ fn conditions(seen: &Observed, plan: &Plan, facts: &Facts, status: &mut Constell
         reason::DELETION_BLOCKED,
         format!("{}; `deletionPolicy: Orphan` lets the object go", in_the_way.map_or("", String::as_str)),
     );
-    board.status.summary = Some(if ready {
-        format!("{ready_nodes} of {desired} nodes are Ready")
+    // What nodes say is as old as the last answer of their API server.
+    let counts = if seen.initialized && !seen.reachable && !seen.deleting {
+        format!("{ready_nodes} of {desired} nodes were Ready when the cluster's API server answered last")
     } else {
-        format!("{ready_nodes} of {desired} nodes are Ready; {message}")
-    });
+        format!("{ready_nodes} of {desired} nodes are Ready")
+    };
+    board.status.summary = Some(if ready { counts } else { format!("{counts}; {message}") });
 }
 
 fn why_not_ready(seen: &Observed, plan: &Plan, facts: &Facts, rolling: bool) -> (&'static str, String) {
@@ -296,16 +303,32 @@ fn attestation(seen: &Observed, board: &mut Board<'_>) {
     }
 }
 
-/// A member runs on every control-plane node; a Ready node's static pods run.
-fn etcd(seen: &Observed, available: bool, board: &mut Board<'_>) {
-    let members = seen.control_plane().filter(|node| node.was_joined).count();
-    let healthy = seen.control_plane().filter(|node| node.phase == Phase::Ready && !node.deleting).count();
-    if seen.simulated || !available || members == 0 {
-        board.set(kind::ETCD_HEALTHY, Status::Unknown, reason::UNKNOWN, "");
-    } else if healthy > members / 2 && (members < 3 || healthy > members / 2 + 1 || healthy == members) {
-        board.set(kind::ETCD_HEALTHY, Status::True, reason::QUORUM_HEALTHY, "");
+/// A member runs on every control-plane node; a Ready node's static pods run. An API server that answers has read from a
+/// quorum, whatever kubelets say; of one that doesn't nothing is known, unless too many machines are gone for good.
+fn etcd(seen: &Observed, plan: &Plan, board: &mut Board<'_>) {
+    let goes = |node: &NodeSeen| node.deleting && matches!(node.phase, Phase::Draining | Phase::Terminating);
+    let members: Vec<_> = seen.control_plane().filter(|node| node.was_joined && !goes(node)).collect();
+    let healthy = members.iter().filter(|node| node.phase == Phase::Ready).count();
+    let members = members.len();
+    let lost = plan.blocked.as_ref().filter(|blocked| blocked.reason == reason::QUORUM_LOST);
+    let unknown = |why: &str| (Status::Unknown, reason::UNKNOWN, why.to_owned());
+    let (status, why, message) = if seen.simulated {
+        unknown("a simulated cluster has no etcd")
+    } else if !seen.initialized {
+        unknown("Kubernetes is not initialised yet")
+    } else if let Some(lost) = lost {
+        (Status::False, reason::QUORUM_LOST, lost.message.clone())
+    } else if !seen.reachable {
+        unknown("it can't be told while the cluster's API server does not answer us")
+    } else if members == 0 {
+        unknown("no control-plane node that stays has joined yet")
+    } else if healthy == members {
+        (Status::True, reason::QUORUM_HEALTHY, String::new())
     } else {
-        let message = format!("{healthy} of {members} control-plane nodes are Ready");
-        board.set(kind::ETCD_HEALTHY, Status::False, reason::QUORUM_AT_RISK, message);
-    }
+        // With one less there is no majority of all.
+        let at_risk = healthy.saturating_sub(1) * 2 <= members;
+        let why = if at_risk { reason::QUORUM_AT_RISK } else { reason::QUORUM_HEALTHY };
+        (Status::True, why, format!("{healthy} of {members} control-plane nodes are Ready"))
+    };
+    board.set(kind::ETCD_HEALTHY, status, why, message);
 }

@@ -228,6 +228,8 @@ pub struct Observed {
     pub control_plane_replicas: u32,
     /// What follows when a member is refused.
     pub on_failure: OnFailure,
+    /// How many VMs of the cluster may boot at a time.
+    pub most_booting: usize,
     /// How many nodes more than asked for there may be during a roll.
     pub max_surge: u32,
     /// Groups of the spec.

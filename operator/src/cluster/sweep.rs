@@ -8,8 +8,10 @@ use kube::{Api, ResourceExt, api::ListParams};
 
 use crate::{
     cloud::{Cloud, CloudError, ClusterUid, InstanceId, offer::provider},
+    cluster::observe::is_paused,
     context::Context,
     error::{Error, chain},
+    metrics::whose,
 };
 
 /// On a `ConfigMap`: UID of a cluster whose VMs its user left running; the sweep spares them while the record is there.
@@ -60,7 +62,9 @@ async fn sweep(ctx: &Context, before: &BTreeSet<Suspect>) -> Result<BTreeSet<Sus
         }
         unknown.extend(suspects);
     }
-    for cluster in &clusters(ctx).await? {
+    let known = clusters(ctx).await?;
+    ctx.metrics.keep(&known.iter().map(whose).collect());
+    for cluster in &known {
         // A cloud that can't be used now is told by the cluster's own condition.
         let Ok(cloud) = ctx.cloud(cluster).await else { continue };
         let suspects = match machines(ctx, cloud.as_ref(), cluster).await {
@@ -110,11 +114,16 @@ async fn strangers(
     Ok(there.into_iter().filter(|uid| !known.contains(&uid.0)).map(|uid| (name.to_owned(), uid, None)).collect())
 }
 
+/// Whether its machines stay as they are: it is paused, or it goes and leaves them running.
+fn is_spared(cluster: &ConstellationCluster) -> bool {
+    let leaves = cluster.metadata.deletion_timestamp.is_some();
+    if leaves { cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan) } else { is_paused(cluster) }
+}
+
 /// Machines of a cluster that have no node: one whose launch answered late, or that listings did not show when its
 /// node went.
 async fn machines(ctx: &Context, cloud: &dyn Cloud, cluster: &ConstellationCluster) -> Result<Vec<Suspect>, Error> {
-    let leaves = cluster.metadata.deletion_timestamp.is_some();
-    if leaves && cluster.spec.deletion_policy == Some(DeletionPolicy::Orphan) {
+    if is_spared(cluster) {
         return Ok(Vec::new());
     }
     let uid = ClusterUid(cluster.uid().unwrap_or_default());
@@ -150,5 +159,41 @@ fn gone(result: Result<(), CloudError>) -> Result<(), Error> {
     match result {
         Ok(()) | Err(CloudError::NotFound(_)) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use constellation_crds::ANNOTATION_PAUSED;
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn machines_of_a_paused_cluster_are_spared_unless_it_goes_and_orphans_only_when_it_goes() {
+        for (paused, annotated, goes, orphan, spared) in [
+            (false, false, false, false, false),
+            (true, false, false, false, true),
+            (false, true, false, false, true),
+            (true, true, true, false, false),
+            (false, false, true, false, false),
+            (false, false, true, true, true),
+            (true, true, true, true, true),
+            (false, false, false, true, false),
+        ] {
+            let spec = json!({
+                "provider": {"simulated": {}}, "tee": "vtpm", "nodeVersion": "v", "paused": paused,
+                "controlPlane": {"replicas": 1, "instanceType": "any"},
+                "deletionPolicy": if orphan { "Orphan" } else { "Delete" },
+            });
+            let mut cluster = ConstellationCluster::new("c", serde_json::from_value(spec).unwrap());
+            if annotated {
+                cluster.annotations_mut().insert(ANNOTATION_PAUSED.into(), String::new());
+            }
+            cluster.metadata.deletion_timestamp = goes.then_some(Time(Timestamp::UNIX_EPOCH));
+            assert_eq!(is_spared(&cluster), spared, "{paused} {annotated} {goes} {orphan}");
+        }
     }
 }

@@ -32,7 +32,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Reconciles groups for ever.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let controller = watch::controller(context.scope::<NodeGroup>(), context.relist);
+    let controller = watch::controller(context.scope::<NodeGroup>(), context.relist, &context.health);
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))

@@ -41,7 +41,7 @@ const LATER: Duration = Duration::from_secs(20);
 
 /// Reconciles nodes for ever.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let controller = watch::controller(context.scope::<ConfidentialNode>(), context.relist);
+    let controller = watch::controller(context.scope::<ConfidentialNode>(), context.relist, &context.health);
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -81,7 +81,7 @@ async fn pass(context: &Context, node: &ConfidentialNode) -> Result<Action, Erro
     } else {
         let status = report::report(&look.seen, &outcome);
         if let Some(phase) = status.phase {
-            context.metrics.place(&uid, &node.spec.node_group, phase);
+            context.metrics.place(node, phase);
         }
         if node.status.as_ref() != Some(&status) {
             tell(context, node, status).await?;

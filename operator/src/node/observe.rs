@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use sha2::{Digest, Sha256};
 
-use super::seen::{AdmissionSeen, ClusterSeen, KubeSeen, Observed, TalkSeen};
+use super::seen::{AdmissionSeen, ClusterSeen, KubeSeen, Observed, Others, TalkSeen};
 use crate::{
     cloud::{ClusterUid, offer::is_simulated},
     cluster::{
@@ -95,23 +95,12 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
             Err(error) => return Err(error),
         }
     }
-    let nodes: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &namespace);
-    // A simulated control plane has no etcd to leave.
-    let others = if seen.deleting() && seen.is_control_plane() && !is_simulated(&cluster) {
+    let others = if seen.deleting() && seen.is_control_plane() {
+        let nodes: Api<ConfidentialNode> = Api::namespaced(context.client.clone(), &namespace);
         let all = nodes.list(&ListParams::default()).await.map_err(Error::kube("listing nodes"))?;
-        let is_other = |other: &&ConfidentialNode| {
-            other.spec.cluster_ref.name == *name
-                && other.spec.role == Role::ControlPlane
-                && other.uid() != node.uid()
-                && other.metadata.deletion_timestamp.is_none()
-                && other
-                    .status
-                    .as_ref()
-                    .is_some_and(|status| matches!(status.phase, Some(Phase::Joined | Phase::Ready)))
-        };
-        u32::try_from(all.iter().filter(is_other).count()).unwrap_or(u32::MAX)
+        others(node, &all.items)
     } else {
-        0
+        Others::default()
     };
     let rollout = cluster.spec.rollout.clone().unwrap_or_default();
     let of_version = rollout_of_version(context, &seen).await?;
@@ -121,7 +110,7 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
         paused: is_paused(&cluster) || is_annotated_paused(node),
         infrastructure: is_true(&status.conditions, kind::INFRASTRUCTURE_READY) && launch_config.is_some(),
         initialized: initialized && workload.is_some(),
-        other_control_planes: others,
+        others,
         drain_seconds: of_version
             .drain_timeout_seconds
             .or(rollout.drain_timeout_seconds)
@@ -131,6 +120,26 @@ pub async fn observe(context: &Context, node: &ConfidentialNode) -> Result<Look,
         on_failure: cluster.spec.on_failure(),
     });
     Ok(Look { seen, cluster: Some(cluster), workload, launch_config })
+}
+
+/// The other control-plane nodes of its cluster. Who was Ready once is a member of etcd: Kubernetes knows a node before it is
+/// one.
+fn others(node: &ConfidentialNode, all: &[ConfidentialNode]) -> Others {
+    let mut others = Others::default();
+    for other in all {
+        let same = other.spec.cluster_ref == node.spec.cluster_ref && other.spec.role == Role::ControlPlane;
+        let Some(status) = other.status.as_ref().filter(|_| same && other.uid() != node.uid()) else { continue };
+        if !status.phase_times.contains_key(kind::READY) {
+            continue;
+        }
+        match (other.metadata.deletion_timestamp.is_some(), status.phase) {
+            (true, _) => others.leaving += 1,
+            (false, Some(Phase::Ready)) => (others.members, others.ready) = (others.members + 1, others.ready + 1),
+            (false, Some(Phase::Joined)) => others.members += 1,
+            (false, _) => {}
+        }
+    }
+    others
 }
 
 /// What the node's version says of rolls; only a node that comes or goes is timed, so only then it is read.
@@ -234,4 +243,52 @@ pub async fn leaving(workload: &Workload, node: &str) -> Result<Vec<Pod>, Error>
             || matches!(phase, Some("Succeeded" | "Failed"))
     };
     Ok(list.items.into_iter().filter(|pod| !stays(pod)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use constellation_crds::{ConfidentialNodeStatus, condition::kind};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    use super::*;
+
+    fn given(name: &str, role: &str, cluster: &str, phase: Phase, was_ready: bool) -> ConfidentialNode {
+        let spec = json!({
+            "clusterRef": {"name": cluster}, "nodeGroup": "g", "role": role, "nodeVersion": "v", "versionDigest": "d",
+            "image": "i", "instanceType": "any", "index": 1,
+        });
+        let mut node = ConfidentialNode::new(name, serde_json::from_value(spec).unwrap());
+        node.metadata.uid = Some(name.into());
+        let mut status = ConfidentialNodeStatus { phase: Some(phase), ..ConfidentialNodeStatus::default() };
+        if was_ready {
+            status.phase_times.insert(kind::READY.into(), "2026-11-30T20:00:00Z".into());
+        }
+        node.status = Some(status);
+        node
+    }
+
+    fn going(mut node: ConfidentialNode) -> ConfidentialNode {
+        node.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        node
+    }
+
+    #[test]
+    fn only_control_plane_nodes_of_the_cluster_that_were_ready_once_are_its_other_members() {
+        let own = given("own", "control-plane", "c", Phase::Ready, true);
+        let count = |members, ready, leaving| Others { members, ready, leaving };
+        for (what, other, expected) in [
+            ("Ready", given("a", "control-plane", "c", Phase::Ready, true), count(1, 1, 0)),
+            ("its kubelet is away", given("a", "control-plane", "c", Phase::Joined, true), count(1, 0, 0)),
+            ("its etcd may be no member yet", given("a", "control-plane", "c", Phase::Joined, false), count(0, 0, 0)),
+            ("failed", given("a", "control-plane", "c", Phase::Failed, true), count(0, 0, 0)),
+            ("goes", going(given("a", "control-plane", "c", Phase::Ready, true)), count(0, 0, 1)),
+            ("goes and never was Ready", going(given("a", "control-plane", "c", Phase::Joined, false)), count(0, 0, 0)),
+            ("a worker", given("a", "worker", "c", Phase::Ready, true), count(0, 0, 0)),
+            ("of another cluster", given("a", "control-plane", "d", Phase::Ready, true), count(0, 0, 0)),
+            ("itself", own.clone(), count(0, 0, 0)),
+        ] {
+            assert_eq!(others(&own, &[own.clone(), other]), expected, "{what}");
+        }
+    }
 }

@@ -49,7 +49,8 @@ pub struct Plan {
 /// The plan.
 #[must_use]
 pub fn plan(seen: &Observed) -> Plan {
-    if seen.deleting() {
+    let stays = seen.stays().is_some();
+    if seen.deleting() && !stays {
         return leave(seen);
     }
     let Some(cluster) = seen.cluster else { return Plan::default() };
@@ -58,12 +59,16 @@ pub fn plan(seen: &Observed) -> Plan {
     }
     let finalizer =
         seen.node.metadata.finalizers.iter().flatten().any(|name| name == constellation_crds::FINALIZER_NODE);
+    if !finalizer && stays {
+        // What is on its way out takes no new ones.
+        return Plan::default();
+    }
     if !finalizer {
         return Plan { steps: vec![Step::AddFinalizer], soon: true };
     }
     if seen.failure().is_some() {
         // Not repaired: the cluster's controller deletes the object and makes another.
-        return Plan::default();
+        return Plan { steps: Vec::new(), soon: stays };
     }
     let mut steps = Vec::new();
     match &seen.instance {
@@ -84,7 +89,7 @@ pub fn plan(seen: &Observed) -> Plan {
         _ => {}
     }
     let ready = seen.kube.is_some_and(|kube| kube.ready);
-    Plan { soon: !ready || seen.instance.is_none() || !steps.is_empty(), steps }
+    Plan { soon: !ready || stays || seen.instance.is_none() || !steps.is_empty(), steps }
 }
 
 /// The way out: pods, admission, etcd, VM, and last the object.
@@ -125,9 +130,9 @@ fn leave(seen: &Observed) -> Plan {
     let member = seen.since("Joined").is_some() || seen.kube.is_some();
     // Two others have a majority of three without it, so one that never answers is not waited for: the next node that
     // joins removes its member. With one other, etcd would end with it.
-    let given_up = cluster.other_control_planes > 1 && since >= cluster.drain_seconds + cluster.node_seconds;
+    let given_up = cluster.others.ready > 1 && since >= cluster.drain_seconds + cluster.node_seconds;
     let has_left = seen.since("Left").is_some() || given_up;
-    if running && member && seen.is_control_plane() && cluster.other_control_planes > 0 && !has_left {
+    if running && member && seen.is_control_plane() && cluster.others.members > 0 && !has_left {
         steps.push(Step::Leave);
         return Plan { steps, soon: true };
     }

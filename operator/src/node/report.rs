@@ -38,7 +38,9 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
     let before = seen.before();
     let attestation = attestation(seen, outcome);
     let failure = seen.failure();
+    let leaves = seen.deleting() && seen.stays().is_none();
     let (phase, summary) = phase(seen, outcome, failure.as_ref());
+    let summary = seen.stays().map_or_else(|| summary.clone(), |why| format!("{summary}; {why}"));
     let mut status = ConfidentialNodeStatus {
         observed_generation: seen.node.metadata.generation,
         phase: Some(phase),
@@ -90,11 +92,10 @@ pub fn report(seen: &Observed, outcome: &Outcome) -> ConfidentialNodeStatus {
         let state = if holds { Status::True } else { Status::False };
         condition::set(&mut status.conditions, what, state, why, message, status.observed_generation, seen.now);
     }
-    let (state, why) =
-        if seen.deleting() { (Status::True, reason::DRAINING) } else { (Status::False, reason::NOT_DRAINING) };
-    let message = if seen.deleting() && outcome.failed.is_some() { summary } else { String::new() };
+    let (state, why) = if leaves { (Status::True, reason::DRAINING) } else { (Status::False, reason::NOT_DRAINING) };
+    let message = if leaves && outcome.failed.is_some() { summary } else { String::new() };
     condition::set(&mut status.conditions, kind::DRAINING, state, why, message, status.observed_generation, seen.now);
-    if seen.deleting() {
+    if leaves {
         status.phase_times.entry(kind::DRAINING.into()).or_insert_with(|| second(seen));
     }
     if phase == Phase::Failed {
@@ -116,7 +117,7 @@ fn attestation(seen: &Observed, outcome: &Outcome) -> Option<AttestationResult> 
 
 fn phase(seen: &Observed, outcome: &Outcome, failure: Option<&(&'static str, String)>) -> (Phase, String) {
     let going = seen.instance.as_ref().is_none_or(|instance| instance.state == InstanceState::Terminating);
-    if seen.deleting() {
+    if seen.deleting() && seen.stays().is_none() {
         let (phase, summary) = match (going, seen.kube) {
             (false, Some(kube)) if kube.pods > 0 => (Phase::Draining, format!("{} pod(s) are leaving", kube.pods)),
             (false, Some(_)) => (Phase::Draining, "leaving the cluster".into()),

@@ -13,6 +13,17 @@ use crate::{
     events,
 };
 
+/// The other control-plane nodes of the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Those that stay and were Ready once: each is a member of etcd, also while its kubelet is away.
+    pub members: u32,
+    /// How many of these are Ready now.
+    pub ready: u32,
+    /// Members that are being deleted as well.
+    pub leaving: u32,
+}
+
 /// The cluster that the node belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts")]
@@ -27,8 +38,8 @@ pub struct ClusterSeen {
     pub infrastructure: bool,
     /// Its API server can be asked.
     pub initialized: bool,
-    /// Number of its other control-plane nodes that are members.
-    pub other_control_planes: u32,
+    /// Its other control-plane nodes; looked at for one that is to go.
+    pub others: Others,
     /// Seconds that pods get to leave.
     pub drain_seconds: i64,
     /// Seconds from launch to Ready.
@@ -133,6 +144,28 @@ impl Observed {
     #[must_use]
     pub fn is_control_plane(&self) -> bool {
         self.node.spec.role == Role::ControlPlane
+    }
+
+    /// Why it doesn't leave yet though its object is being deleted, for people. With the last member of its control plane
+    /// a cluster would end that nobody wanted to end.
+    #[must_use]
+    pub fn stays(&self) -> Option<&'static str> {
+        let cluster = self.cluster.filter(|cluster| self.deleting() && !cluster.deleting)?;
+        if cluster.paused {
+            return Some("it is to go, and stays as long as it or its cluster is paused");
+        }
+        self.is_last(&cluster.others).then_some(
+            "it is to go, and stays until another control-plane node is Ready, for etcd would end with it: the cluster \
+             makes one in its place; to end everything delete the cluster",
+        )
+    }
+
+    /// Whether no other control-plane node goes on with what this one's etcd holds. One that never was Ready isn't needed
+    /// where another one was, even if that is to go as well.
+    fn is_last(&self, others: &Others) -> bool {
+        let runs = self.instance.as_ref().is_some_and(|instance| instance.state == InstanceState::Running);
+        let holds = self.since("Ready").is_some() || (self.has_joined() && others.leaving == 0);
+        self.is_control_plane() && runs && holds && others.members == 0 && self.since("Left").is_none()
     }
 
     /// The last appraisal, by verifier or owner; what was told before counts while neither can be asked.

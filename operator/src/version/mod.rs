@@ -42,7 +42,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Reconciles versions for ever.
 pub async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let controller = watch::controller(context.scope::<NodeVersion>(), context.relist);
+    let controller = watch::controller(context.scope::<NodeVersion>(), context.relist, &context.health);
     let store = controller.store();
     controller
         .with_config(Config::default().concurrency(CONCURRENCY))

@@ -205,3 +205,10 @@ fn a_group_that_no_kubelet_would_start_with_is_told_of() {
         assert!(told.contains("group w") && told.contains(word), "{told}");
     }
 }
+
+#[test]
+fn on_a_host_one_machine_boots_at_a_time_and_elsewhere_many() {
+    for (provider, most) in [("local", 1), ("simulated", 16)] {
+        assert_eq!(most_booting(&cluster(|spec| spec["provider"] = json!({provider: {}}))), most, "{provider}");
+    }
+}

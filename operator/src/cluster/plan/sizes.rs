@@ -12,7 +12,7 @@ use constellation_crds::{
     node::{Phase, Role},
 };
 
-use super::{MAX_BOOTING, Plan, Step};
+use super::{Plan, Step};
 use crate::cluster::seen::{NodeSeen, Observed};
 
 /// Seconds a place stays empty after its node was refused or failed again; doubled with each further failure.
@@ -40,9 +40,8 @@ pub fn failed(seen: &Observed, plan: &mut Plan) {
         let leaving = others().filter(|other| seen.is_outdated(other) || replaced(seen, other)).count();
         let rolls = others().any(|other| seen.is_outdated(other));
         let wanted = size(seen, &node.group) + surge(seen, node.role, rolls).min(leaving);
-        let booting = seen.nodes.iter().filter(|other| other.booting()).count() + creating(plan);
         if others().count() < wanted {
-            if booting >= MAX_BOOTING || is_short(seen, &node.group) {
+            if room(seen, plan, node.role) == 0 || is_short(seen, &node.group) {
                 plan.next.push(format!("Replace node {}, which failed: {}", node.name, node.message));
                 continue;
             }
@@ -74,8 +73,21 @@ fn size(seen: &Observed, group: &str) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-fn creating(plan: &Plan) -> usize {
-    plan.steps.iter().filter(|step| matches!(step, Step::CreateNode { .. })).count()
+/// How many more nodes of a role may begin to boot. One at a time while none of what is wanted now is Ready: the first shows
+/// whether the others can be. And one of the control plane, for etcd takes one new member at a time.
+fn room(seen: &Observed, plan: &Plan, role: Role) -> usize {
+    let booting = |counts: &dyn Fn(Role) -> bool| {
+        let making = |step: &&Step| matches!(step, Step::CreateNode { role, .. } if counts(*role));
+        let booting = seen.nodes.iter().filter(|node| node.booting() && counts(node.role)).count();
+        booting + plan.steps.iter().filter(making).count()
+    };
+    let shown = seen.nodes.iter().any(|node| node.alive() && node.phase == Phase::Ready && !seen.is_outdated(node));
+    let most = if shown { seen.most_booting } else { 1 };
+    let room = most.saturating_sub(booting(&|_| true));
+    match role {
+        Role::Worker => room,
+        Role::ControlPlane => room.min(1_usize.saturating_sub(booting(&|role| role == Role::ControlPlane))),
+    }
 }
 
 /// Whether the cloud has no room for a node of a group: another one waits until it has, so that not all of them come at
@@ -136,11 +148,27 @@ fn leaves(seen: &Observed, node: &NodeSeen, target: &str) -> bool {
 /// Whether a member is replaced for being refused. One of the control plane only while the others have a majority: etcd
 /// goes on whatever the refused one does, and a node that won't leave is ended. The only one stays, and is told of.
 fn replaced(seen: &Observed, node: &NodeSeen) -> bool {
-    let quorum = || {
-        let others = |other: &&NodeSeen| other.alive() && other.phase == Phase::Ready && other.name != node.name;
-        seen.control_plane().filter(others).count() * 2 > seen.control_plane().filter(|other| other.was_joined).count()
-    };
-    seen.on_failure == OnFailure::Replace && node.refused() && (node.role == Role::Worker || quorum())
+    seen.on_failure == OnFailure::Replace && node.refused() && is_spare(seen, node)
+}
+
+/// Whether the cluster goes on without this node: it is a worker, or the rest of the control plane has a majority.
+fn is_spare(seen: &Observed, node: &NodeSeen) -> bool {
+    let others = |other: &&NodeSeen| other.alive() && other.phase == Phase::Ready && other.name != node.name;
+    let members = seen.control_plane().filter(|other| other.was_joined).count();
+    node.role == Role::Worker || seen.control_plane().filter(others).count() * 2 > members
+}
+
+/// What to do about a node that was Ready and isn't.
+fn cure(seen: &Observed, node: &NodeSeen) -> String {
+    let name = &node.name;
+    if is_spare(seen, node) {
+        return format!("see its kubelet, or delete ConfidentialNode {name} to have it replaced");
+    }
+    let first = "see its kubelet, or restart its machine";
+    if seen.control_plane().any(|other| other.alive() && other.was_joined && other.name != *name) {
+        return format!("{first}: without it the other control-plane nodes have no majority");
+    }
+    format!("it is the only control-plane node: {first}; to replace it set `controlPlane.replicas: 3` first")
 }
 
 /// Brings every group to its size and version, workers first.
@@ -162,20 +190,18 @@ pub fn sizes(seen: &Observed, target: &str, plan: &mut Plan) {
     for place in &places {
         shrink(seen, place, target, plan);
     }
-    let mut room = MAX_BOOTING.saturating_sub(seen.nodes.iter().filter(|n| n.booting()).count() + creating(plan));
     for place in &places {
         for missing in (place.live.len() + place.held)..place.wanted {
-            if room == 0 || is_short(seen, place.group) {
-                let group = place.group;
-                plan.next.push(format!("Make {} more nodes of group {group}, one by one", place.wanted - missing));
+            if room(seen, plan, place.role) == 0 || is_short(seen, place.group) {
+                let (group, more) = (place.group, place.wanted - missing);
+                plan.next.push(format!("Make {more} more nodes of group {group} when those before them have booted"));
                 break;
             }
-            room -= 1;
             create(seen, plan, place.group, place.role, 0);
         }
     }
     let whole = places.iter().all(|place| place.live.len() >= place.wanted && place.held == 0);
-    roll(seen, &places, target, whole && room > 0, plan);
+    roll(seen, &places, target, whole, plan);
     waits(seen, plan);
 }
 
@@ -245,7 +271,7 @@ fn shrink(seen: &Observed, place: &Place<'_>, target: &str, plan: &mut Plan) {
 
 /// One place at a time gets one more node of the wanted version than it wants; [`shrink`] then takes an outdated one, or
 /// a refused one.
-fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &mut Plan) {
+fn roll(seen: &Observed, places: &[Place<'_>], target: &str, whole: bool, plan: &mut Plan) {
     announce(seen, places, target, plan);
     // A group that the cloud has no room for must not keep the others from what may be a cure of all.
     let mut old = places.iter().filter(|place| place.leaving(seen, target) > 0 && !is_short(seen, place.group));
@@ -260,6 +286,9 @@ fn roll(seen: &Observed, places: &[Place<'_>], target: &str, may: bool, plan: &m
         || plan.steps.iter().any(|step| matches!(step, Step::DeleteNode { .. }));
     let surge = surge(seen, place.role, rolls);
     let extra = place.live.len().saturating_sub(place.wanted);
+    // Also where other groups have shown the version: of this one's settings the first is the proof.
+    let shown = place.live.iter().any(|node| !node.outdated(target) && node.phase == Phase::Ready);
+    let may = whole && room(seen, plan, place.role) > 0 && (shown || !seen.nodes.iter().any(NodeSeen::booting));
     if may && unready.count() < surge && !going && extra < surge && extra < place.leaving(seen, target) {
         create(seen, plan, place.group, place.role, 0);
     }
@@ -312,16 +341,17 @@ fn waits(seen: &Observed, plan: &mut Plan) {
     } else if let Some(node) = seen.nodes.iter().find(|node| node.alive() && node.phase != Phase::Ready) {
         let (name, phase) = (&node.name, super::phase(node.phase));
         let message = if node.was_ready {
-            format!(
-                "node {name} was Ready and is {phase}: see its kubelet, or delete ConfidentialNode {name} to have it replaced"
-            )
+            format!("node {name} was Ready and is {phase}: {}", cure(seen, node))
         } else {
             let why = if node.unlaunched() && !node.message.is_empty() { &node.message } else { phase };
             format!("node {name} is {why}")
         };
         plan.blocked = Some(super::Blocked { reason: reason::NODES_NOT_READY, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.deleting) {
-        let message = format!("node {} is leaving", node.name);
+        let message = match node.phase {
+            Phase::Draining | Phase::Terminating => format!("node {} is leaving", node.name),
+            _ => format!("node {} is to go: {}", node.name, node.message),
+        };
         plan.blocked = Some(super::Blocked { reason: reason::TERMINATING, message, stalled: false });
     } else if let Some(node) = seen.nodes.iter().find(|node| node.refused()) {
         let message = format!("the evidence of node {} is refused: its status.attestation says why", node.name);

@@ -47,6 +47,7 @@ pub(crate) fn empty() -> Observed {
         max_index: 244,
         control_plane_replicas: 1,
         on_failure: OnFailure::Report,
+        most_booting: 1,
         max_surge: 1,
         groups: vec![GroupSeen {
             name: "w".into(),
@@ -375,6 +376,25 @@ fn a_lost_key_is_never_replaced_by_a_new_one() {
         let plan = plan(&seen);
         assert_eq!((plan.steps, plan.blocked.unwrap().reason), (vec![], reason::SECRET_NOT_FOUND));
     }
+}
+
+#[test]
+fn who_lost_the_master_secret_is_asked_for_a_backup_and_only_a_new_cluster_for_new_bytes() {
+    let missing = |known, named| {
+        let master_secret = SecretSeen::Missing("c-master-secret".into());
+        plan(&Observed { master_secret, cluster_id_known: known, master_secret_named: named, ..prepared() })
+    };
+    for (known, named, words) in [
+        (true, false, "restore it from a backup"),
+        (true, true, "restore it from a backup"),
+        (false, true, "provide 32 bytes under key `secret`"),
+    ] {
+        let blocked = missing(known, named).blocked.unwrap();
+        assert!(blocked.stalled && blocked.reason == reason::SECRET_NOT_FOUND, "{blocked:?}");
+        assert!(blocked.message.contains("c-master-secret") && blocked.message.contains(words), "{blocked:?}");
+        assert_eq!(blocked.message.contains("32 bytes"), !known, "{blocked:?}");
+    }
+    assert_eq!(missing(false, false).steps, [Step::CreateMasterSecret]);
 }
 
 #[test]
@@ -761,6 +781,40 @@ fn the_first_node_is_made_when_none_stands_and_anew_when_something_else_is_wante
     let mut ready = old;
     ready.nodes[0].phase = Phase::Ready;
     assert_eq!(deleted(&ready), Vec::<String>::new());
+}
+
+#[test]
+fn the_only_control_plane_node_that_is_to_go_gets_a_successor_and_serves_until_then() {
+    let mut seen = running();
+    seen.nodes[0].deleting = true;
+    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 4, 0)]);
+    assert!(plan(&seen).blocked.unwrap().message.contains("n1 is to go: it broke"));
+    seen.nodes.push(node(4, Role::ControlPlane, "a", Phase::Booting));
+    seen.targets = None;
+    assert_eq!(plan(&seen).steps, [Step::SetTargets(vec!["id1".into()])], "nobody else has an API server");
+    seen.nodes[3] = node(4, Role::ControlPlane, "a", Phase::Ready);
+    assert_eq!(plan(&seen).steps, [Step::SetTargets(vec!["id4".into()])]);
+    seen.nodes.truncate(3);
+    seen.nodes[0].phase = Phase::Terminating;
+    assert_eq!(plan(&seen).steps, [create("control-plane", Role::ControlPlane, 4, 0)], "it serves no more");
+    // Its power went meanwhile: nobody joins before it has its disk key.
+    for (phase, steps) in [(Phase::Ready, vec![Step::StartRecover("n1".into())]), (Phase::Terminating, vec![])] {
+        seen.nodes[0].phase = phase;
+        let silent =
+            Observed { reachable: false, unreachable_seconds: 30, targets: Some(vec!["id1".into()]), ..seen.clone() };
+        assert_eq!(plan(&silent).steps, steps);
+    }
+}
+
+#[test]
+fn in_a_lost_majority_one_that_is_to_go_counts_while_it_runs() {
+    let mut seen = Observed { reachable: false, unreachable_seconds: 300, ..three() };
+    (seen.nodes[0].phase, seen.nodes[0].vanished) = (Phase::Failed, true);
+    seen.nodes[1].deleting = true;
+    for (phase, why) in [(Phase::Draining, reason::API_SERVER_UNREACHABLE), (Phase::Terminating, reason::QUORUM_LOST)] {
+        seen.nodes[1].phase = phase;
+        assert_eq!(plan(&seen).blocked.unwrap().reason, why, "{phase:?}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{Facts, report};
 use crate::cluster::{
     plan::{
         plan,
-        tests::{empty, node, rolling, running},
+        tests::{empty, node, rolling, running, three},
     },
     seen::Observed,
 };
@@ -229,4 +229,97 @@ fn a_version_that_was_given_up_is_told_of_until_another_one_is_wanted() {
         assert_eq!(ready_reason(&self::status(&seen, &facts)), reason::ROLLED_BACK);
     }
     assert_eq!((status.rolled_back, status.target_version.as_deref()), (Some(given_up), Some("a")));
+}
+
+#[test]
+fn etcd_is_called_unhealthy_only_when_its_majority_is_lost_for_good_and_unknown_with_the_reason() {
+    let etcd = |seen: &Observed| {
+        let status = status(seen, &Facts::default());
+        let found = status.conditions.into_iter().find(|c| c.type_ == kind::ETCD_HEALTHY).unwrap();
+        (found.status, found.reason, found.message)
+    };
+    let down = |mut seen: Observed, count: usize| {
+        seen.nodes[..count].iter_mut().for_each(|node| node.phase = Phase::Joined);
+        seen
+    };
+    let five = || {
+        let nodes = (1..=5).map(|index| node(index, Role::ControlPlane, "a", Phase::Ready)).collect();
+        Observed { control_plane_replicas: 5, nodes, ..three() }
+    };
+    let silent = |seen| Observed { reachable: false, unreachable_seconds: 300, ..seen };
+    let gone = |mut seen: Observed, count: usize| {
+        seen.nodes[..count].iter_mut().for_each(|node| (node.phase, node.vanished) = (Phase::Failed, true));
+        seen
+    };
+    let going = |phase| {
+        let mut seen = three();
+        seen.nodes.truncate(2);
+        (seen.nodes[0].deleting, seen.nodes[0].phase) = (true, phase);
+        seen
+    };
+    for (seen, status, why, words) in [
+        (three(), "True", reason::QUORUM_HEALTHY, ""),
+        (down(three(), 1), "True", reason::QUORUM_AT_RISK, "2 of 3"),
+        (down(three(), 2), "True", reason::QUORUM_AT_RISK, "1 of 3"),
+        (down(five(), 1), "True", reason::QUORUM_HEALTHY, "4 of 5"),
+        (down(five(), 2), "True", reason::QUORUM_AT_RISK, "3 of 5"),
+        (going(Phase::Draining), "True", reason::QUORUM_HEALTHY, ""),
+        (going(Phase::Ready), "True", reason::QUORUM_HEALTHY, ""),
+        (going(Phase::Joined), "True", reason::QUORUM_AT_RISK, "1 of 2"),
+        (gone(three(), 1), "True", reason::QUORUM_AT_RISK, "2 of 3"),
+        (silent(three()), "Unknown", reason::UNKNOWN, "does not answer"),
+        (silent(gone(three(), 1)), "Unknown", reason::UNKNOWN, "does not answer"),
+        (silent(gone(three(), 2)), "False", reason::QUORUM_LOST, "2 of 3 control-plane nodes are gone for good"),
+        (empty(), "Unknown", reason::UNKNOWN, "not initialised"),
+        (Observed { simulated: true, ..running() }, "Unknown", reason::UNKNOWN, "simulated"),
+    ] {
+        let told = etcd(&seen);
+        assert_eq!((told.0.as_str(), told.1.as_str()), (status, why), "{words}: {told:?}");
+        assert!(told.2.contains(words) && told.2.is_empty() == words.is_empty(), "{told:?}");
+    }
+}
+
+#[test]
+fn a_cluster_is_degraded_for_what_is_wrong() {
+    let degraded = |seen: &Observed| {
+        let status = status(seen, &Facts::default());
+        status.conditions.into_iter().find(|c| c.type_ == kind::DEGRADED).map(|found| (found.reason, found.message))
+    };
+    let failing = |mut seen: Observed| {
+        seen.nodes[2] = node(3, Role::Worker, "a", Phase::Failed);
+        seen
+    };
+    let mut down = running();
+    down.nodes[0].phase = Phase::Joined;
+    let silent = |seen| Observed { reachable: false, ..seen };
+    for (seen, why, words) in [
+        (failing(running()), reason::REPLACING_NODE, "failed: n3"),
+        (silent(running()), reason::API_SERVER_UNREACHABLE, "the cluster's API server does not answer"),
+        (silent(failing(running())), reason::API_SERVER_UNREACHABLE, "does not answer; failed: n3"),
+        (down, reason::NODES_NOT_READY, "no control-plane node is Ready"),
+    ] {
+        let (reason, message) = degraded(&seen).unwrap();
+        assert!(reason == why && message.contains(words), "{reason} {message}");
+    }
+    assert_eq!(degraded(&running()), None);
+}
+
+#[test]
+fn figures_of_a_cluster_that_does_not_answer_are_said_to_be_old() {
+    let summary = |seen: &Observed| status(seen, &Facts::default()).summary.unwrap();
+    let silent = Observed { reachable: false, ..running() };
+    let told = summary(&silent);
+    assert!(told.starts_with("3 of 3 nodes were Ready when the cluster's API server answered last; "), "{told}");
+    for now in [running(), empty(), Observed { deleting: true, ..silent }] {
+        assert!(summary(&now).contains("nodes are Ready"), "{}", summary(&now));
+    }
+}
+
+#[test]
+fn a_control_plane_node_that_stays_though_it_is_to_go_keeps_its_cluster_available() {
+    let mut seen = running();
+    seen.nodes[0].deleting = true;
+    assert!(is_true(&status(&seen, &Facts::default()).conditions, kind::AVAILABLE));
+    seen.nodes[0].phase = Phase::Draining;
+    assert!(!is_true(&status(&seen, &Facts::default()).conditions, kind::AVAILABLE));
 }

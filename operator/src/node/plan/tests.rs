@@ -13,7 +13,7 @@ use crate::{
     cloud::{Instance, InstanceId, NodeUid},
     node::{
         report::{Outcome, report},
-        seen::{AdmissionSeen, ClusterSeen, KubeSeen, TalkSeen},
+        seen::{AdmissionSeen, ClusterSeen, KubeSeen, Others, TalkSeen},
     },
 };
 
@@ -42,7 +42,7 @@ fn given(role: Role) -> Observed {
         paused: false,
         infrastructure: true,
         initialized: true,
-        other_control_planes: 0,
+        others: Others::default(),
         drain_seconds: 60,
         node_seconds: 900,
         on_failure: OnFailure::Report,
@@ -174,23 +174,99 @@ fn a_worker_leaves_pods_first_and_its_object_last() {
     assert_eq!(steps(&seen), [Step::DropFinalizer]);
 }
 
+/// Beside so many other members, of which so many are Ready.
+fn beside(mut seen: Observed, members: u32, ready: u32) -> Observed {
+    seen.cluster.as_mut().unwrap().others = Others { members, ready, leaving: 0 };
+    seen
+}
+
 #[test]
-fn a_control_plane_node_leaves_etcd_before_its_vm_goes_unless_it_is_the_last() {
-    let mut seen = going(member(Role::ControlPlane), 1);
+fn a_control_plane_node_leaves_etcd_before_its_vm_goes() {
+    let mut seen = beside(going(member(Role::ControlPlane), 1), 1, 1);
     seen.kube.as_mut().unwrap().cordoned = true;
-    assert_eq!(steps(&seen), [Step::Evict, Step::Terminate]);
-    seen.cluster.as_mut().unwrap().other_control_planes = 1;
     assert_eq!(steps(&seen), [Step::Evict, Step::Leave]);
     let left = reached(seen.clone(), "Left", 1);
     assert_eq!(steps(&left), [Step::Evict, Step::Terminate]);
+    assert_eq!(steps(&beside(left, 0, 0)), [Step::Evict, Step::Terminate], "it holds nothing any more");
     seen.now = Timestamp::from_second(NOW + 100_000).unwrap();
     assert_eq!(steps(&seen), [Step::Evict, Step::Leave], "etcd would end with it");
-    seen.cluster.as_mut().unwrap().other_control_planes = 2;
+    assert_eq!(steps(&beside(seen.clone(), 2, 1)), [Step::Evict, Step::Leave], "one alone is no majority of three");
+    seen = beside(seen, 2, 2);
     assert_eq!(steps(&seen), [Step::Evict, Step::Terminate], "it never answers, and two are a majority");
     // Its time is that of its drain and that of a node's making.
     for (seconds, step) in [(60 + 899, Step::Leave), (60 + 900, Step::Terminate)] {
         seen.now = Timestamp::from_second(NOW - 1 + seconds).unwrap();
         assert_eq!(steps(&seen), [Step::Evict, step]);
+    }
+}
+
+#[test]
+fn the_last_member_of_a_control_plane_stays_until_another_one_is_there_and_says_so() {
+    let last = || reached(going(member(Role::ControlPlane), 1), "Ready", 5000);
+    let with = |change: fn(&mut Observed)| {
+        let mut seen = last();
+        change(&mut seen);
+        seen
+    };
+    let young = |leaving| {
+        let mut seen = reached(going(member(Role::ControlPlane), 1), "Joined", 5);
+        seen.cluster.as_mut().unwrap().others.leaving = leaving;
+        seen
+    };
+    let table = vec![
+        ("the last", last(), true),
+        ("whatever its kubelet says", with(|seen| seen.kube.as_mut().unwrap().ready = false), true),
+        ("while nobody can be asked", with(|seen| seen.cluster.as_mut().unwrap().initialized = false), true),
+        ("however long", with(|seen| seen.now = Timestamp::from_second(NOW + 100_000).unwrap()), true),
+        ("the first, that never was Ready", young(0), true),
+        ("a young one beside an old one that goes too", young(1), false),
+        ("an old one beside an old one that goes too", with(|s| s.cluster.as_mut().unwrap().others.leaving = 1), true),
+        ("another one is there", beside(last(), 1, 1), false),
+        ("its VM ended", with(|seen| seen.instance.as_mut().unwrap().state = InstanceState::Failed), false),
+        ("its VM is gone", with(|seen| seen.instance = None), false),
+        ("it left etcd", reached(last(), "Left", 1), false),
+        ("it never joined", with(|seen| (seen.node.status, seen.kube) = (None, None)), false),
+        ("the cluster goes", with(|seen| seen.cluster.as_mut().unwrap().deleting = true), false),
+        ("the cluster is gone", with(|seen| seen.cluster = None), false),
+        ("a worker", reached(going(member(Role::Worker), 1), "Ready", 5000), false),
+    ];
+    for (what, seen, stays) in table {
+        let (planned, status) = (plan(&seen), report(&seen, &Outcome::default()));
+        let (summary, phase) = (status.summary.unwrap(), status.phase.unwrap());
+        let told =
+            summary.contains("until another control-plane node is Ready") && summary.contains("delete the cluster");
+        assert_eq!((planned.steps.is_empty() && planned.soon, told), (stays, stays), "{what}: {planned:?} {summary}");
+        assert_eq!([Phase::Draining, Phase::Terminating].contains(&phase), !stays, "{what}: {phase:?}");
+    }
+    // Until then it lives on: its drain hasn't begun, and what others need of it is done.
+    let status = report(&with(|seen| seen.node.status = None), &Outcome::default());
+    assert!(!status.phase_times.contains_key("Draining"));
+    assert_eq!(steps(&with(|seen| seen.admission = None)), [Step::Admit]);
+    assert_eq!(steps(&with(|seen| seen.node.metadata.finalizers = None)), [], "it takes no new finalizer");
+}
+
+#[test]
+fn a_node_that_is_paused_or_whose_cluster_is_stays_though_it_was_deleted_unless_the_cluster_goes() {
+    let paused = |mut seen: Observed, deleting| {
+        let cluster = seen.cluster.as_mut().unwrap();
+        (cluster.paused, cluster.deleting) = (true, deleting);
+        seen
+    };
+    for seen in [
+        going(member(Role::Worker), 100),
+        beside(going(member(Role::ControlPlane), 100), 2, 2),
+        going(given(Role::Worker), 100),
+        reached(going(member(Role::Worker), 100), "Ready", 500),
+    ] {
+        assert_ne!(steps(&seen), [], "accepted");
+        let stays = paused(seen.clone(), false);
+        assert_eq!(plan(&stays), Plan::default());
+        let status = report(&stays, &Outcome::default());
+        assert!(status.summary.unwrap().contains("it is to go, and stays as long as"));
+        assert!(![Phase::Draining, Phase::Terminating].contains(&status.phase.unwrap()));
+        let mut goes = seen.clone();
+        goes.cluster.as_mut().unwrap().deleting = true;
+        assert_eq!(plan(&paused(goes.clone(), true)), plan(&goes), "the cluster is deleted, paused or not");
     }
 }
 
@@ -245,7 +321,7 @@ fn refusal(id: &str, time: &str) -> AttestationResult {
 
 #[test]
 fn a_node_that_is_refused_while_it_leaves_is_told_with_its_reasons_and_again_only_for_others() {
-    let mut seen = going(member(Role::ControlPlane), 1);
+    let mut seen = beside(going(member(Role::ControlPlane), 1), 1, 1);
     let mut told = |id: &str, time: &str| {
         let failed = Some((Step::Leave, "AttestationRefused", "refused: tpm.pcr.11: another image".to_owned()));
         let outcome = Outcome { failed, refused: Some(refusal(id, time)), ..Outcome::default() };

@@ -164,3 +164,125 @@ fn only_those_that_are_refused_and_stay_are_announced() {
     let said: Vec<_> = plan(&seen).next.into_iter().filter(|words| words.contains("is refused")).collect();
     assert!(said.len() == 1 && said[0].contains("n2"), "{said:?}");
 }
+
+#[test]
+fn a_member_that_is_down_is_to_be_deleted_only_where_the_cluster_goes_on_without_it() {
+    let told = |seen: &Observed| plan(seen).blocked.unwrap().message;
+    let mut only = running();
+    only.nodes[0].phase = Phase::Joined;
+    let message = told(&only);
+    for words in ["n1", "only control-plane node", "kubelet", "restart its machine", "controlPlane.replicas: 3"] {
+        assert!(message.contains(words), "{message}");
+    }
+    assert!(!message.contains("delete"), "{message}");
+    let mut seen = three();
+    seen.nodes[1].phase = Phase::Joined;
+    assert!(told(&seen).contains("delete ConfidentialNode n2"));
+    seen.nodes[2].phase = Phase::Joined;
+    let message = told(&seen);
+    assert!(message.contains("have no majority") && !message.contains("delete"), "{message}");
+}
+
+/// A cluster of fifty workers in a cloud, of which these are there; how many are made next.
+fn next(nodes: Vec<NodeSeen>) -> usize {
+    let mut seen = Observed { most_booting: 16, nodes, ..running() };
+    seen.groups[0].current = Some(50);
+    plan(&seen).steps.iter().filter(|step| matches!(step, Step::CreateNode { role: Role::Worker, .. })).count()
+}
+
+#[test]
+fn in_a_cloud_many_boot_at_a_time_once_one_has_shown_that_it_can() {
+    let control_plane = |phase| node(1, Role::ControlPlane, "a", phase);
+    let with = |first, booting: u32, phase| {
+        let workers = (2..2 + booting).map(|index| node(index, Role::Worker, "a", phase));
+        next(std::iter::once(control_plane(first)).chain(workers).collect())
+    };
+    for (first, booting, phase, made) in [
+        (Phase::Joined, 0, Phase::Booting, 1),
+        (Phase::Joined, 1, Phase::Booting, 0),
+        (Phase::Joined, 1, Phase::Attested, 1),
+        (Phase::Ready, 0, Phase::Booting, 16),
+        // One that is silent takes one place, and holds nobody else up.
+        (Phase::Ready, 1, Phase::Booting, 15),
+        (Phase::Ready, 16, Phase::Booting, 0),
+        (Phase::Ready, 16, Phase::Joined, 16),
+        (Phase::Ready, 45, Phase::Ready, 5),
+    ] {
+        assert_eq!(with(first, booting, phase), made, "{first:?} {booting} {phase:?}");
+    }
+    let old = node(1, Role::ControlPlane, "z", Phase::Ready);
+    assert_eq!(next(vec![old]), 1, "nobody has shown what is wanted now");
+    let drifted = NodeSeen { drifted: true, ..control_plane(Phase::Ready) };
+    assert_eq!(next(vec![drifted]), 1);
+    // All have numbers of their own.
+    let mut seen = Observed { most_booting: 16, ..running() };
+    seen.groups[0].current = Some(5);
+    assert_eq!(plan(&seen).steps, [4, 5, 6].map(|index| create("w", Role::Worker, index, 0)));
+}
+
+#[test]
+fn the_control_plane_gets_one_node_at_a_time_beside_the_workers() {
+    let mut seen = Observed { most_booting: 16, control_plane_replicas: 3, ..running() };
+    seen.nodes.truncate(1);
+    let (second, worker) = (create("control-plane", Role::ControlPlane, 2, 0), |n| create("w", Role::Worker, n, 0));
+    assert_eq!(plan(&seen).steps, [second, worker(3), worker(4)]);
+    seen.nodes.push(node(2, Role::ControlPlane, "a", Phase::Booting));
+    assert_eq!(plan(&seen).steps, [worker(3), worker(4)]);
+}
+
+#[test]
+fn a_roll_in_a_cloud_begins_with_one_and_has_no_more_than_its_surge() {
+    let base = || {
+        let mut seen = Observed { most_booting: 16, max_surge: 3, ..rolling() };
+        seen.groups[0].current = Some(4);
+        seen.nodes.extend([4, 5].map(|index| node(index, Role::Worker, "a", Phase::Ready)));
+        seen
+    };
+    let with = |newcomers: &[Phase]| {
+        let mut seen = base();
+        seen.nodes.extend((6..).zip(newcomers).map(|(index, phase)| node(index, Role::Worker, "b", *phase)));
+        plan(&seen).steps.iter().filter(|step| matches!(step, Step::CreateNode { .. })).count()
+    };
+    let (booting, attested, ready) = (Phase::Booting, Phase::Attested, Phase::Ready);
+    for (newcomers, made) in [
+        (&[][..], 1),
+        (&[booting], 0),
+        (&[attested], 1),
+        (&[attested, booting], 0),
+        (&[attested, attested], 1),
+        (&[attested, attested, attested], 0),
+        // The one that it replaces is told to go, and the others wait for that.
+        (&[ready], 0),
+        (&[ready, booting], 1),
+        (&[ready, booting, booting], 0),
+    ] {
+        assert_eq!(with(newcomers), made, "{newcomers:?}");
+    }
+    let mut shown = base();
+    shown.nodes[1] = node(2, Role::Worker, "b", Phase::Ready);
+    shown.nodes.push(node(6, Role::Worker, "b", booting));
+    assert_eq!(plan(&shown).steps, [create("w", Role::Worker, 7, 0)], "beside one that boots");
+    shown.nodes.push(node(7, Role::Worker, "b", booting));
+    assert_eq!(plan(&shown).steps, [create("w", Role::Worker, 8, 0)]);
+    shown.nodes.push(node(8, Role::Worker, "b", booting));
+    assert_eq!(plan(&shown).steps, [], "no more than its surge");
+    shown.nodes.truncate(6);
+    for fresh in &mut shown.nodes[1..] {
+        fresh.digest = if fresh.index == 6 { "b" } else { "a" }.into();
+    }
+    shown.nodes[0].digest = "b".into();
+    assert_eq!(plan(&shown).steps, [], "the control plane has shown the version, and not what this group adds to it");
+}
+
+#[test]
+fn of_failed_nodes_as_many_are_replaced_at_a_time_as_may_boot() {
+    let mut seen = Observed { most_booting: 16, ..running() };
+    (seen.nodes[1], seen.nodes[2]) = (failed(2), failed(3));
+    let made = |seen: &Observed| {
+        plan(seen).steps.into_iter().filter(|step| matches!(step, Step::CreateNode { .. })).collect::<Vec<_>>()
+    };
+    assert_eq!(made(&seen), [create("w", Role::Worker, 4, 1), create("w", Role::Worker, 5, 1)]);
+    assert_eq!(deleted(&seen), ["n2", "n3"]);
+    seen.nodes[0].digest = "z".into();
+    assert_eq!(made(&seen).len(), 1, "nobody has shown what is wanted now");
+}
