@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test says what is wrong by failing")]
 
+#[path = "crash/deleted.rs"]
+mod deleted;
 #[path = "crash/schedules.rs"]
 mod schedules;
 
