@@ -1,5 +1,7 @@
 //! The user deletes a cluster at each deed of each flow that changes it; its creation is in `bad_input/stages.rs`.
 
+use std::env;
+
 use anyhow::{Result, ensure};
 use constellation_tests::faults::{
     call::Call,
@@ -9,7 +11,7 @@ use constellation_tests::faults::{
 };
 use futures::FutureExt as _;
 
-use super::{all, is_wanted, lane_of};
+use super::{all, is_wanted, lane_of, number};
 
 async fn run(flow: Flow, side: Side, nth: usize) -> Result<String> {
     let name = format!("gone-{flow:?}-{side:?}-{nth}").to_lowercase();
@@ -42,9 +44,14 @@ fn deeds(flow: Flow) -> usize {
     }
 }
 
+/// Nearly all that these do a roll or a replacement does as well; they are for who has more time, or names one.
+const ALIKE: [Flow; 4] = [Flow::Drain, Flow::Expel, Flow::Refuse, Flow::RollBack];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_deleted_at_any_deed_of_any_flow_leaves_nothing() {
-    let flows: Vec<_> = CHANGES.into_iter().chain([Flow::Rewrap]).filter(|flow| is_wanted(*flow)).collect();
+    let flows = CHANGES.into_iter().chain([Flow::Rewrap]).filter(|flow| is_wanted(*flow));
+    let all_of_them = number("SCHEDULES").is_some() || env::var("FLOW").is_ok();
+    let flows: Vec<_> = flows.filter(|flow| all_of_them || !ALIKE.contains(flow)).collect();
     let sides = |nth: usize| if nth.is_multiple_of(2) { Side::After } else { Side::Before };
     let moments = flows.iter().flat_map(|flow| (1..=deeds(*flow)).map(|nth| run(*flow, sides(nth), nth).boxed_local()));
     let counts = flows.iter().filter(|flow| deeds(**flow) > 0).map(|flow| count(*flow).boxed_local());
