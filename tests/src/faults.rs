@@ -6,12 +6,18 @@
 //! error, or nothing. The end is compared as a [`picture`] with that of a run that nobody disturbed.
 
 pub mod call;
+pub mod deleted;
 pub mod flow;
+mod keeper;
 pub mod lane;
 pub mod picture;
 pub mod plan;
 pub mod pods;
 pub mod proxy;
+pub mod setting;
+pub mod steps;
+pub mod turns;
+pub mod vault;
 
 use std::path::Path;
 

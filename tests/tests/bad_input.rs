@@ -49,9 +49,17 @@ async fn lane(name: &str) -> Lane {
 }
 
 async fn lane_in(setting: Setting, name: &str) -> Lane {
+    start(setting, name, Plan::calm()).await
+}
+
+async fn lane_with(name: &str, plan: Plan) -> Lane {
+    start(Setting::default(), name, plan).await
+}
+
+async fn start(setting: Setting, name: &str, plan: Plan) -> Lane {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bad-input");
     let config = management(&dir.join("plane")).await.unwrap();
-    Lane::start_in(setting, config, &dir.join("lanes"), name, Plan::calm(), &["--sweep-seconds", "3"]).await.unwrap()
+    Lane::start_in(setting, config, &dir.join("lanes"), name, plan, &["--sweep-seconds", "3"]).await.unwrap()
 }
 
 /// Waits until the cluster is not Ready for this reason, with a message that holds these words, and was told so.

@@ -63,6 +63,7 @@ async fn life<W: Scripted>(place: &Place, disturbed: Disturbed, prepare: fn(&mut
         instance_type: place.instance_type,
         image: place.image,
         next: place.images[1],
+        custody: None,
     };
     let config = management(&dir.join("plane")).await?;
     let name = format!("{}-{disturbed:?}", place.name).to_lowercase();

@@ -35,6 +35,7 @@ use constellation_tests::{
         management, picture,
         plan::{Plan, Side},
         proxy::Proxy,
+        steps,
     },
     kubeadm::ControlPlane,
 };
@@ -122,7 +123,7 @@ impl Life {
         let cluster = lane.cluster().await?.context("it was made")?;
         let folder = folder.join("local").join(cluster.uid().context("it has a uid")?);
         let host = Host::start(&folder, name, Arc::new(plane), (plan(), lane.process()), inside.address()).await?;
-        lane.proxy.plan().arm();
+        lane.arm();
         inside.plan().arm();
         host.arm();
         Ok(Self { lane, host, inside, client })
@@ -293,6 +294,8 @@ async fn life(name: &str, side: Option<Side>) -> Result<Vec<Vec<String>>> {
     }
     let met = life.met();
     ensure!(side.is_none() || met >= FEWEST, "{name}: {met} side effects, {FEWEST} at least");
+    let steps = life.lane.steps();
+    ensure!(steps::OF_TALKS.iter().all(|step| steps.contains(*step)), "{name}: only these were carried out: {steps:?}");
     println!("{name}: {met} different side effects met, {} kills, {} s", life.lane.kills(), start.elapsed().as_secs());
     Ok(ends)
 }

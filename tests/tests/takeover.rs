@@ -1,4 +1,5 @@
-//! Two operators and a lost lease: who was suspended while it led changes nothing when it wakes up.
+//! Two operators and a lost lease: who was suspended while it led, or could not renew its lease, changes nothing when the
+//! other one leads.
 //!
 //! Needs the program: `cargo build -p constellation-operator`.
 
@@ -7,7 +8,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use constellation_tests::faults::{
-    flow::{LONG, SMALL},
+    flow::{Flow, LONG, SMALL, anonymous, same, story},
     lane::{Lane, Want},
     management,
     plan::Plan,
@@ -79,4 +80,54 @@ async fn a_cluster_that_goes_before_it_is_marked_gets_nothing_that_nobody_would_
     lane.settled(SMALL, LONG).await.unwrap();
     lane.delete().await.unwrap();
     lane.gone(LONG).await.unwrap();
+}
+
+/// What a cluster is at the end of a change, where nobody disturbs it.
+async fn calm(name: &str, change: Flow) -> Vec<String> {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("takeover");
+    let config = management(&dir.join("plane")).await.unwrap();
+    let lane = Lane::start(config, &dir.join("calm"), name, Plan::calm(), &[]).await.unwrap();
+    anonymous(&story(&lane, change, SMALL).await.unwrap(), name)
+}
+
+/// During a change the leader can't renew its lease, while all else that it says arrives, though late; the other one ends it.
+async fn deposed_during(change: Flow) {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("takeover");
+    let config = management(&dir.join("plane")).await.unwrap();
+    let (name, elect) = (format!("deposed-{change:?}").to_lowercase(), "--leader-elect=true");
+    let first = Lane::start(config.clone(), &dir.join("first"), &name, Plan::deposed(), &[elect]).await.unwrap();
+    let leads = async |lane: &Lane| Ok(lane.reigns()[0] == 1);
+    first.until("it leads", LONG, leads).await.unwrap();
+    let second = Lane::start(config, &dir.join("second"), &name, Plan::calm(), &[elect]).await.unwrap();
+    let lanes = first.beside(second);
+    let end = story(&lanes, change, SMALL).await.unwrap();
+    same(
+        &format!("{change:?} under two operators"),
+        &calm(&format!("calm-{change:?}").to_lowercase(), change).await,
+        &anonymous(&end, &name),
+    )
+    .unwrap();
+
+    lanes.in_turn().unwrap();
+    lanes.one_machine_per_node().unwrap();
+    let done = lanes.proxy.plan().done();
+    let count = |kind: &str| done.iter().filter(|what| what.starts_with(kind)).count();
+    let (refused, late, second) = (count("Write Refuse"), count("Write Late"), lanes.written()[1]);
+    println!("{name}: {refused} renewals refused, {late} late writes by the first, {second} by the second");
+    assert!(refused > 3 && late > 0 && second > 0, "the change was in the hands of both");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_whose_lease_is_not_renewed_hands_a_creation_over() {
+    deposed_during(Flow::Create).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_whose_lease_is_not_renewed_hands_a_roll_over() {
+    deposed_during(Flow::Roll).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_whose_lease_is_not_renewed_hands_a_deletion_over() {
+    deposed_during(Flow::Delete).await;
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use constellation_operator::lease;
 use serde_json::{Map, Value};
 
 /// A request to the API server, taken apart.
@@ -19,6 +20,8 @@ pub struct Call {
     pub subresource: Option<String>,
     /// It is a stream of events.
     pub watch: bool,
+    /// What is selected of a list, by labels or fields.
+    pub selector: String,
     /// What is written.
     pub body: Value,
 }
@@ -54,6 +57,7 @@ impl Call {
             namespace,
             name: name.or_else(named),
             subresource: parts.next().map(str::to_owned),
+            selector: selector(query),
             watch: query.split('&').any(|pair| pair == "watch=true" || pair == "watch=1"),
             body,
         }
@@ -63,6 +67,18 @@ impl Call {
     #[must_use]
     pub fn writes(&self) -> bool {
         self.verb != "read" && self.resource != "leases"
+    }
+
+    /// Whether it changes more than what is told of it.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        self.writes() && self.resource != "events" && self.subresource.as_deref() != Some("status")
+    }
+
+    /// Whether it asks for the right to lead, or to go on leading.
+    #[must_use]
+    pub fn renews(&self) -> bool {
+        self.verb != "read" && self.resource == "leases" && self.name.as_deref() == Some(lease::NAME)
     }
 
     /// The object in the path.
@@ -91,6 +107,8 @@ impl Call {
                 self.body.pointer("/data/record").and_then(Value::as_str).map_or_else(String::new, state)
             }
             (_, _) if self.body.pointer("/metadata/finalizers").is_some() => "finalizers".to_owned(),
+            ("nodeadmissions", _) if self.body.pointer("/spec/evicted").is_some() => "evicted".to_owned(),
+            ("nodes", _) => marks(&self.body),
             _ => String::new(),
         };
         let resource = match &self.subresource {
@@ -99,6 +117,16 @@ impl Call {
         };
         [self.verb, &resource, &name, &detail].join(" ").trim_end().to_owned()
     }
+}
+
+/// What a query selects, as it was before it was encoded.
+fn selector(query: &str) -> String {
+    let selects = |key: &str| ["labelSelector", "fieldSelector"].contains(&key);
+    let mut selected = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(key, _)| selects(key));
+    let encoded = selected.next().map(|(_, value)| value).unwrap_or_default();
+    [("%2F", "/"), ("%3D", "="), ("%2C", ",")]
+        .iter()
+        .fold(encoded.to_owned(), |text, (code, sign)| text.replace(code, sign))
 }
 
 /// What a status says, without counts and times, and which members changed.
@@ -112,6 +140,16 @@ fn said(body: &Value, told: Option<&Value>) -> String {
         |member: &&str| now.and_then(|status| status.get(*member)) != told.and_then(|status| status.get(*member));
     let changed: Vec<_> = members.into_iter().filter(differs).collect();
     format!("{phase} {ready} {changed:?}").trim().to_owned()
+}
+
+/// What a Kubernetes node is marked with.
+fn marks(body: &Value) -> String {
+    let taints = body.pointer("/spec/taints").and_then(Value::as_array).into_iter().flatten();
+    let taints = taints.filter_map(|taint| taint["key"].as_str()).map(|key| format!("taint {key}"));
+    let labels = body.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    let mut marks: Vec<_> = taints.chain(labels.map(|key| format!("label {key}"))).collect();
+    marks.sort();
+    marks.join(" ")
 }
 
 fn state(record: &str) -> String {
@@ -134,12 +172,13 @@ mod tests {
         let launch = Call::of("POST", "/api/v1/namespaces/n/configmaps", "", body.as_bytes());
         let names = BTreeMap::from([("u1".to_owned(), "a-cp-1".to_owned())]);
         assert_eq!(launch.effect(&names, None), "create configmaps simulated-a-cp-1 Running");
-        assert!(launch.writes());
+        assert!(launch.writes() && launch.acts());
         let group = "/apis/constellation.dev/v1alpha1/namespaces/n/constellationclusters/c/status";
         let status = json!({"status": {"conditions": [{"type": "Ready", "reason": "Deleting"}], "readyNodes": 1}});
         let told = status["status"].clone();
         let status = Call::of("PATCH", group, "fieldManager=x", status.to_string().as_bytes());
         assert_eq!(status.object(), "constellationclusters/n/c");
+        assert!(status.writes() && !status.acts());
         let first = r#"patch constellationclusters/status c Deleting ["conditions", "readyNodes"]"#;
         assert_eq!(status.effect(&names, None), first);
         assert_eq!(status.effect(&names, Some(&told)), "patch constellationclusters/status c Deleting []");
@@ -148,6 +187,15 @@ mod tests {
         assert_eq!(status.effect(&names, Some(&other)), changed);
         let watch = Call::of("GET", "/api/v1/configmaps", "a=b&watch=true", b"");
         assert!(watch.watch && !watch.writes());
-        assert!(!Call::of("PATCH", "/apis/coordination.k8s.io/v1/namespaces/k/leases/l", "", b"{}").writes());
+        let list = Call::of("GET", "/api/v1/configmaps", "&labelSelector=a%2Fb%3Dc%2Cd%3De&limit=500", b"");
+        assert_eq!((list.selector.as_str(), list.watch), ("a/b=c,d=e", false));
+        let lease =
+            |name| Call::of("PUT", &format!("/apis/coordination.k8s.io/v1/namespaces/k/leases/{name}"), "", b"{}");
+        assert!(!lease("l").writes() && !lease("l").renews() && lease(lease::NAME).renews());
+        let node =
+            |body: Value| Call::of("PATCH", "/api/v1/nodes/n", "", body.to_string().as_bytes()).effect(&names, None);
+        assert_eq!(node(json!({"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}})), "patch nodes n taint k");
+        assert_eq!(node(json!({"spec": {"taints": []}})), "patch nodes n");
+        assert_eq!(node(json!({"metadata": {"labels": {"a": ""}}})), "patch nodes n label a");
     }
 }

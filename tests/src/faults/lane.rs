@@ -1,83 +1,39 @@
 //! One cluster in a namespace of its own, with an operator process that talks through a proxy; and what a user does.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use constellation_crds::{ConfidentialNode, ConstellationCluster, NodeVersion, node::Phase};
 use constellation_operator::cloud::simulated::{SCRIPT, claim};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
+pub use super::setting::{Setting, Want};
 use super::{
+    keeper::Keeper,
     plan::Plan,
-    proxy::{Process, Proxy},
+    proxy::{Process, Proxy, Seen},
+    steps,
+    turns::{self, Told},
+    vault::{Custody, OLD},
 };
-use crate::operator::Operator;
 
 /// Between two looks. Each is one read while the cluster isn't Ready.
 const LOOK: Duration = Duration::from_secs(1);
+/// A Secret that the user made, and its label.
+pub const USERS: &str = "users";
 /// The group of workers of every lane's cluster.
 pub const GROUP: &str = "workers";
-
-/// What a cluster should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Want {
-    /// Number of control-plane nodes.
-    pub control_plane: usize,
-    /// Number of workers.
-    pub workers: usize,
-    /// Image of every node.
-    pub image: &'static str,
-    /// Another one was wanted, and given up.
-    pub given_up: bool,
-}
-
-/// Where a lane's machines are, and which operator makes them.
-#[derive(Clone, Debug)]
-pub struct Setting {
-    /// The operator's program.
-    pub program: &'static str,
-    /// What it is started with, beside what all are.
-    pub arguments: Vec<String>,
-    /// Its environment.
-    pub environment: Vec<(&'static str, String)>,
-    /// The cluster's `provider`, `tee` and instance type.
-    pub provider: Value,
-    /// How memory is protected.
-    pub tee: &'static str,
-    /// Instance type of every node.
-    pub instance_type: &'static str,
-    /// The release's `image` for an image.
-    pub image: fn(&str) -> Value,
-    /// The image that a cluster rolls to.
-    pub next: &'static str,
-}
-
-impl Default for Setting {
-    /// Provider `simulated`, whose books are on the API server.
-    fn default() -> Self {
-        Self {
-            program: "constellation-operator",
-            arguments: vec!["--allow-simulated".to_owned()],
-            environment: Vec::new(),
-            provider: json!({"simulated": {"bootSeconds": 0}}),
-            tee: "vtpm",
-            instance_type: "any",
-            image: |image| json!({"simulated": image}),
-            next: "v2",
-        }
-    }
-}
 
 /// A cluster and its operator.
 pub struct Lane {
@@ -88,60 +44,14 @@ pub struct Lane {
     client: Client,
     keeper: Arc<Keeper>,
     setting: Setting,
-}
-
-/// Keeps one operator running, whatever happens to it.
-struct Keeper {
-    dir: PathBuf,
-    program: &'static str,
-    environment: Vec<String>,
-    arguments: Vec<String>,
-    running: Mutex<Running>,
-}
-
-#[derive(Default)]
-struct Running {
-    kubeconfig: String,
-    operator: Option<Operator>,
-    kills: u32,
-    failure: Option<String>,
-}
-
-impl Keeper {
-    fn running(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn start(&self, running: &mut Running) {
-        let through: Vec<_> = std::iter::once("env").chain(self.environment.iter().map(String::as_str)).collect();
-        let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
-        match Operator::start_program(self.program, &self.dir, &running.kubeconfig, &through, &arguments) {
-            Ok(operator) => running.operator = Some(operator),
-            Err(error) => running.failure = Some(format!("{error:#}")),
-        }
-    }
-}
-
-impl Process for Keeper {
-    /// Nobody who asks whether it runs sees the moment between. Where none runs the lane is over.
-    fn kill(&self) {
-        let mut running = self.running();
-        if let Some(operator) = running.operator.take() {
-            running.kills += 1;
-            operator.kill();
-            self.start(&mut running);
-        }
-    }
-
-    fn suspend(&self) {
-        self.running().operator.iter().for_each(Operator::pause);
-    }
+    /// Another operator for the same cluster, with a proxy of its own.
+    beside: Option<Box<Lane>>,
 }
 
 impl Drop for Lane {
     /// Connections outlive the lane for a while, and they know the keeper; its operator ends here.
     fn drop(&mut self) {
-        self.keeper.running().operator = None;
+        self.keeper.end();
     }
 }
 
@@ -170,6 +80,7 @@ impl Lane {
         fs::create_dir_all(&dir)?;
         let client = Client::try_from(config.clone())?;
         config.default_retry = false;
+        name.clone_into(&mut config.default_namespace);
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         let namespaces: Api<Namespace> = Api::all(client.clone());
         namespaces.patch(name, &PatchParams::apply("tests"), &Patch::Apply(namespace)).await?;
@@ -177,18 +88,45 @@ impl Lane {
         let alone = if arguments.iter().any(|a| a.starts_with("--leader-elect")) { "" } else { "--leader-elect=false" };
         let own = ["--namespace", name, alone].into_iter().filter(|argument| !argument.is_empty());
         let given = arguments.iter().copied().map(str::to_owned);
-        let keeper = Arc::new(Keeper {
-            dir,
-            program: setting.program,
-            environment: setting.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
-            arguments: own.map(str::to_owned).chain(setting.arguments.clone()).chain(given).collect(),
-            running: Mutex::default(),
-        });
+        let environment = setting.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let arguments = own.map(str::to_owned).chain(setting.arguments.clone()).chain(given).collect();
+        let keeper = Arc::new(Keeper::new(dir, setting.program, environment, arguments));
         let process: Arc<dyn Process> = Arc::<Keeper>::clone(&keeper);
         let proxy = Proxy::start(Client::try_from(config)?, plan, process).await?;
-        keeper.running().kubeconfig = proxy.kubeconfig(name);
-        keeper.start(&mut keeper.running());
-        Ok(Self { name: name.to_owned(), proxy, client, keeper, setting })
+        keeper.begin(proxy.kubeconfig(name));
+        Ok(Self { name: name.to_owned(), proxy, client, keeper, setting, beside: None })
+    }
+
+    /// With another operator that looks after the same cluster, when it leads.
+    #[must_use]
+    pub fn beside(mut self, other: Self) -> Self {
+        self.beside = Some(Box::new(other));
+        self
+    }
+
+    /// All operators of the lane, each with what it is behind.
+    fn operators(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |lane| lane.beside.as_deref())
+    }
+
+    /// From now on things go wrong as planned.
+    pub fn arm(&self) {
+        for lane in self.operators() {
+            lane.keeper.arm();
+            lane.proxy.plan().arm();
+        }
+    }
+
+    /// The steps that the operators carried out since then.
+    #[must_use]
+    pub fn steps(&self) -> BTreeSet<String> {
+        self.operators().flat_map(|lane| steps::told(&lane.keeper.armed_log())).collect()
+    }
+
+    /// How many side effects each of the operators had until now.
+    #[must_use]
+    pub fn written(&self) -> Vec<usize> {
+        self.operators().map(|lane| lane.proxy.seen(|seen| seen.writes.len())).collect()
     }
 
     /// The operator's process, for others than its proxy who may end it.
@@ -206,18 +144,28 @@ impl Lane {
     /// How often the operator was killed.
     #[must_use]
     pub fn kills(&self) -> u32 {
-        self.keeper.running().kills
+        self.operators().map(|lane| lane.keeper.kills()).sum()
+    }
+
+    /// How often which kind of thing went wrong until now.
+    #[must_use]
+    pub fn tally(&self) -> BTreeMap<String, u32> {
+        let mut all = BTreeMap::new();
+        for (kind, count) in self.operators().flat_map(|lane| lane.proxy.plan().tally()) {
+            *all.entry(kind).or_default() += count;
+        }
+        all
     }
 
     /// Lets a suspended operator go on.
     pub fn resume(&self) {
-        self.keeper.running().operator.iter().for_each(Operator::resume);
+        self.keeper.resume();
     }
 
     /// Whether the operator runs.
     #[must_use]
     pub fn alive(&self) -> bool {
-        self.keeper.running().operator.as_mut().is_some_and(Operator::alive)
+        self.keeper.alive()
     }
 
     /// Kills the operator and starts it again.
@@ -300,7 +248,7 @@ impl Lane {
     /// When it is refused.
     pub async fn create(&self, want: Want) -> Result<()> {
         self.release(want.image, true).await?;
-        let cluster = json!({
+        let mut cluster = json!({
             "apiVersion": "constellation.dev/v1alpha1", "kind": "ConstellationCluster", "metadata": {"name": self.name},
             "spec": {
                 "provider": self.setting.provider, "tee": self.setting.tee, "nodeVersion": self.name,
@@ -312,7 +260,31 @@ impl Lane {
                 }],
             },
         });
+        if let Some(master) = self.master_secret().await? {
+            cluster["spec"]["masterSecret"] = master;
+        }
         self.api::<ConstellationCluster>().patch(&self.name, &user(), &Patch::Apply(cluster)).await?;
+        Ok(())
+    }
+
+    /// How the spec says that the master secret is kept; what that needs is made.
+    async fn master_secret(&self) -> Result<Option<Value>> {
+        let Some(Custody { address, ca, token }) = &self.setting.custody else { return Ok(None) };
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": USERS, "labels": {USERS: "true"}},
+            "stringData": {"token": token, "ca.crt": ca},
+        });
+        self.api::<Secret>().patch(USERS, &user(), &Patch::Apply(secret)).await?;
+        Ok(Some(json!({"kms": {"vault": {"address": address, "key": OLD, "credentialsRef": {"name": USERS}}}})))
+    }
+
+    /// Changes the cluster's spec.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn change(&self, spec: Value) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        self.api::<ConstellationCluster>().patch(&self.name, &PatchParams::default(), &patch).await?;
         Ok(())
     }
 
@@ -332,9 +304,7 @@ impl Lane {
     /// # Errors
     /// When it is refused.
     pub async fn resize(&self, nodes: usize) -> Result<()> {
-        let patch = Patch::Merge(json!({"spec": {"controlPlane": {"replicas": nodes}}}));
-        self.api::<ConstellationCluster>().patch(&self.name, &PatchParams::default(), &patch).await?;
-        Ok(())
+        self.change(json!({"controlPlane": {"replicas": nodes}})).await
     }
 
     /// What befalls machines from now on.
@@ -366,17 +336,15 @@ impl Lane {
     pub async fn until(&self, what: &str, limit: Duration, holds: impl AsyncFn(&Self) -> Result<bool>) -> Result<()> {
         let end = tokio::time::Instant::now() + limit;
         while !holds(self).await? {
-            let (alive, failure) = {
-                let mut running = self.keeper.running();
-                (running.operator.as_mut().is_some_and(Operator::alive), running.failure.clone())
-            };
-            if !alive || failure.is_some() || tokio::time::Instant::now() > end {
-                let log = self.keeper.running().operator.as_ref().map(Operator::tail).unwrap_or_default();
+            let troubles: Vec<_> = self.operators().filter_map(|lane| lane.keeper.trouble()).collect();
+            if !troubles.is_empty() || tokio::time::Instant::now() > end {
+                let logs: Vec<_> = self.operators().map(|lane| lane.keeper.tail()).collect();
+                let plans: Vec<_> = self.operators().map(|lane| lane.proxy.plan().done()).collect();
                 let picture = super::picture::of(self).await?;
                 bail!(
-                    "{}: {what}: not seen; operator runs: {alive} {failure:?}\nplan so far: {:#?}\nseen: {picture:#?}\nlog:\n{log}",
+                    "{}: {what}: not seen; {troubles:?}\nplans so far: {plans:#?}\nseen: {picture:#?}\nlog:\n{}",
                     self.name,
-                    self.proxy.plan().done(),
+                    logs.join("\n\n"),
                 );
             }
             tokio::time::sleep(LOOK).await;
@@ -440,12 +408,39 @@ impl Lane {
     /// # Errors
     /// Names those that did.
     pub fn one_machine_per_node(&self) -> Result<()> {
-        let twice: Vec<_> = self.proxy.seen(|seen| {
-            let twice = seen.launches.iter().filter(|(_, count)| **count > 1);
-            twice.map(|(uid, count)| format!("{uid} ({:?}): {count}", seen.names.get(uid))).collect()
-        });
+        let mut launches: BTreeMap<String, u32> = BTreeMap::new();
+        for lane in self.operators() {
+            for (uid, count) in lane.proxy.seen(|seen| seen.launches.clone()) {
+                *launches.entry(uid).or_default() += count;
+            }
+        }
+        launches.retain(|_, count| *count > 1);
+        let name =
+            |uid: &String| self.operators().find_map(|lane| lane.proxy.seen(|seen| seen.names.get(uid).cloned()));
+        let twice: Vec<_> = launches.iter().map(|(uid, count)| format!("{uid} ({:?}): {count}", name(uid))).collect();
         ensure!(twice.is_empty(), "{}: nodes with more than one machine: {twice:?}", self.name);
         Ok(())
+    }
+
+    /// Whether no operator wrote after another one had begun to lead, since it led last itself.
+    ///
+    /// # Errors
+    /// Names what was written.
+    pub fn in_turn(&self) -> Result<()> {
+        let told = |seen: &mut Seen| Told {
+            reigns: seen.reigns.clone(),
+            writes: seen.moments.iter().copied().zip(seen.writes.iter().cloned()).collect(),
+        };
+        let told: Vec<_> = self.operators().map(|lane| lane.proxy.seen(told)).collect();
+        let late = turns::out_of_turn(&told);
+        ensure!(late.is_empty(), "{}: written while another one led: {late:#?}", self.name);
+        Ok(())
+    }
+
+    /// How often each of the operators began to lead.
+    #[must_use]
+    pub fn reigns(&self) -> Vec<usize> {
+        self.operators().map(|lane| lane.proxy.seen(|seen| seen.reigns.len())).collect()
     }
 
     /// A worker's name.

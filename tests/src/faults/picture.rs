@@ -6,16 +6,17 @@ use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use constellation_attestation::policy::TrustPolicy;
 use constellation_crds::{ConfidentialNode, NodeAdmission, NodeGroup, NodeVersion, TrustBundle, condition::Condition};
+use constellation_operator::cluster::sweep::LABEL_ORPHANED;
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Node, Secret},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{Resource, ResourceExt as _};
+use kube::{Resource, ResourceExt as _, api::ListParams};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::lane::Lane;
+use super::lane::{Lane, USERS};
 
 /// The picture: one line an object, sorted.
 ///
@@ -45,6 +46,10 @@ pub async fn of(lane: &Lane) -> Result<Vec<String>> {
             cluster.finalizers(),
             conditions(&s.conditions)
         ));
+    } else {
+        let orphaned = ListParams::default().labels(LABEL_ORPHANED);
+        let records = lane.api::<ConfigMap>().list(&orphaned).await?.items;
+        lines.push(format!("clusters whose machines were left running: {}", records.len()));
     }
     for node in lane.list::<ConfidentialNode>().await? {
         let s = node.status.clone().unwrap_or_default();
@@ -124,11 +129,14 @@ fn accepted(envelope: &str) -> Result<Value> {
     Ok(serde_json::to_value(policy.sets)?)
 }
 
-/// What the Secrets hold, by name and key.
+/// What Secrets hold, by name and key.
+pub type Secrets = BTreeMap<String, BTreeMap<String, ByteString>>;
+
+/// What the Secrets hold.
 ///
 /// # Errors
 /// When they can't be read.
-pub async fn secrets(lane: &Lane) -> Result<BTreeMap<String, BTreeMap<String, ByteString>>> {
+pub async fn secrets(lane: &Lane) -> Result<Secrets> {
     let secrets = lane.list::<Secret>().await?.into_iter();
     Ok(secrets.map(|secret| (secret.name_any(), secret.data.unwrap_or_default())).collect())
 }
@@ -146,6 +154,9 @@ fn conditions(list: &[Condition]) -> String {
 pub async fn left(lane: &Lane) -> Result<Vec<String>> {
     let mut left = Vec::new();
     let mut add = |what: &str, meta: &ObjectMeta| {
+        if meta.labels.iter().flatten().any(|(label, _)| label == USERS) {
+            return;
+        }
         let owned = meta.owner_references.iter().flatten().any(|owner| owner.kind == "ConstellationCluster");
         if !owned || !meta.finalizers.iter().flatten().count().eq(&0) {
             left.push(format!("{what} {}", meta.name.clone().unwrap_or_default()));

@@ -1,8 +1,9 @@
-//! What goes wrong, and when: every side effect once, or a few things drawn from a seed.
+//! What goes wrong, and when: every side effect once, one of them, or a few things drawn from a seed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
+    ops::Range,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,9 +13,14 @@ use std::{
 
 use super::call::Call;
 
+/// Renewals of a lease that are refused one after the other: its holder asks every two seconds and gives up after ten.
+const REFUSED: u64 = 8;
+
 /// What happens at one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fate {
+    /// The user deletes the cluster on this side of it.
+    Delete(Side),
     /// It takes effect, and the answer is that the API server's time ran out.
     Expire,
     /// It takes effect, and no answer comes, while the connection stays.
@@ -68,6 +74,8 @@ pub enum Side {
 enum Class {
     /// An event of a watch.
     Event,
+    /// A heartbeat of who leads.
+    Lease,
     /// A read of many objects.
     List,
     /// A read of one.
@@ -94,12 +102,16 @@ enum Kind {
     Calm,
     /// Watches stand still: no event arrives.
     Deaf,
+    /// The user deletes the cluster on this side of the n-th of these that have different names.
+    Deleted { side: Side, nth: usize, which: fn(&Call) -> bool },
+    /// Its lease is not renewed any more, and what it writes arrives late.
+    Deposed,
     /// Dies once at each side effect that has another name.
     Every(Side),
     /// Is suspended at the first of these.
     Suspended(fn(&Call) -> bool),
     /// By number in its class.
-    Drawn { requests: BTreeMap<(Class, u64), Fate>, events: BTreeMap<u64, EventFate> },
+    Drawn { requests: BTreeMap<(Class, u64), Fate>, events: BTreeMap<u64, EventFate>, leases: Vec<Range<u64>> },
 }
 
 /// A plan; it does nothing until it is armed.
@@ -140,6 +152,18 @@ impl Plan {
     #[must_use]
     pub fn every(side: Side) -> Self {
         Self::new(Kind::Every(side))
+    }
+
+    /// The user deletes the cluster on this side of the n-th of these side effects, where those of one name count once.
+    #[must_use]
+    pub fn deleted(side: Side, nth: usize, which: fn(&Call) -> bool) -> Self {
+        Self::new(Kind::Deleted { side, nth, which })
+    }
+
+    /// The process can't renew its lease, while all else passes, though slowly: what it writes is held up for a second.
+    #[must_use]
+    pub fn deposed() -> Self {
+        Self::new(Kind::Deposed)
     }
 
     /// The process is suspended when it has asked the first of these, once.
@@ -193,7 +217,16 @@ impl Plan {
             };
             events.insert(rng.u64(..span * 2), fate);
         }
-        Self::new(Kind::Drawn { requests, events })
+        Self::new(Kind::Drawn { requests, events, leases: Vec::new() })
+    }
+
+    /// Draws when a process that may lead can't renew its lease for so long that it must give up, once or twice.
+    #[must_use]
+    pub fn losing_leases(mut self, rng: &mut fastrand::Rng) -> Self {
+        if let Kind::Drawn { leases, .. } = &mut self.kind {
+            *leases = (0..rng.u8(1..=2)).map(|_| rng.u64(1..20)).map(|first| first..first + REFUSED).collect();
+        }
+        self
     }
 
     /// From now on things go wrong.
@@ -226,7 +259,14 @@ impl Plan {
         }
         let class = Class::of(call);
         let fate = match &self.kind {
-            Kind::Calm | Kind::Deaf => Fate::Pass,
+            Kind::Deleted { side, nth, which } => {
+                let mut met = lock(&self.met);
+                let new = which(call) && met.insert(effect.to_owned());
+                if new && met.len() == *nth { Fate::Delete(*side) } else { Fate::Pass }
+            }
+            Kind::Deposed if call.renews() => Fate::Refuse(500),
+            Kind::Deposed if call.writes() => Fate::Late(1000),
+            Kind::Calm | Kind::Deaf | Kind::Deposed => Fate::Pass,
             Kind::Every(side) => {
                 if !call.writes() || !lock(&self.met).insert(effect.to_owned()) {
                     return Fate::Pass;
@@ -243,6 +283,7 @@ impl Plan {
                 lock(&self.met).insert(effect.to_owned());
                 Fate::Suspend
             }
+            Kind::Drawn { leases, .. } if call.renews() && self.is_in(leases) => Fate::Refuse(500),
             Kind::Drawn { requests, .. } => requests.get(&(class, self.next(class))).copied().unwrap_or_default(),
         };
         if fate != Fate::Pass {
@@ -265,6 +306,12 @@ impl Plan {
             self.note(Class::Event, &fate, "");
         }
         fate
+    }
+
+    /// Whether the next renewal of the lease is one of these.
+    fn is_in(&self, refused: &[Range<u64>]) -> bool {
+        let renewal = self.next(Class::Lease);
+        refused.iter().any(|numbers| numbers.contains(&renewal))
     }
 
     /// The number of the next one of a class.
@@ -296,6 +343,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use constellation_operator::lease::NAME;
+
     use super::*;
 
     #[test]
@@ -312,6 +361,38 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_is_deleted_at_one_side_effect_and_those_of_one_name_count_once() {
+        let plan = Plan::deleted(Side::Before, 2, Call::writes);
+        plan.arm();
+        let call = Call { verb: "create", resource: "secrets".into(), ..Call::default() };
+        let fates = ["a", "a", "b", "b", "c"].map(|effect| plan.fate(&call, effect));
+        assert_eq!(fates, [Fate::Pass, Fate::Pass, Fate::Delete(Side::Before), Fate::Pass, Fate::Pass]);
+    }
+
+    #[test]
+    fn a_lease_is_refused_so_often_that_its_holder_gives_up_and_nothing_else_is() {
+        let call = |resource: &str, name: &str| Call {
+            verb: "update",
+            resource: resource.into(),
+            name: Some(name.into()),
+            ..Call::default()
+        };
+        let (ours, kubelets) = (call("leases", NAME), call("leases", "a-worker-1"));
+        let deposed = Plan::deposed();
+        deposed.arm();
+        let fates = [&ours, &kubelets, &call("secrets", "x")].map(|call| deposed.fate(call, ""));
+        assert_eq!(fates, [Fate::Refuse(500), Fate::Pass, Fate::Late(1000)]);
+        let requests = BTreeMap::new();
+        let drawn = Plan::new(Kind::Drawn { requests, events: BTreeMap::new(), leases: Vec::new() });
+        let drawn = drawn.losing_leases(&mut fastrand::Rng::with_seed(1));
+        drawn.arm();
+        let fates: Vec<_> = (0..60).map(|_| drawn.fate(&ours, "")).collect();
+        let longest = fates.chunk_by(|a, b| a == b).filter(|run| run[0] == Fate::Refuse(500)).map(<[Fate]>::len).max();
+        assert!(fates[0] == Fate::Pass && longest.is_some_and(|run| run >= 8), "{fates:?}");
+        assert_eq!(drawn.fate(&kubelets, ""), Fate::Pass);
+    }
+
+    #[test]
     fn a_process_is_suspended_once() {
         let plan = Plan::suspended_at(|call| call.resource == "secrets");
         plan.arm();
@@ -325,7 +406,7 @@ mod tests {
         let call =
             |name: Option<&str>, watch| Call { verb: "read", name: name.map(Into::into), watch, ..Call::default() };
         let requests = [((Class::Watch, 0), Fate::Hang), ((Class::List, 1), Fate::Refuse(504))].into();
-        let plan = Plan::new(Kind::Drawn { requests, events: BTreeMap::new() });
+        let plan = Plan::new(Kind::Drawn { requests, events: BTreeMap::new(), leases: Vec::new() });
         plan.arm();
         let fates = [call(None, false), call(Some("a"), false), call(None, true), call(None, false)];
         let fates = fates.map(|call| plan.fate(&call, ""));

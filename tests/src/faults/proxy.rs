@@ -5,10 +5,12 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use anyhow::Result;
 use bytes::Bytes;
+use constellation_crds::ConstellationCluster;
 use futures::{SinkExt as _, StreamExt as _, channel::mpsc};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
@@ -17,13 +19,17 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use kube::{Client, client::Body};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams},
+    client::Body,
+};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::AbortHandle};
 
 use super::{
     call::Call,
-    plan::{EventFate, Fate, Plan, millis},
+    plan::{EventFate, Fate, Plan, Side, millis},
 };
 
 /// The operator's process.
@@ -52,14 +58,39 @@ pub struct Seen {
     pub watched: BTreeSet<String>,
     /// Reads of one object, in order: resource and name.
     pub reads: Vec<String>,
-    /// Reads of the simulated cloud's machines.
-    pub provider_lists: u64,
+    /// When each of them was taken.
+    pub moments: Vec<Moment>,
+    /// When a process behind this proxy began to lead.
+    pub reigns: Vec<Moment>,
+    /// Listings of the simulated cloud's books, by what they select.
+    pub provider_lists: BTreeMap<String, u64>,
     /// Statuses of answers to side effects that were errors, with the effect.
     pub errors: Vec<String>,
     /// Writes of statuses that changed nothing.
     pub idle: Vec<String>,
     /// The status that was written last, and the object's version since, by object.
     told: BTreeMap<String, (Value, String)>,
+    /// Who leads, and since when, as the lease says.
+    leader: Option<Value>,
+}
+
+/// When a request took effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// It was sent on.
+    pub sent: Instant,
+    /// It was answered.
+    pub answered: Instant,
+    /// The API server's own count of all writes after it; what is removed at once has none.
+    pub version: Option<u64>,
+}
+
+impl Moment {
+    /// Whether it took effect after another one.
+    #[must_use]
+    pub fn is_after(&self, other: &Self) -> bool {
+        self.version.zip(other.version).map_or(self.answered > other.answered, |(ours, others)| ours > others)
+    }
 }
 
 /// A running proxy; ends when dropped.
@@ -77,7 +108,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Listens on loopback. `client` must not retry by itself.
+    /// Listens on loopback. `client` must not retry by itself; its namespace is the one whose clusters a user may delete.
     ///
     /// # Errors
     /// When no port can be had.
@@ -122,6 +153,13 @@ impl Shared {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// As the user does, who waits for nobody.
+    async fn delete_clusters(&self) -> io::Result<()> {
+        let clusters: Api<ConstellationCluster> = Api::default_namespaced(self.client.clone());
+        let all = clusters.delete_collection(&DeleteParams::default(), &ListParams::default()).await;
+        all.map(drop).map_err(io::Error::other)
+    }
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -153,7 +191,8 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
         Fate::Refuse(status) => return refusal(status),
         Fate::Late(time) => tokio::time::sleep(millis(time)).await,
         Fate::Suspend => shared.process.suspend(),
-        Fate::Expire | Fate::Hang | Fate::KillAfter | Fate::Lose | Fate::Pass => {}
+        Fate::Delete(Side::Before) => shared.delete_clusters().await?,
+        Fate::Delete(Side::After) | Fate::Expire | Fate::Hang | Fate::KillAfter | Fate::Lose | Fate::Pass => {}
     }
     // A task of its own: the write arrives although its author dies meanwhile, as one that is on the wire would.
     let forwarded = tokio::spawn(forward(Arc::clone(&shared), parts, body, call, effect));
@@ -162,6 +201,10 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
         Fate::KillAfter => {
             shared.process.kill();
             Err(io::Error::other("killed after the side effect"))
+        }
+        Fate::Delete(Side::After) => {
+            shared.delete_clusters().await?;
+            Ok(answer)
         }
         Fate::Lose => Err(io::Error::other("the answer is lost")),
         Fate::Expire => refusal(504),
@@ -180,6 +223,7 @@ async fn forward(
 ) -> io::Result<Answer> {
     parts.headers.remove(http::header::HOST);
     let request = Request::from_parts(parts, Body::from(body));
+    let sent = Instant::now();
     let answer = shared.client.send(request).await.map_err(io::Error::other)?;
     let (parts, body) = answer.into_parts();
     if call.watch && parts.status.is_success() {
@@ -188,7 +232,7 @@ async fn forward(
     }
     let body = body.collect_bytes().await.map_err(io::Error::other)?;
     if parts.status.is_success() {
-        note(&shared, &call, effect, &body);
+        note(&shared, &call, effect, &body, sent);
     } else if call.writes() {
         shared.seen().errors.push(format!("{} {effect}", parts.status.as_u16()));
     }
@@ -196,15 +240,26 @@ async fn forward(
 }
 
 /// Writes down what took effect.
-fn note(shared: &Shared, call: &Call, effect: String, body: &[u8]) {
+fn note(shared: &Shared, call: &Call, effect: String, body: &[u8], sent: Instant) {
     let mut seen = shared.seen();
     if call.verb == "read" {
-        seen.provider_lists += u64::from(call.resource == "configmaps" && call.name.is_none());
+        if call.resource == "configmaps" && call.name.is_none() {
+            *seen.provider_lists.entry(call.selector.clone()).or_default() += 1;
+        }
         seen.reads.extend(call.name.iter().map(|name| format!("{} {name}", call.resource)));
         return;
     }
     let object: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
+    let version = text("/metadata/resourceVersion").and_then(|version| version.parse().ok());
+    let moment = Moment { sent, answered: Instant::now(), version };
+    if call.renews() {
+        let leader = json!([text("/spec/holderIdentity"), text("/spec/acquireTime")]);
+        if seen.leader.as_ref() != Some(&leader) {
+            seen.leader = Some(leader);
+            seen.reigns.push(moment);
+        }
+    }
     if call.verb == "create"
         && let (Some(uid), Some(name)) = (text("/metadata/uid"), text("/metadata/name"))
         && call.resource == "confidentialnodes"
@@ -228,14 +283,15 @@ fn note(shared: &Shared, call: &Call, effect: String, body: &[u8]) {
     }
     if call.writes() {
         seen.writes.push(effect);
+        seen.moments.push(moment);
     }
 }
 
 /// A task that ends with what it works for.
-struct Worker(AbortHandle);
+pub(super) struct Worker(AbortHandle);
 
 impl Worker {
-    fn start(task: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub(super) fn start(task: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(task).abort_handle())
     }
 }
