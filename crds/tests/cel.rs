@@ -91,7 +91,7 @@ fn a_cluster_with_one_thing_wrong_is_refused() {
             "software TPMs only",
         ),
         (with(cluster(), "/spec/controlPlane/replicas", json!(4)), "1, 3 or 5"),
-        (with(cluster(), &format!("{group}/name"), json!("control-plane")), "control plane's own group"),
+        (with(cluster(), &format!("{group}/name"), json!("control-plane")), "control plane's own"),
         (with(cluster(), &format!("{group}/replicas"), Value::Null), "either replicas or autoscaling"),
         (
             with(cluster(), &format!("{group}/autoscaling"), json!({"min": 1, "max": 1})),
