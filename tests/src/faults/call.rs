@@ -20,6 +20,8 @@ pub struct Call {
     pub subresource: Option<String>,
     /// It is a stream of events.
     pub watch: bool,
+    /// Nothing but metadata is asked for. A header says so, not the path.
+    pub metadata: bool,
     /// What is selected of a list, by labels or fields.
     pub selector: String,
     /// What is written.
@@ -58,6 +60,7 @@ impl Call {
             name: name.or_else(named),
             subresource: parts.next().map(str::to_owned),
             selector: selector(query),
+            metadata: false,
             watch: query.split('&').any(|pair| pair == "watch=true" || pair == "watch=1"),
             body,
         }

@@ -56,7 +56,7 @@ pub struct Seen {
     pub writes: Vec<String>,
     /// Resources that are watched, or were.
     pub watched: BTreeSet<String>,
-    /// Reads of one object, in order: resource and name.
+    /// Reads of one object, in order: resource, name, and whether they were of its metadata alone.
     pub reads: Vec<String>,
     /// When each of them was taken.
     pub moments: Vec<Moment>,
@@ -177,7 +177,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Answer> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-    let call = Call::of(parts.method.as_str(), parts.uri.path(), parts.uri.query().unwrap_or_default(), &body);
+    let mut call = Call::of(parts.method.as_str(), parts.uri.path(), parts.uri.query().unwrap_or_default(), &body);
+    let wanted = parts.headers.get(http::header::ACCEPT).and_then(|wanted| wanted.to_str().ok()).unwrap_or_default();
+    call.metadata = wanted.contains("PartialObjectMetadata");
     let effect = {
         let seen = shared.seen();
         call.effect(&seen.names, seen.told.get(&call.object()).map(|(status, _)| status))
@@ -246,7 +248,8 @@ fn note(shared: &Shared, call: &Call, effect: String, body: &[u8], sent: Instant
         if call.resource == "configmaps" && call.name.is_none() {
             *seen.provider_lists.entry(call.selector.clone()).or_default() += 1;
         }
-        seen.reads.extend(call.name.iter().map(|name| format!("{} {name}", call.resource)));
+        let part = if call.metadata { " metadata" } else { "" };
+        seen.reads.extend(call.name.iter().map(|name| format!("{} {name}{part}", call.resource)));
         return;
     }
     let object: Value = serde_json::from_slice(body).unwrap_or_default();

@@ -47,9 +47,10 @@ async fn a_worker_that_is_at_hand_costs_one_look_at_the_bundle_and_one_write() {
     proxy.seen(|seen| (seen.reads.clear(), seen.writes.clear()));
     machine.join(scene.verifier).await.unwrap();
     let (mut reads, writes) = proxy.seen(|seen| (seen.reads.clone(), seen.writes.len()));
-    // That is read beside joins.
-    reads.retain(|read| read != "configmaps kubelet-config");
-    assert_eq!((reads, writes), (vec!["trustbundles constellation".to_owned()], 1));
+    // Beside joins a verifier reads the kubelets' configuration, the bundle's interval and its own node's admission.
+    let look = "trustbundles constellation metadata";
+    reads.retain(|read| read == look || read.contains(WORKER));
+    assert_eq!((reads, writes), (vec![look.to_owned()], 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
