@@ -8,7 +8,9 @@ use serde_json::Value;
 
 /// Those that need a machine that can be spoken to and a cluster of its own: a played one has neither.
 pub const OF_TALKS: [&str; 5] =
-    ["cluster: Install", "cluster: SaveKubeconfig", "cluster: StartInit", "cluster: StartRecover", "node: Leave"];
+    ["cluster: Install", "cluster: SaveKubeconfig", "cluster: StartInit", "cluster: StartRecover", LEAVE];
+/// One of them that is planned for simulated nodes, too.
+pub const LEAVE: &str = "node: Leave";
 
 /// Stands in a step's words for what differs from run to run.
 const ANY: &str = "\u{1}";
